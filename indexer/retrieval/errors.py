@@ -1,0 +1,49 @@
+"""Everything that can go wrong between an index and an answer, as one tree.
+
+RetrievalError
+├── IndexFormatError       no index, half an index, another version, or damage
+│   ├── IndexMissingError  nothing there, or nothing finished
+│   ├── IndexVersionError  written by another version of the format
+│   └── IndexDamagedError  a file that is missing, cut, or not what the manifest says
+├── EncoderError           an encoder that cannot be loaded or run
+│   └── EncoderMismatchError  an encoder other than the one that the index was made with
+├── CalibrationError       calibration numbers that are no calibration, or do not fit this index
+├── QueryError             a question that cannot be answered as asked (also a ValueError)
+└── PhotoError             bytes that are no usable picture (in `indexer.retrieval.photo`)
+"""
+
+
+class RetrievalError(Exception):
+    """Base of this package's errors; the message names the value and the way out."""
+
+
+class IndexFormatError(RetrievalError):
+    """A directory that cannot be used as an index."""
+
+
+class IndexMissingError(IndexFormatError):
+    """No index there, or only a half-written one."""
+
+
+class IndexVersionError(IndexFormatError):
+    """An index of a format version that this program does not read."""
+
+
+class IndexDamagedError(IndexFormatError):
+    """A file of the index that is missing, cut off, or differs from the manifest."""
+
+
+class EncoderError(RetrievalError):
+    """An encoder that cannot be loaded, or that failed."""
+
+
+class EncoderMismatchError(EncoderError):
+    """An encoder whose fingerprint or dimension differs from what the index was made with."""
+
+
+class CalibrationError(RetrievalError):
+    """Calibration numbers that are malformed, or were made for another index."""
+
+
+class QueryError(RetrievalError, ValueError):
+    """A beam width, bounding box or embedding that cannot be answered."""
