@@ -314,6 +314,20 @@ def outcome(data: bytes) -> None:
             assert decode_photo(data, PhotoLimits(max_pixels=4_000_000)).mode == "RGB"
 
 
+@settings(max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    name=st.sampled_from(sorted(corpus())),
+    edits=st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 255)), max_size=6),
+    cut=st.floats(0.05, 1.0),
+)
+@example(name="webp animated", edits=[], cut=0.99)
+def test_damaged_pictures_never_raise_anything_else(name: str, edits: list[tuple[int, int]], cut: float) -> None:
+    data = bytearray(corpus()[name])
+    for at, value in edits:
+        data[at % len(data)] = value
+    outcome(bytes(data[: max(1, round(len(data) * cut))]))
+
+
 @settings(max_examples=200, deadline=None)
 @given(magic=st.sampled_from([m for m, _ in photo._MAGIC] + [b"RIFF\0\0\0\0WEBP", b""]), tail=st.binary(max_size=300))
 def test_random_bytes_never_raise_anything_else(magic: bytes, tail: bytes) -> None:
