@@ -73,7 +73,8 @@ def check_tile(tile: Tile) -> Tile:
     size = 1 << check_zoom(tile.z)
     for name, value in (("x", tile.x), ("y", tile.y)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < size:
-            raise TileAddressError(f"tile {tile.z}/{tile.x}/{tile.y}: {name} must be from 0 to {size - 1} at zoom {tile.z}")
+            where = f"tile {tile.z}/{tile.x}/{tile.y}"
+            raise TileAddressError(f"{where}: {name} must be from 0 to {size - 1} at zoom {tile.z}")
     return tile
 
 
@@ -158,7 +159,7 @@ def codes_at(lng: Degrees, lat: Degrees, z: int) -> Codes:
 def centres_of_codes(codes: Codes, z: int) -> tuple[Degrees, Degrees]:
     """Tile centres as (lng, lat), (n,) float64 degrees each; paper H's formula."""
     x, y = morton_decode(codes)
-    return _lng(x + 0.5, z), _lat(y + 0.5, z)
+    return _lng(x.astype(np.float64) + 0.5, z), _lat(y.astype(np.float64) + 0.5, z)
 
 
 def bounds_of_codes(codes: Codes, z: int) -> tuple[Degrees, Degrees, Degrees, Degrees]:

@@ -1,0 +1,123 @@
+"""A folder of tiles, ROOT/z/x/y.png (or .jpg, .jpeg, .webp), as gdal2tiles, mb-util and most crawlers leave it.
+
+Rows count from the north, as in URLs; a folder that says otherwise (a `tilemapresource.xml` as gdal2tiles writes for
+TMS, or `"scheme": "tms"` in `metadata.json`) is read flipped. Files that are no tiles are passed over.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tile_cache.addressing import MAX_ZOOM, Tile, check_tile
+from tile_cache.errors import SourceError, SourceUnavailableError
+from tile_cache.responses import BadImageError, image_size
+from tile_cache.sources import SourceInfo
+
+__all__ = ["EXTENSIONS", "FolderSource"]
+
+EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+"""In this order: where one tile lies there twice, the first of these is the tile."""
+
+
+class FolderSource:
+    """A z/x/y folder as a TileSource. Raises SourceError for a folder without a tile."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._described = _read_metadata(root / "metadata.json")
+        self._tms = self._described.get("scheme") == "tms" or (root / "tilemapresource.xml").is_file()
+        self._zooms = sorted(_numbers(root, below=MAX_ZOOM + 1))
+        self._first = self._first_tile()
+
+    @cached_property
+    def info(self) -> SourceInfo:
+        """The whole listing is read once for the identity: about a second for 200,000 tiles."""
+        return SourceInfo(
+            name=str(self._described.get("name") or self.root.resolve().name),
+            identity=f"folder:{self._listing_hash()}",
+            attribution=str(self._described.get("attribution") or ""),
+            min_zoom=self._zooms[0],
+            max_zoom=self._zooms[-1],
+            tile_size=_width(self._first),
+        )
+
+    def read(self, tile: Tile) -> bytes | None:
+        """The tile's bytes; None where no file is. Raises SourceUnavailableError where one cannot be read."""
+        check_tile(tile)
+        y = (1 << tile.z) - 1 - tile.y if self._tms else tile.y
+        for extension in EXTENSIONS:
+            path = self.root / str(tile.z) / str(tile.x) / f"{y}.{extension}"
+            try:
+                return path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                continue
+            except OSError as exc:
+                raise SourceUnavailableError(f"{path} cannot be read: {exc.strerror}") from exc
+        return None
+
+    def close(self) -> None:
+        """Nothing stays open between reads."""
+
+    def _first_tile(self) -> Path:
+        if not self.root.is_dir():
+            raise SourceError(f"{self.root} is no folder")
+        for path, _ in self._files():
+            return path
+        raise SourceError(f"{self.root} holds no tile: ROOT/z/x/y.png (or .jpg, .jpeg, .webp) is expected")
+
+    def _files(self) -> Iterator[tuple[Path, int]]:
+        """Every tile's path and its size in bytes, in order of zoom, column and name."""
+        for z in self._zooms:
+            for x in sorted(_numbers(self.root / str(z), below=1 << z)):
+                column = self.root / str(z) / str(x)
+                with os.scandir(column) as entries:
+                    found = sorted((e.name, e.stat().st_size) for e in entries if _is_tile(e, 1 << z))
+                for name, size in found:
+                    yield column / name, size
+
+    def _listing_hash(self) -> str:
+        """SHA-256 of names and sizes: bytes changed without changing a file's size go unnoticed, which is the price
+        of not reading terabytes to open a folder."""
+        digest = hashlib.sha256(b"tms\n" if self._tms else b"xyz\n")
+        for path, size in self._files():
+            digest.update(f"{path.relative_to(self.root).as_posix()} {size}\n".encode())
+        return digest.hexdigest()
+
+
+def _numbers(folder: Path, below: int) -> list[int]:
+    """The subfolders that are named as a canonical number below `below` (so `04` and `-1` are not)."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [int(e.name) for e in entries if _is_number(e.name, below) and e.is_dir()]
+
+
+def _is_number(text: str, below: int) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10 and str(int(text)) == text and int(text) < below
+
+
+def _is_tile(entry: "os.DirEntry[str]", below: int) -> bool:
+    stem, _, extension = entry.name.partition(".")
+    return extension in EXTENSIONS and _is_number(stem, below) and entry.is_file()
+
+
+def _width(path: Path) -> int:
+    """The first tile's width in pixels; 256 where it cannot be told, as one bad tile must not shut the folder."""
+    try:
+        return image_size(path.read_bytes())[0]
+    except (BadImageError, OSError):
+        return 256
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        described = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as exc:
+        raise SourceError(f"{path} is no readable JSON: mend it or take it away") from exc
+    return described if isinstance(described, dict) else {}

@@ -1,0 +1,316 @@
+"""MBTiles files: `MBTilesSource` reads anyone's, `TileStore` is our cache in the same format.
+
+A store is in write-ahead mode: readers and several writing processes do not block each other for longer than one
+transaction, and a killed writer loses only the transaction that it had not committed. Both classes are thread-safe.
+Knows nothing of where tiles come from; the layout of the file is `mbtiles_format`'s.
+"""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tile_cache import mbtiles_format as fmt
+from tile_cache.addressing import MAX_ZOOM, Tile, check_tile, check_zoom, morton_decode
+from tile_cache.database import Connection, Database, enter_wal_mode
+from tile_cache.errors import StoreError
+from tile_cache.responses import BadImageError, image_size, sniff
+from tile_cache.sources import SourceInfo
+
+__all__ = ["MBTilesSource", "TileRecord", "TileStore", "Validators"]
+
+Codes = NDArray[np.uint64]
+
+_ROWS = 100_000
+NOT_MODIFIED = 304
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What a conditional request needs: the ETag and Last-Modified header of the kept answer, verbatim."""
+
+    etag: str | None
+    last_modified: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TileRecord:
+    """One answer to keep. `data` None: no tile there, or (status 304) the kept bytes still hold.
+
+    `fetched_at` and `expires` are unix seconds; `expires` None: the server named no time.
+    """
+
+    tile: Tile
+    data: bytes | None
+    status: int = 200
+    etag: str | None = None
+    last_modified: str | None = None
+    fetched_at: int = 0
+    expires: int | None = None
+
+
+class MBTilesSource:
+    """Anyone's MBTiles file, read only; `tiles` may be a table or a view. Raises StoreError for any other file."""
+
+    def __init__(self, path: Path) -> None:
+        fmt.check_header(path)
+        self.path = path
+        self._database = Database(path, read_only=True)
+        self._metadata = self._read_metadata()
+        self._zooms = self._read_zooms()
+
+    @cached_property
+    def info(self) -> SourceInfo:
+        """From the metadata rows, and from the tiles where those say nothing. Identity: `content_identity`."""
+        described = {k: v for k, v in self._metadata.items() if k != "tilebeam:identity"}
+        return fmt.info_of(described, self.path, fmt.content_identity(self.path), self._zooms, self._tile_size())
+
+    def read(self, tile: Tile) -> bytes | None:
+        """The tile's bytes, or None where the file has none."""
+        check_tile(tile)
+        with self._database.connection() as c:
+            found = c.execute(
+                "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+                (tile.z, tile.x, fmt.flip(tile.y, tile.z)),
+            ).fetchone()
+        return bytes(found[0]) if found and found[0] else None
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _read_metadata(self) -> dict[str, str]:
+        with self._database.connection() as c:
+            return _metadata(c)
+
+    def _read_zooms(self) -> tuple[int, int]:
+        with self._database.connection() as c:
+            low, high = c.execute(
+                "SELECT (SELECT min(zoom_level) FROM tiles), (SELECT max(zoom_level) FROM tiles)"
+            ).fetchone()
+        if low is None:
+            raise StoreError(f"{self.path} holds no tile")
+        return int(low), int(high)
+
+    def _tile_size(self) -> int:
+        with self._database.connection() as c:
+            data = c.execute("SELECT tile_data FROM tiles LIMIT 1").fetchone()[0]
+        if sniff(data) is None:
+            raise StoreError(f"{self.path} holds no PNG, JPEG or WebP tiles (vector tiles cannot be used as imagery)")
+        try:
+            return image_size(data)[0]
+        except BadImageError:
+            return 256
+
+
+class TileStore:
+    """The tile cache, and a TileSource of what it holds."""
+
+    def __init__(self, database: Database, info: SourceInfo) -> None:
+        self._database = database
+        self.path = database.path
+        self.info = info
+
+    @classmethod
+    def open(cls, path: Path, info: SourceInfo | None = None, *, read_only: bool = False) -> "TileStore":
+        """Open the cache at `path`; with `info` it is made where there is none.
+
+        Raises StoreError for a file that is damaged, no cache of ours, missing (without `info`), or the cache of a
+        source other than `info`.
+        """
+        path = Path(path)
+        if path.is_dir() or not path.parent.is_dir():
+            raise StoreError(f"{path} cannot hold a tile store: give a file name in a folder that exists")
+        # A killed process may have left an empty file, which to SQLite is an empty database.
+        if path.exists() and (read_only or path.stat().st_size):
+            fmt.check_header(path)
+        elif info is None or read_only:
+            raise StoreError(f"{path} does not exist; `tilebeam fetch` makes a tile store")
+        database = Database(path, read_only=read_only)
+        try:
+            if not read_only:
+                _lay_out(database, info)
+            return cls(database, _stored_info(database, info))
+        except BaseException:
+            database.close()
+            raise
+
+    def __enter__(self) -> "TileStore":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def read(self, tile: Tile) -> bytes | None:
+        """The tile's bytes; None where none are kept, be the tile absent or not fetched yet."""
+        check_tile(tile)
+        with self._database.connection() as c:
+            found = c.execute(
+                "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+                (tile.z, tile.x, fmt.flip(tile.y, tile.z)),
+            ).fetchone()
+        return bytes(found[0]) if found else None
+
+    def unknown(self, codes: Codes, z: int) -> Codes:
+        """Those of `codes`, (n,) uint64 in their order, that are neither kept nor known to be absent.
+
+        One query per 100,000 codes.
+        """
+        return self._asked(codes, z, _UNKNOWN)
+
+    def stale(self, codes: Codes, z: int, now: int, default_age: int) -> Codes:
+        """Those of `codes`, (n,) uint64 in their order, that are known and past their time at unix second `now`.
+
+        An answer that came without a time of its own lasts `default_age` seconds.
+        """
+        return self._asked(codes, z, _STALE, now=now, age=default_age)
+
+    def validators(self, tile: Tile) -> Validators | None:
+        """What the kept answer was marked with; None where no bytes are kept to renew."""
+        with self._database.connection() as c:
+            found = c.execute(
+                "SELECT etag, last_modified FROM fetched JOIN map"
+                " ON zoom_level = z AND tile_column = x AND tile_row = (1 << z) - 1 - y"
+                " WHERE z = ? AND x = ? AND y = ?",
+                (tile.z, tile.x, tile.y),
+            ).fetchone()
+        return Validators(*found) if found else None
+
+    def put(self, records: Sequence[TileRecord]) -> None:
+        """Keep answers, in one transaction. A later answer for a tile replaces the earlier one."""
+        if not records:
+            return
+        with self._database.transaction() as c:
+            for record in records:
+                _put(c, record)
+            kept = [r for r in records if r.data is not None]
+            first = sniff(kept[0].data or b"") if kept else None
+            grown = fmt.grown_extent(_metadata(c), (r.tile for r in kept), first)
+            c.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", grown.items())
+
+    def drop_orphans(self) -> int:
+        """Delete images that no tile shows any longer (refreshing leaves them); returns how many."""
+        with self._database.transaction() as c:
+            return c.execute("DELETE FROM images WHERE tile_id NOT IN (SELECT tile_id FROM map)").rowcount
+
+    def counts(self) -> dict[int, int]:
+        """Kept tiles per zoom."""
+        with self._database.connection() as c:
+            return dict(c.execute("SELECT zoom_level, count(*) FROM map GROUP BY zoom_level").fetchall())
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _asked(self, codes: Codes, z: int, query: str, **values: int) -> Codes:
+        """Those of `codes` whose position `query` gives back."""
+        codes = np.asarray(codes, dtype=np.uint64)
+        values |= {"z": check_zoom(z), "top": (1 << z) - 1}
+        found = [codes[:0]]
+        for start in range(0, len(codes), _ROWS):
+            part = codes[start : start + _ROWS]
+            x, y = morton_decode(part)
+            asked = json.dumps((x.astype(np.int64) << 32 | y).tolist())
+            with self._database.connection() as c:
+                rows = c.execute(query, {**values, "asked": asked})
+                found.append(part[np.fromiter((row[0] for row in rows), dtype=np.int64)])
+        return np.concatenate(found)
+
+
+# One JSON array of x << 32 | y in, positions out: the cost follows the tiles asked for, not the tiles kept.
+_ASKED = "WITH asked AS (SELECT key AS i, value >> 32 AS x, value & 4294967295 AS y FROM json_each(:asked)) "
+_UNKNOWN = (
+    _ASKED + "SELECT i FROM asked"
+    " WHERE NOT EXISTS (SELECT 1 FROM map WHERE zoom_level = :z AND tile_column = x AND tile_row = :top - y)"
+    " AND NOT EXISTS (SELECT 1 FROM fetched AS f WHERE f.z = :z AND f.x = asked.x AND f.y = asked.y)"
+)
+_STALE = (
+    _ASKED + "SELECT i FROM asked CROSS JOIN fetched AS f ON f.z = :z AND f.x = asked.x AND f.y = asked.y"
+    " WHERE coalesce(f.expires, f.fetched_at + :age) <= :now"
+)
+
+
+def _put(c: Connection, record: TileRecord) -> None:
+    tile = check_tile(record.tile)
+    place = (tile.z, tile.x, tile.y)
+    if record.status == NOT_MODIFIED:
+        c.execute(
+            "UPDATE fetched SET fetched_at = ?, expires = ?, etag = coalesce(?, etag),"
+            " last_modified = coalesce(?, last_modified) WHERE z = ? AND x = ? AND y = ?",
+            (record.fetched_at, record.expires, record.etag, record.last_modified, *place),
+        )
+        return
+    row = (tile.z, tile.x, fmt.flip(tile.y, tile.z))
+    if record.data is None:
+        c.execute("DELETE FROM map WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?", row)
+    else:
+        c.execute("INSERT OR REPLACE INTO map VALUES (?, ?, ?, ?)", (*row, _image_id(c, record.data)))
+    c.execute(
+        "INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (*place, record.status, record.etag, record.last_modified, record.fetched_at, record.expires),
+    )
+
+
+def _image_id(c: Connection, data: bytes) -> str:
+    """The id under which exactly these bytes are kept, keeping them if they are new.
+
+    The id is the SHA-256 in hex. Where other bytes already bear it (a damaged row, or a collision) a suffix is tried,
+    as a tile must never show what another one does only because their hashes agree.
+    """
+    digest = hashlib.sha256(data).hexdigest()
+    for n in itertools.count():
+        tile_id = f"{digest}.{n}" if n else digest
+        found = c.execute("SELECT tile_data FROM images WHERE tile_id = ?", (tile_id,)).fetchone()
+        if found is None:
+            c.execute("INSERT INTO images VALUES (?, ?)", (tile_id, data))
+        if found is None or found[0] == data:
+            return tile_id
+    raise AssertionError("unreachable: count() has no end")
+
+
+def _metadata(c: Connection) -> dict[str, str]:
+    return {str(name): str(value) for name, value in c.execute("SELECT name, value FROM metadata")}
+
+
+def _lay_out(database: Database, info: SourceInfo | None) -> None:
+    """Make the tables of a new store; leave one that has them as it is, and refuse anything else."""
+    with database.connection() as c:
+        tables = {row[0] for row in c.execute("SELECT name FROM sqlite_master")}
+        if {"map", "images", "fetched", "metadata"} <= tables:
+            return
+        if tables or info is None:
+            raise StoreError(
+                f"{database.path} is no tile store of Tilebeam (no tables map, images and fetched):"
+                " it can serve as a source if it is MBTiles; for the cache choose another file name"
+            )
+        enter_wal_mode(c)
+    with database.transaction() as c:
+        for statement in fmt.SCHEMA.split(";\n"):
+            c.execute(statement)
+        c.execute(f"PRAGMA application_id = {fmt.APPLICATION_ID}")
+        c.execute(f"PRAGMA user_version = {fmt.SCHEMA_VERSION}")
+        c.executemany("INSERT OR IGNORE INTO metadata VALUES (?, ?)", fmt.metadata_of(info).items())
+
+
+def _stored_info(database: Database, wanted: SourceInfo | None) -> SourceInfo:
+    """The info that the store was made with; StoreError where it is a cache of something other than `wanted`."""
+    with database.connection() as c:
+        version = c.execute("PRAGMA user_version").fetchone()[0]
+        metadata = _metadata(c)
+        c.execute("SELECT 1 FROM map, images, fetched LIMIT 0")
+    if version != fmt.SCHEMA_VERSION or "tilebeam:identity" not in metadata:
+        raise StoreError(
+            f"{database.path} is no tile store of this version of Tilebeam (version {version},"
+            f" {fmt.SCHEMA_VERSION} expected): choose another file name for the cache"
+        )
+    stored = fmt.info_of(metadata, database.path, "", (0, MAX_ZOOM), 256)
+    if wanted is not None and stored.identity != wanted.identity:
+        raise StoreError(
+            f"{database.path} is the cache of {stored.name!r}, not of {wanted.name!r}: give each source its own file"
+        )
+    return stored

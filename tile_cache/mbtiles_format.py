@@ -1,0 +1,161 @@
+"""The MBTiles 1.3 file format without its database engine: schema, metadata rows, header checks.
+
+`metadata` speaks the standard's names and adds our own under `tilebeam:`. Rows count from the south in the file and
+from the north everywhere else (`flip`). Knows nothing of connections and transactions; `mbtiles` does.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from tile_cache.addressing import MAX_LATITUDE, MAX_ZOOM, Bounds, Tile, bounds
+from tile_cache.errors import StoreError
+from tile_cache.sources import SourceInfo
+
+__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "check_header", "content_identity", "flip", "grown_extent"]
+
+APPLICATION_ID = 0x4D504258
+"""`MPBX`, the mark that SQLite's magic list and GDAL know MBTiles by."""
+
+SCHEMA_VERSION = 1
+
+# `map` and `images` keep equal tiles once; `tiles` is the view that the standard and GDAL read. `fetched` is ours:
+# x and y as in URLs, times in unix seconds, `expires` null where the server named none.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS metadata (name TEXT NOT NULL PRIMARY KEY, value TEXT);
+CREATE TABLE IF NOT EXISTS images (tile_id TEXT NOT NULL PRIMARY KEY, tile_data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS map (
+    zoom_level INTEGER NOT NULL, tile_column INTEGER NOT NULL, tile_row INTEGER NOT NULL,
+    tile_id TEXT NOT NULL REFERENCES images (tile_id),
+    PRIMARY KEY (zoom_level, tile_column, tile_row)) WITHOUT ROWID;
+CREATE VIEW IF NOT EXISTS tiles AS
+    SELECT map.zoom_level AS zoom_level, map.tile_column AS tile_column, map.tile_row AS tile_row,
+           images.tile_data AS tile_data
+    FROM map JOIN images ON images.tile_id = map.tile_id;
+CREATE TABLE IF NOT EXISTS fetched (
+    z INTEGER NOT NULL, x INTEGER NOT NULL, y INTEGER NOT NULL, status INTEGER NOT NULL,
+    etag TEXT, last_modified TEXT, fetched_at INTEGER NOT NULL, expires INTEGER,
+    PRIMARY KEY (z, x, y)) WITHOUT ROWID;
+"""
+
+_MAGIC = b"SQLite format 3\0"
+_WHOLE_BELOW = 64 << 20
+_BLOCK = 64 << 10
+_BLOCKS = 256
+
+
+def flip(y: int, z: int) -> int:
+    """A row from the north to a row from the south (TMS), and back."""
+    return (1 << z) - 1 - y
+
+
+def check_header(path: Path) -> None:
+    """Raise StoreError unless the file starts like a SQLite database and is as long as its header says."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(100)
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be read: {exc.strerror}") from exc
+    if not head.startswith(_MAGIC):
+        found = "it is empty" if not head else f"it starts with {head[:16]!r}"
+        raise StoreError(f"{path} is no MBTiles file (a SQLite database): {found}")
+    page = int.from_bytes(head[16:18], "big")
+    pages = int.from_bytes(head[28:32], "big") if head[24:28] == head[92:96] else 0
+    expected = pages * (65536 if page == 1 else page)
+    # With a write-ahead log beside it the file may lag behind its header, and SQLite mends it.
+    if size < expected and not _log_of(path).exists():
+        raise StoreError(f"{path} is cut off: {size} of {expected} bytes; copy or fetch it again")
+
+
+def content_identity(path: Path) -> str:
+    """A hash of what the file holds, the same for a copy elsewhere.
+
+    Files under 64 MiB are hashed whole. Larger ones by size and 256 evenly spaced blocks of 64 KiB, the header among
+    them: opening a terabyte takes milliseconds, and an edit that keeps the size may go unnoticed.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < _WHOLE_BELOW:
+                digest.update(file.read())
+            else:
+                digest.update(size.to_bytes(8, "big"))
+                for i in range(_BLOCKS):
+                    file.seek(i * (size - _BLOCK) // (_BLOCKS - 1))
+                    digest.update(file.read(_BLOCK))
+        if _log_of(path).exists():
+            digest.update(_log_of(path).read_bytes())
+    except OSError as exc:
+        raise StoreError(f"{path} cannot be read: {exc.strerror}") from exc
+    return f"mbtiles:{digest.hexdigest()}"
+
+
+def metadata_of(info: SourceInfo) -> dict[str, str]:
+    """The rows of a new cache; zooms, bounds and format come with its first tiles."""
+    return {
+        "name": info.name,
+        "type": "baselayer",
+        "version": "1",
+        "description": f"Tiles of {info.name}, kept by Tilebeam",
+        "attribution": info.attribution,
+        "tilebeam:identity": info.identity,
+        "tilebeam:min_zoom": str(info.min_zoom),
+        "tilebeam:max_zoom": str(info.max_zoom),
+        "tilebeam:tile_size": str(info.tile_size),
+    }
+
+
+def info_of(metadata: Mapping[str, str], path: Path, identity: str, zooms: tuple[int, int], size: int) -> SourceInfo:
+    """What the metadata says, with `zooms` and tile `size` (from the tiles themselves) where it says nothing."""
+    return SourceInfo(
+        name=metadata.get("name") or path.stem,
+        identity=metadata.get("tilebeam:identity", identity),
+        attribution=metadata.get("attribution", ""),
+        min_zoom=_zoom(metadata, "tilebeam:min_zoom", zooms[0]),
+        max_zoom=_zoom(metadata, "tilebeam:max_zoom", zooms[1]),
+        tile_size=_number(metadata, "tilebeam:tile_size", size),
+    )
+
+
+def grown_extent(metadata: Mapping[str, str], tiles: Iterable[Tile], image_format: str | None) -> dict[str, str]:
+    """The metadata rows that must change so that `minzoom`, `maxzoom`, `bounds` and `format` hold for `tiles` too."""
+    tiles = list(tiles)
+    if not tiles:
+        return {}
+    zooms = [t.z for t in tiles]
+    boxes = [bounds(t) for t in tiles]
+    if (before := _bounds(metadata)) is not None:
+        zooms += [_number(metadata, "minzoom", zooms[0]), _number(metadata, "maxzoom", zooms[0])]
+        boxes.append(before)
+    west, south = min(b.west for b in boxes), max(min(b.south for b in boxes), -MAX_LATITUDE)
+    east, north = max(b.east for b in boxes), min(max(b.north for b in boxes), MAX_LATITUDE)
+    grown = {
+        "minzoom": str(min(zooms)),
+        "maxzoom": str(max(zooms)),
+        "bounds": f"{west:.6f},{south:.6f},{east:.6f},{north:.6f}",
+        "format": metadata.get("format") or image_format or "png",
+    }
+    return {name: value for name, value in grown.items() if metadata.get(name) != value}
+
+
+def _bounds(metadata: Mapping[str, str]) -> Bounds | None:
+    try:
+        west, south, east, north = (float(v) for v in metadata["bounds"].split(","))
+    except (KeyError, ValueError):
+        return None
+    return Bounds(west, south, east, north)
+
+
+def _number(metadata: Mapping[str, str], name: str, otherwise: int) -> int:
+    value = metadata.get(name) or ""
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else otherwise
+
+
+def _zoom(metadata: Mapping[str, str], name: str, otherwise: int) -> int:
+    return min(_number(metadata, name, otherwise), MAX_ZOOM)
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
