@@ -1,0 +1,38 @@
+"""Everything that can go wrong offline, as one tree.
+
+IndexerError
+├── CoverageError          a bbox, GeoJSON, zoom list or land fraction that describes no tiles
+└── BuildError             an index that cannot be made as asked
+    ├── ExistingIndexError what stands at `--out` is something else
+    ├── PlanMismatchError  a half-made index that was begun with other arguments
+    ├── BuildLockedError   another build of the same index is running
+    └── DiskError          the disk is full or refuses to write; resumable
+"""
+
+
+class IndexerError(Exception):
+    """Base of this package's errors; the message names the value and the way out."""
+
+
+class CoverageError(IndexerError, ValueError):
+    """A coverage that cannot be understood or holds no tile."""
+
+
+class BuildError(IndexerError):
+    """An index that cannot be made as it was asked for."""
+
+
+class ExistingIndexError(BuildError):
+    """The place of the index is taken by something that this build would not make."""
+
+
+class PlanMismatchError(BuildError):
+    """A half-made index lies there, begun with other arguments."""
+
+
+class BuildLockedError(BuildError):
+    """Another process is building this index."""
+
+
+class DiskError(BuildError):
+    """The disk is full or refuses to write; what was written stays, and a later run goes on."""
