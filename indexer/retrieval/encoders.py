@@ -1,0 +1,384 @@
+"""Encoders: a picture's tower and, zoom by zoom, towers for map tiles, all of them open_clip's.
+
+`PhotoEncoder` is any open_clip image tower: by model and pretrained tag, `hf-hub:` name, local checkpoint, or a directory
+that `save` wrote. `MapEncoders` are the same tower with, per zoom, the few layers that training changed, from small
+safetensors files; the untouched layers are shared in memory. Weights load with `weights_only`; no pickle is ever read.
+This is the only module that imports open_clip. It knows nothing of tiles, indexes or HTTP.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from indexer.retrieval.errors import EncoderError, EncoderMismatchError
+from indexer.retrieval.preprocess import Preprocess
+
+FORMAT = 1
+_PHOTO_FILE, _PHOTO_CONFIG, _MAP_CONFIG = "photo.safetensors", "photo.json", "maps.json"
+_DEFAULT_TAGS = {"ViT-B-32": "openai", "ViT-B-16": "openai", "ViT-L-14": "openai"}
+
+
+class EncodesPhotos(Protocol):
+    """What the beam needs of a photo encoder."""
+
+    dim: int
+    fingerprint: str
+    name: str
+    batch_size: int
+
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB picture to (3, s, s) float32; thread-safe."""
+        ...
+
+    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, 3, s, s) float32 to (n, dim) float32, unit rows."""
+        ...
+
+
+class EncodesTiles(Protocol):
+    """What indexing needs of map encoders."""
+
+    dim: int
+    input_size: int
+    batch_size: int
+
+    def context(self, zoom: int) -> float:
+        """The margin around a tile that this zoom's encoder sees, in tile widths."""
+        ...
+
+    def fingerprint(self, zoom: int) -> str:
+        """What this zoom's vectors depend on: weights, preprocessing, context."""
+        ...
+
+    def encode(self, zoom: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(n, s, s, 3) uint8 RGB to (n, dim) float32, unit rows."""
+        ...
+
+
+class PhotoEncoder:
+    """An open_clip image tower with its preprocessing; satisfies EncodesPhotos."""
+
+    def __init__(
+        self,
+        name: str,
+        tower: nn.Module,
+        preprocess: Preprocess,
+        architecture: dict[str, Any] | None,
+        device: str = "auto",
+    ) -> None:
+        self.name, self.preprocess, self.architecture = name, preprocess, architecture
+        self.device = resolve_device(device)
+        self.spec, self.local = name, False
+        tower = tower.float().eval().requires_grad_(False)
+        self.fingerprint = _digest(
+            {"architecture": architecture, "preprocess": preprocess.to_json()}, tower.state_dict()
+        )
+        self.tower = tower.to(self.device)
+        self.batch_size = 128 if preprocess.size <= 96 else 32
+        with torch.inference_mode():
+            blank = torch.zeros(1, 3, preprocess.size, preprocess.size, device=self.device)
+            self.dim = int(self.tower(blank).shape[-1])
+
+    @classmethod
+    def load(cls, spec: str, *, device: str = "auto") -> "PhotoEncoder":
+        """Load by `spec` (see docs/architecture.md); EncoderError says what is wrong with it and what would do."""
+        if spec == "builtin":
+            encoder = cls._from_directory(builtin_directory(), device)
+            encoder.spec, encoder.local = "builtin", False
+        elif (Path(spec) / _PHOTO_CONFIG).is_file():
+            encoder = cls._from_directory(Path(spec), device)
+            encoder.spec, encoder.local = spec, True
+        else:
+            encoder = cls._from_open_clip(spec, device)
+        return encoder
+
+    @classmethod
+    def _from_directory(cls, directory: Path, device: str) -> "PhotoEncoder":
+        config = _read_config(directory / _PHOTO_CONFIG, "photo-encoder")
+        tower = _build(config["architecture"])
+        _assign(tower, _read_tensors(directory / _PHOTO_FILE), directory / _PHOTO_FILE)
+        made = cls(config["name"], tower, Preprocess.from_json(config["preprocess"]), config["architecture"], device)
+        if config.get("fingerprint") not in (None, made.fingerprint):
+            raise EncoderMismatchError(
+                f"{directory / _PHOTO_FILE} is not the file that {_PHOTO_CONFIG} describes "
+                f"(fingerprint {made.fingerprint[:12]}, not {config['fingerprint'][:12]}): copy both again"
+            )
+        return made
+
+    @classmethod
+    def _from_open_clip(cls, spec: str, device: str) -> "PhotoEncoder":
+        import open_clip
+
+        model_name, weights = (spec, None) if spec.startswith("hf-hub:") else _split(spec)
+        known = None if weights is None else _known_config(model_name, weights)
+        try:
+            model = open_clip.create_model(
+                model_name,
+                weights,
+                device="cpu",
+                force_quick_gelu=bool(known and known["quick_gelu"]),
+                pretrained_text=False,
+                require_pretrained=True,
+            )
+        except Exception as exc:  # open_clip, the hub's client and torch each raise their own
+            raise EncoderError(f"cannot load the encoder {spec!r}: {exc}. {_ways_out(model_name, weights)}") from exc
+        preprocess = _preprocess_of(open_clip.get_model_preprocess_cfg(model))
+        made = cls(spec, model.visual, preprocess, known, device)
+        made.local = weights is not None and Path(weights).is_file()
+        return made
+
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB picture of any size to (3, size, size) float32; thread-safe."""
+        return self.preprocess.picture(image)
+
+    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Prepared pictures, (n, 3, size, size) float32, to (n, dim) float32, unit rows."""
+        size = self.preprocess.size
+        if batch.ndim != 4 or batch.shape[1:] != (3, size, size):
+            raise EncoderError(f"{self.name} takes pictures of shape (n, 3, {size}, {size}), not {batch.shape}")
+        return _run(self.tower, torch.from_numpy(batch).to(self.device))
+
+    def save(self, directory: Path) -> None:
+        """Write photo.json and photo.safetensors (fp16 where that loses nothing); `load(str(directory))` reads them."""
+        if self.architecture is None:
+            raise EncoderError(f"{self.name} has no known architecture to save: keep its hub name in the index instead")
+        directory.mkdir(parents=True, exist_ok=True)
+        _write_tensors(directory / _PHOTO_FILE, self.tower.state_dict())
+        config = {"format": FORMAT, "kind": "photo-encoder", "name": self.name, "architecture": self.architecture}
+        config |= {"preprocess": self.preprocess.to_json(), "fingerprint": self.fingerprint}
+        _write_json(directory / _PHOTO_CONFIG, config)
+
+    def describe(self) -> dict[str, Any]:
+        """What an index keeps of it: enough to load it again and to tell whether it is the same."""
+        return {
+            "name": self.name,
+            "spec": self.spec,
+            "fingerprint": self.fingerprint,
+            "dim": self.dim,
+            "preprocess": self.preprocess.to_json(),
+        }
+
+
+class MapEncoders:
+    """Per-zoom map towers over a photo encoder's; satisfies EncodesTiles."""
+
+    def __init__(
+        self, photo: PhotoEncoder, layers: Mapping[int, Mapping[str, Tensor]], contexts: Mapping[int, float]
+    ) -> None:
+        self.photo, self.dim, self.input_size = photo, photo.dim, photo.preprocess.size
+        self.batch_size, self.zooms = photo.batch_size, tuple(sorted(layers))
+        self._contexts = dict(contexts)
+        self._digests = {z: _digest({"zoom": z}, tensors) for z, tensors in layers.items()}
+        self._towers = _share_trunk(photo.tower, {z: layers[z] for z in self.zooms})
+
+    @classmethod
+    def load(cls, directory: Path | None, photo: PhotoEncoder) -> "MapEncoders":
+        """From a directory that `save_layers` wrote; None: the built-in ones for the built-in photo encoder, else none.
+
+        A zoom that the directory lacks is encoded by the photo tower itself, without margin.
+        """
+        if directory is None:
+            if photo.spec != "builtin":
+                return cls(photo, {}, {})
+            directory = builtin_directory()
+        config = _read_config(directory / _MAP_CONFIG, "map-encoders")
+        if config["photo"] != photo.fingerprint:
+            raise EncoderMismatchError(
+                f"the map encoders in {directory} were trained from a photo encoder with fingerprint "
+                f"{config['photo'][:12]}, but {photo.name} has {photo.fingerprint[:12]}: name the one they came from"
+            )
+        zooms = {int(z): entry for z, entry in config["zooms"].items()}
+        layers = {z: _read_tensors(directory / entry["file"]) for z, entry in zooms.items()}
+        return cls(photo, layers, {z: float(entry["context"]) for z, entry in zooms.items()})
+
+    def context(self, zoom: int) -> float:
+        """The margin around a tile that this zoom's encoder sees, in tile widths; 0 for a zoom without its own."""
+        return self._contexts.get(zoom, 0.0)
+
+    def fingerprint(self, zoom: int) -> str:
+        """Depends on the photo tower, this zoom's layers and its context; never on device or dtype."""
+        return _digest(
+            {"photo": self.photo.fingerprint, "layers": self._digests.get(zoom), "context": self.context(zoom)}, {}
+        )
+
+    def encode(self, zoom: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Composed tiles, (n, s, s, 3) uint8 RGB, to (n, dim) float32, unit rows."""
+        batch = torch.from_numpy(self.photo.preprocess.pixels(pixels)).to(self.photo.device)
+        return _run(self._towers.get(zoom, self.photo.tower), batch)
+
+
+def save_layers(
+    directory: Path, photo: PhotoEncoder, layers: Mapping[int, Mapping[str, Tensor]], contexts: Mapping[int, float]
+) -> None:
+    """Write per zoom the layers that differ from the photo tower's, named as in the tower, and maps.json."""
+    directory.mkdir(parents=True, exist_ok=True)
+    zooms = {}
+    for z in sorted(layers):
+        _write_tensors(directory / f"z{z:02d}.safetensors", layers[z])
+        zooms[str(z)] = {"file": f"z{z:02d}.safetensors", "context": contexts.get(z, 0.0)}
+    config = {"format": FORMAT, "kind": "map-encoders", "photo": photo.fingerprint, "zooms": zooms}
+    _write_json(directory / _MAP_CONFIG, config)
+
+
+def trained_layers(tower: nn.Module, blocks: int = 2) -> list[str]:
+    """Names of what paper H trains of a ViT: the last blocks, the final norm and the projection."""
+    count = len(tower.transformer.resblocks)
+    kept = tuple(f"transformer.resblocks.{i}." for i in range(count - blocks, count))
+    return [k for k in tower.state_dict() if k.startswith((*kept, "ln_post.")) or k == "proj"]
+
+
+def builtin_directory() -> Path:
+    """Where the built-in Earth's encoders lie."""
+    return Path(str(resources.files("indexer.builtin").joinpath("encoders.json"))).parent
+
+
+def build_tower(architecture: dict[str, Any]) -> nn.Module:
+    """An open_clip image tower with fresh weights: {"embed_dim", "vision_cfg", "quick_gelu"}, as in open_clip's configs."""
+    return _build(architecture)
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` (with an optional number) to a device that is there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EncoderError(
+            f"device {device!r} was asked for, but torch {torch.__version__} sees no GPU: use auto or cpu"
+        )
+    try:
+        return torch.device(device)
+    except RuntimeError as exc:
+        raise EncoderError(f"device {device!r} is not known: use auto, cpu or cuda") from exc
+
+
+def _build(architecture: dict[str, Any]) -> nn.Module:
+    from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+    try:
+        vision = CLIPVisionCfg(**architecture["vision_cfg"])
+        tower: nn.Module = _build_vision_tower(architecture["embed_dim"], vision, architecture["quick_gelu"])
+    except (KeyError, TypeError) as exc:
+        raise EncoderError(f"no architecture that open_clip builds: {architecture!r} ({exc})") from exc
+    return tower
+
+
+def _split(spec: str) -> tuple[str, str]:
+    model, _, weights = spec.partition(":")
+    return model, weights or _DEFAULT_TAGS.get(model, "")
+
+
+def _known_config(model: str, weights: str) -> dict[str, Any]:
+    """open_clip's own config of a model by name, with the activation that the weights were trained with."""
+    import open_clip
+
+    config = open_clip.get_model_config(model.replace("/", "-"))
+    if config is None:
+        raise EncoderError(f"open_clip has no model {model!r}. {_ways_out(model, weights)}")
+    if not weights:
+        raise EncoderError(f"the encoder {model!r} names no weights. {_ways_out(model, weights)}")
+    tag = open_clip.get_pretrained_cfg(model, weights) or {}
+    quick = bool(config.get("quick_gelu", False) or tag.get("quick_gelu", False))
+    return {"embed_dim": config["embed_dim"], "vision_cfg": config["vision_cfg"], "quick_gelu": quick}
+
+
+def _ways_out(model: str, weights: str | None) -> str:
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    tried = f" ({weights!r} is neither a tag of it nor a file here)" if weights else ""
+    known = f"tags of {model}: {', '.join(tags)}{tried}" if tags else "models: see open_clip.list_models()"
+    return f"Give MODEL:TAG, MODEL:/path/to/checkpoint, hf-hub:ORG/NAME or a directory; {known}"
+
+
+def _preprocess_of(config: Mapping[str, Any]) -> Preprocess:
+    size = config["size"]
+    return Preprocess(
+        size=size if isinstance(size, int) else size[0],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        interpolation=config.get("interpolation", "bicubic"),
+        resize="squash" if config.get("resize_mode") == "squash" else "shortest",
+    )
+
+
+def _share_trunk(trunk: nn.Module, layers: Mapping[int, Mapping[str, Tensor]]) -> dict[int, nn.Module]:
+    """A tower a zoom whose untouched parameters are the trunk's own tensors, not copies."""
+    if not layers:
+        return {}
+    shape, state, device = copy.deepcopy(trunk).to("meta"), trunk.state_dict(), next(trunk.parameters()).device
+    towers = {}
+    for z, tensors in layers.items():
+        unknown = [k for k, v in tensors.items() if k not in state or state[k].shape != v.shape]
+        if unknown:
+            raise EncoderMismatchError(f"map encoder of zoom {z}: {unknown[0]} does not fit the photo encoder's tower")
+        tower = copy.deepcopy(shape)
+        tower.load_state_dict(state | {k: v.float().to(device) for k, v in tensors.items()}, assign=True)
+        towers[z] = tower.eval().requires_grad_(False)
+    return towers
+
+
+def _run(tower: nn.Module, batch: Tensor) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        rows = functional.normalize(tower(batch).float(), dim=-1)
+    return np.asarray(rows.cpu().numpy(), dtype=np.float32)
+
+
+def _assign(tower: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        tower.load_state_dict({k: v.float() for k, v in tensors.items()})
+    except RuntimeError as exc:
+        raise EncoderMismatchError(f"{path} does not hold the weights of the architecture beside it: {exc}") from exc
+
+
+def _digest(facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over facts and float32 weights in name order: equal for fp16 and fp32 files of the same numbers."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return dict(load_file(str(path)))
+    except (OSError, SafetensorError) as exc:
+        raise EncoderError(f"{path} cannot be read as safetensors ({exc}): copy it again") from exc
+
+
+def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    kept = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    if all(torch.equal(v.half().float(), v.float()) for v in kept.values()):
+        kept = {k: v.half() for k, v in kept.items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(kept, str(partial))
+    partial.replace(path)
+
+
+def _read_config(path: Path, kind: str) -> dict[str, Any]:
+    try:
+        config: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as exc:
+        raise EncoderError(f"{path} cannot be read ({exc}): is {path.parent} a directory of {kind}?") from exc
+    if not isinstance(config, dict) or config.get("kind") != kind or config.get("format") != FORMAT:
+        raise EncoderError(f"{path} is no {kind} description of format {FORMAT}")
+    return config
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)
