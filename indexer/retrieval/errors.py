@@ -9,7 +9,10 @@ RetrievalError
 │   └── EncoderMismatchError  an encoder other than the one that the index was made with
 ├── CalibrationError       calibration numbers that are no calibration, or do not fit this index
 ├── QueryError             a question that cannot be answered as asked (also a ValueError)
-└── PhotoError             bytes that are no usable picture (in `indexer.retrieval.photo`)
+└── PhotoError             bytes that are no usable picture
+    ├── UnreadablePhotoError   empty, text, cut off or damaged
+    ├── PhotoTooLargeError     too many bytes or pixels
+    └── UnsupportedPhotoError  a format, or a kind of pixel, that is not taken
 """
 
 
@@ -47,3 +50,19 @@ class CalibrationError(RetrievalError):
 
 class QueryError(RetrievalError, ValueError):
     """A beam width, bounding box or embedding that cannot be answered."""
+
+
+class PhotoError(RetrievalError):
+    """Bytes that are no usable picture; the message says what they are and the way out."""
+
+
+class UnreadablePhotoError(PhotoError):
+    """Empty, text, cut off or damaged: no picture comes out of these bytes."""
+
+
+class PhotoTooLargeError(PhotoError):
+    """More bytes or pixels than the limits allow."""
+
+
+class UnsupportedPhotoError(PhotoError):
+    """A known format, or a kind of pixel, that is not taken."""

@@ -4,10 +4,7 @@ The format is told by the first bytes and never by a name or a content type. The
 compared with the limit before any pixel is decoded. EXIF is read for the orientation alone: where a camera says it
 was never reaches an answer. This module knows nothing of encoders or of HTTP.
 
-PhotoError (a RetrievalError)
-├── UnreadablePhotoError   empty, text, cut off or damaged (HTTP 400)
-├── PhotoTooLargeError     too many bytes or pixels (HTTP 413)
-└── UnsupportedPhotoError  a format, or a kind of pixel, that is not taken (HTTP 415)
+The three are the PhotoErrors of `indexer.retrieval.errors`: unreadable, too large, unsupported.
 """
 
 import importlib
@@ -21,7 +18,7 @@ from PIL import ExifTags, GifImagePlugin, Image, ImageFile, JpegImagePlugin, Png
 from PIL import TiffImagePlugin as Tiff
 from PIL import WebPImagePlugin as WebP
 
-from indexer.retrieval.errors import RetrievalError
+from indexer.retrieval.errors import PhotoError, PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
 
 __all__ = [
     "BACKGROUND",
@@ -36,22 +33,6 @@ __all__ = [
 
 BACKGROUND = (128, 128, 128)
 """What shows through transparent pixels: mid-grey, close to the mean that encoders subtract, so that it says little."""
-
-
-class PhotoError(RetrievalError):
-    """Bytes that are no usable picture; the message says what they are and the way out."""
-
-
-class UnreadablePhotoError(PhotoError):
-    """Empty, text, cut off or damaged: no picture comes out of these bytes."""
-
-
-class PhotoTooLargeError(PhotoError):
-    """More bytes or pixels than the limits allow."""
-
-
-class UnsupportedPhotoError(PhotoError):
-    """A known format, or a kind of pixel, that is not taken."""
 
 
 @dataclass(frozen=True)
