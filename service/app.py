@@ -1,0 +1,55 @@
+"""Putting the service together. Importing this module does nothing; `create_app` makes one app of one index."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+
+from indexer.retrieval.locator import Locator
+from service import handlers, routes
+from service.errors import NotReadyError
+from service.inference import Inference
+from service.linger import LingerMiddleware
+from service.metrics import Metrics, MetricsMiddleware
+from service.settings import Settings
+
+__all__ = ["create_app"]
+
+_ABOUT = "Compares a picture with map tiles, zoom by zoom, and answers with a place and a probability for every zoom."
+
+
+def create_app(settings: Settings, locator: Locator) -> FastAPI:
+    """The HTTP service of one opened index. The app's lifespan warms it up, and ends its threads."""
+    metrics = Metrics()
+    inference = Inference(locator, settings, metrics)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        # In the background: /healthz answers at once, /readyz when a real inference has succeeded.
+        warm_up = asyncio.create_task(_warm_up(inference))
+        yield
+        warm_up.cancel()
+        await asyncio.to_thread(inference.close)
+
+    app = FastAPI(title="Tilebeam", description=_ABOUT, version=_version(), lifespan=lifespan)
+    app.state.service = routes.Service(settings, inference, metrics)
+    app.include_router(routes.router)
+    handlers.install(app, metrics)
+    app.add_middleware(LingerMiddleware)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    return app
+
+
+async def _warm_up(inference: Inference) -> None:
+    with contextlib.suppress(NotReadyError):  # it is in the log, and /readyz tries again
+        await inference.check()
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("tilebeam")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0"

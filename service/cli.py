@@ -1,0 +1,183 @@
+"""The commands `serve` and `locate`: parse, call, print. The engine is imported inside the commands that need it."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from indexer.retrieval.errors import RetrievalError
+from service.errors import RequestError, ServiceError
+from tile_cache.errors import TileCacheError
+
+if TYPE_CHECKING:
+    from indexer.retrieval.locator import Locator
+
+__all__ = ["locate", "register", "serve"]
+
+
+class Scoring(StrEnum):
+    """How tiles are ranked."""
+
+    posterior = "posterior"
+    paper = "paper"
+
+
+class Device(StrEnum):
+    """Where the encoder runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this package's commands to the front door."""
+    app.command()(serve)
+    app.command()(locate)
+
+
+def serve(
+    index: Annotated[Path, typer.Option(help="The index directory to serve.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    scoring: Annotated[Scoring | None, typer.Option(help="How tiles are ranked.", show_default="posterior")] = None,
+    device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = Device.auto,
+) -> None:
+    """Serve an index over HTTP until interrupted."""
+    with _reported():
+        from service.serving import listen, run
+        from service.settings import Settings
+
+        settings = Settings.from_env() if scoring is None else Settings.from_env(scoring=scoring.value)
+        listener = listen(host, port)
+        with _threads(settings.threads):
+            from service.app import create_app
+
+            app = create_app(settings, _opened(index, device))
+        bound = listener.getsockname()[1]
+        _say(f"Tilebeam serves {index} at http://{host}:{bound} (for programs: /docs). Ctrl-C ends it.")
+        run(app, listener, settings)
+
+
+def locate(
+    images: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
+    index: Annotated[Path | None, typer.Option(help="An index directory: locate here.", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option(help="A service's address: locate there.", show_default=False)] = None,
+    k: Annotated[int, typer.Option(min=1, max=1024, help="Beam width: tiles kept per zoom.")] = 64,
+    alternatives: Annotated[int, typer.Option(min=0, max=20, help="Other places wanted.")] = 0,
+    bbox: Annotated[
+        str | None, typer.Option(help="Only there: W,S,E,N in degrees.", metavar="W,S,E,N", show_default=False)
+    ] = None,
+    scoring: Annotated[
+        Scoring | None, typer.Option(help="How tiles are ranked (with --index).", show_default="posterior")
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where the encoder runs (with --index).")] = Device.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, in order.")] = False,
+) -> None:
+    """Locate picture files, with an index here or a service there."""
+    if (index is None) == (url is None):
+        raise typer.BadParameter("give either --index DIR or --url URL", param_hint="--index / --url")
+    if url is not None and scoring is not None:
+        raise typer.BadParameter("the service decides it: `tilebeam serve --scoring`", param_hint="--scoring")
+    box = _bbox(bbox)
+    with _reported():
+        if url is not None:
+            outcomes = _there(url, images, k, alternatives, box)
+        else:
+            assert index is not None
+            outcomes = _here(index, images, k, alternatives, box, scoring or Scoring.posterior, device)
+        failed = [_print(photo, outcome, as_json) for photo, outcome in zip(images, outcomes, strict=True)]
+    if any(failed):
+        raise typer.Exit(1)
+
+
+_Box = tuple[float, float, float, float]
+
+
+def _there(url: str, images: list[Path], k: int, alternatives: int, box: _Box | None) -> Iterator[dict[str, Any]]:
+    from service.client import Client
+    from service.files import locate_there
+
+    with Client(url) as client:
+        yield from locate_there(client, images, k=k, alternatives=alternatives, bbox=box)
+
+
+def _here(
+    index: Path, images: list[Path], k: int, alternatives: int, box: _Box | None, scoring: Scoring, device: Device
+) -> Iterator[dict[str, Any]]:
+    from indexer.retrieval.query import BBox, LocateQuery
+    from service.files import locate_here
+
+    query = LocateQuery(k, alternatives, None if box is None else BBox(*box), scoring=scoring.value)
+    yield from locate_here(_opened(index, device), images, query)
+
+
+def _opened(index: Path, device: Device) -> "Locator":
+    from indexer.retrieval.locator import Locator
+
+    return Locator.open(index, device=device.value)
+
+
+def _bbox(text: str | None) -> _Box | None:
+    from service.bbox import parse_bbox
+
+    try:
+        return None if text is None else parse_bbox(text)
+    except RequestError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--bbox") from exc
+
+
+def _print(photo: Path, outcome: dict[str, Any], as_json: bool) -> bool:
+    """Print one outcome; True if it is a failure."""
+    problem = outcome.get("error")
+    if as_json:
+        sys.stdout.write(json.dumps(outcome, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    elif problem is None:
+        typer.echo(_sentence(photo, outcome))
+    if problem is not None:
+        _say(f"tilebeam: {photo}: {problem['detail']}")
+    return problem is not None
+
+
+def _sentence(photo: Path, answer: dict[str, Any]) -> str:
+    radius = answer["radius_km"]["90"]
+    within = "" if radius is None else f", 90% within {radius:,.0f} km"
+    calibrated = "" if answer["calibrated"] else ", not calibrated"
+    lines = [
+        f"{photo}: {answer['lat']:.4f}, {answer['lon']:.4f}{within} "
+        f"({answer['confidence']:.0%} for the tile of zoom {answer['zoom']}{calibrated})"
+    ]
+    lines += [f"    zoom {v['zoom']:>2}  {v['quadkey']:<16}  {v['confidence']:>4.0%}" for v in answer["levels"]]
+    lines += [f"    or {v['lat']:.4f}, {v['lon']:.4f}  {v['confidence']:.0%}" for v in answer["alternatives"]]
+    return "\n".join(lines)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let PyTorch and FAISS, both on OpenMP, be loaded with `count` threads; 0 with all that this process may use."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = count or allowed
+    os.environ.setdefault("OMP_NUM_THREADS", str(count))
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(count)
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Errors of our trees as one line and exit code 1."""
+    try:
+        yield
+    except (ServiceError, RetrievalError, TileCacheError) as error:
+        _say(f"tilebeam: {error}")
+        raise typer.Exit(1) from error
+
+
+def _say(words: str) -> None:
+    typer.echo(words, err=True)

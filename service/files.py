@@ -1,0 +1,82 @@
+"""Picture files to outcomes, in order: here with an opened index, or there with a service. The command line's engine.
+
+An outcome is the answer's JSON object, or `{"error": problem}` for a file that has none; one bad file spoils no other.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from service.client import BBoxDegrees, Client
+from service.errors import LocalFileError, ProblemError
+from service.problems import problem_of
+
+if TYPE_CHECKING:  # the engine, which `locate_there` must not import
+    from indexer.retrieval.locator import Locator
+    from indexer.retrieval.query import LocateQuery
+    from service.pipeline import Prepared
+
+__all__ = ["locate_here", "locate_there"]
+
+Outcome = dict[str, Any]
+
+_AT_ONCE = 32
+"""Files a request: few enough to stay under a service's limits, enough to fill its batches."""
+
+
+def locate_there(
+    client: Client, photos: Sequence[Path], *, k: int, alternatives: int, bbox: BBoxDegrees | None
+) -> Iterator[Outcome]:
+    """Ask a service; raises ClientError where it cannot be asked at all."""
+    if len(photos) == 1:
+        yield _single(client, photos[0], k=k, alternatives=alternatives, bbox=bbox)
+        return
+    for group in _groups(photos, _AT_ONCE):
+        for line in client.locate_batch(group, k=k, alternatives=alternatives, bbox=bbox):
+            yield line["result"] if "result" in line else {"error": line["error"]}
+
+
+def _single(client: Client, photo: Path, *, k: int, alternatives: int, bbox: BBoxDegrees | None) -> Outcome:
+    try:
+        return client.locate(photo, k=k, alternatives=alternatives, bbox=bbox)
+    except (ProblemError, LocalFileError) as error:
+        return {"error": problem_of(error)}
+
+
+def locate_here(locator: "Locator", photos: Sequence[Path], query: "LocateQuery") -> Iterator[Outcome]:
+    """Locate with an opened index; raises QueryError for a query that has no answer on it."""
+    from service.pipeline import Prepared, locate_group
+
+    for group in _groups(photos, locator.encoder.batch_size):
+        prepared = [_prepared(locator, photo) for photo in group]
+        good = [photo for photo in prepared if isinstance(photo, Prepared)]
+        answers = iter(locate_group(locator, good, query) if good else ())
+        yield from (next(answers) if isinstance(photo, Prepared) else photo for photo in prepared)
+
+
+def _prepared(locator: "Locator", photo: Path) -> "Prepared | Outcome":
+    from indexer.retrieval.errors import PhotoError
+    from indexer.retrieval.photo import PhotoLimits
+    from service.pipeline import prepare
+
+    limits = PhotoLimits()
+    try:
+        return prepare(locator, _head(photo, limits.max_bytes + 1), limits)
+    except (PhotoError, LocalFileError) as error:
+        return {"error": problem_of(error)}
+
+
+def _head(photo: Path, most: int) -> bytes:
+    """The file's first bytes: one more than the limit is enough to see that it is too large."""
+    try:
+        with photo.open("rb") as file:
+            return file.read(most)
+    except OSError as exc:
+        raise LocalFileError(f"{photo}: {exc.strerror}; check the path") from exc
+
+
+def _groups(photos: Sequence[Path], size: int) -> Iterator[list[Path]]:
+    rest = iter(photos)
+    while group := list(islice(rest, size)):
+        yield group

@@ -1,0 +1,126 @@
+"""The routes: parse, call, answer. They build no error responses; `service.handlers` does, from one table."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, ConfigDict, Field
+
+from indexer.retrieval.query import MAX_ALTERNATIVES, MAX_K, BBox, LocateQuery
+from service.batches import BatchResponse, batch_lines
+from service.bbox import parse_bbox
+from service.errors import RequestError
+from service.inference import Inference
+from service.metrics import Metrics
+from service.openapi import BATCH, INDEX, LOCATE, READY
+from service.page import CONTENT_SECURITY_POLICY, PAGE
+from service.settings import Settings
+from service.uploads import read_batch, read_photo
+
+__all__ = ["LocateParams", "Service", "router"]
+
+router = APIRouter()
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the routes of one app work with."""
+
+    settings: Settings
+    inference: Inference
+    metrics: Metrics
+
+
+class LocateParams(BaseModel):
+    """The query parameters of both ways to locate."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(64, ge=1, le=MAX_K, description="Beam width: tiles kept per zoom.")
+    alternatives: int = Field(0, ge=0, le=MAX_ALTERNATIVES, description="Other places wanted.")
+    bbox: str | None = Field(
+        None,
+        description="Only there: `west,south,east,north` in degrees; west > east crosses the date line.",
+        examples=["-10,35,30,60"],
+    )
+    trace: bool = Field(False, description="Also tell the tiles kept per zoom.")
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+Here = Annotated[Service, Depends(_service)]
+
+
+def _query(request: Request, params: Annotated[LocateParams, Query()], here: Here) -> LocateQuery:
+    repeated = {name for name in params.model_fields_set if len(request.query_params.getlist(name)) > 1}
+    if repeated:
+        raise RequestError(f"query parameter {min(repeated)!r} is given more than once; give it once")
+    bbox = None if params.bbox is None else BBox(*parse_bbox(params.bbox))
+    return LocateQuery(params.k, params.alternatives, bbox, params.trace, here.settings.scoring)
+
+
+Question = Annotated[LocateQuery, Depends(_query)]
+
+
+@router.post("/locate", tags=["locate"], summary="Where was this picture taken?", **LOCATE)
+async def locate(request: Request, question: Question, here: Here) -> Response:
+    """Send one picture, as the file field `image` of a form or as a raw body with an `image/*` content type."""
+    with here.inference.requests.place():
+        data = await read_photo(request, here.settings)
+        photo = await here.inference.prepare(lambda: data)
+        [answer] = await here.inference.locate([photo], question)
+    return JSONResponse(answer)
+
+
+@router.post("/locate/batch", tags=["locate"], summary="Where was each of these taken?", **BATCH)
+async def locate_batch(request: Request, question: Question, here: Here) -> Response:
+    """Send many pictures as file fields `images`; a line of JSON comes back for each, in order, once it is ready."""
+    gate = here.inference.batches
+    gate.enter()
+    try:
+        spool = await read_batch(request, here.settings)
+    except BaseException:
+        gate.leave()
+        raise
+
+    def release() -> None:
+        spool.close()
+        gate.leave()
+
+    return BatchResponse(batch_lines(spool, here.inference, question, here.metrics), release)
+
+
+@router.get("/index", tags=["about"], summary="What the service knows", **INDEX)
+async def index(here: Here) -> dict[str, Any]:
+    """Zooms, counts, coverage as GeoJSON, encoders and attribution of the loaded index."""
+    return here.inference.locator.describe()
+
+
+@router.get("/healthz", tags=["about"], summary="Is the process alive?")
+async def healthz() -> dict[str, str]:
+    """Always answered while the process runs; says nothing about inference."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz", tags=["about"], summary="Can it answer?", **READY)
+async def readyz(here: Here) -> dict[str, str]:
+    """Answered once an inference has succeeded on what is loaded; after a failed one, tries another first."""
+    await here.inference.check()
+    return {"status": "ready"}
+
+
+@router.get("/metrics", tags=["about"], summary="Figures for Prometheus", response_class=Response)
+async def metrics(here: Here) -> Response:
+    """Requests, durations by stage, pictures and rejections since the start."""
+    return Response(here.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> HTMLResponse:
+    """A plain page to try the service with."""
+    return HTMLResponse(PAGE, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})

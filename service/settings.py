@@ -1,0 +1,90 @@
+"""The service's settings: one frozen object, and the only place where the environment is read.
+
+Each field has a default, a unit and a sentence; `docs/http-api.md` lists them and a test compares the two.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from indexer.retrieval.query import Scoring
+from service.errors import SettingsError
+
+__all__ = ["PREFIX", "Settings"]
+
+PREFIX = "TILEBEAM_"
+
+
+def _setting(default: Any, unit: str, sentence: str, least: float = 0) -> Any:
+    return dataclasses.field(default=default, metadata={"unit": unit, "sentence": sentence, "least": least})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an operator may change. Raises SettingsError for a value outside its range."""
+
+    max_image_bytes: int = _setting(20_000_000, "bytes", "The largest picture that is accepted, as a file.", 1)
+    max_image_pixels: int = _setting(
+        100_000_000, "pixels", "The largest picture that is decoded, width times height.", 1
+    )
+    max_batch_bytes: int = _setting(2_000_000_000, "bytes", "The largest batch request, spooled to `spool_dir`.", 1)
+    max_batch_images: int = _setting(1000, "images", "The most pictures in one batch request.", 1)
+    max_batches: int = _setting(
+        2, "requests", "Batch requests in work at once; `spool_dir` needs room for as many times `max_batch_bytes`.", 1
+    )
+    max_in_flight: int = _setting(
+        64, "requests", "Requests to `/locate` being read, decoded or waiting; one more is answered 503.", 1
+    )
+    retry_after_s: int = _setting(1, "seconds", "What a 503 tells the client to wait.", 1)
+    read_timeout_s: float = _setting(30.0, "seconds", "The longest silence in the middle of an upload.", 0.001)
+    shutdown_timeout_s: int = _setting(30, "seconds", "How long requests in work may take to end after SIGTERM.", 1)
+    threads: int = _setting(0, "threads", "Threads of the encoder and of the search; 0 takes every core allowed.")
+    decode_threads: int = _setting(2, "threads", "Threads that decode and resize pictures.", 1)
+    spool_dir: str = _setting("", "directory", "Where batches are spooled; empty takes the system's temporary folder.")
+    scoring: Scoring = _setting(  # noqa: RUF009 - it returns a dataclasses.field
+        "posterior", "name", "How tiles are ranked: `posterior`, calibrated, or `paper`, by the level's similarity."
+    )
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check(field, getattr(self, field.name))
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str] | None = None, **given: Any) -> "Settings":
+        """The defaults, overridden by TILEBEAM_<NAME> variables, overridden by `given`."""
+        env = os.environ if env is None else env
+        found = {
+            f.name: _parsed(f, env[PREFIX + f.name.upper()])
+            for f in dataclasses.fields(cls)
+            if PREFIX + f.name.upper() in env
+        }
+        return cls(**{**found, **given})
+
+
+def _parsed(field: "dataclasses.Field[Any]", text: str) -> Any:
+    kind: type = type(field.default)
+    try:
+        return kind(text)
+    except ValueError as exc:
+        raise SettingsError(f"{_name(field)}={text!r} is no {_WORDS[kind]}; the default is {field.default!r}") from exc
+
+
+_WORDS = {int: "whole number", float: "number", str: "text"}
+
+
+def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
+    if isinstance(field.default, int | float):
+        least = field.metadata["least"]
+        if not least <= value < float("inf"):
+            raise SettingsError(f"{_name(field)}={value!r} must be at least {least} ({field.metadata['unit']})")
+    elif field.name == "scoring" and value not in get_args(Scoring):
+        raise SettingsError(f"{_name(field)}={value!r} is unknown; there are {' and '.join(get_args(Scoring))}")
+    elif field.name == "spool_dir" and value and not Path(value).is_dir():
+        raise SettingsError(f"{_name(field)}={value!r} is no directory; create it or leave it empty")
+
+
+def _name(field: "dataclasses.Field[Any]") -> str:
+    return PREFIX + field.name.upper()
