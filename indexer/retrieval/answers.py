@@ -1,0 +1,133 @@
+"""An answer and its JSON, as the HTTP contract has it. Degrees, kilometres and probabilities.
+
+It turns places and descents into tiles; it decides nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from indexer.retrieval.beam import Descent, Step
+from indexer.retrieval.point import Place
+from indexer.retrieval.posterior import Floats
+from tile_cache.addressing import Tile, bounds, centre, quadkey, tile_of_code
+
+
+@dataclass(frozen=True)
+class LevelAnswer:
+    """One zoom's tile: `confidence` is the posterior mass beneath it, `similarity` its cosine (None: no vector)."""
+
+    tile: Tile
+    confidence: float
+    similarity: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `levels`."""
+        lng, lat = centre(self.tile)
+        place = {
+            "zoom": self.tile.z,
+            "tile": _tile_json(self.tile),
+            "quadkey": quadkey(self.tile),
+            "lat": lat,
+            "lon": lng,
+        }
+        return place | {"bounds": list(bounds(self.tile)), "confidence": self.confidence, "similarity": self.similarity}
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another place, with its deepest tile."""
+
+    lng: float
+    lat: float
+    confidence: float
+    tile: Tile
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `alternatives`."""
+        return {"lat": self.lat, "lon": self.lng, "confidence": self.confidence, "tile": _tile_json(self.tile)}
+
+
+@dataclass(frozen=True)
+class TracedLevel:
+    """The tiles that one zoom's beam kept, most confident first."""
+
+    zoom: int
+    kept: tuple[LevelAnswer, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `trace`."""
+        kept = [{"tile": _tile_json(t.tile), "confidence": t.confidence, "similarity": t.similarity} for t in self.kept]
+        return {"zoom": self.zoom, "kept": kept}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where the picture was taken. Radii are km around (lat, lng), None where "elsewhere" is likelier than not."""
+
+    lng: float
+    lat: float
+    levels: tuple[LevelAnswer, ...]  # coarse to fine, nested, at least one
+    calibrated: bool
+    radius_50_km: float | None
+    radius_90_km: float | None
+    elsewhere: float
+    alternatives: tuple[Alternative, ...]
+    trace: tuple[TracedLevel, ...] | None  # None: not asked for
+    index_id: str
+    calibration_id: str | None
+    zooms: tuple[int, ...]
+    attribution: str
+
+    @property
+    def confidence(self) -> float:
+        """That of the deepest level."""
+        return self.levels[-1].confidence
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's object, but for `timing_ms`, which only the service knows; `trace` only if asked for."""
+        index = {"id": self.index_id, "calibration_id": self.calibration_id, "zooms": list(self.zooms)}
+        trace = {} if self.trace is None else {"trace": [level.to_json() for level in self.trace]}
+        head: dict[str, Any] = {
+            "lat": self.lat,
+            "lon": self.lng,
+            "confidence": self.confidence,
+            "calibrated": self.calibrated,
+            "radius_km": {"50": self.radius_50_km, "90": self.radius_90_km},
+            "zoom": self.levels[-1].tile.z,
+            "levels": [level.to_json() for level in self.levels],
+            "alternatives": [other.to_json() for other in self.alternatives],
+        }
+        return head | trace | {"elsewhere": self.elsewhere, "index": index, "attribution": self.attribution}
+
+
+def levels_of(descent: Descent, confidences: Sequence[Floats], place: Place) -> tuple[LevelAnswer, ...]:
+    """The tiles of a place, coarse to fine."""
+    return tuple(_level(descent.steps[i], confidences[i], position) for i, position in enumerate(place.path))
+
+
+def alternative_of(descent: Descent, confidences: Sequence[Floats], place: Place) -> Alternative:
+    """A place as one of the alternatives."""
+    i = len(place.path) - 1
+    deepest = _level(descent.steps[i], confidences[i], place.path[i])
+    return Alternative(place.lng, place.lat, deepest.confidence, deepest.tile)
+
+
+def trace_of(descent: Descent, confidences: Sequence[Floats]) -> tuple[TracedLevel, ...]:
+    """What the beam kept at every zoom."""
+    levels = []
+    for step, confidence in zip(descent.steps, confidences, strict=True):
+        order = step.kept[np.argsort(-confidence[step.kept], kind="stable")]
+        levels.append(TracedLevel(step.level.zoom, tuple(_level(step, confidence, int(i)) for i in order)))
+    return tuple(levels)
+
+
+def _level(step: Step, confidence: Floats, position: int) -> LevelAnswer:
+    tile = tile_of_code(int(step.level.codes[step.rows[position]]), step.level.zoom)
+    return LevelAnswer(tile, min(1.0, float(confidence[position])), float(step.similarities[position]))
+
+
+def _tile_json(tile: Tile) -> dict[str, int]:
+    return {"z": tile.z, "x": tile.x, "y": tile.y}

@@ -1,0 +1,160 @@
+"""The descent: at each zoom the children of the kept tiles, their masses, and the k of them that are kept.
+
+What it returns holds the whole posterior: each candidate that was not expanded further keeps the mass it had, and
+these tiles together are the frontier. Tiles are rows of levels here, and nothing knows of places.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.retrieval.calibration import Calibration
+from indexer.retrieval.errors import QueryError
+from indexer.retrieval.index import Candidates, Level, TileIndex
+from indexer.retrieval.posterior import Floats, best, share
+from indexer.retrieval.query import BBox, Scoring
+
+Positions = NDArray[np.intp]
+
+
+@dataclass
+class Step:
+    """One level of a descent. Arrays over its c candidates are in ascending row order.
+
+    A candidate is a tile with a vector (and, where asked, in the bounding box) under a kept tile of the level above.
+    """
+
+    level: Level
+    rows: NDArray[np.int64]  # (c,)
+    similarities: NDArray[np.float32]  # (c,)
+    log_mass: Floats  # (c,): log P when this level was scored
+    slots: Positions  # (c,): position in the step above's `expanded` (zeros at the first)
+    kept: Positions  # (m,) positions of the k best, ascending
+    # (a,): those of `kept` that have candidates beneath, known once the next level is searched; all other candidates
+    # keep their mass here.
+    expanded: Positions = field(default_factory=lambda: np.empty(0, dtype=np.intp))
+
+
+class Frontier(NamedTuple):
+    """(n,) arrays: which step each tile belongs to, its position among that step's candidates, its mass."""
+
+    steps: Positions
+    positions: Positions
+    mass: Floats
+
+    def take(self, which: Positions) -> "Frontier":
+        """Some of them, in the given order."""
+        return Frontier(self.steps[which], self.positions[which], self.mass[which])
+
+
+@dataclass(frozen=True)
+class Descent:
+    """All steps, coarse to fine (at least one), and the mass that no covered tile has."""
+
+    steps: tuple[Step, ...]
+    elsewhere: float
+
+    def confidences(self) -> list[Floats]:
+        """Per step, each candidate's frontier mass, (c,): its own, or that of everything beneath it if expanded.
+
+        The first step's sum with `elsewhere` is 1, and no candidate has less than any tile beneath it.
+        """
+        below: Floats | None = None
+        found: list[Floats] = []
+        for i in reversed(range(len(self.steps))):
+            step = self.steps[i]
+            mass = np.exp(step.log_mass)
+            if below is not None:
+                mass[step.expanded] = np.bincount(self.steps[i + 1].slots, below, len(step.expanded))
+            found.append(mass)
+            below = mass
+        return found[::-1]
+
+    def frontier(self) -> Frontier:
+        """The tiles that hold the posterior: disjoint, and with `elsewhere` their masses sum to 1."""
+        positions = [np.delete(np.arange(len(step.rows)), step.expanded) for step in self.steps]
+        mass = [np.exp(step.log_mass[p]) for step, p in zip(self.steps, positions, strict=True)]
+        steps = np.arange(len(self.steps)).repeat([len(p) for p in positions])
+        return Frontier(steps, np.concatenate(positions), np.concatenate(mass))
+
+    def path_to(self, step: int, position: int) -> list[int]:
+        """A candidate and its ancestors, as positions in the steps 0 to `step`."""
+        path = [position]
+        for i in range(step, 0, -1):
+            path.append(int(self.steps[i - 1].expanded[self.steps[i].slots[path[-1]]]))
+        return path[::-1]
+
+    def path_at(self, code: int, zoom: int) -> list[int] | None:
+        """The frontier tile over a tile of the deepest zoom or deeper, as `path_to` gives it; None in a hole."""
+        path: list[int] = []
+        parent = 0
+        for step in self.steps:
+            level = step.level
+            wanted = np.uint64(code >> (2 * (zoom - level.zoom)))
+            start, stop = level.starts[parent], level.starts[parent + 1]
+            row = int(start + np.searchsorted(level.codes[start:stop], wanted))
+            position = int(np.searchsorted(step.rows, row))
+            if row == stop or level.codes[row] != wanted or not _at(step.rows, position, row):
+                return None
+            path.append(position)
+            if not _at(step.expanded, int(np.searchsorted(step.expanded, position)), position):
+                return path
+            parent = row
+        return path
+
+
+def descend(
+    index: TileIndex, query: NDArray[np.float32], calibration: Calibration, k: int, scoring: Scoring, bbox: BBox | None
+) -> Descent:
+    """Search every level for one embedding, (d,) float32, contiguous.
+
+    `posterior` keeps the k tiles of most mass, `paper` the k of highest similarity; ties go to the lower row. Raises
+    QueryError if no tile with a vector qualifies.
+    """
+    steps: list[Step] = []
+    elsewhere = 0.0
+    parents, log_mass = np.zeros(1, dtype=np.int64), np.zeros(1)
+    for level in index.levels:
+        found = _candidates(level, query, parents, bbox)
+        if not len(found.rows):
+            break
+        alive, slots = _alive(found.slots, len(parents))
+        if steps:
+            steps[-1].expanded = steps[-1].kept[alive]
+        shares = share(log_mass[alive], slots, found.similarities, calibration.numbers(level.zoom))
+        elsewhere += shares.elsewhere
+        kept = best(shares.log_mass if scoring == "posterior" else found.similarities, k)
+        steps.append(Step(level, found.rows, found.similarities, shares.log_mass, slots, kept))
+        parents, log_mass = found.rows[kept], shares.log_mass[kept]
+    if not steps:
+        raise QueryError(_nothing(bbox))
+    return Descent(tuple(steps), elsewhere)
+
+
+def _candidates(level: Level, query: NDArray[np.float32], parents: NDArray[np.int64], bbox: BBox | None) -> Candidates:
+    found = level.search(query, parents)
+    if bbox is None:
+        return found
+    inside = bbox.meets(level.codes[found.rows], level.zoom)
+    return Candidates(found.rows[inside], found.similarities[inside], found.slots[inside])
+
+
+def _alive(slots: Positions, parents: int) -> tuple[Positions | slice, Positions]:
+    """Which of the parents have candidates, and `slots` renumbered to count only those."""
+    has = np.bincount(slots, minlength=parents) > 0
+    if has.all():
+        return slice(None), slots
+    return np.flatnonzero(has), (np.cumsum(has) - 1)[slots]
+
+
+def _at(ascending: NDArray[np.signedinteger[Any]], position: int, value: int) -> bool:
+    return position < len(ascending) and bool(ascending[position] == value)
+
+
+def _nothing(bbox: BBox | None) -> str:
+    if bbox is None:
+        return "the index holds no vector at its first zoom, so it can answer nothing: build it again"
+    box = f"{bbox.west},{bbox.south},{bbox.east},{bbox.north}"
+    return f"bbox {box} covers no indexed tile: widen it, or look at the index's coverage"

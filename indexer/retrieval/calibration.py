@@ -1,0 +1,131 @@
+"""The numbers that turn similarities into probabilities, per zoom, and the file that holds them.
+
+`calibration.json` lies in the index directory and can be replaced without touching a vector; its id is the SHA-256 of
+what it says. Keys that this version does not know are kept. How the numbers are fitted is `indexer.fit`'s to know.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from indexer.retrieval.errors import CalibrationError
+from indexer.retrieval.files import read_json, write_json
+
+FORMAT = "tilebeam-calibration"
+FORMAT_VERSION = 1
+CALIBRATION_NAME = "calibration.json"
+DEFAULT_TAU = 0.01
+"""CLIP's own temperature, 1 / 100: the logit scale that ViT-B-32 was trained to."""
+
+
+@dataclass(frozen=True)
+class ZoomNumbers:
+    """One zoom's numbers, as in design section 5.
+
+    `tau`: temperature of the cosine; `gamma`: weight of the parent's mass; `b`: log-weight of "none of these", None
+    where that cannot be; `lam` (lambda): weight of the prior's gain over the parent's.
+    """
+
+    tau: float = DEFAULT_TAU
+    gamma: float = 1.0
+    b: float | None = None
+    lam: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tau) and self.tau > 0):
+            raise CalibrationError(f"tau is {self.tau}, a positive number is expected")
+        if not all(math.isfinite(v) for v in (self.gamma, self.lam, self.b or 0.0)):
+            raise CalibrationError(f"gamma {self.gamma}, lambda {self.lam} and b {self.b} must be finite")
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file holds it."""
+        return {"tau": self.tau, "gamma": self.gamma, "b": self.b, "lambda": self.lam}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ZoomNumbers":
+        """The inverse of `to_json`."""
+        b = data["b"]
+        return cls(float(data["tau"]), float(data["gamma"]), None if b is None else float(b), float(data["lambda"]))
+
+
+DEFAULT_NUMBERS = ZoomNumbers()
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Numbers per zoom, and what they were fitted at.
+
+    That is the beam width `k`, `coverage` (`Manifest.coverage_hash`) and the photo encoder's fingerprint. `extra` holds
+    the file's other keys. `Calibration()` has nothing fitted: default numbers and no id.
+    """
+
+    zooms: Mapping[int, ZoomNumbers] = field(default_factory=dict)
+    k: int | None = None
+    coverage: str | None = None
+    photo_encoder: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def numbers(self, zoom: int) -> ZoomNumbers:
+        """The fitted numbers of a zoom, or the default ones."""
+        return self.zooms.get(zoom, DEFAULT_NUMBERS)
+
+    def fits(self, k: int, zooms: Iterable[int], coverage: str, photo_encoder: str) -> bool:
+        """Whether probabilities at this `k` over these zooms of this index are calibrated ones."""
+        return (
+            self.k == k
+            and self.coverage in (None, coverage)
+            and self.photo_encoder in (None, photo_encoder)
+            and all(zoom in self.zooms for zoom in zooms)
+        )
+
+    @property
+    def id(self) -> str | None:
+        """SHA-256 of everything the file says but the id itself; None where nothing was fitted."""
+        if not self.zooms:
+            return None
+        text = json.dumps(self._content(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def write(self, directory: Path) -> None:
+        """Put it into an index directory, replacing what was there in one step."""
+        content = {"format": FORMAT, "version": FORMAT_VERSION, "id": self.id} | self._content()
+        write_json(directory / CALIBRATION_NAME, content)
+
+    @classmethod
+    def read(cls, directory: Path) -> "Calibration":
+        """Read an index's calibration; without the file, the default numbers. Raises CalibrationError for damage."""
+        path = directory / CALIBRATION_NAME
+        if not path.exists():
+            return cls()
+        try:
+            data = read_json(path)
+            _check_format(data)
+            calibration = cls._from_json(data)
+        except (ValueError, KeyError, TypeError, AttributeError, CalibrationError) as exc:
+            raise CalibrationError(f"{path} is no calibration ({exc}): delete it, or run `tilebeam calibrate`") from exc
+        if calibration.id != data["id"]:
+            raise CalibrationError(f"{path} was changed by hand or damaged: its id is not that of its content")
+        return calibration
+
+    @classmethod
+    def _from_json(cls, data: Mapping[str, Any]) -> "Calibration":
+        known = {"format", "version", "id", "zooms", "k", "coverage", "photo_encoder"}
+        zooms = {int(z): ZoomNumbers.from_json(n) for z, n in data["zooms"].items()}
+        extra = {name: value for name, value in data.items() if name not in known}
+        return cls(zooms, data["k"], data["coverage"], data.get("photo_encoder"), extra)
+
+    def _content(self) -> dict[str, Any]:
+        zooms = {str(z): self.zooms[z].to_json() for z in sorted(self.zooms)}
+        head = {"k": self.k, "coverage": self.coverage, "photo_encoder": self.photo_encoder, "zooms": zooms}
+        return dict(self.extra) | head
+
+
+def _check_format(data: Any) -> None:
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CalibrationError("it does not say that it is one")
+    if data.get("version") != FORMAT_VERSION:
+        raise CalibrationError(f"its format version is {data.get('version')!r}, this program reads {FORMAT_VERSION}")

@@ -1,0 +1,157 @@
+"""Pictures to places: an index, its calibration and its photo encoder, opened together and safe to share by threads.
+
+It knows nothing of HTTP, files of pictures, or queues.
+"""
+
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from indexer.retrieval.answers import Answer, alternative_of, levels_of, trace_of
+from indexer.retrieval.beam import Descent, descend
+from indexer.retrieval.calibration import Calibration
+from indexer.retrieval.errors import EncoderMismatchError, QueryError
+from indexer.retrieval.index import TileIndex
+from indexer.retrieval.manifest import FORMAT_VERSION
+from indexer.retrieval.point import Place, paper_places, places, radius_km
+from indexer.retrieval.query import BBox, LocateQuery
+from indexer.retrieval.support import Support
+
+if TYPE_CHECKING:
+    from indexer.retrieval.encoders import EncodesPhotos
+
+__all__ = ["BBox", "LocateQuery", "Locator"]
+
+
+class Locator:
+    """An open index that answers. `locate` may be called from many threads at once, as may the encoder's `prepare`."""
+
+    def __init__(self, index: TileIndex, calibration: Calibration, encoder: "EncodesPhotos") -> None:
+        _check_encoder(index, encoder)
+        self.index, self.calibration, self.encoder = index, calibration, encoder
+        self._coverage_hash, self._id = index.manifest.coverage_hash, index.manifest.id
+        self._calibration_id = calibration.id
+
+    @classmethod
+    def open(cls, directory: Path, *, device: str = "auto", encoder: "EncodesPhotos | None" = None) -> "Locator":
+        """Open an index directory with the photo encoder that its manifest names, or with a given one.
+
+        Raises IndexFormatError's kinds, CalibrationError, EncoderError, and EncoderMismatchError for another encoder.
+        """
+        index = TileIndex.open(directory)
+        calibration = Calibration.read(directory)
+        return cls(index, calibration, encoder or _load_encoder(directory, index.manifest.photo_encoder, device))
+
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB picture to the encoder's input, (3, s, s) float32; thread-safe."""
+        return self.encoder.prepare(image)
+
+    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Prepared pictures, (n, 3, s, s) float32, to embeddings, (n, d) float32, unit rows."""
+        return self.encoder.encode(batch)
+
+    def locate(self, embeddings: NDArray[np.float32], query: LocateQuery) -> list[Answer]:
+        """One answer for each embedding, (n, d) unit rows; raises QueryError if the query's bbox covers no tile."""
+        return [self._answer(row, query) for row in self._checked(embeddings)]
+
+    def descend(self, embedding: NDArray[np.float32], query: LocateQuery) -> Descent:
+        """The search alone, for one embedding, (d,): all candidates with their masses."""
+        row = self._checked(embedding[None])[0]
+        return descend(self.index, row, self.calibration, query.k, query.scoring, query.bbox)
+
+    def describe(self) -> dict[str, Any]:
+        """What GET /index tells."""
+        manifest = self.index.manifest
+        zooms = [{"zoom": z.zoom, "rows": z.rows, "vectors": z.vectors, "inferred": z.inferred} for z in manifest.zooms]
+        maps = {str(z.zoom): {"fingerprint": z.encoder, "context": z.context} for z in manifest.zooms}
+        return {
+            "id": self._id,
+            "calibration_id": self._calibration_id,
+            "format_version": FORMAT_VERSION,
+            "zooms": zooms,
+            "dim": manifest.dim,
+            "codec": manifest.codec,
+            "coverage": dict(manifest.coverage),
+            "encoders": {
+                "photo": _public(manifest.photo_encoder),
+                "map": _public(manifest.map_encoders) | {"zooms": maps},
+            },
+            "attribution": manifest.attribution,
+        }
+
+    def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows = np.ascontiguousarray(embeddings, dtype=np.float32)
+        if rows.ndim != 2 or rows.shape[1] != self.index.dim:
+            raise QueryError(f"embeddings of shape {rows.shape} for an index of dimension {self.index.dim}")
+        if not np.isfinite(rows).all():
+            raise QueryError("an embedding is not finite: its picture cannot be compared with anything")
+        return rows
+
+    def _answer(self, embedding: NDArray[np.float32], query: LocateQuery) -> Answer:
+        descent = descend(self.index, embedding, self.calibration, query.k, query.scoring, query.bbox)
+        support = Support.of(descent, query.bbox)
+        found = (places if query.scoring == "posterior" else paper_places)(descent, support, query.bbox)
+        place, *others = islice(found, 1 + query.alternatives)
+        confidences = descent.confidences()
+        half, most = _radii(support, descent.elsewhere, place)
+        return Answer(
+            lng=place.lng,
+            lat=place.lat,
+            levels=levels_of(descent, confidences, place),
+            calibrated=self._is_calibrated(query, descent),
+            radius_50_km=half,
+            radius_90_km=most,
+            elsewhere=min(1.0, descent.elsewhere),
+            alternatives=tuple(alternative_of(descent, confidences, other) for other in others),
+            trace=trace_of(descent, confidences) if query.trace else None,
+            index_id=self._id,
+            calibration_id=self._calibration_id,
+            zooms=tuple(self.index.zooms),
+            attribution=self.index.manifest.attribution,
+        )
+
+    def _is_calibrated(self, query: LocateQuery, descent: Descent) -> bool:
+        zooms = [step.level.zoom for step in descent.steps]
+        fingerprint = self.index.manifest.photo_encoder["fingerprint"]
+        fits = self.calibration.fits(query.k, zooms, self._coverage_hash, fingerprint)
+        return query.scoring == "posterior" and fits
+
+
+def _radii(support: Support, elsewhere: float, place: Place) -> tuple[float | None, float | None]:
+    """Radii of 50% and 90% of the mass that is not elsewhere; None where elsewhere is more than that mass."""
+    if elsewhere > support.total:
+        return None, None
+    half, most = (radius_km(support, support.mass, support.total, place.vector, share) for share in (0.5, 0.9))
+    return half, most
+
+
+def _load_encoder(directory: Path, description: Mapping[str, Any], device: str) -> "EncodesPhotos":
+    # Imported here, as torch takes seconds to import and who brings an encoder may need none of it.
+    from indexer.retrieval.encoders import PhotoEncoder
+
+    own = directory / "encoders"
+    return PhotoEncoder.load(str(own) if own.is_dir() else str(description["spec"]), device=device)
+
+
+def _check_encoder(index: TileIndex, encoder: "EncodesPhotos") -> None:
+    description = index.manifest.photo_encoder
+    if encoder.fingerprint != description["fingerprint"]:
+        raise EncoderMismatchError(
+            f"{index.directory} was indexed for the photo encoder {description.get('name')} "
+            f"({description['fingerprint'][:12]}), not {encoder.name} ({encoder.fingerprint[:12]}): "
+            "use that encoder, or index again with this one"
+        )
+    if encoder.dim != index.dim:
+        raise EncoderMismatchError(
+            f"{encoder.name} gives {encoder.dim} numbers a picture, {index.directory} holds {index.dim}"
+        )
+
+
+def _public(description: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoder's description without where it lay on the disk of whoever built the index."""
+    return {name: value for name, value in description.items() if name != "spec"}
