@@ -49,7 +49,10 @@ class Database:
             except BaseException:
                 connection.close()
                 raise
-            self._idle.append(connection)
+            if self._closed:
+                connection.close()
+            else:
+                self._idle.append(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

@@ -6,6 +6,7 @@ bodies and HTML; `check_decodes` lets pillow decode every pixel. Knows nothing o
 
 import io
 import warnings
+import zlib
 from typing import Literal
 
 from PIL import Image
@@ -19,7 +20,14 @@ MAX_SIDE = 4096
 
 
 class BadImageError(ValueError):
-    """Bytes that are no whole image; the message is a short reason that can be counted."""
+    """Bytes that are no whole image; the message is a short reason that can be counted.
+
+    `cut`: it began as an image, so asking again may bring the rest.
+    """
+
+    def __init__(self, reason: str, *, cut: bool = False) -> None:
+        super().__init__(reason)
+        self.cut = cut
 
 
 def sniff(data: bytes) -> ImageFormat | None:
@@ -41,7 +49,7 @@ def check_whole(data: bytes) -> ImageFormat:
     if kind is None:
         raise BadImageError("HTML instead of an image" if _looks_like_html(data) else "no PNG, JPEG or WebP image")
     if not _ENDS[kind](data):
-        raise BadImageError(f"image cut off ({kind})")
+        raise BadImageError(f"image cut off or damaged ({kind})", cut=True)
     return kind
 
 
@@ -55,7 +63,7 @@ def check_decodes(data: bytes) -> ImageFormat:
         with Image.open(io.BytesIO(data)) as image:
             image.load()
     except (OSError, ValueError, SyntaxError, EOFError) as exc:
-        raise BadImageError(f"image does not decode ({kind})") from exc
+        raise BadImageError(f"image does not decode ({kind})", cut=True) from exc
     return kind
 
 
@@ -76,7 +84,16 @@ def _looks_like_html(data: bytes) -> bool:
 
 
 def _png_ends(data: bytes) -> bool:
-    return b"IEND\xaeB`\x82" in data[-64:]
+    # Pillow draws PNGs whose checksums are wrong, so every chunk is checked here.
+    at = 8
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        if data[at + 4 : at + 8] == b"IEND":
+            return True
+        at = end + 4
+    return False
 
 
 def _jpg_ends(data: bytes) -> bool:

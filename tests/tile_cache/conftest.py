@@ -1,0 +1,43 @@
+"""Fixtures: a tile server that misbehaves on demand, and a cache of it."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Under importlib mode a test folder is not on the path, and `loopback` is shared by the tests here.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from loopback import TileServer, serving
+
+from tile_cache.fetcher import FetchSettings
+from tile_cache.mbtiles import TileStore
+from tile_cache.sources import SourceInfo
+
+
+@pytest.fixture
+def server() -> Iterator[TileServer]:
+    """A well-behaved server of `tile_image`, until a test says otherwise."""
+    with serving() as tiles:
+        yield tiles
+
+
+@pytest.fixture
+def info() -> SourceInfo:
+    return SourceInfo("test tiles", "test:1", "nobody", 0, 20, 256)
+
+
+@pytest.fixture
+def store(tmp_path: Path, server: TileServer) -> Iterator[TileStore]:
+    """An empty cache of the server."""
+    with TileStore.open(tmp_path / "cache.mbtiles", server.source.info) as opened:
+        yield opened
+
+
+@pytest.fixture
+def hasty() -> FetchSettings:
+    """Settings for a server on the same machine: fast, few attempts, short waits."""
+    return FetchSettings(
+        rate_per_s=float("inf"), attempts=3, backoff_s=0.01, max_backoff_s=0.02, deadline_s=2.0, flush_s=0.05
+    )

@@ -1,0 +1,104 @@
+"""When to ask a server again: pace, pauses, backoff, giving up, and what HTTP's time headers mean.
+
+Times on our side are the event loop's clock in seconds; times in headers become unix seconds or seconds to wait.
+Knows nothing of sockets and tiles.
+"""
+
+import asyncio
+import random
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+
+from tile_cache.errors import SourceUnavailableError
+
+__all__ = ["Breaker", "Pace", "backoff_s", "expires_at", "retry_after_s"]
+
+
+class Pace:
+    """Evenly spaced turns, `rate_per_s` a second, shared by all tasks; no burst follows a pause."""
+
+    def __init__(self, rate_per_s: float) -> None:
+        self._interval = 1 / rate_per_s
+        self._next = 0.0
+        self._resume = 0.0
+
+    async def turn(self) -> None:
+        """Wait for the next turn; a pause that is called meanwhile is waited for too."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            now = clock()
+            slot = max(self._next, self._resume, now)
+            self._next = slot + self._interval
+            if slot > now:
+                await asyncio.sleep(slot - now)
+            if self._resume <= clock():
+                return
+
+    def pause(self, seconds: float) -> None:
+        """No turn starts within the next `seconds`."""
+        until = asyncio.get_running_loop().time() + seconds
+        if until > self._resume:
+            # Turns that were handed out beyond the pause are void: their owners come back and queue again.
+            self._next = self._resume = until
+
+
+class Breaker:
+    """Counts failures in a row, of one kind; raises SourceUnavailableError at the `limit`-th."""
+
+    def __init__(self, name: str, limit: int, what: str) -> None:
+        self._name, self._limit, self._what = name, limit, what
+        self._row = 0
+
+    def reset(self) -> None:
+        self._row = 0
+
+    def count(self, detail: str) -> None:
+        self._row += 1
+        if self._row >= self._limit:
+            raise SourceUnavailableError(f"{self._name} {self._what} for {self._row} tiles in a row ({detail})")
+
+
+def backoff_s(attempt: int, base_s: float, most_s: float) -> float:
+    """Seconds to wait after failed attempt 0, 1, ...: exponential with full jitter, so that waiters spread out."""
+    return random.uniform(0, min(most_s, base_s * 2**attempt))
+
+
+def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds that Retry-After asks to wait from unix second `now`; None where it is missing or unreadable.
+
+    A date is taken against the server's own Date, if it sent one, as clocks differ.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    until = _unix(value)
+    return None if until is None else max(0.0, until - (_unix(headers.get("date", "")) or now))
+
+
+def expires_at(headers: Mapping[str, str], now: float) -> int | None:
+    """The unix second until which an answer is fresh, by Cache-Control, else Expires; None where neither says."""
+    directives = dict(_directive(part) for part in headers.get("cache-control", "").lower().split(","))
+    if "no-cache" in directives or "no-store" in directives:
+        return int(now)
+    age = directives.get("max-age", "")
+    if age.isascii() and age.isdigit():
+        spent = headers.get("age", "")
+        return int(now) + int(age[:9]) - (int(spent[:9]) if spent.isascii() and spent.isdigit() else 0)
+    if "expires" not in headers:
+        return None
+    until = _unix(headers["expires"])
+    if until is None:  # RFC 9111: an unreadable date, "0" above all, means already expired.
+        return int(now)
+    return int(now + until - (_unix(headers.get("date", "")) or now))
+
+
+def _directive(text: str) -> tuple[str, str]:
+    name, _, value = text.strip().partition("=")
+    return name, value.strip('"')
+
+
+def _unix(http_date: str) -> float | None:
+    try:
+        return parsedate_to_datetime(http_date).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
