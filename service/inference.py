@@ -103,8 +103,8 @@ class Inference:
         try:
             return list(await self.locate(photos, query))
         except Exception as error:
-            if len(photos) == 1 or isinstance(error, QueryError):
-                return [error] * len(photos)
+            if len(photos) == 1:
+                return [error]
         return [outcome for photo in photos for outcome in await self.locate_each([photo], query)]
 
     async def check(self) -> None:
