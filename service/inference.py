@@ -69,7 +69,7 @@ class Inference:
 
     def __init__(self, locator: Locator, settings: Settings, metrics: Metrics) -> None:
         self.locator = locator
-        self.limits = PhotoLimits(settings.max_image_bytes, settings.max_image_pixels)
+        self._limits = PhotoLimits(settings.max_image_bytes, settings.max_image_pixels)
         self.requests = Gate(settings.max_in_flight, "requests", settings.retry_after_s)
         self.batches = Gate(settings.max_batches, "batch requests", settings.retry_after_s)
         self.ready = False
@@ -80,7 +80,7 @@ class Inference:
 
     async def prepare(self, read: Callable[[], bytes]) -> Prepared:
         """Decode what `read` returns, both in a decoding thread; raises PhotoError."""
-        return await self._in(self._decoders, lambda: prepare(self.locator, read(), self.limits))
+        return await self._in(self._decoders, lambda: prepare(self.locator, read(), self._limits))
 
     async def locate(self, photos: Sequence[Prepared], query: LocateQuery) -> list[dict[str, Any]]:
         """Encode and search in the engine thread: a JSON answer each. The seam where micro-batching will go."""
@@ -113,7 +113,9 @@ class Inference:
             if self.ready:
                 return
             try:
-                await self.locate([await self.prepare(_test_picture)], LocateQuery())
+                # The operator's limits are not asked: they may be smaller than the test picture.
+                photo = await self._in(self._decoders, lambda: prepare(self.locator, _test_picture(), PhotoLimits()))
+                await self.locate([photo], LocateQuery())
             except Exception as error:
                 _log.exception("the readiness inference failed")
                 raise NotReadyError(

@@ -1,0 +1,129 @@
+"""A real index, a real locator and a real server on loopback; the encoder is the fake that ships."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from PIL import Image
+
+from indexer.retrieval.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
+from indexer.retrieval.locator import Locator
+from service.app import create_app
+from service.serving import listen
+from service.settings import Settings
+
+ZOOMS = (4, 6, 8)
+
+
+def picture(seed: int = 0, kind: str = "JPEG", size: tuple[int, int] = (48, 32)) -> bytes:
+    """A picture of random patches: another seed, another embedding."""
+    patches = np.random.default_rng(seed).integers(0, 255, (4, 6, 3), dtype=np.uint8)
+    out = BytesIO()
+    Image.fromarray(patches).resize(size, Image.Resampling.NEAREST).save(out, kind)
+    return out.getvalue()
+
+
+class SteppedEncoder(FakePhotoEncoder):
+    """The fake encoder, one group at a time: each call of `encode` waits until the test lets it pass."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self.steps = threading.Semaphore(0)
+        self.waiting = threading.Semaphore(0)
+        self.failing = False
+
+    def encode(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        self.waiting.release()
+        if not self.steps.acquire(timeout=20):
+            raise TimeoutError("the test never let the encoder go on")
+        if self.failing:
+            raise RuntimeError("secret internals of the encoder")
+        return super().encode(batch)
+
+
+@pytest.fixture(scope="session")
+def index_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("index")
+    write_fake_index(directory, fake_pyramid(7, ZOOMS, 32, tiles=300))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def locator(index_dir: Path) -> Locator:
+    return Locator.open(index_dir, encoder=FakePhotoEncoder())
+
+
+@pytest.fixture
+def stepped(index_dir: Path) -> Locator:
+    return Locator.open(index_dir, encoder=SteppedEncoder(batch_size=2))
+
+
+Serving = Callable[..., AbstractContextManager[str]]
+
+
+@contextmanager
+def _serving(locator: Locator, **settings: Any) -> Iterator[str]:
+    listener = listen("127.0.0.1", 0)
+    app = create_app(Settings(**settings), locator)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        encoder = locator.encoder
+        if isinstance(encoder, SteppedEncoder):
+            encoder.steps.release(1000)
+        thread.join()
+        listener.close()
+
+
+@pytest.fixture(scope="session")
+def serving() -> Serving:
+    """`with serving(locator, max_image_bytes=...) as url`: a uvicorn of its own on a free port."""
+    return _serving
+
+
+@pytest.fixture(scope="session")
+def url(locator: Locator) -> Iterator[str]:
+    """The service with its default settings, for whoever leaves it as it was."""
+    with _serving(locator) as url:
+        yield url
+
+
+@pytest.fixture
+def http(url: str) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=url, timeout=20) as client:
+        yield client
+
+
+def problem(response: httpx.Response, status: int, slug: str) -> str:
+    """Check that an answer is the problem document expected; returns its detail."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
+    assert set(body) == {"type", "title", "status", "detail", "instance"}
+    assert (body["status"], body["type"]) == (status, f"urn:tilebeam:problem:{slug}")
+    return str(body["detail"])
+
+
+@pytest.fixture(scope="session")
+def check_problem() -> Callable[[httpx.Response, int, str], str]:
+    return problem
+
+
+@pytest.fixture(scope="session")
+def make_picture() -> Callable[..., bytes]:
+    return picture
