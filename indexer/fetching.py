@@ -1,0 +1,48 @@
+"""Filling a tile cache for a coverage: which tiles to ask for, margins included, and the fetch itself.
+
+It knows coverage and the fetcher's door; retries, rates and terms are the fetcher's.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.coverage import Coverage
+from tile_cache.fetch_settings import FetchReport, FetchSettings
+from tile_cache.fetcher import fetch
+from tile_cache.mbtiles import TileStore
+from tile_cache.sources import SourceInfo
+from tile_cache.xyz import XyzSource
+
+__all__ = ["fetch_coverage", "tiles_to_read", "zooms_of"]
+
+
+def zooms_of(coverage: Coverage, info: SourceInfo) -> list[int]:
+    """The coverage's zooms that the source has."""
+    return [z for z in coverage.zooms if info.min_zoom <= z <= info.max_zoom]
+
+
+def tiles_to_read(coverage: Coverage, reach: Mapping[int, int], info: SourceInfo) -> dict[int, int]:
+    """Per zoom of the source, how many tiles the rows and their margins need; `reach` in tiles per zoom."""
+    return {z: coverage.count(z, reach.get(z, 0)) for z in zooms_of(coverage, info)}
+
+
+def fetch_coverage(
+    source: XyzSource,
+    store: TileStore,
+    coverage: Coverage,
+    reach: Mapping[int, int],
+    settings: FetchSettings,
+    on_progress: Callable[[FetchReport], None] | None = None,
+) -> FetchReport:
+    """Fetch what `store` lacks of the coverage and its margins. Raises what `tile_cache.fetcher.fetch` raises."""
+    chunks = _chunks(coverage, reach, source.info)
+    return asyncio.run(fetch(source, store, chunks, settings, on_progress))
+
+
+def _chunks(coverage: Coverage, reach: Mapping[int, int], info: SourceInfo) -> Iterator[tuple[int, NDArray[np.uint64]]]:
+    for z in zooms_of(coverage, info):
+        for codes in coverage.chunks(z, reach.get(z, 0)):
+            yield z, codes
