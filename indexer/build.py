@@ -18,7 +18,7 @@ from indexer.compose import Composer
 from indexer.coverage import Coverage
 from indexer.embed import EmbedCounts, embed_zoom
 from indexer.errors import BuildError, CoverageError
-from indexer.fetching import fetch_coverage, tiles_to_read
+from indexer.fetching import fetch_coverage, fetch_summary, tiles_to_read
 from indexer.inputs import cache_file, coverage_of, open_cache, reach_of
 from indexer.partial import PLAN_NAME, Partial, claim, disk_errors, forget, is_finished
 from indexer.problems import PROBLEMS_NAME, write_problems
@@ -27,7 +27,6 @@ from indexer.request import BuildProgress, BuildReport, BuildRequest, Encoders, 
 from indexer.retrieval.files import read_json, write_json
 from indexer.retrieval.manifest import Manifest, ZoomEntry
 from indexer.rows import ZoomRows, stored_codes
-from tile_cache.fetch_settings import FetchReport
 from tile_cache.mbtiles import TileStore
 from tile_cache.sources import TileSource, open_source
 from tile_cache.xyz import XyzSource
@@ -136,7 +135,7 @@ class _Build:
             source, store, self.coverage, reach, self.request.fetch,
             lambda r: self.tell(BuildProgress("fetch", name, r.done, total)),
         )  # fmt: skip
-        return _fetch_summary(source, report)
+        return fetch_summary(source, report)
 
     def _rows(self, zoom: int) -> ZoomRows:
         """The codes of a zoom, on disk so that no zoom needs to fit into memory."""
@@ -253,19 +252,6 @@ def _counted(coverage: Coverage) -> dict[int, int]:
 def _cache_path(cache: Path | None, number: int, source: XyzSource) -> Path:
     path = cache_file(cache, source.info)
     return path.with_name(f"{path.stem}.overlay.mbtiles") if number and path == cache else path
-
-
-def _fetch_summary(source: XyzSource, report: FetchReport) -> dict[str, Any]:
-    return {
-        "source": source.info.name,
-        "known": report.known,
-        "kept": report.kept,
-        "absent": report.absent,
-        "failed": report.failed,
-        "reasons": dict(report.reasons),
-        "bytes": report.bytes,
-        "seconds": round(report.seconds, 1),
-    }
 
 
 def _report(out: Path, manifest: Manifest, *, already: bool = False) -> BuildReport:

@@ -5,6 +5,7 @@ It knows coverage and the fetcher's door; retries, rates and terms are the fetch
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from tile_cache.mbtiles import TileStore
 from tile_cache.sources import SourceInfo
 from tile_cache.xyz import XyzSource
 
-__all__ = ["fetch_coverage", "tiles_to_read", "zooms_of"]
+__all__ = ["fetch_coverage", "fetch_summary", "tiles_to_read", "zooms_of"]
 
 
 def zooms_of(coverage: Coverage, info: SourceInfo) -> list[int]:
@@ -40,6 +41,20 @@ def fetch_coverage(
     """Fetch what `store` lacks of the coverage and its margins. Raises what `tile_cache.fetcher.fetch` raises."""
     chunks = _chunks(coverage, reach, source.info)
     return asyncio.run(fetch(source, store, chunks, settings, on_progress))
+
+
+def fetch_summary(source: XyzSource, report: FetchReport) -> dict[str, Any]:
+    """A report as what outlives it: plain JSON values."""
+    return {
+        "source": source.info.name,
+        "known": report.known,
+        "kept": report.kept,
+        "absent": report.absent,
+        "failed": report.failed,
+        "reasons": dict(report.reasons),
+        "bytes": report.bytes,
+        "seconds": round(report.seconds, 1),
+    }
 
 
 def _chunks(coverage: Coverage, reach: Mapping[int, int], info: SourceInfo) -> Iterator[tuple[int, NDArray[np.uint64]]]:

@@ -1,0 +1,254 @@
+"""The commands `plan`, `fetch`, `index` and `inspect`: parse, call, print."""
+
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from indexer.errors import BuildError
+from indexer.inputs import Area, cache_file, coverage_of, open_cache, reach_of
+from indexer.plan import EncoderFacts, Estimate, make_plan, tile_bytes
+from indexer.progress import Bars, ending_well, say
+from indexer.request import BuildProgress, BuildRequest
+from indexer.wording import fetch_in_words, plan_in_words, report_in_words
+from tile_cache.fetch_settings import FetchSettings
+from tile_cache.mbtiles import TileStore
+from tile_cache.sources import open_source
+from tile_cache.xyz import XyzSource
+
+__all__ = ["register"]
+
+Source = Annotated[
+    str, typer.Option(help="bluemarble, a folder, an .mbtiles file, a URL template or a name of xyzservices.")
+]
+Overlay = Annotated[str | None, typer.Option(help="A second source, composited on top: labels, borders.")]
+Zooms = Annotated[str, typer.Option(help="Ascending, with commas.", metavar="4,6,8")]
+World = Annotated[bool, typer.Option("--world", help="Every tile.")]
+Bbox = Annotated[
+    tuple[float, float, float, float] | None,
+    typer.Option(help="Degrees; W > E crosses the date line.", metavar="W S E N"),
+]
+GeoJson = Annotated[Path | None, typer.Option("--geojson", help="Polygons, as a GeoJSON file.")]
+DeepGeoJson = Annotated[Path | None, typer.Option("--deep-geojson", help="Zooms from 10 on only in these polygons.")]
+Land = Annotated[
+    float | None, typer.Option(help="Least share of land in a tile; default 0.01 where the source knows land. 0: all.")
+]
+Cache = Annotated[Path | None, typer.Option(help="File (.mbtiles) or folder for fetched tiles.")]
+Photo = Annotated[str, typer.Option("--photo-encoder", help="builtin, MODEL:TAG, MODEL:FILE, hf-hub:NAME or a folder.")]
+Maps = Annotated[Path | None, typer.Option("--map-encoders", help="A folder that `tilebeam train` made.")]
+Rate = Annotated[float | None, typer.Option(help="Requests a second at most; default 20.")]
+Concurrency = Annotated[int | None, typer.Option(help="Requests at once; default 6.")]
+Contact = Annotated[str | None, typer.Option(help="Your address for the server's operator (or TILEBEAM_CONTACT).")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Mount this package's commands."""
+    for name, command in (("plan", plan), ("fetch", fetch), ("index", index), ("inspect", inspect)):
+        app.command(name)(command)
+
+
+def plan(
+    source: Source,
+    zooms: Zooms,
+    world: World = False,
+    bbox: Bbox = None,
+    geojson: GeoJson = None,
+    deep_geojson: DeepGeoJson = None,
+    land: Land = None,
+    cache: Cache = None,
+    photo_encoder: Photo = "builtin",
+    map_encoders: Maps = None,
+    codec: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+    dim: Annotated[int | None, typer.Option(help="Components of a vector, where the encoder is not at hand.")] = None,
+    tile_size: Annotated[
+        int | None, typer.Option("--tile-bytes", help="Bytes of a tile; else measured in the cache.")
+    ] = None,
+    rate: Rate = None,
+    embed_rate: Annotated[float | None, typer.Option(help="Tiles embedded a second; else no hours are told.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tiles, bytes, hours and disk for a coverage, before anything is fetched."""
+    with ending_well("nothing was begun"), ExitStack() as stack:
+        area = _area(world, bbox, geojson, deep_geojson, land)
+        opened = open_source(source)
+        coverage = coverage_of(area, _zooms(zooms), opened)
+        store = _existing_cache(stack, cache, opened) if isinstance(opened, XyzSource) else None
+        made = make_plan(
+            coverage,
+            opened,
+            EncoderFacts.read(photo_encoder, map_encoders, dim),
+            store=store,
+            tile_bytes=tile_bytes(tile_size, store, coverage),
+            fetch_rate=Estimate(rate, "given") if rate else Estimate(FetchSettings().rate_per_s, "default"),
+            embed_rate=Estimate(embed_rate, "given") if embed_rate else None,
+            component_bytes=4 if codec == "fp32" else 2,
+        )
+        typer.echo(json.dumps(made.to_json()) if as_json else "\n".join(plan_in_words(made)))
+
+
+def fetch(
+    source: Source,
+    zooms: Zooms,
+    world: World = False,
+    bbox: Bbox = None,
+    geojson: GeoJson = None,
+    deep_geojson: DeepGeoJson = None,
+    land: Land = None,
+    cache: Cache = None,
+    photo_encoder: Photo = "builtin",
+    map_encoders: Maps = None,
+    rate: Rate = None,
+    concurrency: Concurrency = None,
+    contact: Contact = None,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Ask again for tiles that are past their time.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fill a tile cache for a coverage, margins included."""
+    from indexer.fetching import fetch_coverage, fetch_summary, tiles_to_read
+
+    with ending_well("the same command goes on from here"), ExitStack() as stack:
+        area = _area(world, bbox, geojson, deep_geojson, land)
+        opened = open_source(source)
+        if not isinstance(opened, XyzSource):
+            raise BuildError(f"{opened.info.name} is on this machine already: there is nothing to fetch")
+        coverage = coverage_of(area, _zooms(zooms), opened)
+        contexts = EncoderFacts.read(photo_encoder, map_encoders).contexts
+        reach = {z: reach_of(contexts.get(z, 0.0)) for z in coverage.zooms}
+        settings = _settings(rate, concurrency, contact, refresh)
+        path = cache_file(cache, opened.info)
+        store = stack.enter_context(open_cache(path, opened.info))
+        total = sum(tiles_to_read(coverage, reach, opened.info).values())
+        bars = stack.enter_context(Bars())
+        name = f"Fetching {opened.info.name}"
+        report = fetch_coverage(
+            opened, store, coverage, reach, settings,
+            lambda r: bars(BuildProgress("fetch", name, r.done, total)),
+        )  # fmt: skip
+    summary = fetch_summary(opened, report) | {"cache": str(path)}
+    say(fetch_in_words(summary))
+    if as_json:
+        typer.echo(json.dumps(summary))
+
+
+def index(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="The index directory to make.")],
+    zooms: Zooms,
+    overlay: Overlay = None,
+    world: World = False,
+    bbox: Bbox = None,
+    geojson: GeoJson = None,
+    deep_geojson: DeepGeoJson = None,
+    land: Land = None,
+    photo_encoder: Photo = "builtin",
+    map_encoders: Maps = None,
+    codec: Annotated[str, typer.Option(help="fp16 or fp32.")] = "fp16",
+    cache: Cache = None,
+    rate: Rate = None,
+    concurrency: Concurrency = None,
+    contact: Contact = None,
+    device: Device = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another index at --out.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch what is missing, embed, and write an index; run it again to go on after whatever ended it."""
+    with ending_well("the same command goes on from here"):
+        request = BuildRequest(
+            source=source,
+            overlay=overlay,
+            out=out,
+            zooms=_zooms(zooms),
+            area=_area(world, bbox, geojson, deep_geojson, land),
+            photo_encoder=photo_encoder,
+            map_encoders=map_encoders,
+            device=device,
+            codec=codec,
+            cache=cache,
+            fetch=_settings(rate, concurrency, contact, False),
+            overwrite=overwrite,
+            calibration=_builtin_calibration() if photo_encoder == "builtin" and map_encoders is None else None,
+        )
+        from indexer.build import build_index  # loads torch by and by, which `plan` and `inspect` do not need
+
+        with Bars() as bars:
+            report = build_index(request, on_progress=bars)
+    for line in report_in_words(report):
+        say(line)
+    if as_json:
+        typer.echo(json.dumps(report.to_json()))
+
+
+def inspect(
+    directory: Annotated[Path, typer.Argument(help="An index.", metavar="DIR")],
+    verify: Annotated[bool, typer.Option("--verify", help="Check every file's checksum and every list.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What is in an index."""
+    from indexer.inspection import describe_index, in_words
+
+    with ending_well("nothing was changed"):
+        if verify:
+            _verify(directory)
+        facts = describe_index(directory)
+        typer.echo(json.dumps(facts) if as_json else "\n".join(in_words(facts)))
+
+
+def _verify(directory: Path) -> None:
+    from indexer.retrieval.manifest import Manifest
+    from indexer.retrieval.verify import verify
+
+    total, done = sum(f.bytes for f in Manifest.read(directory).files), 0
+
+    def on_file(name: str, size: int) -> None:
+        nonlocal done
+        done += size
+        bars(BuildProgress("write", "Verifying (bytes)", done, total))
+
+    with Bars() as bars:
+        wrong = verify(directory, on_file)
+    for line in wrong:
+        say(f"tilebeam: {line}")
+    if wrong:
+        raise typer.Exit(1)
+    say(f"{directory}: every file and every list is as the manifest says")
+
+
+def _area(
+    world: bool,
+    bbox: tuple[float, float, float, float] | None,
+    geojson: Path | None,
+    deep_geojson: Path | None,
+    land: float | None,
+) -> Area:
+    if (int(world) + (bbox is not None) + (geojson is not None)) != 1:
+        raise typer.BadParameter("give exactly one of --world, --bbox W S E N and --geojson FILE")
+    return Area(bbox, geojson, deep_geojson, land)
+
+
+def _zooms(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as exc:
+        raise typer.BadParameter(f"zooms {text!r} are no whole numbers with commas, such as 4,6,8") from exc
+
+
+def _settings(rate: float | None, concurrency: int | None, contact: str | None, refresh: bool) -> FetchSettings:
+    return FetchSettings.from_environment(
+        os.environ, rate_per_s=rate, concurrency=concurrency, contact=contact, refresh=refresh
+    )
+
+
+def _existing_cache(stack: ExitStack, cache: Path | None, source: XyzSource) -> TileStore | None:
+    path = cache_file(cache, source.info)
+    return stack.enter_context(TileStore.open(path, source.info, read_only=True)) if path.exists() else None
+
+
+def _builtin_calibration() -> Path:
+    from importlib import resources
+
+    return Path(str(resources.files("indexer.builtin").joinpath("calibration.json")))

@@ -1,0 +1,88 @@
+"""What people see while an index is made: bars on a terminal, plain words elsewhere, all of it on standard error."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from indexer.errors import CoverageError, IndexerError
+from indexer.request import BuildProgress
+from indexer.retrieval.errors import RetrievalError
+from tile_cache.errors import TileCacheError
+
+__all__ = ["Bars", "ending_well", "say"]
+
+
+def say(text: str) -> None:
+    """A line for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class Bars:
+    """Takes BuildProgress and shows one bar for each thing under way; a context manager."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Bars":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: Any) -> None:
+        self._progress.stop()
+
+    def __call__(self, progress: BuildProgress) -> None:
+        """Show a step."""
+        if progress.stage == "note":
+            say(progress.text)
+            return
+        if progress.text not in self._tasks:
+            self._tasks[progress.text] = self._progress.add_task(progress.text, total=progress.total)
+        self._progress.update(self._tasks[progress.text], completed=progress.done, total=progress.total)
+
+
+@contextmanager
+def ending_well(go_on: str) -> Iterator[None]:
+    """Every error of ours ends in one line and exit 1 (2 for an area that is none), an interrupt in `go_on` and 130.
+
+    A SIGTERM is treated as an interrupt, so that a container that is stopped leaves a state to go on from.
+    """
+    with _terminable():
+        try:
+            yield
+        except CoverageError as exc:
+            say(f"tilebeam: {exc}")
+            raise typer.Exit(2) from exc
+        except (IndexerError, TileCacheError, RetrievalError) as exc:
+            say(f"tilebeam: {exc}")
+            raise typer.Exit(1) from exc
+        except KeyboardInterrupt as exc:
+            say(f"tilebeam: interrupted; {go_on}")
+            raise typer.Exit(130) from exc
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Raised as SIGINT, for which asyncio has its own careful handler while it runs.
+    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
