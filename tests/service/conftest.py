@@ -73,7 +73,7 @@ Serving = Callable[..., AbstractContextManager[str]]
 def _serving(locator: Locator, **settings: Any) -> Iterator[str]:
     listener = listen("127.0.0.1", 0)
     app = create_app(Settings(**settings), locator)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
