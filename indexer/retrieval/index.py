@@ -197,7 +197,7 @@ def _shifted(found: tuple[Rows, NDArray[np.float32]], first_row: np.int64) -> tu
 
 
 def _open_level(directory: Path, manifest: Manifest, entry: ZoomEntry, above: Level | None, mmap: bool) -> Level:
-    codes = _concatenated([_load(directory / s.tiles, np.uint64, s.rows, mmap) for s in entry.shards])
+    codes = _joined([_load(directory / s.tiles, np.uint64, s.rows, mmap) for s in entry.shards], np.uint64)
     starts = _child_starts(codes, above, entry.zoom)
     shards = tuple(_open_shard(directory, manifest, s, mmap) for s in entry.shards)
     return Level(
@@ -234,9 +234,9 @@ def _child_starts(codes: Codes, above: Level | None, zoom: int) -> Rows:
 def _vector_starts(directory: Path, entry: ZoomEntry, starts: Rows) -> Rows:
     if all(shard.holes is None for shard in entry.shards):
         return starts
-    holes = _concatenated(
-        [_load(directory / s.holes, np.int64, s.rows - s.vectors, False) + s.first_row for s in entry.shards if s.holes]
-    )
+    holed = [s for s in entry.shards if s.holes is not None]
+    parts = [_load(directory / str(s.holes), np.int64, s.rows - s.vectors, False) + s.first_row for s in holed]
+    holes = _joined(parts, np.int64)
     return starts - np.searchsorted(holes, starts)
 
 
@@ -252,5 +252,7 @@ def _load(path: Path, dtype: type, rows: int, mmap: bool) -> NDArray[Any]:
     return np.asarray(array)
 
 
-def _concatenated(parts: list[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:
+    if len(parts) == 1:
+        return parts[0]  # as it is mapped, not copied
+    return np.concatenate(parts) if parts else np.empty(0, dtype=dtype)

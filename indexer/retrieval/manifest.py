@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from indexer.retrieval.errors import IndexDamagedError, IndexMissingError, IndexVersionError
@@ -178,6 +178,7 @@ class Manifest:
         kept = {n: data[n] for n in ("photo_encoder", "map_encoders", "source", "attribution", "coverage")}
         manifest = cls(zooms=zooms, dim=int(data["dim"]), codec=str(data["codec"]), files=files, **kept)
         _check_runs(manifest)
+        _check_names(manifest)
         if manifest.id != data["id"]:
             raise ValueError(f"its id is {data['id']}, its contents give {manifest.id}")
         return manifest
@@ -252,6 +253,17 @@ def _check_version(path: Path, data: Any) -> None:
             f"{path} has format version {data.get('version')!r}, this program reads {FORMAT_VERSION}: "
             "build the index again, or use the Tilebeam version that made it"
         )
+
+
+def _check_names(manifest: Manifest) -> None:
+    """Shards name listed files only, and no name leaves the directory, whoever wrote the manifest."""
+    named = {name for z in manifest.zooms for s in z.shards for name in (s.file, s.tiles, s.holes) if name}
+    if unlisted := named - {entry.name for entry in manifest.files}:
+        raise ValueError(f"it lists no {min(unlisted)}, which a shard needs")
+    for entry in manifest.files:
+        path = PurePosixPath(entry.name)
+        if path.is_absolute() or ".." in path.parts or "\\" in entry.name:
+            raise ValueError(f"it names a file outside the index: {entry.name!r}")
 
 
 def _check_runs(manifest: Manifest) -> None:
