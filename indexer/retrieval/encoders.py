@@ -1,8 +1,8 @@
 """Encoders: a picture's tower and, zoom by zoom, towers for map tiles, all of them open_clip's.
 
-`PhotoEncoder` is any open_clip image tower: by model and pretrained tag, `hf-hub:` name, local checkpoint, or a directory
-that `save` wrote. `MapEncoders` are the same tower with, per zoom, the few layers that training changed, from small
-safetensors files; the untouched layers are shared in memory. Weights load with `weights_only`; no pickle is ever read.
+`PhotoEncoder` is any open_clip image tower: by model and pretrained tag, `hf-hub:` name, local checkpoint, or a
+directory that `save` wrote. `MapEncoders` are the same tower with, per zoom, the few layers that training changed, from
+small safetensors files; the untouched layers are shared in memory. Weights load with `weights_only`; no pickle is read.
 This is the only module that imports open_clip. It knows nothing of tiles, indexes or HTTP.
 """
 
@@ -27,6 +27,9 @@ from indexer.retrieval.errors import EncoderError, EncoderMismatchError
 from indexer.retrieval.preprocess import Preprocess
 
 FORMAT = 1
+Tower = Any
+"""An open_clip image tower: a torch module whose parts open_clip gives no types for."""
+
 _PHOTO_FILE, _PHOTO_CONFIG, _MAP_CONFIG = "photo.safetensors", "photo.json", "maps.json"
 _DEFAULT_TAGS = {"ViT-B-32": "openai", "ViT-B-16": "openai", "ViT-L-14": "openai"}
 
@@ -233,7 +236,7 @@ def save_layers(
     _write_json(directory / _MAP_CONFIG, config)
 
 
-def trained_layers(tower: nn.Module, blocks: int = 2) -> list[str]:
+def trained_layers(tower: Tower, blocks: int = 2) -> list[str]:
     """Names of what paper H trains of a ViT: the last blocks, the final norm and the projection."""
     count = len(tower.transformer.resblocks)
     kept = tuple(f"transformer.resblocks.{i}." for i in range(count - blocks, count))
@@ -245,8 +248,8 @@ def builtin_directory() -> Path:
     return Path(str(resources.files("indexer.builtin").joinpath("encoders.json"))).parent
 
 
-def build_tower(architecture: dict[str, Any]) -> nn.Module:
-    """An open_clip image tower with fresh weights: {"embed_dim", "vision_cfg", "quick_gelu"}, as in open_clip's configs."""
+def build_tower(architecture: dict[str, Any]) -> Tower:
+    """An open_clip image tower with fresh weights; `architecture` has embed_dim, vision_cfg and quick_gelu."""
     return _build(architecture)
 
 
@@ -365,6 +368,7 @@ def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         kept = {k: v.half() for k, v in kept.items()}
     partial = path.with_name(path.name + ".partial")
     save_file(kept, str(partial))
+    partial.chmod(0o644)  # safetensors makes files that only their owner reads; an index is served by another user
     partial.replace(path)
 
 

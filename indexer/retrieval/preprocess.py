@@ -19,9 +19,9 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 class Preprocess:
     """How pictures become input.
 
-    `size`: pixels along an edge. `mean`, `std`: per channel, of values from 0 to 1. `resize`: `shortest` scales the shorter
-    edge and crops the middle, `squash` scales both edges. `contrast_floor`: null for the above only; else every picture is
-    divided by its own contrast first (see `levelled`), which makes haze, dusk and dark products look alike.
+    `size`: pixels along an edge. `mean`, `std`: per channel, of values from 0 to 1. `resize`: `shortest` scales the
+    shorter edge and crops the middle, `squash` scales both edges. `contrast_floor`: null for the above only; else every
+    picture is divided by its own contrast first (see `levelled`): haze, dusk and dark products look alike then.
     """
 
     size: int
@@ -48,7 +48,7 @@ class Preprocess:
 
     def picture(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB picture of any size to (3, size, size) float32."""
-        return self.pixels(np.asarray(self.resized(image))[None])[0]
+        return np.asarray(self.pixels(np.asarray(self.resized(image))[None])[0])
 
     def resized(self, image: Image.Image) -> Image.Image:
         """The picture at the encoder's size, scaled and cropped, still 8-bit RGB."""
@@ -72,10 +72,10 @@ class Preprocess:
 
 
 def levelled(values: NDArray[np.float32], floor: float) -> NDArray[np.float32]:
-    """Divide each picture's deviation from its mean colour by its contrast; (n, 3, h, w) float32 from 0 to 1, and so out.
+    """Divide each picture's deviation from its mean colour by its contrast; (n, 3, h, w) float32, 0 to 1 going in.
 
     With m the mean colour and s the root-mean-square deviation from it over all channels:
-    0.5 + 0.25 (x - m) / (s + floor) + 0.5 (m - 0.5). The mean colour stays visible; `floor` bounds how much noise grows.
+    0.5 + 0.25 (x - m) / (s + floor) + 0.5 (m - 0.5). The mean colour stays visible; `floor` bounds how noise grows.
     """
     mean = values.mean(axis=(2, 3), keepdims=True)
     apart = values - mean

@@ -33,8 +33,10 @@ class Muon(torch.optim.Optimizer):
         pushes = []
         for p in params:
             buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
-            buffer.lerp_(p.grad, 1 - momentum)
-            pushes.append(torch.lerp(p.grad, buffer, momentum))
+            gradient = p.grad
+            assert gradient is not None
+            buffer.lerp_(gradient, 1 - momentum)
+            pushes.append(torch.lerp(gradient, buffer, momentum))
         scale = 0.2 * max(params[0].shape) ** 0.5  # an orthogonal matrix's entries have RMS 1 / sqrt(longer side)
         for p, update in zip(params, orthogonalise(torch.stack(pushes)), strict=True):
             p.mul_(1 - lr * weight_decay).add_(update, alpha=-lr * scale)
@@ -50,4 +52,5 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.transpose(1, 2) if tall else x).float()
+    found: Tensor = (x.transpose(1, 2) if tall else x).float()
+    return found

@@ -1,8 +1,8 @@
 """First stage of the built-in model: the photo tower against learned tables of tile vectors.
 
-Each tile's vector is the unit sum of its own row and its ancestors' rows, so that a zoom-8 tile starts from what its zoom-6
-tile knows. Every query is told apart from all tiles of every zoom (full softmax). Resumable to the step: batches depend on
-the seed and the step only, and the state is saved every few hundred steps.
+Each tile's vector is the unit sum of its own row and its ancestors' rows, so that a zoom-8 tile starts from what its
+zoom-6 tile knows. Every query is told apart from all tiles of every zoom (full softmax). Resumable to the step: batches
+depend on the seed and the step only, and the state is saved every few hundred steps.
 """
 
 import math
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from indexer.retrieval.encoders import Tower
 from indexer.training.muon import Muon
 from indexer.training.pyramid import Pyramid
 from indexer.training.state import load_state, optimiser_tensors, restore_optimiser, save_state
@@ -66,7 +67,8 @@ class Tables(nn.Module):
 
     def scale(self, zoom: int) -> Tensor:
         """What cosines are multiplied with before the softmax."""
-        return self.log_scale[str(zoom)].clamp(max=math.log(100.0)).exp()
+        log_scale: Tensor = self.log_scale[str(zoom)]
+        return log_scale.clamp(max=math.log(100.0)).exp()
 
 
 def softmax_loss(embeddings: Tensor, vectors: Tensor, scale: Tensor, rows: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def train_photo_tower(
-    tower: nn.Module,
+    tower: Tower,
     tables: Tables,
     batches: Callable[[int], Batch],
     stage: PhotoStage,
@@ -105,7 +107,7 @@ def train_photo_tower(
 
 
 def _step(
-    tower: nn.Module,
+    tower: Tower,
     tables: Tables,
     optimisers: dict[str, torch.optim.Optimizer],
     pictures: Tensor,
@@ -117,7 +119,7 @@ def _step(
         z: softmax_loss(embeddings, vectors, tables.scale(z), torch.from_numpy(rows[z]))
         for z, vectors in tables.vectors().items()
     }
-    torch.stack(list(losses.values())).sum().backward()
+    torch.autograd.backward(torch.stack(list(losses.values())).sum())
     for optimiser in optimisers.values():
         for group in optimiser.param_groups:
             group["lr"] = group["full_lr"] * share
@@ -126,7 +128,7 @@ def _step(
     return {f"loss_z{z}": float(loss.detach()) for z, loss in losses.items()}
 
 
-def _optimisers(tower: nn.Module, tables: Tables, stage: PhotoStage) -> dict[str, torch.optim.Optimizer]:
+def _optimisers(tower: Tower, tables: Tables, stage: PhotoStage) -> dict[str, torch.optim.Optimizer]:
     matrices = [p for p in tower.transformer.parameters() if p.ndim == 2]
     known = {id(p) for p in matrices}
     others = [p for p in tower.parameters() if id(p) not in known]
@@ -158,7 +160,7 @@ def _ahead(batches: Callable[[int], Batch], first: int, steps: int) -> Iterator[
 
 
 def _save(
-    tower: nn.Module, tables: Tables, optimisers: dict[str, torch.optim.Optimizer], path: Path, steps_done: int
+    tower: Tower, tables: Tables, optimisers: dict[str, torch.optim.Optimizer], path: Path, steps_done: int
 ) -> None:
     tensors = {f"tower.{k}": v for k, v in tower.state_dict().items()}
     tensors |= {f"tables.{k}": v for k, v in tables.state_dict().items()}
@@ -167,7 +169,7 @@ def _save(
     save_state(path, tensors, {"steps_done": steps_done})
 
 
-def _restore(tower: nn.Module, tables: Tables, optimisers: dict[str, torch.optim.Optimizer], path: Path) -> int:
+def _restore(tower: Tower, tables: Tables, optimisers: dict[str, torch.optim.Optimizer], path: Path) -> int:
     if not path.exists():
         return 0
     tensors, notes = load_state(path)

@@ -1,6 +1,7 @@
 """The tiles that the built-in model learns to tell apart, as classes 0 to n-1 a zoom, coarse to fine."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ class Pyramid:
         """From ascending codes by zoom, which must be closed upward."""
         zooms = tuple(sorted(codes))
         parents: dict[int, NDArray[np.int64]] = {zooms[0]: np.zeros(len(codes[zooms[0]]), dtype=np.int64)}
-        for above, z in zip(zooms, zooms[1:], strict=False):
+        for above, z in pairwise(zooms):
             up = parents_of_codes(codes[z], z - above)
             parents[z] = np.searchsorted(codes[above], up)
             if not np.array_equal(codes[above][np.minimum(parents[z], len(codes[above]) - 1)], up):

@@ -5,16 +5,19 @@ strengths; test sets fix theirs in a committed file. All operations work on batc
 """
 
 import io
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
 from indexer.training.views import Earth, Views
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Style:
             raise ValueError(f"style has no {sorted(unknown)}; it has {[f.name for f in fields(cls)]}")
         return cls(**values)
 
+    def scaled(self, share: float) -> "Style":
+        """Every chance and colour strength times `share`: pictures are easy first, as learning starts."""
+        grown = ("mix", "sea", "snow", "remap", "grey", "colour", "contrast", "gamma", "haze", "cloud", "blur", "noise")
+        return replace(self, jpeg=self.jpeg * share, **{name: getattr(self, name) * share for name in grown})
+
 
 class Stylist:
     """Draws views in random styles; the same generator state gives the same pictures."""
@@ -56,15 +64,15 @@ class Stylist:
     def __init__(self, earth: Earth, style: Style) -> None:
         self._earth, self._style = earth, style
 
-    def draw(self, views: Views, size: int, rng: np.random.Generator, product: int | None = None) -> Tensor:
-        """Pictures of the views, (n, 3, size, size) float32; of one product only where `product` is given."""
-        style, n = self._style, len(views)
+    def draw(self, views: Views, size: int, rng: np.random.Generator, share: float = 1.0) -> Tensor:
+        """Pictures of the views, each of a random product, (n, 3, size, size) float32; `share` as in `Style.scaled`."""
+        style, n = self._style.scaled(share), len(views)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         count = len(self._earth.products)
-        chosen = rng.integers(count, size=n) if product is None else np.full(n, product)
+        chosen = rng.integers(count, size=n)
         x = self._earth.draw(views, chosen, size)
-        x = self._mix(x, views, chosen, rng)
-        x = self._sea_and_snow(x, views, rng, generator)
+        x = self._mix(x, views, chosen, style.mix, rng)
+        x = self._sea_and_snow(x, views, style, rng, generator)
         x = _remap(x, _pick(style.remap, n, rng), style.remap_strength, generator)
         x = _colours(x, style, rng, generator)
         x = _haze(x, _pick(style.haze, n, rng), style.haze_strength, generator)
@@ -73,9 +81,9 @@ class Stylist:
         x = _noise(x, _pick(style.noise, n, rng), style.noise_strength, generator)
         return _jpeg(x.clamp(0, 1), _pick(style.jpeg, n, rng), style.jpeg_quality, rng)
 
-    def _mix(self, x: Tensor, views: Views, chosen: np.ndarray, rng: np.random.Generator) -> Tensor:
+    def _mix(self, x: Tensor, views: Views, chosen: Ints, chance: float, rng: np.random.Generator) -> Tensor:
         count = len(self._earth.products)
-        picked = _pick(self._style.mix if count > 1 else 0, len(views), rng)
+        picked = _pick(chance if count > 1 else 0, len(views), rng)
         if not len(picked):
             return x
         other = (chosen[picked] + rng.integers(1, max(count, 2), size=len(picked))) % count
@@ -83,15 +91,17 @@ class Stylist:
         x[picked] = torch.lerp(x[picked], self._earth.draw(_some(views, picked), other, x.shape[-1]), weight)
         return x
 
-    def _sea_and_snow(self, x: Tensor, views: Views, rng: np.random.Generator, generator: torch.Generator) -> Tensor:
-        picked = _pick(self._style.sea, len(views), rng)
+    def _sea_and_snow(
+        self, x: Tensor, views: Views, style: Style, rng: np.random.Generator, generator: torch.Generator
+    ) -> Tensor:
+        picked = _pick(style.sea, len(views), rng)
         if len(picked):
             water = 1 - self._earth.land(_some(views, picked), x.shape[-1])
             colour = _uniform((len(picked), 3, 1, 1), generator) * torch.tensor([0.7, 0.9, 1.0])[None, :, None, None]
             relief = x[picked].mean(1, keepdim=True) - x[picked].mean((1, 2, 3), keepdim=True)
             sea = colour + relief * _uniform((len(picked), 1, 1, 1), generator)
             x[picked] = torch.lerp(x[picked], sea, water * _uniform((len(picked), 1, 1, 1), generator).sqrt())
-        picked = _pick(self._style.snow, len(views), rng)
+        picked = _pick(style.snow, len(views), rng)
         if len(picked):
             land = self._earth.land(_some(views, picked), x.shape[-1])
             bright = x[picked].mean(1, keepdim=True)
@@ -101,12 +111,12 @@ class Stylist:
         return x
 
 
-def _pick(chance: float, n: int, rng: np.random.Generator) -> np.ndarray:
+def _pick(chance: float, n: int, rng: np.random.Generator) -> Ints:
     """The pictures that a chance falls on, (m,) int64; draws the same count of random numbers whatever the chance."""
     return np.flatnonzero(rng.uniform(size=n) < chance)
 
 
-def _some(views: Views, picked: np.ndarray) -> Views:
+def _some(views: Views, picked: Ints) -> Views:
     return Views(views.lng[picked], views.lat[picked], views.footprint_km[picked], views.turn[picked])
 
 
@@ -119,7 +129,7 @@ def _around(shape: tuple[int, ...], strength: float, generator: torch.Generator)
     return (torch.rand(shape, generator=generator) * 2 - 1) * strength
 
 
-def _remap(x: Tensor, picked: np.ndarray, strength: float, generator: torch.Generator) -> Tensor:
+def _remap(x: Tensor, picked: Ints, strength: float, generator: torch.Generator) -> Tensor:
     """A random two-layer function of a pixel's colour: another map-maker's palette over the same land."""
     if not len(picked):
         return x
@@ -152,7 +162,7 @@ def _colours(x: Tensor, style: Style, rng: np.random.Generator, generator: torch
     return (x - middle) * factor + middle + _around((n, 1, 1, 1), style.contrast * 0.2, generator)
 
 
-def _haze(x: Tensor, picked: np.ndarray, strength: float, generator: torch.Generator) -> Tensor:
+def _haze(x: Tensor, picked: Ints, strength: float, generator: torch.Generator) -> Tensor:
     if not len(picked):
         return x
     m, size = len(picked), x.shape[-1]
@@ -174,7 +184,7 @@ def _clouds(n: int, size: int, generator: torch.Generator) -> Tensor:
     return (total - low) / (high - low)
 
 
-def _cloud(x: Tensor, picked: np.ndarray, cover: float, generator: torch.Generator) -> Tensor:
+def _cloud(x: Tensor, picked: Ints, cover: float, generator: torch.Generator) -> Tensor:
     if not len(picked):
         return x
     noise = _clouds(len(picked), x.shape[-1], generator)
@@ -188,7 +198,7 @@ def _cloud(x: Tensor, picked: np.ndarray, cover: float, generator: torch.Generat
     return x
 
 
-def _blur(x: Tensor, picked: np.ndarray, sigma: float, rng: np.random.Generator) -> Tensor:
+def _blur(x: Tensor, picked: Ints, sigma: float, rng: np.random.Generator) -> Tensor:
     """Gaussian blur, a kernel a picture, as a grouped convolution along rows and columns."""
     if not len(picked) or sigma <= 0:
         return x
@@ -202,14 +212,14 @@ def _blur(x: Tensor, picked: np.ndarray, sigma: float, rng: np.random.Generator)
     return x
 
 
-def _noise(x: Tensor, picked: np.ndarray, strength: float, generator: torch.Generator) -> Tensor:
+def _noise(x: Tensor, picked: Ints, strength: float, generator: torch.Generator) -> Tensor:
     if len(picked):
         sigma = _uniform((len(picked), 1, 1, 1), generator) * strength
         x[picked] += sigma * torch.randn(x[picked].shape, generator=generator)
     return x
 
 
-def _jpeg(x: Tensor, picked: np.ndarray, lowest: int, rng: np.random.Generator) -> Tensor:
+def _jpeg(x: Tensor, picked: Ints, lowest: int, rng: np.random.Generator) -> Tensor:
     for i in picked:
         pixels = (x[i] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         coded = io.BytesIO()

@@ -1,16 +1,20 @@
 """The built-in tower, and a forward pass through it that trains quickly on a CPU.
 
-The module is open_clip's `VisionTransformer`; inference goes through it unchanged. For training the same parameters are
-used by functions here: patches by one matrix product, attention by plain batched products (their backward pass is two to
-three times faster on a CPU than that of scaled_dot_product_attention at 37 tokens), bfloat16 inside, float32 parameters.
+The module is open_clip's `VisionTransformer`; inference goes through it unchanged. For training the same parameters
+are used by functions here: patches by one matrix product, attention by plain batched products (their backward pass is
+two to three times faster on a CPU than that of scaled_dot_product_attention at some 30 tokens), bfloat16 inside.
 """
 
+from collections.abc import Iterable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from indexer.retrieval.encoders import Tower
 
-def embed_patches(tower: nn.Module, x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+
+def embed_patches(tower: Tower, x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     """Pictures (n, 3, s, s) float32, prepared, to tokens (n, t, width) before the first block."""
     conv = tower.conv1.weight
     width, _, patch, _ = conv.shape
@@ -23,7 +27,7 @@ def embed_patches(tower: nn.Module, x: Tensor, dtype: torch.dtype = torch.bfloat
     return _norm(tower.ln_pre, tokens)
 
 
-def run_blocks(blocks: nn.ModuleList | list[nn.Module], x: Tensor) -> Tensor:
+def run_blocks(blocks: Iterable[Tower], x: Tensor) -> Tensor:
     """Tokens (n, t, width) through residual attention blocks."""
     for block in blocks:
         x = x + _attend(block.attn, _norm(block.ln_1, x))
@@ -32,26 +36,26 @@ def run_blocks(blocks: nn.ModuleList | list[nn.Module], x: Tensor) -> Tensor:
     return x
 
 
-def finish(tower: nn.Module, x: Tensor) -> Tensor:
+def finish(tower: Tower, x: Tensor) -> Tensor:
     """Tokens after the last block to unit embeddings, (n, dim) float32."""
     pooled = _norm(tower.ln_post, x[:, 0]).float() @ tower.proj
     return functional.normalize(pooled, dim=-1)
 
 
-def forward(tower: nn.Module, x: Tensor) -> Tensor:
+def forward(tower: Tower, x: Tensor) -> Tensor:
     """Prepared pictures (n, 3, s, s) float32 to unit embeddings (n, dim) float32."""
     return finish(tower, run_blocks(tower.transformer.resblocks, embed_patches(tower, x)))
 
 
-def _norm(norm: nn.Module, x: Tensor) -> Tensor:
+def _norm(norm: Tower, x: Tensor) -> Tensor:
     return functional.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
 
 
-def _linear(linear: nn.Module, x: Tensor) -> Tensor:
+def _linear(linear: Tower, x: Tensor) -> Tensor:
     return functional.linear(x, linear.weight.to(x.dtype), linear.bias.to(x.dtype))
 
 
-def _attend(attention: nn.Module, x: Tensor) -> Tensor:
+def _attend(attention: Tower, x: Tensor) -> Tensor:
     n, tokens, width = x.shape
     heads = attention.num_heads
     mixed = functional.linear(x, attention.in_proj_weight.to(x.dtype), attention.in_proj_bias.to(x.dtype))

@@ -87,10 +87,12 @@ class Centres:
         return lngs[:n], lats[:n]
 
 
-def draw_views(centres: Centres, n: int, footprint_km: tuple[float, float], turn: float, rng: np.random.Generator) -> Views:
+def draw_views(
+    centres: Centres, n: int, footprint_km: tuple[float, float], turn: float, rng: np.random.Generator
+) -> Views:
     """n random views: footprints log-uniform between two lengths, turns uniform within +-`turn` degrees."""
     lng, lat = centres.draw(n, rng)
-    edge = np.exp(rng.uniform(*np.log(footprint_km), n))
+    edge = np.exp(rng.uniform(np.log(footprint_km[0]), np.log(footprint_km[1]), n))
     return Views(lng, lat, edge, rng.uniform(-turn, turn, n))
 
 

@@ -1,0 +1,59 @@
+"""How the built-in model is made, as one typed value read from a committed JSON file."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from indexer.retrieval.preprocess import Preprocess
+from indexer.training.map_stage import MapStage
+from indexer.training.photo_stage import PhotoStage
+from indexer.training.styles import Style
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights but the machine: two runs on one machine agree, others nearly so."""
+
+    seed: int
+    zooms: tuple[int, ...]
+    context: dict[int, float]  # margin that a zoom's map tower sees, in tile widths
+    land: float  # least share of land of a covered tile
+    south: float  # degrees; centres and tiles lie north of it
+    north: float
+    footprint_km: tuple[float, float]
+    turn: float  # degrees
+    products: tuple[str, ...]
+    architecture: dict[str, Any]
+    preprocess: Preprocess
+    style: Style
+    ramp: int  # steps of the first stage over which styles grow from a quarter to all of their strength
+    photo: PhotoStage
+    maps: MapStage
+    tune: PhotoStage
+    map_queries: int  # pictures embedded for the map stage
+
+    @classmethod
+    def read(cls, path: Path) -> "Recipe":
+        """Read a recipe; ValueError or KeyError name what it lacks."""
+        v = json.loads(path.read_text())
+        maps = {**v["maps"], "steps": {int(z): n for z, n in v["maps"]["steps"].items()}}
+        return cls(
+            seed=int(v["seed"]),
+            zooms=tuple(v["zooms"]),
+            context={int(z): float(c) for z, c in v["context"].items()},
+            land=float(v["land"]),
+            south=float(v["south"]),
+            north=float(v["north"]),
+            footprint_km=(float(v["footprint_km"][0]), float(v["footprint_km"][1])),
+            turn=float(v["turn"]),
+            products=tuple(v["products"]),
+            architecture=v["architecture"],
+            preprocess=Preprocess.from_json(v["preprocess"]),
+            style=Style.from_json(v["style"]),
+            ramp=int(v["ramp"]),
+            photo=PhotoStage(**v["photo"]),
+            maps=MapStage(**maps),
+            tune=PhotoStage(**v["tune"]),
+            map_queries=int(v["map_queries"]),
+        )
