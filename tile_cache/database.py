@@ -92,18 +92,20 @@ class Database:
     def _open(self, mode: str) -> Connection:
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA synchronous = NORMAL")
+        if not self.read_only:
+            # A power cut may take the last transactions with it, but not the file; a killed process takes none.
+            connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, UnicodeDecodeError) as exc:  # damaged text comes back undecodable
             raise StoreError(f"{self.path}: {_explained(exc)}") from exc
 
 
-def _explained(exc: sqlite3.Error) -> str:
+def _explained(exc: Exception) -> str:
     text = str(exc)
     if "locked" in text or "busy" in text:
         return f"locked by another process for over {BUSY_S:.0f} s; end that one, or run this again later"

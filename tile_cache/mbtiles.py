@@ -69,18 +69,13 @@ class MBTilesSource:
     @cached_property
     def info(self) -> SourceInfo:
         """From the metadata rows, and from the tiles where those say nothing. Identity: `content_identity`."""
-        described = {k: v for k, v in self._metadata.items() if k != "tilebeam:identity"}
+        # What a cache of ours says of the source that it was filled from does not hold for the part in the file.
+        described = {k: v for k, v in self._metadata.items() if not k.startswith("tilebeam:")}
         return fmt.info_of(described, self.path, fmt.content_identity(self.path), self._zooms, self._tile_size())
 
     def read(self, tile: Tile) -> bytes | None:
         """The tile's bytes, or None where the file has none."""
-        check_tile(tile)
-        with self._database.connection() as c:
-            found = c.execute(
-                "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
-                (tile.z, tile.x, fmt.flip(tile.y, tile.z)),
-            ).fetchone()
-        return bytes(found[0]) if found and found[0] else None
+        return _read(self._database, tile)
 
     def close(self) -> None:
         self._database.close()
@@ -101,7 +96,7 @@ class MBTilesSource:
     def _tile_size(self) -> int:
         with self._database.connection() as c:
             data = c.execute("SELECT tile_data FROM tiles LIMIT 1").fetchone()[0]
-        if sniff(data) is None:
+        if not isinstance(data, bytes) or sniff(data) is None:
             raise StoreError(f"{self.path} holds no PNG, JPEG or WebP tiles (vector tiles cannot be used as imagery)")
         try:
             return image_size(data)[0]
@@ -149,13 +144,7 @@ class TileStore:
 
     def read(self, tile: Tile) -> bytes | None:
         """The tile's bytes; None where none are kept, be the tile absent or not fetched yet."""
-        check_tile(tile)
-        with self._database.connection() as c:
-            found = c.execute(
-                "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
-                (tile.z, tile.x, fmt.flip(tile.y, tile.z)),
-            ).fetchone()
-        return bytes(found[0]) if found else None
+        return _read(self._database, tile)
 
     def unknown(self, codes: Codes, z: int) -> Codes:
         """Those of `codes`, (n,) uint64 in their order, that are neither kept nor known to be absent.
@@ -233,6 +222,20 @@ _STALE = (
     _ASKED + "SELECT i FROM asked CROSS JOIN fetched AS f ON f.z = :z AND f.x = asked.x AND f.y = asked.y"
     " WHERE coalesce(f.expires, f.fetched_at + :age) <= :now"
 )
+
+
+def _read(database: Database, tile: Tile) -> bytes | None:
+    check_tile(tile)
+    with database.connection() as c:
+        found = c.execute(
+            "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+            (tile.z, tile.x, fmt.flip(tile.y, tile.z)),
+        ).fetchone()
+    if not found or not found[0]:
+        return None
+    if not isinstance(found[0], bytes):  # SQLite keeps any type in any column
+        raise StoreError(f"{database.path}: tile {tile.z}/{tile.x}/{tile.y} is no image but {type(found[0]).__name__}")
+    return found[0]
 
 
 def _put(c: Connection, record: TileRecord) -> None:
