@@ -37,7 +37,9 @@ def write_lists(path: Path, vectors: Vectors, rows: Rows, parents: Rows, lists: 
     index = _empty_index(vectors.shape[1], lists, codec)
     for start in range(0, len(vectors), _ADD_ROWS):
         stop = min(start + _ADD_ROWS, len(vectors))
-        x = np.ascontiguousarray(vectors[start:stop], dtype=np.float32)
+        # Rounded here and not by FAISS, whose halves differ by build (ties to even with F16C, upwards without): so the
+        # same vectors are the same bytes wherever they are indexed.
+        x = np.ascontiguousarray(vectors[start:stop]).astype(CODECS[codec]).astype(np.float32)
         ids, assigned = (np.ascontiguousarray(v[start:stop], dtype=np.int64) for v in (rows, parents))
         index.add_core(stop - start, swig_ptr(x), swig_ptr(ids), swig_ptr(assigned))
     write_atomically(path, lambda temporary: faiss.write_index(index, str(temporary)))

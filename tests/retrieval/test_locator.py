@@ -1,0 +1,163 @@
+"""Opening and asking: the answer's JSON, bad questions, other encoders, many threads at once."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from indexer.retrieval.calibration import Calibration, ZoomNumbers
+from indexer.retrieval.errors import EncoderMismatchError, QueryError
+from indexer.retrieval.fake import FakePhotoEncoder, FakeTileEncoder, fake_pyramid, write_fake_index
+from indexer.retrieval.locator import BBox, LocateQuery, Locator
+from tile_cache.addressing import quadkey, tile_at
+
+
+def test_the_json_is_the_contracts(small):
+    directory, levels, photo = small
+    locator = Locator.open(directory, encoder=photo)
+    query = LocateQuery(k=8, alternatives=2, trace=True)
+    answer = json.loads(json.dumps(locator.locate(levels[2].vectors[[5]], query)[0].to_json(), allow_nan=False))
+    wanted = "lat lon confidence calibrated radius_km zoom levels alternatives trace elsewhere index attribution"
+    assert set(answer) == set(wanted.split())
+    assert set(answer["radius_km"]) == {"50", "90"}
+    level_keys = "zoom tile quadkey lat lon bounds confidence similarity"
+    assert set(answer["levels"][0]) == set(level_keys.split())
+    assert answer["confidence"] == answer["levels"][-1]["confidence"]
+    assert answer["zoom"] == answer["levels"][-1]["zoom"]
+    assert answer["index"] == {"id": locator.describe()["id"], "calibration_id": None, "zooms": [4, 6, 8]}
+    kept = [len(level["kept"]) for level in answer["trace"]]
+    assert kept[0] == 8
+    assert len(kept) == 3
+    assert min(kept) > 0
+    assert set(answer["trace"][0]["kept"][0]) == {"tile", "confidence", "similarity"}
+    assert "trace" not in locator.locate(levels[2].vectors[[5]], LocateQuery())[0].to_json()
+
+
+@pytest.mark.parametrize("tau", [0.02, 0.3, 3.0])
+@pytest.mark.parametrize("scoring", ["posterior", "paper"])
+def test_levels_are_the_nested_tiles_that_contain_the_point(small, tau, scoring):
+    directory, levels, photo = small
+    index = Locator.open(directory, encoder=photo).index
+    locator = Locator(index, Calibration({z: ZoomNumbers(tau, b=0.1) for z in (4, 6, 8)}), photo)
+    for answer in locator.locate(levels[2].vectors[:40], LocateQuery(k=16, alternatives=4, scoring=scoring)):
+        tiles = [level.tile for level in answer.levels]
+        assert tiles == [tile_at(answer.lng, answer.lat, z) for z in (4, 6, 8)[: len(tiles)]]
+        confidences = [level.confidence for level in answer.levels]
+        assert confidences == sorted(confidences, reverse=True)
+        assert answer.levels[0].confidence + answer.elsewhere <= 1 + 1e-12
+        assert answer.to_json()["levels"][-1]["quadkey"] == quadkey(tiles[-1])
+        others = [(a.tile, a.tile == tile_at(a.lng, a.lat, a.tile.z)) for a in answer.alternatives]
+        assert all(right for _, right in others)
+        assert len({tiles[-1], *(tile for tile, _ in others)}) == 1 + len(others)
+
+
+@pytest.mark.parametrize("k", [0, -1, 1025, 2.0, True, "64", None])
+def test_a_bad_k_is_a_query_error(k):
+    with pytest.raises(QueryError, match=r"k is .*from 1 to 1024"):
+        LocateQuery(k=k)
+
+
+@pytest.mark.parametrize("alternatives", [-1, 21])
+def test_bad_alternatives_are_a_query_error(alternatives):
+    with pytest.raises(ValueError, match="alternatives"):
+        LocateQuery(alternatives=alternatives)
+
+
+def test_an_unknown_scoring_is_a_query_error():
+    with pytest.raises(QueryError, match="'best'"):
+        LocateQuery(scoring="best")
+
+
+@pytest.mark.parametrize(
+    ("box", "words"),
+    [
+        ((0, 10, 1, 5), "south 10 lies north"),
+        ((float("nan"), 0, 1, 1), "west is nan"),
+        ((0, 0, float("inf"), 1), "east is inf"),
+        ((-181, 0, 1, 1), "west is -181"),
+        ((0, -91, 1, 1), "south is -91"),
+    ],
+)
+def test_a_bbox_that_is_none_says_which_edge(box, words):
+    with pytest.raises(QueryError, match=words):
+        BBox(*box)
+
+
+def test_a_bbox_that_covers_nothing_says_so(small):
+    directory, levels, photo = small
+    locator = Locator.open(directory, encoder=photo)
+    with pytest.raises(QueryError, match="bbox 0,86,1,89 covers no indexed tile"):
+        locator.locate(levels[0].vectors[:1], LocateQuery(bbox=BBox(0, 86, 1, 89)))
+
+
+@pytest.mark.parametrize(
+    "embedding", [np.zeros(32), np.zeros((1, 31)), np.full((1, 32), np.nan), np.full((1, 32), np.inf)]
+)
+def test_embeddings_that_fit_nothing_are_query_errors(small, embedding):
+    directory, _, photo = small
+    with pytest.raises(QueryError):
+        Locator.open(directory, encoder=photo).locate(embedding, LocateQuery())
+
+
+def test_a_k_beyond_the_index_keeps_all(small):
+    directory, levels, photo = small
+    locator = Locator.open(directory, encoder=photo)
+    descent = locator.descend(levels[2].vectors[5], LocateQuery(k=1024))
+    assert len(descent.steps[0].kept) == int(levels[0].has_vector.sum())
+
+
+def test_another_encoder_is_named(small):
+    directory, _, photo = small
+    with pytest.raises(EncoderMismatchError, match=f"{photo.fingerprint[:12]}.*not fake"):
+        Locator.open(directory, encoder=FakePhotoEncoder(32, seed=1))
+    other = FakePhotoEncoder(32)
+    other.dim = 16
+    with pytest.raises(EncoderMismatchError, match="16 numbers"):
+        Locator.open(directory, encoder=other)
+
+
+def test_sixteen_threads_with_different_k_answer_as_one(tmp_path):
+    levels = fake_pyramid(2, [4, 6, 8, 10], 64, tiles=1500, holes=0.2, thinning=0.2)
+    photo = FakePhotoEncoder(64)
+    write_fake_index(tmp_path, levels, photo=photo, shard_parents=400)
+    locator = Locator.open(tmp_path, encoder=photo)
+    jobs = [(levels[3].vectors[i], LocateQuery(k=1 + (37 * i) % 200)) for i in range(160)]
+
+    def answer(job):
+        return locator.locate(job[0][None], job[1])[0]
+
+    alone = [answer(job) for job in jobs]
+    with ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(answer, jobs)) == alone
+
+
+def test_a_batch_is_its_single_answers(small):
+    directory, levels, photo = small
+    locator = Locator.open(directory, encoder=photo)
+    batch = locator.locate(levels[2].vectors[:7], LocateQuery(alternatives=1))
+    assert batch == [locator.locate(v[None], LocateQuery(alternatives=1))[0] for v in levels[2].vectors[:7]]
+    assert locator.locate(levels[2].vectors[:0], LocateQuery()) == []
+
+
+def test_describe_hides_where_the_encoder_lay(small):
+    directory, _, photo = small
+    told = Locator.open(directory, encoder=photo).describe()
+    assert told["zooms"][2]["rows"] == 300
+    assert told["coverage"]["geometry"]["type"] == "Polygon"
+    assert "spec" not in json.dumps(told)
+
+
+def test_the_fakes_find_a_picture_in_its_own_tile(tmp_path):
+    """From pixels to place with no weights: tiles of noise, and a picture that is one of them."""
+    rng = np.random.default_rng(3)
+    levels, photo, maps = fake_pyramid(1, [3], 48, tiles=64, holes=0), FakePhotoEncoder(48), FakeTileEncoder(48)
+    pixels = rng.integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)
+    levels[0].vectors[:] = maps.encode(3, pixels)
+    write_fake_index(tmp_path, levels, photo=photo)
+    locator = Locator.open(tmp_path, encoder=photo)
+    picture = Image.fromarray(pixels[21]).resize((64, 64), Image.Resampling.NEAREST)
+    answer = locator.locate(locator.encode(locator.prepare(picture)[None]), LocateQuery())[0]
+    assert answer.levels[0].similarity > 0.999
+    assert quadkey(answer.levels[0].tile) == np.base_repr(21, 4).zfill(3)
