@@ -1,0 +1,191 @@
+"""`tilebeam serve` and `tilebeam locate` as people run them: output, exit codes, signals, and no engine with --url."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from service.cli import register
+
+Picture = Callable[..., bytes]
+ROOT = Path(__file__).parents[2]
+FRONT = "import typer; from service.cli import register; app = typer.Typer(); register(app); app()"
+
+
+def tilebeam(*arguments: object) -> Result:
+    app = typer.Typer()
+    register(app)
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def engine_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random pyramid with a real, tiny open_clip encoder in it, as `tilebeam index` would leave it."""
+    from indexer.retrieval.encoders import PhotoEncoder, build_tower
+    from indexer.retrieval.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
+    from indexer.retrieval.preprocess import Preprocess
+
+    directory = tmp_path_factory.mktemp("engine")
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    architecture = {"embed_dim": 16, "vision_cfg": vision, "quick_gelu": False}
+    half = (0.5, 0.5, 0.5)
+    encoder = PhotoEncoder("tiny", build_tower(architecture), Preprocess(32, half, half), architecture, "cpu")
+    encoder.save(directory / "encoders")
+    described = FakePhotoEncoder(16)
+    described.describe = encoder.describe  # type: ignore[method-assign]
+    write_fake_index(directory, fake_pyramid(3, (4, 6), 16), photo=described)
+    return directory
+
+
+@pytest.fixture
+def photos(tmp_path: Path, make_picture: Picture) -> list[Path]:
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for seed, path in enumerate(paths):
+        path.write_bytes(make_picture(seed, "PNG"))
+    return paths
+
+
+def test_locate_with_an_index_prints_the_services_json(engine_index: Path, photos: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(photos[0].read_bytes()[:60])
+    asked = [photos[0], broken, tmp_path / "missing.png", photos[1]]
+    result = tilebeam("locate", *asked, "--index", engine_index, "--json", "--k", 16, "--alternatives", 2)
+    assert result.exit_code == 1
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line.get("error", {}).get("status") for line in lines] == [None, 400, 400, None]
+    assert lines[0]["index"]["zooms"] == [4, 6]
+    assert len(lines[0]["alternatives"]) == 2
+    assert set(lines[0]["timing_ms"]) == {"decode", "encode", "search"}
+    assert "missing.png" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_locate_for_people(engine_index: Path, photos: list[Path]) -> None:
+    result = tilebeam("locate", photos[0], "--index", engine_index, "--scoring", "paper", "--bbox", "-90,-60,90,60")
+    assert result.exit_code == 0, result.stderr
+    assert f"{photos[0]}: " in result.stdout
+    assert "zoom  4" in result.stdout
+    assert "not calibrated" in result.stdout
+
+
+def test_locate_with_a_service_equals_its_answers(url: str, photos: list[Path], tmp_path: Path) -> None:
+    answers = [httpx.post(f"{url}/locate?k=64", files={"image": path.read_bytes()}).json() for path in photos]
+    result = tilebeam("locate", *photos, tmp_path / "missing", "--url", url, "--json")
+    assert result.exit_code == 1
+    *found, missing = (json.loads(line) for line in result.stdout.splitlines())
+    assert missing["error"]["status"] == 400
+    for mine, theirs in zip(found, answers, strict=True):
+        assert list(mine) == list(theirs)
+        assert mine["levels"][-1]["tile"] == theirs["levels"][-1]["tile"]
+    one = tilebeam("locate", photos[0], "--url", url, "--json", "--bbox", "-170,-80,170,80")
+    assert one.exit_code == 0
+    assert json.loads(one.stdout)["index"]["zooms"] == [4, 6, 8]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--url", "http://x", "--index", "y"], "either"),
+        ([], "either"),
+        (["--url", "http://x", "--scoring", "paper"], "--scoring"),
+        (["--index", "y", "--k", "0"], "--k"),
+        (["--index", "y", "--k", "1025"], "1024"),
+        (["--index", "y", "--alternatives", "21"], "20"),
+        (["--index", "y", "--bbox", "1,2,3"], "3 values"),
+        (["--index", "y", "--scoring", "best"], "best"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments: list[str], named: str, photos: list[Path]) -> None:
+    result = tilebeam("locate", photos[0], *arguments)
+    assert result.exit_code == 2
+    assert named in result.stderr.replace("\n", " ")
+
+
+def test_failures_are_one_line(photos: list[Path], tmp_path: Path, engine_index: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    for arguments, named in (
+        (["--url", f"http://127.0.0.1:{port}"], "no answer from"),
+        (["--index", str(tmp_path)], str(tmp_path)),
+        (["--index", str(tmp_path / "none")], "none"),
+        (["--index", str(engine_index), "--bbox", "0,50,10,40"], "south"),
+        (["--index", str(engine_index), "--bbox", "0,88,10,89"], ""),
+    ):
+        result = tilebeam("locate", photos[0], *arguments)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert named in result.stderr
+        assert result.stderr.startswith("tilebeam: ")
+        assert result.stderr.count("\n") == 1
+
+
+def test_with_a_url_nothing_of_the_engine_is_imported(url: str, photos: list[Path]) -> None:
+    program = (
+        "import sys, typer\n"
+        "from service.cli import register\n"
+        "app = typer.Typer(); register(app)\n"
+        "try: app()\n"
+        "finally: print(sorted({'torch', 'numpy', 'faiss', 'fastapi', 'open_clip', 'PIL', 'uvicorn', 'mercantile',"
+        " 'starlette', 'prometheus_client'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    command = [sys.executable, "-c", program, "locate", *map(str, photos), "--url", url, "--json"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(result.stdout.splitlines()) == 3
+    assert result.stderr == "[]\n"
+
+
+@pytest.fixture
+def served(engine_index: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """`tilebeam serve` in a process of its own, on a port that it chose."""
+    command = [sys.executable, "-c", FRONT, "serve", "--index", str(engine_index), "--port", "0", "--device", "cpu"]
+    env = os.environ | {"TILEBEAM_THREADS": "1", "TILEBEAM_READ_TIMEOUT_S": "5"}
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env) as process:
+        assert process.stderr is not None
+        words = process.stderr.readline()
+        assert " at http://127.0.0.1:" in words, words + process.stderr.read()
+        url = words.split(" at ")[1].split(" ")[0]
+        yield process, url
+        process.kill()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_serve_answers_and_ends_without_a_traceback(
+    served: tuple["subprocess.Popen[str]", str], make_picture: Picture, number: int, code: int
+) -> None:
+    process, url = served
+    deadline = time.monotonic() + 30
+    while httpx.get(f"{url}/readyz", timeout=30).status_code != 200:
+        assert time.monotonic() < deadline
+    assert httpx.post(f"{url}/locate", files={"image": make_picture()}).status_code == 200
+    process.send_signal(number)
+    assert process.wait(timeout=20) == code
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+
+
+def test_serve_says_what_is_in_the_way(engine_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        in_use = tilebeam("serve", "--index", engine_index, "--port", port)
+    assert in_use.exit_code == 1
+    assert f"127.0.0.1:{port} cannot be listened on" in in_use.stderr
+    assert "choose another --port" in in_use.stderr
+    unknown = tilebeam("serve", "--index", engine_index, "--host", "no.such.host.invalid")
+    assert (unknown.exit_code, "no.such.host.invalid" in unknown.stderr) == (1, True)
+    no_index = tilebeam("serve", "--index", tmp_path, "--port", 0)
+    assert (no_index.exit_code, str(tmp_path) in no_index.stderr) == (1, True)
+    monkeypatch.setenv("TILEBEAM_MAX_BATCHES", "few")
+    setting = tilebeam("serve", "--index", engine_index)
+    assert (setting.exit_code, "TILEBEAM_MAX_BATCHES='few'" in setting.stderr) == (1, True)
+    for result in (in_use, unknown, no_index, setting):
+        assert "Traceback" not in result.stderr
+        assert result.stdout == ""
