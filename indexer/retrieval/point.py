@@ -17,7 +17,7 @@ from tile_cache.addressing import codes_at
 
 LOSS_CAP_KM = 2000.0
 _CAP_CHORD = 2 * np.sin(LOSS_CAP_KM / EARTH_RADIUS_KM / 2)
-_TILES_TRIED = 24
+_TILES_TRIED = 16
 _REFINED = 8
 _NEAREST_KM = 5.0
 """Weights of the local centres go with 1 / distance; nearer than this they stay the same."""
