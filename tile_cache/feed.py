@@ -1,7 +1,8 @@
 """From a plan of millions of tiles to one tile at a time, and from one answer at a time to transactions.
 
 `Feed` holds at most one slice of codes, as an array; `BatchWriter` at most one batch of answers. Both talk to the
-store in threads, so the event loop stays free. They know nothing of HTTP.
+store in threads, so the event loop stays free. They share the set of tiles `under_way`: handed out and not yet
+written. They know nothing of HTTP.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from tile_cache.addressing import Tile, tile_of_code
+from tile_cache.addressing import Tile, code_of_tile, tile_of_code
 from tile_cache.errors import SourceError
 from tile_cache.fetch_settings import FetchReport, FetchSettings
 from tile_cache.mbtiles import NOT_MODIFIED, TileRecord, TileStore
@@ -33,8 +34,10 @@ class Feed:
         info: SourceInfo,
         settings: FetchSettings,
         report: FetchReport,
+        under_way: set[Tile],
         now: int,
     ) -> None:
+        self._under_way = under_way
         self._store, self._info, self._settings, self._report, self._now = store, info, settings, report, now
         self._slices = self._sliced(chunks)
         self._lock = asyncio.Lock()
@@ -48,8 +51,14 @@ class Feed:
                 if found is None:
                     return None
                 (self._z, self._codes), self._at = found, 0
+            tile = tile_of_code(int(self._codes[self._at]), self._z)
             self._at += 1
-            return tile_of_code(int(self._codes[self._at - 1]), self._z)
+            self._under_way.add(tile)
+            return tile
+
+    def let_go(self, tile: Tile) -> None:
+        """The tile was given up: nothing will be written for it."""
+        self._under_way.discard(tile)
 
     def _sliced(self, chunks: Iterable[tuple[int, Codes]]) -> Iterator[tuple[int, Codes]]:
         for z, codes in chunks:
@@ -58,10 +67,14 @@ class Feed:
                 yield z, self._wanted(z, np.unique(np.asarray(codes[start : start + _SLICE], dtype=np.uint64)))
 
     def _wanted(self, z: int, codes: Codes) -> Codes:
+        # Read before the store is: a tile that leaves the set meanwhile has been written, and one that was planned
+        # twice is not asked for twice.
+        under_way = [code_of_tile(t) for t in self._under_way.copy() if t.z == z]
         wanted = self._store.unknown(codes, z)
         if self._settings.refresh:
             stale = self._store.stale(codes, z, self._now, self._settings.default_age_s)
             wanted = np.union1d(wanted, stale)
+        wanted = np.setdiff1d(wanted, np.array(under_way, dtype=np.uint64), assume_unique=True)
         self._report.planned += len(codes)
         self._report.known += len(codes) - len(wanted)
         return wanted
@@ -75,8 +88,8 @@ class Feed:
 class BatchWriter:
     """Collects answers and writes them in one transaction when there are enough or the oldest has waited enough."""
 
-    def __init__(self, store: TileStore, settings: FetchSettings, report: FetchReport) -> None:
-        self._store, self._settings, self._report = store, settings, report
+    def __init__(self, store: TileStore, settings: FetchSettings, report: FetchReport, under_way: set[Tile]) -> None:
+        self._store, self._settings, self._report, self._under_way = store, settings, report, under_way
         self._waiting: list[TileRecord] = []
         # One thread: transactions follow each other, and closing can wait for the one under way.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tile-writer")
@@ -106,6 +119,7 @@ class BatchWriter:
 
     def _commit(self, batch: list[TileRecord]) -> None:
         self._store.put(batch)
+        self._under_way.difference_update([record.tile for record in batch])
         for record in batch:
             if record.status == NOT_MODIFIED:
                 self._report.not_modified += 1

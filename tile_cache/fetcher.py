@@ -52,9 +52,10 @@ async def fetch(
     started = time.monotonic()
     try:
         async with _client(source, settings) as client:
-            writer = BatchWriter(store, settings, report)
+            under_way: set[Tile] = set()
+            writer = BatchWriter(store, settings, report, under_way)
             try:
-                feed = Feed(chunks, store, source.info, settings, report, int(time.time()))
+                feed = Feed(chunks, store, source.info, settings, report, under_way, int(time.time()))
                 download = _Download(client, source, settings, report)
                 workers = [_work(feed, download, store, writer, report) for _ in range(settings.concurrency)]
                 await _together(workers, beside=[writer.flush_regularly(), _tell(on_progress, report, started)])
@@ -96,6 +97,7 @@ async def _work(feed: Feed, download: "_Download", store: TileStore, writer: Bat
             record = await download.record(tile, validators)
         except _TileFailedError as exc:
             report.fail(tile, str(exc))
+            feed.let_go(tile)
         else:
             await writer.add(record)
 

@@ -74,9 +74,7 @@ class FolderSource:
         for z in self._zooms:
             for x in sorted(_numbers(self.root / str(z), below=1 << z)):
                 column = self.root / str(z) / str(x)
-                with os.scandir(column) as entries:
-                    found = sorted((e.name, e.stat().st_size) for e in entries if _is_tile(e, 1 << z))
-                for name, size in found:
+                for name, size in _tiles_in(column, 1 << z):
                     yield column / name, size
 
     def _listing_hash(self) -> str:
@@ -94,6 +92,14 @@ def _numbers(folder: Path, below: int) -> list[int]:
         return []
     with os.scandir(folder) as entries:
         return [int(e.name) for e in entries if _is_number(e.name, below) and e.is_dir()]
+
+
+def _tiles_in(column: Path, below: int) -> list[tuple[str, int]]:
+    try:
+        with os.scandir(column) as entries:
+            return sorted((e.name, e.stat().st_size) for e in entries if _is_tile(e, below))
+    except OSError as exc:
+        raise SourceUnavailableError(f"{exc.filename or column} cannot be read: {exc.strerror}") from exc
 
 
 def _is_number(text: str, below: int) -> bool:

@@ -80,12 +80,11 @@ def open_source(spec: str, environ: Mapping[str, str] = os.environ) -> "TileSour
         from tile_cache.xyz import XyzSource
 
         return XyzSource.from_template(spec, environ)
-    path = Path(spec).expanduser()
-    if spec and path.exists():
+    if (path := _existing(spec)) is not None:
         return _open_path(path)
     if "{" in spec:
         raise SourceError(f"{spec!r} looks like a URL template without its scheme: start it with https://")
-    if "/" in spec or os.sep in spec or path.suffix == ".mbtiles":
+    if "/" in spec or os.sep in spec or spec.endswith(".mbtiles"):
         raise SourceError(f"{spec!r} does not exist: give a z/x/y folder or an .mbtiles file that does")
     return _open_named(spec, environ)
 
@@ -96,6 +95,14 @@ def _open_built_in(spec: str) -> TileSource:
 
     product = spec.removeprefix(BUILT_IN).removeprefix(":")
     return BlueMarble(product) if product else BlueMarble()
+
+
+def _existing(spec: str) -> Path | None:
+    try:
+        path = Path(spec).expanduser()
+        return path if spec and path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long a name, no such user's home
+        return None
 
 
 def _open_path(path: Path) -> TileSource:

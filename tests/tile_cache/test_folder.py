@@ -1,0 +1,124 @@
+"""z/x/y folders as other programs leave them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from loopback import image, tile_image
+
+from tile_cache.addressing import Tile
+from tile_cache.errors import SourceError, SourceUnavailableError, TileAddressError
+from tile_cache.folder import FolderSource
+from tile_cache.sources import open_source
+
+
+def lay(root: Path, tile: Tile, data: bytes, extension: str = "png") -> Path:
+    path = root / str(tile.z) / str(tile.x) / f"{tile.y}.{extension}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for tile in [Tile(1, 2, 3), Tile(7, 0, 3), Tile(9, 9, 5)]:
+        lay(tmp_path, tile, tile_image(tile))
+    return tmp_path
+
+
+def test_a_folder_is_a_source(root):
+    source = open_source(str(root))
+    assert isinstance(source, FolderSource)
+    assert (source.info.name, source.info.min_zoom, source.info.max_zoom, source.info.tile_size) == (
+        root.name,
+        3,
+        5,
+        32,
+    )
+    assert source.read(Tile(1, 2, 3)) == tile_image(Tile(1, 2, 3))
+    assert source.read(Tile(1, 3, 3)) is None
+    assert source.read(Tile(0, 0, 0)) is None
+    with pytest.raises(TileAddressError):
+        source.read(Tile(8, 0, 3))
+    source.close()
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg", "jpeg", "webp"])
+def test_every_tile_format(tmp_path, extension):
+    lay(tmp_path, Tile(0, 0, 1), image(1), extension)
+    assert FolderSource(tmp_path).read(Tile(0, 0, 1)) == image(1)
+
+
+def test_where_a_tile_lies_twice_png_wins(tmp_path):
+    for n, extension in enumerate(["webp", "jpeg", "jpg", "png"]):
+        lay(tmp_path, Tile(0, 0, 1), image(n), extension)
+    assert FolderSource(tmp_path).read(Tile(0, 0, 1)) == image(3)
+
+
+def test_what_is_no_tile_is_passed_over(root):
+    before = FolderSource(root).info
+    for name in (
+        "README.txt",
+        "04/1/1.png",
+        "3/x/1.png",
+        "3/8/1.png",
+        "3/1/8.png",
+        "3/1/-1.png",
+        "3/1/2.tif",
+        "99/0/0.png",
+    ):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"?")
+    (root / "3/1/3.png").mkdir()
+    assert FolderSource(root).info == before
+    assert FolderSource(root).read(Tile(1, 3, 3)) is None
+
+
+def test_identity_is_the_listing(root, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("elsewhere")
+    for tile in [Tile(9, 9, 5), Tile(7, 0, 3), Tile(1, 2, 3)]:
+        lay(copy, tile, tile_image(tile))
+    identity = FolderSource(root).info.identity
+    assert FolderSource(copy).info.identity == identity, "neither the place nor the order of writing matters"
+    (copy / "3/1/2.png").rename(copy / "3/1/4.png")
+    assert FolderSource(copy).info.identity != identity
+    lay(root, Tile(1, 2, 3), tile_image(Tile(1, 2, 3)) + b"\0")
+    assert FolderSource(root).info.identity != identity
+
+
+@pytest.mark.parametrize("marker", ["tilemapresource.xml", "metadata.json"])
+def test_a_tms_folder_is_read_the_right_way_up(tmp_path, marker):
+    lay(tmp_path, Tile(0, 7, 3), image(1))
+    (tmp_path / marker).write_text(json.dumps({"scheme": "tms"}))
+    source = FolderSource(tmp_path)
+    assert source.read(Tile(0, 0, 3)) == image(1)
+    assert source.read(Tile(0, 7, 3)) is None
+
+
+def test_name_and_attribution_come_from_metadata_json(root):
+    (root / "metadata.json").write_text(json.dumps({"name": "Mine", "attribution": "© me"}))
+    info = FolderSource(root).info
+    assert (info.name, info.attribution) == ("Mine", "© me")
+    (root / "metadata.json").write_text("{")
+    with pytest.raises(SourceError, match=r"metadata\.json"):
+        FolderSource(root)
+
+
+@pytest.mark.parametrize("inside", [None, "3", "3/1"])
+def test_an_empty_folder_says_what_was_expected(tmp_path, inside):
+    if inside:
+        (tmp_path / inside).mkdir(parents=True)
+    with pytest.raises(SourceError, match=r"holds no tile: ROOT/z/x/y\.png"):
+        open_source(str(tmp_path))
+
+
+def test_a_tile_that_cannot_be_read_is_named(root):
+    source = FolderSource(root)
+    path = root / "3/1/2.png"
+    path.unlink()
+    path.symlink_to(path.name)  # a loop, unreadable even for root
+    with pytest.raises(SourceUnavailableError, match=r"2\.png cannot be read"):
+        source.read(Tile(1, 2, 3))
+    with pytest.raises(SourceUnavailableError, match=r"2\.png cannot be read"):
+        FolderSource(root)
