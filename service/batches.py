@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from indexer.retrieval.query import LocateQuery
 from service.inference import Inference, Outcome
@@ -26,15 +26,25 @@ class BatchResponse(StreamingResponse):
 
     media_type = "application/x-ndjson"
 
-    def __init__(self, lines: AsyncGenerator[bytes, None], release: Callable[[], None]) -> None:
+    def __init__(
+        self, lines: AsyncGenerator[bytes, None], release: Callable[[], None], client_timeout_s: float
+    ) -> None:
         super().__init__(lines)
         self._lines = lines
         self._release = release
+        self._timeout_s = client_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the lines, then stop what makes them and release what they came from."""
+
+        async def patient(message: Message) -> None:
+            async with asyncio.timeout(self._timeout_s):
+                await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, patient)
+        except TimeoutError:
+            _log.warning("a batch's client read nothing for %g s: it is given up", self._timeout_s)
         finally:
             try:
                 await self._lines.aclose()

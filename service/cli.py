@@ -160,12 +160,11 @@ def _sentence(photo: Path, answer: dict[str, Any]) -> str:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let PyTorch and FAISS, both on OpenMP, be loaded with `count` threads; 0 with all that this process may use."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = count or allowed
-    os.environ.setdefault("OMP_NUM_THREADS", str(count))
+    """Let PyTorch and FAISS, both on OpenMP, be loaded with `count` threads; 0 leaves them what OpenMP takes."""
+    if count:
+        os.environ["OMP_NUM_THREADS"] = str(count)
     yield
-    if torch := sys.modules.get("torch"):
+    if count and (torch := sys.modules.get("torch")):
         torch.set_num_threads(count)
 
 

@@ -92,7 +92,8 @@ async def locate_batch(request: Request, question: Question, here: Here) -> Resp
         spool.close()
         gate.leave()
 
-    return BatchResponse(batch_lines(spool, here.inference, question, here.metrics), release)
+    lines = batch_lines(spool, here.inference, question, here.metrics)
+    return BatchResponse(lines, release, here.settings.client_timeout_s)
 
 
 @router.get("/index", tags=["about"], summary="What the service knows", **INDEX)

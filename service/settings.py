@@ -39,9 +39,13 @@ class Settings:
         64, "requests", "Requests to `/locate` being read, decoded or waiting; one more is answered 503.", 1
     )
     retry_after_s: int = _setting(1, "seconds", "What a 503 tells the client to wait.", 1)
-    read_timeout_s: float = _setting(30.0, "seconds", "The longest silence in the middle of an upload.", 0.001)
+    client_timeout_s: float = _setting(
+        30.0, "seconds", "How long a client may stall, sending its upload or reading a batch's answer.", 0.001
+    )
     shutdown_timeout_s: int = _setting(30, "seconds", "How long requests in work may take to end after SIGTERM.", 1)
-    threads: int = _setting(0, "threads", "Threads of the encoder and of the search; 0 takes every core allowed.")
+    threads: int = _setting(
+        0, "threads", "Threads of the encoder and of the search; 0 leaves it to OpenMP (all cores, or OMP_NUM_THREADS)."
+    )
     decode_threads: int = _setting(2, "threads", "Threads that decode and resize pictures.", 1)
     spool_dir: str = _setting("", "directory", "Where batches are spooled; empty takes the system's temporary folder.")
     scoring: Scoring = _setting(  # noqa: RUF009 - it returns a dataclasses.field

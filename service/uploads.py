@@ -84,7 +84,7 @@ async def _chunks(request: Request, limit: int, settings: Settings) -> AsyncIter
         raise _too_large(f"{int(declared):,}", limit)
     seen = 0
     stream = request.stream()
-    while chunk := await _next(stream, settings.read_timeout_s):
+    while chunk := await _next(stream, settings.client_timeout_s):
         seen += len(chunk)
         if seen > limit:
             raise _too_large(f"over {limit:,}", limit)

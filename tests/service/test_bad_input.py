@@ -133,7 +133,7 @@ def talk(url: str, request: bytes) -> bytes:
 
 
 def test_a_content_length_that_lies(serving: Any, locator: Locator) -> None:
-    with serving(locator, max_image_bytes=1000, read_timeout_s=0.3) as url:
+    with serving(locator, max_image_bytes=1000, client_timeout_s=0.3) as url:
         head = b"POST /locate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/jpeg\r\nContent-Length: "
         started = time.monotonic()
         assert b"413 " in talk(url, head + b"99999999999\r\n\r\n" + b"\0" * 10)[:20]  # announces much, sends little

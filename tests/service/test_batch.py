@@ -169,6 +169,28 @@ def test_a_client_that_leaves_while_sending_frees_them_too(
         assert len(lines(httpx.post(f"{url}/locate/batch", files=parts([make_picture()])))) == 1
 
 
+def test_a_client_that_never_reads_is_given_up(
+    serving: Any, locator: Locator, make_picture: Picture, tmp_path: Path
+) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + make_picture() + b"\r\n"
+    with serving(locator, max_batches=1, spool_dir=str(tmp_path), client_timeout_s=0.3) as url:
+        host, port = url.removeprefix("http://").split(":")
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((host, int(port)))
+            # Some 90 kB of answer a picture, more than all buffers on the way hold.
+            connection.sendall(
+                b"POST /locate/batch?k=1024&trace=1 HTTP/1.1\r\nHost: x\r\n"
+                b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"
+                % (80 * len(body) + 7)
+                + 80 * body
+                + b"--x--\r\n"
+            )
+            assert until(lambda: spooled(tmp_path) == 1)
+            assert until(lambda: spooled(tmp_path) == 0)
+            assert len(lines(httpx.post(f"{url}/locate/batch", files=parts([make_picture()])))) == 1
+
+
 def test_a_spool_that_cannot_be_written_is_a_503(
     serving: Any, locator: Locator, check_problem: Problem, make_picture: Picture, tmp_path: Path
 ) -> None:

@@ -147,7 +147,7 @@ def test_with_a_url_nothing_of_the_engine_is_imported(url: str, photos: list[Pat
 def served(engine_index: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
     """`tilebeam serve` in a process of its own, on a port that it chose."""
     command = [sys.executable, "-c", FRONT, "serve", "--index", str(engine_index), "--port", "0", "--device", "cpu"]
-    env = os.environ | {"TILEBEAM_THREADS": "1", "TILEBEAM_READ_TIMEOUT_S": "5"}
+    env = os.environ | {"TILEBEAM_THREADS": "1", "TILEBEAM_CLIENT_TIMEOUT_S": "5"}
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stderr is not None
         words = process.stderr.readline()

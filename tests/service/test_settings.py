@@ -31,9 +31,14 @@ def test_no_setting_is_documented_that_does_not_exist() -> None:
 
 
 def test_the_environment_goes_before_defaults_and_arguments_before_both() -> None:
-    env = {"TILEBEAM_MAX_IMAGE_BYTES": "5", "TILEBEAM_READ_TIMEOUT_S": "0.5", "TILEBEAM_SCORING": "paper", "HOME": "x"}
+    env = {
+        "TILEBEAM_MAX_IMAGE_BYTES": "5",
+        "TILEBEAM_CLIENT_TIMEOUT_S": "0.5",
+        "TILEBEAM_SCORING": "paper",
+        "HOME": "x",
+    }
     settings = Settings.from_env(env)
-    assert (settings.max_image_bytes, settings.read_timeout_s, settings.scoring) == (5, 0.5, "paper")
+    assert (settings.max_image_bytes, settings.client_timeout_s, settings.scoring) == (5, 0.5, "paper")
     assert Settings.from_env(env, scoring="posterior").scoring == "posterior"
     assert Settings.from_env({}) == Settings()
 
@@ -44,8 +49,8 @@ def test_the_environment_goes_before_defaults_and_arguments_before_both() -> Non
         ("MAX_IMAGE_BYTES", "20MB", "'20MB' is no whole number"),
         ("MAX_IMAGE_BYTES", "0", "at least 1 (bytes)"),
         ("THREADS", "-1", "at least 0"),
-        ("READ_TIMEOUT_S", "nan", "at least"),
-        ("READ_TIMEOUT_S", "inf", "at least"),
+        ("CLIENT_TIMEOUT_S", "nan", "at least"),
+        ("CLIENT_TIMEOUT_S", "inf", "at least"),
         ("SCORING", "best", "there are posterior and paper"),
         ("SPOOL_DIR", "/no/such/folder", "no directory"),
     ],
