@@ -42,7 +42,7 @@ def write_lists(path: Path, vectors: Vectors, rows: Rows, parents: Rows, lists: 
         x = np.ascontiguousarray(vectors[start:stop]).astype(CODECS[codec]).astype(np.float32)
         ids, assigned = (np.ascontiguousarray(v[start:stop], dtype=np.int64) for v in (rows, parents))
         index.add_core(stop - start, swig_ptr(x), swig_ptr(ids), swig_ptr(assigned))
-    write_atomically(path, lambda temporary: faiss.write_index(index, str(temporary)))
+    write_atomically(path, lambda temporary: _write(temporary, index))
 
 
 def content_hash(codes: NDArray[np.uint64], has_vector: NDArray[np.bool_], vectors: Vectors, codec: str) -> str:
@@ -119,6 +119,13 @@ class ShardLists:
         if not size:
             return np.empty((0, width), dtype=np.uint8)
         return rev_swig_ptr(inverted.get_codes(number), size * width).copy().reshape(size, width)
+
+
+def _write(path: Path, index: Any) -> None:
+    # Not by name: FAISS's own file writer only prints what fails when it closes, so a full disk would leave a cut file
+    # that looks written. Through Python's file the OSError comes out.
+    with open(path, "wb") as stream:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
 
 
 def _empty_index(dim: int, lists: int, codec: str) -> Any:
