@@ -141,7 +141,7 @@ def _optimisers(tower: Tower, tables: Tables, stage: PhotoStage) -> dict[str, to
         optimisers["muon"] = Muon(matrices, lr=stage.muon_lr, weight_decay=stage.weight_decay)
     else:
         groups.append({"params": matrices, "lr": stage.adam_lr, "weight_decay": stage.weight_decay})
-    optimisers["adam"] = torch.optim.AdamW(groups, betas=(0.9, 0.98))
+    optimisers["adam"] = torch.optim.AdamW(groups, betas=(0.9, 0.98), fused=True)
     for optimiser in optimisers.values():
         for group in optimiser.param_groups:
             group["full_lr"] = group["lr"]
