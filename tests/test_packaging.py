@@ -1,0 +1,141 @@
+"""What is installed: the packages of pyproject.toml, the pinned versions, and a client that needs no engine."""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+
+
+def normal(name: str) -> str:
+    """A distribution's name, or a requirement's, as registries compare them (PEP 503)."""
+    bare = re.match(r"[A-Za-z0-9._-]+", name)
+    assert bare, f"{name!r} names no distribution"
+    return re.sub(r"[-_.]+", "-", bare[0]).lower()
+
+
+def pinned() -> set[str]:
+    """The names in constraints.txt."""
+    return {normal(line) for line in CONSTRAINTS if not line.startswith("#")}
+
+
+def test_every_package_is_listed_and_every_listed_one_is_there() -> None:
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    top = {name.split(".")[0] for name in listed}
+    found = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for t in top for p in (ROOT / t).rglob("*.py")}
+    assert set(listed) == found
+    assert [name for name in listed if not (ROOT / name.replace(".", "/") / "__init__.py").is_file()] == []
+
+
+def test_every_data_file_is_packaged() -> None:
+    """A wheel holds what the globs of package-data match; a data file beside the code that none matches is lost."""
+    globs = PROJECT["tool"]["setuptools"]["package-data"]
+    matched = {
+        path
+        for package, found in globs.items()
+        for glob in found
+        for path in (ROOT / package.replace(".", "/")).glob(glob)
+    }
+    files = {path for name in globs for path in (ROOT / name.split(".")[0]).rglob("*") if path.is_file()}
+    data = {path for path in files if path.suffix != ".py" and path.parent.name != "__pycache__"}
+    assert sorted(data - matched) == []
+
+
+def test_the_console_script_can_be_called() -> None:
+    module, _, name = PROJECT["project"]["scripts"]["tilebeam"].partition(":")
+    assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_constraints_are_names_and_versions_only() -> None:
+    line = re.compile(r"#.*|[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.]*")
+    assert [text for text in CONSTRAINTS if not line.fullmatch(text)] == []
+
+
+def test_everything_that_is_required_is_pinned() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    named = {normal(text) for texts in [PROJECT["project"]["dependencies"], *extras.values()] for text in texts}
+    assert named - {"tilebeam"} - pinned() == set()
+
+
+def closure(names: list[str]) -> set[str]:
+    """Distributions, and all that they require without an extra, whatever the platform."""
+    found: set[str] = set()
+    queue = [normal(name) for name in names]
+    while queue:
+        name = queue.pop()
+        if name not in found:
+            found.add(name)
+            queue += [normal(text) for text in _required(name) if "extra ==" not in text]
+    return found
+
+
+def _required(name: str) -> list[str]:
+    try:
+        return requires(name) or []
+    except importlib.metadata.PackageNotFoundError:  # required on another platform only
+        return []
+
+
+class Service(BaseHTTPRequestHandler):
+    """The least service there can be: one answer to whatever is posted."""
+
+    def do_POST(self) -> None:
+        """Read the picture, answer."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({"lat": 46.5, "lon": 8.0}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    """The address of a running Service."""
+    with HTTPServer(("127.0.0.1", 0), Service) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def missing_modules() -> list[str]:
+    """The modules of this environment that would not be there had only the base dependencies been installed."""
+    there = closure(["tilebeam", *PROJECT["project"]["dependencies"]])
+    owners = packages_distributions()
+    return [module for module, names in owners.items() if not there & {normal(name) for name in names}]
+
+
+def test_locating_by_url_needs_the_base_dependencies_alone(url: str, tmp_path: Path) -> None:
+    """The whole command against a loopback service, where every other library is made missing."""
+    missing = missing_modules()
+    assert {"torch", "numpy", "faiss", "PIL", "fastapi"} <= set(missing)
+    (tmp_path / "photo.jpg").write_bytes(b"the service is the one to judge this")
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing!r})); import tilebeam; tilebeam.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "locate", "--url", url, "--json", str(tmp_path / "photo.jpg")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"lat": 46.5, "lon": 8.0}
