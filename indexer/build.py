@@ -102,7 +102,7 @@ class _Build:
                 if source is not None:
                     self.readable[number] = source
                 continue
-            path = _cache_path(self.request.cache, number, source)
+            path = cache_file(self.request.cache, source.info, overlay=number > 0)
             known = done.get(str(number)) if path.exists() else None
             store = open_cache(path, source.info)
             stack.callback(store.close)
@@ -183,7 +183,7 @@ class _Build:
     def _manifest(
         self, entries: list[ZoomEntry], source: TileSource | XyzSource, overlay: TileSource | XyzSource | None
     ) -> Manifest:
-        shutil.copyfile(self.partial.root / PLAN_NAME, self.partial.index / PLAN_NAME)
+        write_json(self.partial.index / PLAN_NAME, read_json(self.partial.root / PLAN_NAME))
         return write_manifest(
             self.partial.index,
             entries,
@@ -247,11 +247,6 @@ def _counted(coverage: Coverage) -> dict[int, int]:
         if n == 0:
             raise CoverageError(f"the coverage holds no tile at zoom {z}: take a larger area, or --land 0")
     return counts
-
-
-def _cache_path(cache: Path | None, number: int, source: XyzSource) -> Path:
-    path = cache_file(cache, source.info)
-    return path.with_name(f"{path.stem}.overlay.mbtiles") if number and path == cache else path
 
 
 def _report(out: Path, manifest: Manifest, *, already: bool = False) -> BuildReport:

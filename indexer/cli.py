@@ -10,13 +10,13 @@ import typer
 
 from indexer.errors import BuildError
 from indexer.inputs import Area, cache_file, coverage_of, open_cache, reach_of
-from indexer.plan import EncoderFacts, Estimate, make_plan, tile_bytes
+from indexer.plan import EncoderFacts, Estimate, make_plan, measured_rate, tile_bytes
 from indexer.progress import Bars, ending_well, say
-from indexer.request import BuildProgress, BuildRequest
+from indexer.request import BuildProgress, BuildRequest, Encoders
 from indexer.wording import fetch_in_words, plan_in_words, report_in_words
 from tile_cache.fetch_settings import FetchSettings
 from tile_cache.mbtiles import TileStore
-from tile_cache.sources import open_source
+from tile_cache.sources import TileSource, open_source
 from tile_cache.xyz import XyzSource
 
 __all__ = ["register"]
@@ -55,6 +55,7 @@ def register(app: typer.Typer) -> None:
 def plan(
     source: Source,
     zooms: Zooms,
+    overlay: Overlay = None,
     world: World = False,
     bbox: Bbox = None,
     geojson: GeoJson = None,
@@ -70,6 +71,8 @@ def plan(
     ] = None,
     rate: Rate = None,
     embed_rate: Annotated[float | None, typer.Option(help="Tiles embedded a second; else no hours are told.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Load the encoders and measure that rate here.")] = False,
+    device: Device = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Tiles, bytes, hours and disk for a coverage, before anything is fetched."""
@@ -77,7 +80,8 @@ def plan(
         area = _area(world, bbox, geojson, deep_geojson, land)
         opened = open_source(source)
         coverage = coverage_of(area, _zooms(zooms), opened)
-        store = _existing_cache(stack, cache, opened) if isinstance(opened, XyzSource) else None
+        over = None if overlay is None else open_source(overlay)
+        store = _existing_cache(stack, cache, opened)
         made = make_plan(
             coverage,
             opened,
@@ -85,8 +89,10 @@ def plan(
             store=store,
             tile_bytes=tile_bytes(tile_size, store, coverage),
             fetch_rate=Estimate(rate, "given") if rate else Estimate(FetchSettings().rate_per_s, "default"),
-            embed_rate=Estimate(embed_rate, "given") if embed_rate else None,
+            embed_rate=_embed_rate(embed_rate, measure, coverage.zooms[-1], photo_encoder, map_encoders, device),
             component_bytes=4 if codec == "fp32" else 2,
+            overlay=over,
+            overlay_store=_existing_cache(stack, cache, over, overlay=True),
         )
         typer.echo(json.dumps(made.to_json()) if as_json else "\n".join(plan_in_words(made)))
 
@@ -94,6 +100,7 @@ def plan(
 def fetch(
     source: Source,
     zooms: Zooms,
+    overlay: Overlay = None,
     world: World = False,
     bbox: Bbox = None,
     geojson: GeoJson = None,
@@ -112,27 +119,25 @@ def fetch(
     from indexer.fetching import fetch_coverage, fetch_summary, tiles_to_read
 
     with ending_well("the same command goes on from here"), ExitStack() as stack:
-        area = _area(world, bbox, geojson, deep_geojson, land)
         opened = open_source(source)
-        if not isinstance(opened, XyzSource):
-            raise BuildError(f"{opened.info.name} is on this machine already: there is nothing to fetch")
-        coverage = coverage_of(area, _zooms(zooms), opened)
+        servers = _servers(opened, None if overlay is None else open_source(overlay))
+        coverage = coverage_of(_area(world, bbox, geojson, deep_geojson, land), _zooms(zooms), opened)
         contexts = EncoderFacts.read(photo_encoder, map_encoders).contexts
         reach = {z: reach_of(contexts.get(z, 0.0)) for z in coverage.zooms}
         settings = _settings(rate, concurrency, contact, refresh)
-        path = cache_file(cache, opened.info)
-        store = stack.enter_context(open_cache(path, opened.info))
-        total = sum(tiles_to_read(coverage, reach, opened.info).values())
         bars = stack.enter_context(Bars())
-        name = f"Fetching {opened.info.name}"
-        report = fetch_coverage(
-            opened, store, coverage, reach, settings,
-            lambda r: bars(BuildProgress("fetch", name, r.done, total)),
-        )  # fmt: skip
-    summary = fetch_summary(opened, report) | {"cache": str(path)}
-    say(fetch_in_words(summary))
-    if as_json:
-        typer.echo(json.dumps(summary))
+        summaries = []
+        for server, is_overlay in servers:
+            path = cache_file(cache, server.info, overlay=is_overlay)
+            store = stack.enter_context(open_cache(path, server.info))
+            total = sum(tiles_to_read(coverage, reach, server.info).values())
+            show = bars.fetching(server.info.name, total)
+            report = fetch_coverage(server, store, coverage, reach, settings, show)
+            summaries.append(fetch_summary(server, report) | {"cache": str(path)})
+    for summary in summaries:
+        say(fetch_in_words(summary))
+        if as_json:
+            typer.echo(json.dumps(summary))
 
 
 def index(
@@ -243,8 +248,32 @@ def _settings(rate: float | None, concurrency: int | None, contact: str | None, 
     )
 
 
-def _existing_cache(stack: ExitStack, cache: Path | None, source: XyzSource) -> TileStore | None:
-    path = cache_file(cache, source.info)
+def _servers(source: TileSource | XyzSource, overlay: TileSource | XyzSource | None) -> list[tuple[XyzSource, bool]]:
+    """What has to be fetched, each with whether it is the overlay."""
+    found = [(s, s is overlay) for s in (source, overlay) if isinstance(s, XyzSource)]
+    if not found:
+        raise BuildError(f"{source.info.name} is on this machine already: there is nothing to fetch")
+    return found
+
+
+def _embed_rate(
+    given: float | None, measure: bool, zoom: int, photo_encoder: str, map_encoders: Path | None, device: str
+) -> Estimate | None:
+    if not measure:
+        return Estimate(given, "given") if given else None
+    from indexer.retrieval.encoders import MapEncoders, PhotoEncoder
+
+    photo = PhotoEncoder.load(photo_encoder, device=device)
+    return measured_rate(Encoders(photo, MapEncoders.load(map_encoders, photo)), zoom)
+
+
+def _existing_cache(
+    stack: ExitStack, cache: Path | None, source: TileSource | XyzSource | None, *, overlay: bool = False
+) -> TileStore | None:
+    """The cache of a source that needs one, if it is there already."""
+    if not isinstance(source, XyzSource):
+        return None
+    path = cache_file(cache, source.info, overlay=overlay)
     return stack.enter_context(TileStore.open(path, source.info, read_only=True)) if path.exists() else None
 
 

@@ -76,13 +76,16 @@ def reach_of(context: float) -> int:
     return math.ceil(context - 1e-9)
 
 
-def cache_file(cache: Path | None, info: SourceInfo, environ: Mapping[str, str] = os.environ) -> Path:
+def cache_file(
+    cache: Path | None, info: SourceInfo, *, overlay: bool = False, environ: Mapping[str, str] = os.environ
+) -> Path:
     """Where the tiles of a source are kept: `cache` itself if it ends in .mbtiles, else a file in that folder.
 
-    None: the user's cache folder (XDG_CACHE_HOME or ~/.cache).
+    An overlay's lie beside such a file, as NAME.overlay.mbtiles. None: the user's cache folder (XDG_CACHE_HOME or
+    ~/.cache).
     """
     if cache is not None and cache.suffix == ".mbtiles":
-        return cache
+        return cache.with_suffix(".overlay.mbtiles") if overlay else cache
     base = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     folder = cache if cache is not None else Path(base) / "tilebeam" / "tiles"
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", info.name).strip("-.")[:40] or "tiles"

@@ -4,6 +4,7 @@ Each assumption is named beside its figure. It knows the sizes of the index form
 """
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -17,12 +18,13 @@ from indexer.coverage import Coverage
 from indexer.errors import BuildError
 from indexer.fetching import zooms_of
 from indexer.inputs import reach_of
+from indexer.request import Encoders
 from tile_cache.addressing import tile_of_code
 from tile_cache.mbtiles import TileStore
 from tile_cache.sources import TileSource
 from tile_cache.xyz import XyzSource
 
-__all__ = ["EncoderFacts", "Estimate", "Plan", "ZoomPlan", "make_plan", "tile_bytes"]
+__all__ = ["EncoderFacts", "Estimate", "Plan", "ZoomPlan", "make_plan", "measured_rate", "tile_bytes"]
 
 ASSUMED_TILE_BYTES = 15_000
 """Bytes of a 256-pixel JPEG satellite tile, roughly, where none has been seen yet."""
@@ -83,6 +85,7 @@ class Plan:
     embed_rate: Estimate | None
     index_bytes: int
     work_bytes: int
+    overlay_to_fetch: int = 0
     notes: tuple[str, ...] = ()
 
     @property
@@ -92,8 +95,8 @@ class Plan:
 
     @property
     def to_fetch(self) -> int:
-        """Tiles that a server will be asked for."""
-        return sum(z.to_fetch for z in self.zooms)
+        """Tiles that servers will be asked for, the overlay's too."""
+        return sum(z.to_fetch for z in self.zooms) + self.overlay_to_fetch
 
     @property
     def fetch_bytes(self) -> int:
@@ -126,23 +129,22 @@ def make_plan(
     fetch_rate: Estimate,
     embed_rate: Estimate | None = None,
     component_bytes: int = 2,
+    overlay: TileSource | XyzSource | None = None,
+    overlay_store: TileStore | None = None,
 ) -> Plan:
     """Count a coverage. `store` is the source's cache if it has one already; rates are in tiles a second."""
-    remote = isinstance(source, XyzSource)
-    present = zooms_of(coverage, source.info)
-    zooms = tuple(
-        _zoom_plan(coverage, z, reach_of(encoders.contexts.get(z, 0.0)), store, remote and z in present)
-        for z in coverage.zooms
-    )
+    zooms = _zoom_plans(coverage, source, encoders, store)
+    overlaid = [] if overlay is None else _zoom_plans(coverage, overlay, encoders, overlay_store)
     vectors = sum(z.rows for z in zooms) * encoders.dim * component_bytes
     index = vectors + sum(z.rows for z in zooms) * (_ROW_BYTES + _LIST_BYTES)
     return Plan(
         zooms=zooms,
         tile_bytes=tile_bytes,
-        fetch_rate=fetch_rate if remote else None,
+        fetch_rate=fetch_rate if isinstance(source, XyzSource) or isinstance(overlay, XyzSource) else None,
         embed_rate=embed_rate,
         index_bytes=index,
         work_bytes=index + vectors + 8 * sum(z.rows for z in zooms),
+        overlay_to_fetch=sum(z.to_fetch for z in overlaid),
         notes=coverage.notes,
     )
 
@@ -155,6 +157,28 @@ def tile_bytes(given: int | None, store: TileStore | None, coverage: Coverage) -
     if sizes:
         return Estimate(float(np.mean(sizes)), f"measured on {len(sizes)} tiles of the cache")
     return Estimate(ASSUMED_TILE_BYTES, "assumed")
+
+
+def measured_rate(encoders: Encoders, zoom: int, seconds: float = 3.0) -> Estimate:
+    """Tiles a second of the map encoder of a zoom, on random pictures for about so long, after one batch to warm up."""
+    maps = encoders.maps
+    shape = (maps.batch_size, maps.input_size, maps.input_size, 3)
+    batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    maps.encode(zoom, batch)
+    started, done = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds or not done:
+        maps.encode(zoom, batch)
+        done += len(batch)
+    return Estimate(done / (time.perf_counter() - started), "measured here")
+
+
+def _zoom_plans(
+    coverage: Coverage, source: TileSource | XyzSource, encoders: EncoderFacts, store: TileStore | None
+) -> tuple[ZoomPlan, ...]:
+    present = zooms_of(coverage, source.info) if isinstance(source, XyzSource) else []
+    return tuple(
+        _zoom_plan(coverage, z, reach_of(encoders.contexts.get(z, 0.0)), store, z in present) for z in coverage.zooms
+    )
 
 
 def _zoom_plan(coverage: Coverage, z: int, reach: int, store: TileStore | None, remote: bool) -> ZoomPlan:

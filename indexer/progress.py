@@ -3,7 +3,7 @@
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from indexer.errors import CoverageError, IndexerError
 from indexer.request import BuildProgress
 from indexer.retrieval.errors import RetrievalError
 from tile_cache.errors import TileCacheError
+from tile_cache.fetch_settings import FetchReport
 
 __all__ = ["Bars", "ending_well", "say"]
 
@@ -53,6 +54,10 @@ class Bars:
         if progress.text not in self._tasks:
             self._tasks[progress.text] = self._progress.add_task(progress.text, total=progress.total)
         self._progress.update(self._tasks[progress.text], completed=progress.done, total=progress.total)
+
+    def fetching(self, name: str, total: int) -> Callable[[FetchReport], None]:
+        """A callback for the fetcher, with a bar of its own."""
+        return lambda report: self(BuildProgress("fetch", f"Fetching {name}", report.done, total))
 
 
 @contextmanager

@@ -14,12 +14,15 @@ def plan_in_words(made: Plan) -> list[str]:
     lines = list(made.notes)
     lines.append(f"{'zoom':>4}{'rows':>16}{'margin':>14}{'to fetch':>16}")
     lines += [f"{z.zoom:>4}{z.rows:>16,}{z.margin:>14,}{z.to_fetch:>16,}" for z in made.zooms]
+    if made.overlay_to_fetch:
+        lines.append(f"and {made.overlay_to_fetch:,} tiles of the overlay to fetch")
     if made.fetch_rate is not None and made.fetch_hours is not None:
         size = f"{made.tile_bytes.value:,.0f} bytes a tile ({made.tile_bytes.origin})"
         rate = f"{made.fetch_rate.value:g} a second ({made.fetch_rate.origin})"
         lines.append(f"fetch   {_bytes(made.fetch_bytes)} at {size}; {_hours(made.fetch_hours)} at {rate}")
     if made.embed_rate is not None and made.embed_hours is not None:
-        lines.append(f"embed   {_hours(made.embed_hours)} at {made.embed_rate.value:g} tiles a second (given)")
+        rate = f"{made.embed_rate.value:,.4g} tiles a second ({made.embed_rate.origin})"
+        lines.append(f"embed   {_hours(made.embed_hours)} at {rate}")
     lines.append(f"disk    {_bytes(made.index_bytes)} for the index, {_bytes(made.work_bytes)} while it is made")
     return lines
 

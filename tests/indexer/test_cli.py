@@ -63,6 +63,15 @@ def test_margins_are_planned_and_fetched(server: Server, tmp_path: Path) -> None
     assert len(server.log) == 10
 
 
+def test_an_overlay_is_planned_and_fetched_too(server: Server, tmp_path: Path) -> None:
+    base = write_folder(tmp_path / "base", {Tile(0, 0, 0): tile_bytes(Tile(0, 0, 0))})
+    area = ["--source", base, "--overlay", server.url, "--zooms", "0", "--world", "--cache", tmp_path / "c.mbtiles"]
+    assert json.loads(run("plan", *area, "--json").stdout)["overlay_to_fetch"] == 1
+    fetched = run("fetch", *area, "--json")
+    assert json.loads(fetched.stdout)["cache"] == str(tmp_path / "c.overlay.mbtiles")
+    assert json.loads(run("plan", *area, "--json").stdout)["overlay_to_fetch"] == 0
+
+
 def test_plan_in_words_names_its_assumptions(server: Server) -> None:
     result = run("plan", "--source", server.url, "--zooms", "4,6", "--bbox", "0", "80", "10", "90")
     assert "15,000 bytes a tile (assumed)" in result.stdout

@@ -1,0 +1,162 @@
+"""Tiles a second of `tilebeam index` against the encoder alone, on the same threads; ViT-B/32's shape, no margin.
+
+The encoder has seeded random weights: speed does not depend on them. Tiles are 256-pixel JPEGs of the built-in Earth in
+a tile cache, as a fetch leaves them. Rounds of the two alternate, so that a machine that slows down slows both.
+
+    python -m benchmarks.indexing [--tiles 1024] [--rounds 3] [--device auto] [--shape ViT-B-32|tiny] [--json FILE]
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks import machine
+from indexer.build import build_index
+from indexer.compose import Composer
+from indexer.embed import embed_zoom
+from indexer.inputs import Area
+from indexer.request import BuildRequest, Encoders
+from indexer.retrieval.encoders import MapEncoders, PhotoEncoder, build_tower
+from indexer.retrieval.preprocess import Preprocess
+from tile_cache.addressing import bounds_of_codes, children_of_codes, codes_at, tile_of_code
+from tile_cache.bluemarble import BlueMarble
+from tile_cache.mbtiles import TileRecord, TileStore
+
+ZOOM = 8
+SHAPES = {
+    "ViT-B-32": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32},
+    "tiny": {"image_size": 72, "layers": 6, "width": 192, "patch_size": 12, "head_width": 64},
+}
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def main() -> None:
+    """Run, print a table, and write JSON if asked."""
+    asked = _arguments()
+    with tempfile.TemporaryDirectory() as name:
+        result = measure(Path(name), asked.tiles, asked.rounds, asked.device, asked.shape)
+    print(f"{'':24}{'tiles a second':>16}{'of the encoder':>16}")
+    for row in ("encoder alone", "embedding", "whole index"):
+        print(f"{row:24}{result['rates'][row]:>16.1f}{result['ratios'][row]:>15.1%}")
+    print(f"{result['shape']}, {result['device']}, {result['torch_threads']} threads, {result['tiles']} tiles")
+    print(machine.sentence(result["machine"]))
+    if asked.json:
+        asked.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(folder: Path, tiles: int, rounds: int, device: str, shape: str) -> dict[str, Any]:
+    """Rates in tiles a second, medians over rounds, and their ratios to the encoder alone in the same round."""
+    encoders = _encoders(shape, device)
+    store, codes = _cache(folder / "tiles.mbtiles", tiles)
+    composer = Composer(store, None, encoders.maps.input_size, 0.0)
+    pictures = np.stack([_pixels(composer, int(code)) for code in codes])
+    _raw_s(encoders, pictures[: 2 * encoders.maps.batch_size])  # warm up
+    seconds: dict[str, list[float]] = {"encoder alone": [], "embedding": [], "whole index": []}
+    for n in range(rounds):
+        seconds["encoder alone"].append(_raw_s(encoders, pictures))
+        seconds["embedding"].append(_embedding_s(folder / f"units{n}", encoders, store, codes))
+        seconds["whole index"].append(_index_s(folder / f"index{n}", encoders, store.path, codes))
+    store.close()
+    ratios = {
+        name: statistics.median(raw / own for raw, own in zip(seconds["encoder alone"], own_s, strict=True))
+        for name, own_s in seconds.items()
+    }
+    return {
+        "shape": shape,
+        "device": str(encoders.photo.device),  # type: ignore[attr-defined]
+        "torch_threads": torch.get_num_threads(),
+        "machine": machine.describe(),
+        "tiles": len(codes),
+        "rounds": rounds,
+        "rates": {name: len(codes) / statistics.median(s) for name, s in seconds.items()},
+        "ratios": ratios,
+    }
+
+
+def _raw_s(encoders: Encoders, pictures: np.ndarray) -> float:
+    started, size = time.perf_counter(), encoders.maps.batch_size
+    for start in range(0, len(pictures), size):
+        encoders.maps.encode(ZOOM, pictures[start : start + size])
+    return time.perf_counter() - started
+
+
+def _embedding_s(units: Path, encoders: Encoders, store: TileStore, codes: np.ndarray) -> float:
+    started = time.perf_counter()
+    composer = Composer(store, None, encoders.maps.input_size, 0.0)
+    embed_zoom(codes, ZOOM, encoders.maps, composer, units, dtype="<f2", threads=os.cpu_count() or 1)
+    return time.perf_counter() - started
+
+
+def _index_s(out: Path, encoders: Encoders, cache: Path, codes: np.ndarray) -> float:
+    """The whole command but for loading the encoder; one zoom, the bbox of exactly these tiles."""
+    west, south, east, north = bounds_of_codes(codes, ZOOM)
+    box = (float(west.min()), float(south.min()), float(east.max()), float(north.max()))
+    started = time.perf_counter()
+    report = build_index(BuildRequest(str(cache), out, (ZOOM,), Area(bbox=box)), encoders=encoders)
+    seconds = time.perf_counter() - started
+    assert report.encoded == len(codes), "the tiles were meant to differ, and the box to hold them all"
+    return seconds
+
+
+def _encoders(shape: str, device: str) -> Encoders:
+    torch.manual_seed(0)
+    architecture = {"embed_dim": 512, "vision_cfg": SHAPES[shape], "quick_gelu": shape == "ViT-B-32"}
+    preprocess = Preprocess(int(SHAPES[shape]["image_size"]), MEAN, STD)
+    photo = PhotoEncoder(shape, build_tower(architecture), preprocess, architecture, device)
+    return Encoders(photo, MapEncoders.load(None, photo))
+
+
+def _cache(path: Path, tiles: int) -> tuple[TileStore, np.ndarray]:
+    """A square of 4^n tiles of the Alps, so that no two are equal: at least `tiles` of them."""
+    step = next(n for n in range(9) if 4**n >= tiles)
+    parent = np.array([_code_at(8.5, 46.5, ZOOM - step)], dtype=np.uint64)
+    codes = children_of_codes(parent, step)
+    earth = BlueMarble()
+    store = TileStore.open(path, earth.info)
+    store.put([TileRecord(tile_of_code(int(code), ZOOM), _jpeg(earth, int(code))) for code in codes])
+    return store, codes
+
+
+def _code_at(lng: float, lat: float, z: int) -> int:
+    """Morton code of the tile of zoom `z` at a point in degrees."""
+    return int(codes_at(np.array([lng]), np.array([lat]), z)[0])
+
+
+def _jpeg(earth: BlueMarble, code: int) -> bytes:
+    pixels = earth.render(tile_of_code(code, ZOOM), 256)
+    assert pixels is not None
+    # Satellite tiles have detail to the last pixel, which this imagery lacks at zoom 8: grain makes decoding as hard.
+    grain = np.random.default_rng(code).integers(-12, 13, pixels.shape)
+    out = io.BytesIO()
+    Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
+    return out.getvalue()
+
+
+def _pixels(composer: Composer, code: int) -> np.ndarray:
+    pixels = composer.compose(tile_of_code(code, ZOOM)).pixels
+    assert pixels is not None
+    return pixels
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tiles", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--shape", choices=SHAPES, default="ViT-B-32")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
