@@ -131,7 +131,12 @@ class TileStore:
         try:
             if not read_only:
                 _lay_out(database, info)
-            return cls(database, _stored_info(database, info))
+            stored = _stored_info(database, info)
+            if info is not None and info != stored and not read_only:
+                # The same tiles under a better description, such as an attribution that was missing before.
+                with database.transaction() as c:
+                    c.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", fmt.metadata_of(info).items())
+            return cls(database, info or stored)
         except BaseException:
             database.close()
             raise

@@ -26,6 +26,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.filterwarnings("ignore:Mercantile 2.0")
 def test_a_folder_is_a_source(root):
     source = open_source(str(root))
     assert isinstance(source, FolderSource)
