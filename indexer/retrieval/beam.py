@@ -143,9 +143,10 @@ def _candidates(level: Level, query: NDArray[np.float32], parents: NDArray[np.in
 
 def _alive(slots: Positions, parents: int) -> tuple[Positions | slice, Positions]:
     """Which of the parents have candidates, and `slots` renumbered to count only those."""
-    has = np.bincount(slots, minlength=parents) > 0
-    if has.all():
+    counts = np.bincount(slots, minlength=parents)
+    if np.minimum.reduce(counts):
         return slice(None), slots
+    has = counts > 0
     return np.flatnonzero(has), (np.cumsum(has) - 1)[slots]
 
 

@@ -6,6 +6,7 @@ It knows nothing of zooms, Morton codes or scores.
 """
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,17 @@ class ShardLists:
 
         `query`: (d,) float32, contiguous; `lists`: (m,) int64, ascending and distinct, so that rows come out ascending.
         """
-        wanted = faiss.SearchParametersIVF()  # per call: `index.nprobe` would be shared between threads
-        wanted.nprobe = len(lists)
         found = faiss.RangeSearchResult(1)
         self._index.range_search_preassigned_c(
-            1, swig_ptr(query), _EVERYTHING, swig_ptr(lists), swig_ptr(self._no_distances), found, False, wanted, None
+            1,
+            swig_ptr(query),
+            _EVERYTHING,
+            swig_ptr(lists),
+            swig_ptr(self._no_distances),
+            found,
+            False,
+            _probe(len(lists)),
+            None,
         )
         n = int(rev_swig_ptr(found.lims, 2)[1])
         return rev_swig_ptr(found.labels, n).copy(), rev_swig_ptr(found.distances, n).copy()
@@ -126,6 +133,14 @@ def _write(path: Path, index: Any) -> None:
     # that looks written. Through Python's file the OSError comes out.
     with open(path, "wb") as stream:
         faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
+
+
+@cache
+def _probe(lists: int) -> Any:
+    """Parameters to search so many lists; never changed, so that threads share them, as they cannot `index.nprobe`."""
+    wanted = faiss.SearchParametersIVF()
+    wanted.nprobe = lists
+    return wanted
 
 
 def _empty_index(dim: int, lists: int, codec: str) -> Any:

@@ -52,8 +52,8 @@ def share(
 
 def log_sum_exp(values: Floats) -> float:
     """log(sum(exp(values))) of a non-empty (n,) array, whatever its scale."""
-    top = float(values.max())
-    return top + math.log(float(np.exp(values - top).sum()))
+    top = float(np.maximum.reduce(values))
+    return top + math.log(float(np.add.reduce(np.exp(values - top))))
 
 
 def best(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
@@ -61,8 +61,10 @@ def best(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
     n = len(scores)
     if n <= k:
         return np.arange(n)
-    bar = np.partition(scores, n - k)[n - k]
-    chosen = np.flatnonzero(scores >= bar)
+    ordered = scores.copy()
+    ordered.partition(n - k)
+    bar = ordered[n - k]
+    chosen = (scores >= bar).nonzero()[0]
     if len(chosen) == k:
         return chosen
     at_bar = np.flatnonzero(scores[chosen] == bar)

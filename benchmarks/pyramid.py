@@ -1,0 +1,105 @@
+"""A seeded index to measure searches on: the world at zooms 4, 6 and 8, one region down to 16, vectors that are a tree.
+
+A child's vector is its parent's plus noise, so that a search which keeps the right tiles goes into the region, as a
+trained encoder's would. Vectors go to disk as FAISS lists and, beside them, as plain arrays for the other methods.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.retrieval.fake import FakePhotoEncoder, unit_rows
+from indexer.retrieval.index import finish, write_shard
+from indexer.retrieval.manifest import Manifest, ShardEntry, ZoomEntry
+from tile_cache.addressing import parents_of_codes
+
+ZOOMS = (4, 6, 8, 10, 12, 14, 16)
+WORLD_ZOOM = 8
+SHARD_PARENTS = 1 << 16
+_KEPT = 0.75
+"""Share of a child's squared length that is its parent's direction."""
+
+Codes = NDArray[np.uint64]
+
+
+def codes_of(zoom: int, leaves: int) -> Codes:
+    """Every tile down to WORLD_ZOOM; below, the ancestors of a run of `leaves` tiles in the middle of zoom 16."""
+    if zoom <= WORLD_ZOOM:
+        return np.arange(4**zoom, dtype=np.uint64)
+    first = 4 ** ZOOMS[-1] // 3 >> 22 << 22
+    shift = 2 * (ZOOMS[-1] - zoom)
+    return np.arange(first >> shift, (first + leaves - 1 >> shift) + 1, dtype=np.uint64)
+
+
+def build(directory: Path, leaves: int, dim: int, seed: int = 0) -> Manifest:
+    """Write index and arrays (`v04.npy` ... (n, dim) float16, `c04.npy` codes), or take those of an earlier run."""
+    if (directory / "manifest.json").is_file():
+        return Manifest.read(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    zooms = []
+    for i, zoom in enumerate(ZOOMS):
+        shards = tuple(_build_zoom(directory, i, leaves, dim, np.random.default_rng([seed, zoom])))
+        zooms.append(ZoomEntry(zoom, shards, "random"))
+    photo = FakePhotoEncoder(dim).describe()
+    return finish(
+        directory,
+        zooms,
+        dim=dim,
+        codec="fp16",
+        photo_encoder=photo,
+        map_encoders={},
+        source={"identity": f"random {seed}"},
+        attribution="",
+        coverage={"leaves": leaves},
+    )
+
+
+def queries(directory: Path, count: int, seed: int = 1) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Noisy copies of leaves, (count, dim) unit rows, and the rows that they are copies of."""
+    leaf = np.load(directory / f"v{ZOOMS[-1]:02d}.npy", mmap_mode="r")
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(leaf), count)
+    noise = unit_rows(rng.standard_normal((count, leaf.shape[1])))
+    return unit_rows(0.8 * leaf[rows].astype(np.float32) + 0.6 * noise), rows
+
+
+def _build_zoom(directory: Path, i: int, leaves: int, dim: int, rng: np.random.Generator) -> Iterator[ShardEntry]:
+    zoom = ZOOMS[i]
+    codes = codes_of(zoom, leaves)
+    parents, count, above = _parents(directory, i, codes, leaves)
+    plain = np.lib.format.open_memmap(directory / f"v{zoom:02d}.npy", "w+", np.float16, (len(codes), dim))
+    for number, first in enumerate(range(0, count, SHARD_PARENTS)):
+        last = min(first + SHARD_PARENTS, count)
+        start, stop = (int(v) for v in np.searchsorted(parents, (first, last)))
+        vectors = np.empty((stop - start, dim), dtype=np.float32)
+        for a in range(start, stop, 1 << 15):
+            b = min(a + (1 << 15), stop)
+            noise = unit_rows(rng.standard_normal((b - a, dim), dtype=np.float32))
+            inherited = 0 if above is None else above[parents[a:b]].astype(np.float32)
+            vectors[a - start : b - start] = unit_rows(_KEPT**0.5 * inherited + (1 - _KEPT) ** 0.5 * noise)
+        plain[start:stop] = vectors
+        yield write_shard(
+            directory,
+            zoom,
+            number,
+            codes[start:stop],
+            vectors,
+            np.ones(stop - start, dtype=bool),
+            parents=parents[start:stop],
+            first_row=start,
+            first_parent=first,
+            parent_count=last - first,
+        )
+    plain.flush()
+
+
+def _parents(
+    directory: Path, i: int, codes: Codes, leaves: int
+) -> tuple[NDArray[np.int64], int, NDArray[np.float16] | None]:
+    if i == 0:
+        return np.zeros(len(codes), dtype=np.int64), 1, None
+    above = codes_of(ZOOMS[i - 1], leaves)
+    rows = np.searchsorted(above, parents_of_codes(codes, ZOOMS[i] - ZOOMS[i - 1])).astype(np.int64)
+    return rows, len(above), np.load(directory / f"v{ZOOMS[i - 1]:02d}.npy", mmap_mode="r")
