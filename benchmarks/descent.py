@@ -4,9 +4,9 @@
 
 Seven zooms, 512 dimensions, fp16, posterior included. All methods run on one thread (`--threads`) over the same
 queries, each query's time being its least of three passes; between two visits of a query lie hundreds of megabytes of
-others, so the deep zooms' bytes come from memory, not from cache. `read` copies exactly the list slices that the descent
-compared, from an array in memory to a small buffer. A gather copies whole lists at once where all have 16 rows, as
-they do here, else row by row. Prints a Markdown table, writes JSON.
+others, so the deep zooms' bytes come from memory, not from cache. `read` copies exactly the list slices that the
+descent compared, from an array in memory to a small buffer. A gather copies whole lists at once where all have 16 rows,
+as they do here, else row by row. Prints a Markdown table, writes JSON.
 """
 
 import argparse

@@ -132,7 +132,7 @@ def _write(path: Path, index: Any) -> None:
     # Not by name: FAISS's own file writer only prints what fails when it closes, so a full disk would leave a cut file
     # that looks written. Through Python's file the OSError comes out.
     with open(path, "wb") as stream:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
+        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]
 
 
 @cache

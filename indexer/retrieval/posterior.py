@@ -64,7 +64,7 @@ def best(scores: NDArray[np.floating[Any]], k: int) -> NDArray[np.intp]:
     ordered = scores.copy()
     ordered.partition(n - k)
     bar = ordered[n - k]
-    chosen = (scores >= bar).nonzero()[0]
+    chosen: NDArray[np.intp] = (scores >= bar).nonzero()[0]
     if len(chosen) == k:
         return chosen
     at_bar = np.flatnonzero(scores[chosen] == bar)
