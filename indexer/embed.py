@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ __all__ = ["UNIT_ROWS", "Distinct", "EmbedCounts", "ahead", "embed_zoom", "encod
 UNIT_ROWS = 1024
 
 Pixels = NDArray[np.uint8]
+Vectors = NDArray[np.float32]
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -39,6 +40,14 @@ class EmbedCounts:
     rows: int = 0
     kept: int = 0
     encoded: int = 0
+
+
+class Pictured(NamedTuple):
+    """A unit to be made: its first row, its codes, and the picture of each, in order, as they come."""
+
+    first_row: int
+    codes: NDArray[np.uint64]
+    pictures: Iterator[Composed]
 
 
 class Distinct:
@@ -59,42 +68,51 @@ class Distinct:
         return same_hash[-1]
 
 
-class UnitMaker:
-    """Collects a unit's pictures row by row and encodes each batch as soon as it is full."""
+class EncoderLane:
+    """The encoder in a thread of its own, so that it works while the next batch is put together."""
 
-    def __init__(
-        self, encoder: "EncodesTiles", zoom: int, first_row: int, codes: NDArray[np.uint64], dtype: str
-    ) -> None:
-        self._encoder, self._zoom, self._first_row, self._dtype = encoder, zoom, first_row, dtype
-        self._codes = codes
+    def __init__(self, pool: Executor, encoder: "EncodesTiles", zoom: int) -> None:
+        self.encoder, self.zoom = encoder, zoom
+        self._pool = pool
+        self._under_way: deque[Future[Vectors]] = deque()
+
+    def submit(self, pictures: Sequence[Pixels]) -> Future[Vectors]:
+        """Queue at most one batch; waits while two are queued already."""
+        while len(self._under_way) >= 2:
+            self._under_way.popleft().result()
+        future = self._pool.submit(encode_distinct, self.encoder, self.zoom, pictures)
+        self._under_way.append(future)
+        return future
+
+
+class UnitMaker:
+    """Collects a unit's pictures row by row and hands each batch to the encoder as soon as it is full."""
+
+    def __init__(self, lane: EncoderLane, first_row: int, codes: NDArray[np.uint64], dtype: str) -> None:
+        self._lane, self._first_row, self._codes, self._dtype = lane, first_row, codes, dtype
         self._distinct = Distinct()
         self._places: list[int] = []  # per row: which distinct picture, or -1
-        self._vectors: list[NDArray[np.float32]] = []
+        self._batches: list[Future[Vectors]] = []
         self._problems: dict[TileProblem, None] = {}
-
-    @property
-    def full(self) -> bool:
-        """Whether every row of the unit has come."""
-        return len(self._places) == len(self._codes)
 
     def add(self, composed: Composed) -> None:
         """Take the next row's picture."""
         self._problems.update(dict.fromkeys(composed.problems))
         pixels = composed.pixels
         self._places.append(-1 if pixels is None else self._distinct.place(pixels, composed.digest))
-        waiting = len(self._distinct.pictures) - self._encoder.batch_size * len(self._vectors)
-        if waiting == self._encoder.batch_size:
-            self._encode(waiting)
+        self._encode(at_least=self._lane.encoder.batch_size)
 
-    def finished(self) -> Unit:
-        """The unit, once `full`."""
-        waiting = len(self._distinct.pictures) - self._encoder.batch_size * len(self._vectors)
-        if waiting:
-            self._encode(waiting)
+    def seal(self) -> None:
+        """All rows have come: hand over the batch that is not full."""
+        self._encode(at_least=1)
+
+    def unit(self) -> Unit:
+        """The unit, once sealed; waits for the encoder."""
         places = np.array(self._places, dtype=np.int64)
-        table = np.concatenate([np.zeros((0, self._encoder.dim), dtype=np.float32), *self._vectors])
+        nothing = np.zeros((0, self._lane.encoder.dim), dtype=np.float32)
+        table = np.concatenate([nothing, *(batch.result() for batch in self._batches)])
         return Unit(
-            zoom=self._zoom,
+            zoom=self._lane.zoom,
             first_row=self._first_row,
             has_imagery=places >= 0,
             vectors=table[places[places >= 0]].astype(self._dtype),
@@ -103,11 +121,13 @@ class UnitMaker:
             problems=tuple(sorted(self._problems)),
         )
 
-    def _encode(self, waiting: int) -> None:
-        self._vectors.append(encode_distinct(self._encoder, self._zoom, self._distinct.pictures[-waiting:]))
+    def _encode(self, at_least: int) -> None:
+        waiting = self._distinct.pictures[self._lane.encoder.batch_size * len(self._batches) :]
+        if len(waiting) >= at_least:
+            self._batches.append(self._lane.submit(waiting))
 
 
-def encode_distinct(encoder: "EncodesTiles", zoom: int, pictures: Sequence[Pixels]) -> NDArray[np.float32]:
+def encode_distinct(encoder: "EncodesTiles", zoom: int, pictures: Sequence[Pixels]) -> Vectors:
     """At most one batch of pictures to (n, dim) float32, padded to the encoder's batch with the last picture."""
     padded = [*pictures, *[pictures[-1]] * (encoder.batch_size - len(pictures))]
     return np.asarray(encoder.encode(zoom, np.stack(padded))[: len(pictures)])
@@ -132,19 +152,38 @@ def embed_zoom(
     """
     counts = EmbedCounts()
     units = _missing_units(codes, zoom, directory, unit_rows, counts, on_unit)
-    with ThreadPoolExecutor(threads, thread_name_prefix="compose") as pool:
-        try:
-            for number, part, pictures in _composed(pool, units, zoom, composer, window=3 * encoder.batch_size):
-                maker = UnitMaker(encoder, zoom, number * unit_rows, part, dtype)
-                for composed in pictures:
-                    maker.add(composed)
-                unit = maker.finished()
-                write_unit(unit_path(directory, zoom, number), unit)
-                counts.rows, counts.encoded = counts.rows + len(part), counts.encoded + unit.encoded
-                on_unit(counts)
-        finally:
+    composing = ThreadPoolExecutor(threads, thread_name_prefix="compose")
+    encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+    try:
+        pictured = _composed(composing, units, zoom, composer, window=3 * encoder.batch_size)
+        for maker in _sealed(pictured, EncoderLane(encoding, encoder, zoom), dtype):
+            unit = maker.unit()
+            write_unit(unit_path(directory, zoom, unit.first_row // unit_rows), unit)
+            counts.rows, counts.encoded = counts.rows + len(unit.has_imagery), counts.encoded + unit.encoded
+            on_unit(counts)
+    finally:
+        for pool in (composing, encoding):
             pool.shutdown(wait=True, cancel_futures=True)
     return counts
+
+
+def _sealed(pictured: Iterable[Pictured], lane: EncoderLane, dtype: str) -> Iterator[UnitMaker]:
+    """Each unit when all its pictures are with the encoder, and the first batch of the next one too.
+
+    So whoever waits for a unit's last vectors and writes it leaves the encoder something to do.
+    """
+    before: UnitMaker | None = None
+    for unit in pictured:
+        maker = UnitMaker(lane, unit.first_row, unit.codes, dtype)
+        for n, composed in enumerate(unit.pictures, start=1):
+            maker.add(composed)
+            if before is not None and n >= min(lane.encoder.batch_size, len(unit.codes)):
+                yield before
+                before = None
+        maker.seal()
+        before = maker
+    if before is not None:
+        yield before
 
 
 def _missing_units(
@@ -155,7 +194,7 @@ def _missing_units(
     counts: EmbedCounts,
     on_unit: Callable[[EmbedCounts], None],
 ) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    """(number, codes) of every unit that is not whole on disk; those that are, are counted on the way."""
+    """(first row, codes) of every unit that is not whole on disk; those that are, are counted on the way."""
     for number, start in enumerate(range(0, len(codes), unit_rows)):
         part = np.asarray(codes[start : start + unit_rows])
         unit = read_unit(unit_path(directory, zoom, number))
@@ -163,25 +202,25 @@ def _missing_units(
             counts.rows, counts.kept = counts.rows + len(part), counts.kept + len(part)
             on_unit(counts)
         else:
-            yield number, part
+            yield start, part
 
 
 def _composed(
     pool: Executor, units: Iterable[tuple[int, NDArray[np.uint64]]], zoom: int, composer: Composer, window: int
-) -> Iterator[tuple[int, NDArray[np.uint64], Iterator[Composed]]]:
+) -> Iterator[Pictured]:
     """Each unit with its pictures. They are composed ahead across the border of units, so that no unit starts cold."""
     coming: deque[tuple[int, NDArray[np.uint64]]] = deque()
 
     def tiles() -> Iterator[Tile]:
-        for number, part in units:
-            coming.append((number, part))
-            for code in part:
+        for first_row, codes in units:
+            coming.append((first_row, codes))
+            for code in codes:
                 yield tile_of_code(int(code), zoom)
 
     pictures = ahead(pool, composer.compose, tiles(), window)
     for first in pictures:
-        number, part = coming.popleft()
-        yield number, part, _first_then(first, pictures, len(part) - 1)
+        first_row, codes = coming.popleft()
+        yield Pictured(first_row, codes, _first_then(first, pictures, len(codes) - 1))
 
 
 def _first_then(first: T, rest: Iterator[T], n: int) -> Iterator[T]:

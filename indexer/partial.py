@@ -1,7 +1,7 @@
 """The half-made index beside its final place: who may work on it, for which plan, and how it becomes the index.
 
-`OUT.partial/` holds plan.json (what was asked for), rows/, units/, filled/ and index/ (what becomes OUT). The folder
-itself is locked while a build works in it. It knows nothing of tiles and encoders.
+`OUT.partial/` holds plan.json (what was asked for), rows/, units/, filled/ and index/ (what becomes OUT), and a lock
+file that is held while a build works there. It knows nothing of tiles and encoders.
 """
 
 import errno
@@ -22,6 +22,7 @@ from indexer.retrieval.manifest import MANIFEST_NAME
 __all__ = ["PLAN_NAME", "Partial", "claim", "disk_errors", "is_finished", "plan_hash"]
 
 PLAN_NAME = "plan.json"
+LOCK_NAME = "lock"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSING = {errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
@@ -57,6 +58,7 @@ def claim(out: Path, plan: Mapping[str, Any], *, overwrite: bool = False) -> Ite
     Raises BuildLockedError while another process holds it, PlanMismatchError if it was begun for another plan
     (`overwrite` empties it instead), ExistingIndexError if `out` is taken (`overwrite` lets `publish` replace it).
     """
+    out = Path(os.path.abspath(out))  # `.` has no name to put .partial behind
     _check_place(out, overwrite)
     root = out.with_name(out.name + ".partial")
     handle = _locked(root)
@@ -75,6 +77,7 @@ def is_finished(out: Path, plan: Mapping[str, Any]) -> bool:
 
 def forget(out: Path) -> None:
     """Remove what a kill between publishing and tidying left beside a finished index; leave another build's alone."""
+    out = Path(os.path.abspath(out))
     root = out.with_name(out.name + ".partial")
     if not root.is_dir() or _read_plan(root / PLAN_NAME) not in (None, _read_plan(out / PLAN_NAME)):
         return
@@ -129,10 +132,14 @@ def _taken(out: Path) -> str:
 
 
 def _locked(root: Path) -> int:
-    """A handle that holds the lock on the folder `root`, which is there."""
+    """A handle that holds the lock of the folder `root`, which is there; the system frees it when the process ends."""
+    path = root / LOCK_NAME
     while True:
         root.mkdir(exist_ok=True)
-        handle = os.open(root, os.O_RDONLY)
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # another build removed the folder just now
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:
@@ -140,8 +147,8 @@ def _locked(root: Path) -> int:
             raise BuildLockedError(
                 f"{root} is in use by another build of the same index: wait for it or end it"
             ) from exc
-        # The other build may have finished and removed the folder between opening and locking it.
-        if root.exists() and os.fstat(handle).st_ino == root.stat().st_ino:
+        # The other build may have finished and removed the folder between opening and locking its file.
+        if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:
             return handle
         os.close(handle)
 
@@ -158,7 +165,8 @@ def _settle_plan(partial: Partial, plan: Mapping[str, Any], overwrite: bool) -> 
         found = None
     if found is None:
         for child in list(partial.root.iterdir()):
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
+            if child.name != LOCK_NAME:
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
         write_json(path, wanted)
 
 

@@ -54,7 +54,7 @@ class Region:
             raise CoverageError(f"{name}: longitudes lie within -180 to 180 and latitudes within -90 to 90 (W S E N)")
         if south >= north:
             raise CoverageError(f"{name}: south must be less than north; the order is W S E N")
-        if west == east:
+        if (west - east) % 360 == 0 and west >= east:
             raise CoverageError(f"{name} has no width; for the whole circle give -180 and 180")
         spans = [(west, east)] if west < east else [(west, 180.0), (-180.0, east)]
         boxes = [shapely.box(w, south, e, north) for w, e in spans if e > w]
@@ -74,7 +74,10 @@ class Region:
         except (ValueError, RecursionError) as exc:
             raise CoverageError(f"{path} is no JSON ({exc}); a GeoJSON file with polygons is needed") from exc
         notes: list[str] = []
-        polygons = [_polygon(rings, str(path), notes) for rings in _ring_lists(document, str(path))]
+        try:
+            polygons = [_polygon(rings, str(path), notes) for rings in _ring_lists(document, str(path))]
+        except RecursionError as exc:
+            raise CoverageError(f"{path} is nested too deeply to be GeoJSON") from exc
         if not polygons:
             raise CoverageError(f"{path} holds no polygon; points and lines cover no tiles")
         return _cut(shapely.union_all(polygons), str(path), notes)
@@ -185,8 +188,8 @@ def _polygon(rings: Any, name: str, notes: list[str]) -> Any:
 def _ring(ring: Any, name: str, notes: list[str]) -> NDArray[np.float64]:
     """A ring's (lng, lat), (n, 2) float64, altitudes dropped."""
     try:
-        xy = np.array([(float(p[0]), float(p[1])) for p in ring], dtype=np.float64)
-    except (TypeError, ValueError, IndexError, KeyError) as exc:
+        xy = np.array([_position(p) for p in ring], dtype=np.float64).reshape(-1, 2)
+    except (TypeError, ValueError, OverflowError) as exc:
         raise CoverageError(f"{name}: a ring must be a list of [lng, lat] pairs, not {_short(ring)}") from exc
     if len(xy) < 4:
         raise CoverageError(f"{name}: a ring needs 4 positions or more, the last equal to the first; got {len(xy)}")
@@ -198,6 +201,12 @@ def _ring(ring: Any, name: str, notes: list[str]) -> NDArray[np.float64]:
         raise CoverageError(f"{name}: a ring spans {np.ptp(xy[:, 0]):g} degrees of longitude, more than the Earth has")
     _note_long_edges(xy[:, 0], name, notes)
     return xy
+
+
+def _position(value: Any) -> tuple[float, float]:
+    if not isinstance(value, list) or len(value) < 2 or not all(type(v) in (int, float) for v in value[:2]):
+        raise ValueError(f"{value!r} is no position")
+    return float(value[0]), float(value[1])
 
 
 def _note_long_edges(lng: NDArray[np.float64], name: str, notes: list[str]) -> None:

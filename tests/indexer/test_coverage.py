@@ -158,6 +158,7 @@ def test_poles_are_clipped_and_said_so() -> None:
         ((0, 10, 20, 10), "south must be less"),
         ((0, 20, 20, 10), "south must be less"),
         ((5, 0, 5, 10), "no width"),
+        ((180, 0, -180, 10), "no width"),
         ((-190, 0, 5, 10), "-180 to 180"),
         ((0, 0, 5, 91), "-90 to 90"),
         ((0, float("nan"), 5, 9), "finite"),
@@ -233,6 +234,9 @@ def test_geojson_that_crosses_itself_is_repaired(tmp_path: Path) -> None:
         ('{"type": "Polygon", "coordinates": []}', "at least one ring"),
         ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}', "4 positions"),
         ('{"type": "Polygon", "coordinates": [["a", "b", "c", "d"]]}', "lng, lat"),
+        ('{"type": "Polygon", "coordinates": [["10", "20", "31", "10"]]}', "lng, lat"),
+        ('{"type": "Polygon", "coordinates": [[[1' + "0" * 400 + ", 5], [11, 9], [11, 6], [10, 5]]]}", "lng, lat"),
+        ('{"type":"GeometryCollection","geometries":[' * 450 + "]}" * 450, "nested too deeply|no polygon"),
         ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [2, 0], [0, 0]]]}', "no area"),
         (
             '{"type": "Polygon", "coordinates": [[[10, 95], [11, 95], [11, 96], [10, 95]]]}',
