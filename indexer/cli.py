@@ -176,7 +176,7 @@ def index(
             cache=cache,
             fetch=_settings(rate, concurrency, contact, False),
             overwrite=overwrite,
-            calibration=_builtin_calibration() if photo_encoder == "builtin" and map_encoders is None else None,
+            calibration=builtin_calibration() if photo_encoder == "builtin" and map_encoders is None else None,
         )
         from indexer.build import build_index  # loads torch by and by, which `plan` and `inspect` do not need
 
@@ -277,7 +277,7 @@ def _existing_cache(
     return stack.enter_context(TileStore.open(path, source.info, read_only=True)) if path.exists() else None
 
 
-def _builtin_calibration() -> Path:
+def builtin_calibration() -> Path:
     from importlib import resources
 
     return Path(str(resources.files("indexer.builtin").joinpath("calibration.json")))

@@ -108,7 +108,7 @@ class BlueMarble:
         patch = picture[rows[:, None], columns[None, :]].astype(np.float32)
         slim = (down @ patch.reshape(len(rows), -1)).reshape(size, len(columns), 3)
         drawn = np.einsum("oc,rcd->rod", across, slim, optimize=True)
-        return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(np.rint(drawn), 0, 255), dtype=np.uint8)
 
     def land_fraction(self, codes: NDArray[np.uint64], z: int) -> NDArray[np.float32]:
         """Share of land in each tile's latitude-longitude rectangle, (n,) float32 from 0 to 1."""

@@ -8,7 +8,6 @@ as the first stage left them, because the map towers share them.
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from indexer.compose import Composer
-from indexer.coverage import Coverage, Land
-from indexer.regions import Region
+from indexer.coverage import Coverage
+from indexer.inputs import Area, coverage_of
 from indexer.retrieval.encoders import PhotoEncoder, Tower, build_tower, save_layers, trained_layers
 from indexer.training.map_stage import Queries, train_map_tower, trunk_activations
 from indexer.training.photo_stage import Batch, Tables, train_photo_tower
@@ -36,10 +35,8 @@ Log = Callable[[dict[str, Any]], None]
 
 
 def builtin_coverage(recipe: Recipe) -> Coverage:
-    """The tiles of the built-in Earth: land between two latitudes, closed upward."""
-    source = BlueMarble()
-    land = Land(source, recipe.land, source.info.identity)
-    return Coverage.of(recipe.zooms, Region.from_bbox(-180, recipe.south, 180, recipe.north), land=land)
+    """The tiles of the built-in Earth: the same that `tilebeam index --source bluemarble --world` covers."""
+    return coverage_of(Area(land=recipe.land), recipe.zooms, BlueMarble())
 
 
 class BuiltinTraining:
@@ -173,16 +170,3 @@ class _Fixed(Tables):
 
     def vectors(self) -> dict[int, Tensor]:
         return self._seen
-
-
-def quarter(recipe: Recipe, left_out: str, share: float = 0.25) -> Recipe:
-    """The recipe at a share of its budget and without one product: for an honest figure on a rendition never seen."""
-    maps = replace(recipe.maps, steps={z: max(1, int(n * share)) for z, n in recipe.maps.steps.items()})
-    return replace(
-        recipe,
-        products=tuple(p for p in recipe.products if p != left_out),
-        ramp=int(recipe.ramp * share),
-        photo=replace(recipe.photo, steps=int(recipe.photo.steps * share)),
-        tune=replace(recipe.tune, steps=int(recipe.tune.steps * share)),
-        maps=maps,
-    )

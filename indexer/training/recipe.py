@@ -1,7 +1,7 @@
 """How the built-in model is made, as one typed value read from a committed JSON file."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,4 +56,18 @@ class Recipe:
             maps=MapStage(**maps),
             tune=PhotoStage(**v["tune"]),
             map_queries=int(v["map_queries"]),
+        )
+
+    def reduced(self, share: float, left_out: str | None = None) -> "Recipe":
+        """At a share of the budget, and without one product: for an honest figure on a rendition never seen."""
+        if left_out is not None and left_out not in self.products:
+            raise ValueError(f"the recipe has no product {left_out!r}; it has {', '.join(self.products)}")
+        maps = replace(self.maps, steps={z: max(1, int(n * share)) for z, n in self.maps.steps.items()})
+        return replace(
+            self,
+            products=tuple(p for p in self.products if p != left_out),
+            ramp=int(self.ramp * share),
+            photo=replace(self.photo, steps=int(self.photo.steps * share)),
+            tune=replace(self.tune, steps=int(self.tune.steps * share)),
+            maps=maps,
         )

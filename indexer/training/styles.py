@@ -88,7 +88,7 @@ class Stylist:
             return x
         other = (chosen[picked] + rng.integers(1, max(count, 2), size=len(picked))) % count
         weight = torch.from_numpy(rng.uniform(0, 0.5, len(picked))).float()[:, None, None, None]
-        x[picked] = torch.lerp(x[picked], self._earth.draw(_some(views, picked), other, x.shape[-1]), weight)
+        x[picked] = torch.lerp(x[picked], self._earth.draw(views.take(picked), other, x.shape[-1]), weight)
         return x
 
     def _sea_and_snow(
@@ -96,14 +96,14 @@ class Stylist:
     ) -> Tensor:
         picked = _pick(style.sea, len(views), rng)
         if len(picked):
-            water = 1 - self._earth.land(_some(views, picked), x.shape[-1])
+            water = 1 - self._earth.land(views.take(picked), x.shape[-1])
             colour = _uniform((len(picked), 3, 1, 1), generator) * torch.tensor([0.7, 0.9, 1.0])[None, :, None, None]
             relief = x[picked].mean(1, keepdim=True) - x[picked].mean((1, 2, 3), keepdim=True)
             sea = colour + relief * _uniform((len(picked), 1, 1, 1), generator)
             x[picked] = torch.lerp(x[picked], sea, water * _uniform((len(picked), 1, 1, 1), generator).sqrt())
         picked = _pick(style.snow, len(views), rng)
         if len(picked):
-            land = self._earth.land(_some(views, picked), x.shape[-1])
+            land = self._earth.land(views.take(picked), x.shape[-1])
             bright = x[picked].mean(1, keepdim=True)
             patches = _clouds(len(picked), x.shape[-1], generator) + bright - bright.mean((1, 2, 3), keepdim=True)
             cover = torch.sigmoid((patches - 1 + 1.4 * _uniform((len(picked), 1, 1, 1), generator)) * 8) * land
@@ -114,10 +114,6 @@ class Stylist:
 def _pick(chance: float, n: int, rng: np.random.Generator) -> Ints:
     """The pictures that a chance falls on, (m,) int64; draws the same count of random numbers whatever the chance."""
     return np.flatnonzero(rng.uniform(size=n) < chance)
-
-
-def _some(views: Views, picked: Ints) -> Views:
-    return Views(views.lng[picked], views.lat[picked], views.footprint_km[picked], views.turn[picked])
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -32,6 +32,10 @@ class Views:
     def __len__(self) -> int:
         return len(self.lng)
 
+    def take(self, which: NDArray[np.int64]) -> "Views":
+        """Some of them, in the given order."""
+        return Views(self.lng[which], self.lat[which], self.footprint_km[which], self.turn[which])
+
 
 class Earth:
     """Products and the land mask, ready to be sampled; some 500 MB for all three products."""

@@ -1,0 +1,78 @@
+"""The last step of the built-in preset: index the Earth with what was learnt, and fit the posterior's numbers to it."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from indexer.build import build_index
+from indexer.fit import KnownPictures, fit
+from indexer.request import BuildRequest
+from indexer.retrieval.encoders import PhotoEncoder
+from indexer.retrieval.index import TileIndex
+from indexer.training.pictures import embed_pictures, embed_views, nowhere_pictures, sea_views
+from indexer.training.recipe import Recipe
+from indexer.training.styles import Style, Stylist
+from indexer.training.views import Centres, Earth, draw_views
+
+K = 64
+_SEED = 77  # of the pictures that numbers are fitted to: no training stage and no test set uses it
+_CLEAN, _STYLED, _SEA, _NOWHERE, _SIZE = 4000, 4000, 300, 300, 120
+
+
+def calibrate(recipe: Recipe, encoders: Path, index_dir: Path) -> dict[str, Any]:
+    """Build the index at `index_dir`, fit to it, write calibration.json beside the encoders too; returns the numbers."""
+    build_index(
+        BuildRequest(
+            source="bluemarble",
+            out=index_dir,
+            zooms=recipe.zooms,
+            photo_encoder=str(encoders),
+            map_encoders=encoders,
+            overwrite=True,
+        )
+    )
+    index = TileIndex.open(index_dir)
+    pictures = _pictures(recipe, PhotoEncoder.load(str(encoders), device="cpu"))
+    fitted = fit(index, pictures, K, elsewhere=True)
+    maps = {str(z.zoom): z.encoder for z in index.manifest.zooms}
+    fitted = replace(fitted, extra={"map_encoders": maps, "fitted_on": len(pictures)})
+    fitted.write(encoders)
+    fitted.write(index_dir)
+    return {str(z): asdict(n) for z, n in fitted.zooms.items()}
+
+
+def _pictures(recipe: Recipe, encoder: PhotoEncoder) -> KnownPictures:
+    """Clean and styled views of land, views of the open sea, and pictures of no place."""
+    rng = np.random.default_rng([_SEED, recipe.seed])
+    earth, centres = Earth(recipe.products), Centres(recipe.south, recipe.north, recipe.zooms[-1], recipe.land)
+    parts = []
+    for count, style in ((_CLEAN, Style()), (_STYLED, recipe.style)):
+        views = draw_views(centres, count, recipe.footprint_km, recipe.turn, rng)
+        parts.append(embed_views(Stylist(earth, style), views, _SIZE, encoder, rng))
+    sea = sea_views(_SEA, recipe.footprint_km, recipe.turn, _SEED, recipe.zooms[-1] - 1)
+    parts.append(embed_views(Stylist(earth, recipe.style), sea, _SIZE, encoder, rng))
+    empty = np.full(_NOWHERE, np.nan)
+    parts.append(KnownPictures(embed_pictures(nowhere_pictures(_NOWHERE, _SIZE, _SEED), encoder), empty, empty))
+    return KnownPictures(
+        np.concatenate([p.embeddings for p in parts]),
+        np.concatenate([p.lng for p in parts]),
+        np.concatenate([p.lat for p in parts]),
+    )
+
+
+def describe(recipe_file: Path, encoders: Path, numbers: dict[str, Any], log: Path) -> None:
+    """Write training.json beside the encoders: the recipe, the last losses of each stage, the fitted numbers."""
+    last: dict[str, dict[str, Any]] = {}
+    for line in log.read_text().splitlines():
+        entry = json.loads(line)
+        last[f"{entry['stage']}-{entry['zoom']}" if "zoom" in entry else entry["stage"]] = entry
+    said = {
+        "command": "tilebeam train --preset builtin",
+        "recipe": json.loads(recipe_file.read_text()),
+        "last_logged": list(last.values()),
+        "calibration": numbers,
+    }
+    (encoders / "training.json").write_text(json.dumps(said, indent=1) + "\n")
