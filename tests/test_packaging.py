@@ -54,6 +54,18 @@ def test_every_data_file_is_packaged() -> None:
     assert sorted(data - matched) == []
 
 
+def test_the_image_is_given_every_package() -> None:
+    """.dockerignore lists what may pass, and the Dockerfile makes empty packages before it has the real ones."""
+    project = PROJECT["tool"]["setuptools"]
+    passing = {line[1:] for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}
+    assert {name.split(".")[0] for name in project["packages"]} <= passing
+    assert {f"{name}.py" for name in project["py-modules"]} <= passing
+    made = re.search(r"mkdir -p ([^&\\]+)", (ROOT / "docker/Dockerfile").read_text("utf-8"))
+    assert made is not None
+    empty = {Path(name) for name in made[1].split()}
+    assert empty | {path.parent for path in empty} - {Path()} == {Path(*n.split(".")) for n in project["packages"]}
+
+
 def test_the_console_script_can_be_called() -> None:
     module, _, name = PROJECT["project"]["scripts"]["tilebeam"].partition(":")
     assert callable(getattr(importlib.import_module(module), name))
