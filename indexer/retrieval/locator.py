@@ -38,12 +38,15 @@ class Locator:
         self._calibration_id = calibration.id
 
     @classmethod
-    def open(cls, directory: Path, *, device: str = "auto", encoder: "EncodesPhotos | None" = None) -> "Locator":
+    def open(
+        cls, directory: Path, *, device: str = "auto", encoder: "EncodesPhotos | None" = None, mmap: bool = True
+    ) -> "Locator":
         """Open an index directory with the photo encoder that its manifest names, or with a given one.
 
+        `mmap` opens at once and lets the system hold what is asked for; without it, all is read into memory first.
         Raises IndexFormatError's kinds, CalibrationError, EncoderError, and EncoderMismatchError for another encoder.
         """
-        index = TileIndex.open(directory)
+        index = TileIndex.open(directory, mmap=mmap)
         calibration = Calibration.read(directory)
         return cls(index, calibration, encoder or _load_encoder(directory, index.manifest.photo_encoder, device))
 
