@@ -41,9 +41,7 @@ def main() -> None:
     request = BuildRequest(
         zooms=tuple(asked.pop("zooms")),
         area=Area(bbox=tuple(asked.pop("bbox"))),
-        fetch=FetchSettings(
-            rate_per_s=1e6, attempts=2, backoff_s=0.01, flush_s=0.02, give_up_after=3, batch_tiles=8, deadline_s=5
-        ),
+        fetch=FetchSettings(rate_per_s=1e6, attempts=3, backoff_s=0.05, flush_s=0.02, give_up_after=3, batch_tiles=8),
         **asked,
     )
     print("ready", flush=True)

@@ -55,6 +55,7 @@ def test_ten_kills_change_nothing_and_nothing_kept_is_fetched_twice(tmp_path: Pa
     code, out, err = run_worker(**request(tmp_path, "whole", server.url))
     assert code == 0, err
     whole = json.loads(out)
+    assert whole["fetches"][0]["failed"] == 0
     server.delay_s = 0.01
     asked = request(tmp_path, "killed", server.url, slow_s=0.02)
     rng, work = random.Random(16), tmp_path / "killed.partial"
@@ -80,6 +81,11 @@ def test_ten_kills_change_nothing_and_nothing_kept_is_fetched_twice(tmp_path: Pa
     code, out, err = run_worker(**asked)
     assert code == 0, err
     assert not before & set(server.log)
+    assert json.loads(out)["fetches"][0]["failed"] == 0
+    differing = {
+        n for n, data in contents(tmp_path / "killed").items() if (tmp_path / "whole" / n).read_bytes() != data
+    }
+    assert not differing
     assert json.loads(out)["index_id"] == whole["index_id"]
     assert json.loads(out)["kept"] > 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
