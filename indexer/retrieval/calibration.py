@@ -105,7 +105,7 @@ class Calibration:
             data = read_json(path)
             _check_format(data)
             calibration = cls._from_json(data)
-        except (ValueError, KeyError, TypeError, AttributeError, CalibrationError) as exc:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, CalibrationError) as exc:
             raise CalibrationError(f"{path} is no calibration ({exc}): delete it, or run `tilebeam calibrate`") from exc
         if calibration.id != data["id"]:
             raise CalibrationError(f"{path} was changed by hand or damaged: its id is not that of its content")

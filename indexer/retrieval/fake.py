@@ -133,7 +133,7 @@ def write_fake_index(
         map_encoders={"name": "fake"},
         source={"name": "fake", "identity": "fake"},
         attribution="nobody's tiles",
-        coverage={"geometry": {"type": "Polygon", "coordinates": [_WORLD]}},
+        coverage={"type": "Polygon", "coordinates": [_WORLD]},
     )
 
 

@@ -119,7 +119,7 @@ class Manifest:
     """The whole index. `source`, `coverage` and the encoder descriptions are the builder's JSON, kept as they are.
 
     `source` holds at least `identity`, which goes into the id; `photo_encoder` holds at least `fingerprint` and what
-    loads the encoder again (`spec`); `coverage` is GeoJSON geometry under `geometry` beside what else describes it.
+    loads the encoder again (`spec`); `coverage` is GeoJSON.
     """
 
     zooms: tuple[ZoomEntry, ...]
@@ -197,6 +197,8 @@ class Manifest:
             data = read_json(path)
             _check_version(path, data)
             return cls.from_json(data)
+        except OSError as exc:
+            raise IndexDamagedError(f"{path} cannot be read ({exc}): check the disk and its permissions") from exc
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             raise IndexDamagedError(f"{path} is damaged ({exc}): build the index again") from exc
 

@@ -11,6 +11,7 @@ from indexer.retrieval.errors import QueryError
 from indexer.retrieval.locator import BBox, LocateQuery
 
 SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(SETTINGS, max_examples=15)
 SEEDS = st.integers(0, 2**32 - 1)
 
 
@@ -84,7 +85,7 @@ def frontier_of(descent):
     return found
 
 
-@SETTINGS
+@FEW
 @given(seed=SEEDS)
 def test_a_wide_beam_is_the_exhaustive_posterior(fresh, make_case, seed):
     """With gamma 1, no holes and no elsewhere, levels multiply: the leaves' posterior is one softmax over paths."""
@@ -103,7 +104,7 @@ def test_a_wide_beam_is_the_exhaustive_posterior(fresh, make_case, seed):
     assert len(descent.frontier().mass) == len(leaf.codes)
 
 
-@SETTINGS
+@FEW
 @given(seed=SEEDS, k=st.sampled_from([1, 3, 16]))
 def test_paper_scoring_is_paper_h(fresh, make_case, seed, k):
     """Top-k by cosine among the 16 children of each kept tile; the answer is the centre of the best at the end."""

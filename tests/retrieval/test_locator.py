@@ -145,7 +145,7 @@ def test_describe_hides_where_the_encoder_lay(small):
     directory, _, photo = small
     told = Locator.open(directory, encoder=photo).describe()
     assert told["zooms"][2]["rows"] == 300
-    assert told["coverage"]["geometry"]["type"] == "Polygon"
+    assert told["coverage"]["type"] == "Polygon"
     assert "spec" not in json.dumps(told)
 
 
