@@ -202,9 +202,11 @@ def timed(run: Run, queries: NDArray[np.float32], passes: int = PASSES) -> list[
 def read_times(index: TileIndex, halves: list[NDArray[np.float16]], traces: list[Descent]) -> list[float]:
     """Milliseconds to copy the bytes that each descent compared: whole lists of 16 rows at a time where they are."""
     best = [float("inf")] * len(traces)
+    largest = max(len(step.rows) for trace in traces for step in trace.steps)
+    buffer = np.empty((largest + 16) * halves[0].shape[1], dtype=np.float16)  # one for all, so that it stays in cache
     for number in range(PASSES + 1):
         for i, trace in enumerate(traces):
-            plan = list(_reads(index, halves, trace))
+            plan = list(_reads(index, halves, trace, buffer))
             start = time.perf_counter()
             for blocks, which, buffer in plan:
                 np.take(blocks, which, axis=0, out=buffer, mode="clip")  # the mode that copies without a second buffer
@@ -213,16 +215,14 @@ def read_times(index: TileIndex, halves: list[NDArray[np.float16]], traces: list
     return best
 
 
-_BUFFERS: dict[tuple[int, int], NDArray[np.float16]] = {}
-
-
-def _reads(index: TileIndex, halves: list[NDArray[np.float16]], trace: Descent) -> Iterator[tuple[Any, Any, Any]]:
+def _reads(
+    index: TileIndex, halves: list[NDArray[np.float16]], trace: Descent, buffer: NDArray[np.float16]
+) -> Iterator[tuple[Any, Any, Any]]:
     for step, array in zip(trace.steps, halves, strict=False):
         lists = np.unique(step.rows >> 4)  # every list has 16 rows; the region's last one may be shorter
         lists = lists[(lists + 1) * 16 <= len(array)]
         blocks = array[: len(array) // 16 * 16].reshape(-1, 16 * array.shape[1])
-        shape = (len(lists), blocks.shape[1])
-        yield blocks, lists, _BUFFERS.setdefault(shape, np.empty(shape, dtype=np.float16))
+        yield blocks, lists, buffer[: len(lists) * blocks.shape[1]].reshape(len(lists), -1)
 
 
 def cold_start(work: Path, query: NDArray[np.float32]) -> float:
