@@ -130,7 +130,7 @@ def measure(work: Path, leaves: int, options: argparse.Namespace) -> Iterator[Ro
     traces = {k: [_descend(index, q, k) for q in queries] for k in options.k}
     halves = [np.load(work / f"v{z:02d}.npy") for z in pyramid.ZOOMS]
     for k in options.k:
-        yield _row(leaves, k, "read", read_times(index, halves, traces[k]), _megabytes(traces[k], options.dim))
+        yield _row(leaves, k, "read", read_times(halves, traces[k]), _megabytes(traces[k], options.dim))
     yield from measure_gathers(leaves, index, halves, queries, options.k)
     yield _row(leaves, None, "Tilebeam's cold start", [cold_start(work, queries[0]) for _ in range(5)], "files evicted")
     yield from measure_exhaustive(leaves, halves[-1], queries, traces, options)
@@ -199,14 +199,14 @@ def timed(run: Run, queries: NDArray[np.float32], passes: int = PASSES) -> list[
     return best
 
 
-def read_times(index: TileIndex, halves: list[NDArray[np.float16]], traces: list[Descent]) -> list[float]:
+def read_times(halves: list[NDArray[np.float16]], traces: list[Descent]) -> list[float]:
     """Milliseconds to copy the bytes that each descent compared: whole lists of 16 rows at a time where they are."""
     best = [float("inf")] * len(traces)
     largest = max(len(step.rows) for trace in traces for step in trace.steps)
     buffer = np.empty((largest + 16) * halves[0].shape[1], dtype=np.float16)  # one for all, so that it stays in cache
     for number in range(PASSES + 1):
         for i, trace in enumerate(traces):
-            plan = list(_reads(index, halves, trace, buffer))
+            plan = list(_reads(halves, trace, buffer))
             start = time.perf_counter()
             for blocks, which, buffer in plan:
                 np.take(blocks, which, axis=0, out=buffer, mode="clip")  # the mode that copies without a second buffer
@@ -216,13 +216,13 @@ def read_times(index: TileIndex, halves: list[NDArray[np.float16]], traces: list
 
 
 def _reads(
-    index: TileIndex, halves: list[NDArray[np.float16]], trace: Descent, buffer: NDArray[np.float16]
+    halves: list[NDArray[np.float16]], trace: Descent, buffer: NDArray[np.float16]
 ) -> Iterator[tuple[Any, Any, Any]]:
     for step, array in zip(trace.steps, halves, strict=False):
         lists = np.unique(step.rows >> 4)  # every list has 16 rows; the region's last one may be shorter
         lists = lists[(lists + 1) * 16 <= len(array)]
         blocks = array[: len(array) // 16 * 16].reshape(-1, 16 * array.shape[1])
-        yield blocks, lists, buffer[: len(lists) * blocks.shape[1]].reshape(len(lists), -1)
+        yield blocks, lists, buffer[: len(lists) * blocks.shape[1]].reshape(len(lists), blocks.shape[1])
 
 
 def cold_start(work: Path, query: NDArray[np.float32]) -> float:
