@@ -2,6 +2,7 @@
 
 IndexerError
 ├── CoverageError          a bbox, GeoJSON, zoom list or land fraction that describes no tiles
+├── TrainingError          a state or a recipe that training cannot go on from
 └── BuildError             an index that cannot be made as asked
     ├── ExistingIndexError what stands at `--out` is something else
     ├── PlanMismatchError  a half-made index that was begun with other arguments
@@ -16,6 +17,10 @@ class IndexerError(Exception):
 
 class CoverageError(IndexerError, ValueError):
     """A coverage that cannot be understood or holds no tile."""
+
+
+class TrainingError(IndexerError):
+    """A saved state that is damaged or of another run; the message names the file."""
 
 
 class BuildError(IndexerError):

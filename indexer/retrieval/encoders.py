@@ -7,8 +7,6 @@ This is the only module that imports open_clip. It knows nothing of tiles, index
 """
 
 import copy
-import hashlib
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -18,15 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from indexer.retrieval.errors import EncoderError, EncoderMismatchError
+from indexer.retrieval.files import write_json
 from indexer.retrieval.preprocess import Preprocess
+from indexer.retrieval.weights import FORMAT, digest, read_config, read_tensors, write_tensors
 
-FORMAT = 1
 Tower = Any
 """An open_clip image tower: a torch module whose parts open_clip gives no types for."""
 
@@ -86,14 +83,14 @@ class PhotoEncoder:
         self.device = resolve_device(device)
         self.spec, self.local = name, False
         tower = tower.float().eval().requires_grad_(False)
-        self.fingerprint = _digest(
+        self.fingerprint = digest(
             {"architecture": architecture, "preprocess": preprocess.to_json()}, tower.state_dict()
         )
         self.tower = tower.to(self.device)
         self.batch_size = 128 if preprocess.size <= 96 else 32
         with torch.inference_mode():
             blank = torch.zeros(1, 3, preprocess.size, preprocess.size, device=self.device)
-            self.dim = int(self.tower(blank).shape[-1])
+            self.dim = int(_embed(self.tower, blank).shape[-1])
 
     @classmethod
     def load(cls, spec: str, *, device: str = "auto") -> "PhotoEncoder":
@@ -110,14 +107,15 @@ class PhotoEncoder:
 
     @classmethod
     def _from_directory(cls, directory: Path, device: str) -> "PhotoEncoder":
-        config = _read_config(directory / _PHOTO_CONFIG, "photo-encoder")
+        keys = ("name", "architecture", "preprocess", "fingerprint")
+        config = read_config(directory / _PHOTO_CONFIG, "photo-encoder", keys)
         tower = _build(config["architecture"])
-        _assign(tower, _read_tensors(directory / _PHOTO_FILE), directory / _PHOTO_FILE)
+        _assign(tower, read_tensors(directory / _PHOTO_FILE), directory / _PHOTO_FILE)
         made = cls(config["name"], tower, Preprocess.from_json(config["preprocess"]), config["architecture"], device)
-        if config.get("fingerprint") not in (None, made.fingerprint):
+        if config["fingerprint"] != made.fingerprint:
             raise EncoderMismatchError(
                 f"{directory / _PHOTO_FILE} is not the file that {_PHOTO_CONFIG} describes "
-                f"(fingerprint {made.fingerprint[:12]}, not {config['fingerprint'][:12]}): copy both again"
+                f"(fingerprint {made.fingerprint[:12]}, not {str(config['fingerprint'])[:12]}): copy both again"
             )
         return made
 
@@ -159,10 +157,10 @@ class PhotoEncoder:
         if self.architecture is None:
             raise EncoderError(f"{self.name} has no known architecture to save: keep its hub name in the index instead")
         directory.mkdir(parents=True, exist_ok=True)
-        _write_tensors(directory / _PHOTO_FILE, self.tower.state_dict())
+        write_tensors(directory / _PHOTO_FILE, self.tower.state_dict())
         config = {"format": FORMAT, "kind": "photo-encoder", "name": self.name, "architecture": self.architecture}
         config |= {"preprocess": self.preprocess.to_json(), "fingerprint": self.fingerprint}
-        _write_json(directory / _PHOTO_CONFIG, config)
+        write_json(directory / _PHOTO_CONFIG, config)
 
     def describe(self) -> dict[str, Any]:
         """What an index keeps of it: enough to load it again and to tell whether it is the same."""
@@ -184,7 +182,7 @@ class MapEncoders:
         self.photo, self.dim, self.input_size = photo, photo.dim, photo.preprocess.size
         self.batch_size, self.zooms = photo.batch_size, tuple(sorted(layers))
         self._contexts = dict(contexts)
-        self._digests = {z: _digest({"zoom": z}, tensors) for z, tensors in layers.items()}
+        self._digests = {z: digest({"zoom": z}, tensors) for z, tensors in layers.items()}
         self._towers = _share_trunk(photo.tower, {z: layers[z] for z in self.zooms})
 
     @classmethod
@@ -197,15 +195,19 @@ class MapEncoders:
             if photo.spec != "builtin":
                 return cls(photo, {}, {})
             directory = builtin_directory()
-        config = _read_config(directory / _MAP_CONFIG, "map-encoders")
+        config = read_config(directory / _MAP_CONFIG, "map-encoders", ("photo", "zooms"))
         if config["photo"] != photo.fingerprint:
             raise EncoderMismatchError(
                 f"the map encoders in {directory} were trained from a photo encoder with fingerprint "
-                f"{config['photo'][:12]}, but {photo.name} has {photo.fingerprint[:12]}: name the one they came from"
+                f"{str(config['photo'])[:12]}, but {photo.name} has {photo.fingerprint[:12]}: name the one they came "
+                "from"
             )
-        zooms = {int(z): entry for z, entry in config["zooms"].items()}
-        layers = {z: _read_tensors(directory / entry["file"]) for z, entry in zooms.items()}
-        return cls(photo, layers, {z: float(entry["context"]) for z, entry in zooms.items()})
+        try:
+            files = {int(z): directory / entry["file"] for z, entry in config["zooms"].items()}
+            contexts = {int(z): float(entry["context"]) for z, entry in config["zooms"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise EncoderError(f"{directory / _MAP_CONFIG} describes no map encoders ({exc!r}): copy it again") from exc
+        return cls(photo, {z: read_tensors(path) for z, path in files.items()}, contexts)
 
     def context(self, zoom: int) -> float:
         """The margin around a tile that this zoom's encoder sees, in tile widths; 0 for a zoom without its own."""
@@ -213,12 +215,17 @@ class MapEncoders:
 
     def fingerprint(self, zoom: int) -> str:
         """Depends on the photo tower, this zoom's layers and its context; never on device or dtype."""
-        return _digest(
+        return digest(
             {"photo": self.photo.fingerprint, "layers": self._digests.get(zoom), "context": self.context(zoom)}, {}
         )
 
     def encode(self, zoom: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Composed tiles, (n, s, s, 3) uint8 RGB, to (n, dim) float32, unit rows."""
+        size = self.input_size
+        if pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3) or pixels.dtype != np.uint8:
+            raise EncoderError(
+                f"the map encoders take uint8 tiles of shape (n, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}"
+            )
         batch = torch.from_numpy(self.photo.preprocess.pixels(pixels)).to(self.photo.device)
         return _run(self._towers.get(zoom, self.photo.tower), batch)
 
@@ -230,10 +237,10 @@ def save_layers(
     directory.mkdir(parents=True, exist_ok=True)
     zooms = {}
     for z in sorted(layers):
-        _write_tensors(directory / f"z{z:02d}.safetensors", layers[z])
+        write_tensors(directory / f"z{z:02d}.safetensors", layers[z])
         zooms[str(z)] = {"file": f"z{z:02d}.safetensors", "context": contexts.get(z, 0.0)}
     config = {"format": FORMAT, "kind": "map-encoders", "photo": photo.fingerprint, "zooms": zooms}
-    _write_json(directory / _MAP_CONFIG, config)
+    write_json(directory / _MAP_CONFIG, config)
 
 
 def trained_layers(tower: Tower, blocks: int = 2) -> list[str]:
@@ -273,7 +280,7 @@ def _build(architecture: dict[str, Any]) -> nn.Module:
     try:
         vision = CLIPVisionCfg(**architecture["vision_cfg"])
         tower: nn.Module = _build_vision_tower(architecture["embed_dim"], vision, architecture["quick_gelu"])
-    except (KeyError, TypeError) as exc:
+    except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as exc:
         raise EncoderError(f"no architecture that open_clip builds: {architecture!r} ({exc})") from exc
     return tower
 
@@ -288,6 +295,8 @@ def _known_config(model: str, weights: str) -> dict[str, Any]:
     import open_clip
 
     config = open_clip.get_model_config(model.replace("/", "-"))
+    if config is None and Path(model).is_dir():
+        raise EncoderError(f"{model} is a directory without {_PHOTO_CONFIG}: `tilebeam train` and an index write one")
     if config is None:
         raise EncoderError(f"open_clip has no model {model!r}. {_ways_out(model, weights)}")
     if not weights:
@@ -307,14 +316,14 @@ def _ways_out(model: str, weights: str | None) -> str:
 
 
 def _preprocess_of(config: Mapping[str, Any]) -> Preprocess:
-    size = config["size"]
-    return Preprocess(
-        size=size if isinstance(size, int) else size[0],
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config.get("interpolation", "bicubic"),
-        resize="squash" if config.get("resize_mode") == "squash" else "shortest",
-    )
+    sizes = {config["size"]} if isinstance(config["size"], int) else set(config["size"])
+    if len(sizes) != 1:
+        raise EncoderError(f"the model takes pictures of {config['size']} pixels; only square ones are taken here")
+    values: dict[str, Any] = {"size": sizes.pop(), "mean": config["mean"], "std": config["std"]}
+    # `random` is for training; open_clip itself answers with bicubic then.
+    values["interpolation"] = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
+    values["resize"] = config.get("resize_mode") or "shortest"
+    return Preprocess.from_json(values)
 
 
 def _share_trunk(trunk: nn.Module, layers: Mapping[int, Mapping[str, Tensor]]) -> dict[int, nn.Module]:
@@ -329,13 +338,28 @@ def _share_trunk(trunk: nn.Module, layers: Mapping[int, Mapping[str, Tensor]]) -
             raise EncoderMismatchError(f"map encoder of zoom {z}: {unknown[0]} does not fit the photo encoder's tower")
         tower = copy.deepcopy(shape)
         tower.load_state_dict(state | {k: v.float().to(device) for k, v in tensors.items()}, assign=True)
+        _share_constants(tower, trunk, state)
         towers[z] = tower.eval().requires_grad_(False)
     return towers
 
 
+def _share_constants(tower: nn.Module, trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Buffers that no state holds (tables of angles, masks): computed when a tower is built, so meant for all."""
+    for name, buffer in trunk.named_buffers():
+        if name not in state:
+            owner, _, leaf = name.rpartition(".")
+            tower.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
+
+
+def _embed(tower: nn.Module, batch: Tensor) -> Tensor:
+    made = tower(batch)
+    embeddings: Tensor = made[0] if isinstance(made, tuple) else made  # CoCa's tower gives its tokens beside them
+    return embeddings
+
+
 def _run(tower: nn.Module, batch: Tensor) -> NDArray[np.float32]:
     with torch.inference_mode():
-        rows = functional.normalize(tower(batch).float(), dim=-1)
+        rows = functional.normalize(_embed(tower, batch).float(), dim=-1)
     return np.asarray(rows.cpu().numpy(), dtype=np.float32)
 
 
@@ -344,45 +368,3 @@ def _assign(tower: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None
         tower.load_state_dict({k: v.float() for k, v in tensors.items()})
     except RuntimeError as exc:
         raise EncoderMismatchError(f"{path} does not hold the weights of the architecture beside it: {exc}") from exc
-
-
-def _digest(facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over facts and float32 weights in name order: equal for fp16 and fp32 files of the same numbers."""
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return dict(load_file(str(path)))
-    except (OSError, SafetensorError) as exc:
-        raise EncoderError(f"{path} cannot be read as safetensors ({exc}): copy it again") from exc
-
-
-def _write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    kept = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    if all(torch.equal(v.half().float(), v.float()) for v in kept.values()):
-        kept = {k: v.half() for k, v in kept.items()}
-    partial = path.with_name(path.name + ".partial")
-    save_file(kept, str(partial))
-    partial.chmod(0o644)  # safetensors makes files that only their owner reads; an index is served by another user
-    partial.replace(path)
-
-
-def _read_config(path: Path, kind: str) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError) as exc:
-        raise EncoderError(f"{path} cannot be read ({exc}): is {path.parent} a directory of {kind}?") from exc
-    if not isinstance(config, dict) or config.get("kind") != kind or config.get("format") != FORMAT:
-        raise EncoderError(f"{path} is no {kind} description of format {FORMAT}")
-    return config
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)

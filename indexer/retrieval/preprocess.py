@@ -3,6 +3,7 @@
 Resizing is Pillow's antialiased filter, as in open_clip's own transforms, so no torchvision is needed to answer.
 """
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -40,11 +41,23 @@ class Preprocess:
         """From `to_json`'s values; EncoderError names what is wrong."""
         try:
             made = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+            known = made._known()
         except (KeyError, TypeError) as exc:
             raise EncoderError(f"no preprocessing that this version knows: {values!r} ({exc})") from exc
-        if made.interpolation not in _FILTERS or made.resize not in ("shortest", "squash") or made.size < 1:
+        if not known:
             raise EncoderError(f"no preprocessing that this version knows: {values!r}")
         return made
+
+    def _known(self) -> bool:
+        return (
+            isinstance(self.size, int)
+            and self.size >= 1
+            and len(self.mean) == len(self.std) == 3
+            and all(math.isfinite(m) and s > 0 for m, s in zip(self.mean, self.std, strict=True))
+            and self.interpolation in _FILTERS
+            and self.resize in ("shortest", "squash")
+            and (self.contrast_floor is None or self.contrast_floor > 0)
+        )
 
     def picture(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB picture of any size to (3, size, size) float32."""
@@ -55,11 +68,9 @@ class Preprocess:
         image, size, filter_ = image.convert("RGB"), self.size, _FILTERS[self.interpolation]
         if self.resize == "squash":
             return image.resize((size, size), filter_)
-        width, height = image.size
-        edge = min(width, height)
-        # The crop is taken before scaling: a panorama of 20,000 x 10 pixels must not be blown up to be cut again.
-        left, top = (width - edge) / 2, (height - edge) / 2
-        return image.resize((size, size), filter_, box=(left, top, left + edge, top + edge))
+        (left, right), (top, bottom) = (_middle(length, min(image.size), size) for length in image.size)
+        # The crop is taken while scaling: a panorama of 20,000 x 10 pixels must not be blown up to be cut again.
+        return image.resize((size, size), filter_, box=(left, top, right, bottom))
 
     def pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures of the encoder's size, (n, size, size, 3) uint8, to (n, 3, size, size) float32."""
@@ -69,6 +80,16 @@ class Preprocess:
             values = levelled(values, self.contrast_floor)
         mean, std = (np.array(v, dtype=np.float32)[None, :, None, None] for v in (self.mean, self.std))
         return np.asarray((values - mean) / std, dtype=np.float32)
+
+
+def _middle(length: int, shorter: int, size: int) -> tuple[float, float]:
+    """The part of an edge of `length` pixels that scaling the shorter edge to `size` and cropping the middle leaves.
+
+    Rounded as open_clip's transforms round (torchvision's Resize and CenterCrop), so that the pixels are the same.
+    """
+    scaled = size * length // shorter
+    first = round((scaled - size) / 2)
+    return first * length / scaled, min(float(length), (first + size) * length / scaled)
 
 
 def levelled(values: NDArray[np.float32], floor: float) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from indexer.compose import Composer
 from indexer.coverage import Coverage
+from indexer.errors import TrainingError
 from indexer.inputs import Area, coverage_of
 from indexer.retrieval.encoders import PhotoEncoder, Tower, build_tower, save_layers, trained_layers
 from indexer.training.map_stage import Queries, train_map_tower, trunk_activations
@@ -92,9 +93,11 @@ class BuiltinTraining:
             path = self.folder / f"map-z{z:02d}.state"
             if not path.exists():
                 queries = queries or self._embedded_queries(tower)
-                made, seen = self._map_tower(tower, tables, z, Queries(queries[0], queries[1][z]))
+                made, seen = self._map_tower(tower, tables, z, Queries.covered(queries[0], queries[1][z]))
                 save_state(path, made | {"vectors": seen}, {"zoom": z})
             tensors, _ = load_state(path)
+            if len(tensors.get("vectors", ())) != len(self.pyramid.codes[z]):
+                raise TrainingError(f"{path} is the state of a run over other tiles: choose another --out or delete it")
             vectors[z] = tensors.pop("vectors")
             layers[z] = tensors
         return layers, vectors

@@ -30,7 +30,7 @@ def train(
     share: Annotated[float, typer.Option(min=0.0001, max=1, help="Share of the recipe's steps.")] = 1.0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 2,
 ) -> None:
-    """Learn encoders; `tilebeam index --photo-encoder OUT/encoders --map-encoders OUT/encoders` takes what comes out."""
+    """Learn encoders, for `tilebeam index --photo-encoder OUT/encoders --map-encoders OUT/encoders`."""
     with ending_well("the same command goes on from the last saved step"):
         import torch
 
@@ -48,12 +48,14 @@ def train(
 
 
 def _read(path: Path, share: float, leave_out: str | None) -> Any:
+    from indexer.retrieval.errors import EncoderError
     from indexer.training.recipe import Recipe
 
     try:
         return Recipe.read(path).reduced(share, leave_out)
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        say(f"tilebeam: {path} is no recipe to train by: {exc}")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EncoderError) as exc:
+        said = f"it lacks {exc}" if isinstance(exc, KeyError) else str(exc)
+        say(f"tilebeam: {path} is no recipe to train by: {said}")
         raise typer.Exit(2) from exc
 
 

@@ -1,6 +1,7 @@
 """The last step of the built-in preset: index the Earth with what was learnt, and fit the posterior's numbers to it."""
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from indexer.build import build_index
 from indexer.fit import KnownPictures, fit
 from indexer.request import BuildRequest
 from indexer.retrieval.encoders import PhotoEncoder
+from indexer.retrieval.files import write_json
 from indexer.retrieval.index import TileIndex
 from indexer.training.pictures import embed_pictures, embed_views, nowhere_pictures, sea_views
 from indexer.training.recipe import Recipe
@@ -23,7 +25,7 @@ _CLEAN, _STYLED, _SEA, _NOWHERE, _SIZE = 4000, 4000, 300, 300, 120
 
 
 def calibrate(recipe: Recipe, encoders: Path, index_dir: Path) -> dict[str, Any]:
-    """Build the index at `index_dir`, fit to it, write calibration.json beside the encoders too; returns the numbers."""
+    """Build the index at `index_dir`, fit to it, write calibration.json there and beside the encoders."""
     build_index(
         BuildRequest(
             source="bluemarble",
@@ -65,14 +67,20 @@ def _pictures(recipe: Recipe, encoder: PhotoEncoder) -> KnownPictures:
 
 def describe(recipe_file: Path, encoders: Path, numbers: dict[str, Any], log: Path) -> None:
     """Write training.json beside the encoders: the recipe, the last losses of each stage, the fitted numbers."""
-    last: dict[str, dict[str, Any]] = {}
-    for line in log.read_text().splitlines():
-        entry = json.loads(line)
-        last[f"{entry['stage']}-{entry['zoom']}" if "zoom" in entry else entry["stage"]] = entry
     said = {
         "command": "tilebeam train --preset builtin",
         "recipe": json.loads(recipe_file.read_text()),
-        "last_logged": list(last.values()),
+        "last_logged": last_logged(log),
         "calibration": numbers,
     }
-    (encoders / "training.json").write_text(json.dumps(said, indent=1) + "\n")
+    write_json(encoders / "training.json", said)
+
+
+def last_logged(log: Path) -> list[dict[str, Any]]:
+    """The last entry of each stage and zoom; a line that a kill cut off, or none at all, spoils nothing."""
+    last: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for line in log.read_text().splitlines() if log.exists() else ():
+        with suppress(ValueError, KeyError, TypeError):
+            entry = json.loads(line)
+            last[entry["stage"], entry.get("zoom")] = entry
+    return list(last.values())

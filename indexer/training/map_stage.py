@@ -41,6 +41,12 @@ class Queries:
     embeddings: Tensor
     rows: NDArray[np.int64]
 
+    @classmethod
+    def covered(cls, embeddings: Tensor, rows: NDArray[np.int64]) -> "Queries":
+        """Those that some tile holds: `rows` is -1 for the others, which no tile can be told apart by."""
+        known = np.flatnonzero(rows >= 0)
+        return cls(embeddings[torch.from_numpy(known)], rows[known])
+
 
 def trunk_activations(tower: Tower, tiles: Callable[[int, int], Tensor], count: int, blocks: int) -> Tensor:
     """Tokens of all tiles before the last `blocks` blocks, (count, t, width) bfloat16."""

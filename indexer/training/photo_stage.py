@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from indexer.errors import TrainingError
 from indexer.retrieval.encoders import Tower
 from indexer.training.muon import Muon
 from indexer.training.pyramid import Pyramid
@@ -173,8 +174,12 @@ def _restore(tower: Tower, tables: Tables, optimisers: dict[str, torch.optim.Opt
     if not path.exists():
         return 0
     tensors, notes = load_state(path)
-    tower.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("tower.")})
-    tables.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("tables.")})
-    for name, optimiser in optimisers.items():
-        restore_optimiser(name, optimiser, tensors)
-    return int(notes["steps_done"])
+    try:
+        tower.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("tower.")})
+        tables.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("tables.")})
+        for name, optimiser in optimisers.items():
+            restore_optimiser(name, optimiser, tensors)
+        return int(notes["steps_done"])
+    except (KeyError, RuntimeError, ValueError) as exc:
+        way_out = "choose another --out, or delete it to begin anew"
+        raise TrainingError(f"{path} is the state of a run with another recipe: {way_out} ({exc})") from exc

@@ -9,6 +9,7 @@ from indexer.retrieval.preprocess import Preprocess
 from indexer.training.map_stage import MapStage
 from indexer.training.photo_stage import PhotoStage
 from indexer.training.styles import Style
+from tile_cache.bluemarble import PRODUCTS
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path) -> "Recipe":
-        """Read a recipe; ValueError or KeyError name what it lacks."""
+        """Read a recipe; ValueError, KeyError or TypeError name what it lacks, before an hour was spent on it."""
         v = json.loads(path.read_text())
         maps = {**v["maps"], "steps": {int(z): n for z, n in v["maps"]["steps"].items()}}
-        return cls(
+        made = cls(
             seed=int(v["seed"]),
             zooms=tuple(v["zooms"]),
             context={int(z): float(c) for z, c in v["context"].items()},
@@ -57,11 +58,30 @@ class Recipe:
             tune=PhotoStage(**v["tune"]),
             map_queries=int(v["map_queries"]),
         )
+        made._check()
+        return made
+
+    def _check(self) -> None:
+        vision, size = self.architecture["vision_cfg"], self.preprocess.size
+        for wrong, problem in (
+            (list(self.zooms) != sorted(set(self.zooms)) or not self.zooms, f"zooms {self.zooms} must ascend"),
+            (set(self.maps.steps) != set(self.zooms), f"maps.steps must name the zooms {self.zooms} and no others"),
+            (not set(self.context) <= set(self.zooms), f"context names a zoom that is none of {self.zooms}"),
+            (not self.products or not set(self.products) <= set(PRODUCTS), f"products must be of {list(PRODUCTS)}"),
+            (vision["image_size"] != size, f"image_size {vision['image_size']} is not the preprocessing's {size}"),
+            (size % vision["patch_size"] != 0, f"size {size} is no multiple of patch_size {vision['patch_size']}"),
+            (bool(self.architecture["quick_gelu"]), "quick_gelu is not trained here: make it false"),
+            (self.map_queries < self.photo.batch, f"map_queries {self.map_queries} is less than photo.batch"),
+        ):
+            if wrong:
+                raise ValueError(problem)
 
     def reduced(self, share: float, left_out: str | None = None) -> "Recipe":
         """At a share of the budget, and without one product: for an honest figure on a rendition never seen."""
         if left_out is not None and left_out not in self.products:
             raise ValueError(f"the recipe has no product {left_out!r}; it has {', '.join(self.products)}")
+        if self.products == (left_out,):
+            raise ValueError(f"{left_out!r} is the recipe's only product: nothing would be left to learn from")
         maps = replace(self.maps, steps={z: max(1, int(n * share)) for z, n in self.maps.steps.items()})
         return replace(
             self,

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from indexer.errors import TrainingError
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
@@ -21,12 +24,13 @@ def save_state(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) ->
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_state` wrote."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), "pt") as file:
-        notes = json.loads((file.metadata() or {}).get("notes", "{}"))
-    return load_file(str(path)), notes
+    """Read what `save_state` wrote; TrainingError if the file is cut off or something else."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            notes = json.loads((file.metadata() or {})["notes"])
+        return load_file(str(path)), notes
+    except (OSError, SafetensorError, KeyError, ValueError) as exc:
+        raise TrainingError(f"{path} is no training state ({exc}): delete it, and its stage begins anew") from exc
 
 
 def optimiser_tensors(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -42,9 +42,9 @@ def finish(tower: Tower, x: Tensor) -> Tensor:
     return functional.normalize(pooled, dim=-1)
 
 
-def forward(tower: Tower, x: Tensor) -> Tensor:
-    """Prepared pictures (n, 3, s, s) float32 to unit embeddings (n, dim) float32."""
-    return finish(tower, run_blocks(tower.transformer.resblocks, embed_patches(tower, x)))
+def forward(tower: Tower, x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Prepared pictures (n, 3, s, s) float32 to unit embeddings (n, dim) float32, `dtype` inside."""
+    return finish(tower, run_blocks(tower.transformer.resblocks, embed_patches(tower, x, dtype)))
 
 
 def _norm(norm: Tower, x: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 # Under importlib mode a test folder is not on the path, and `loopback` is shared by the tests here.
@@ -15,10 +14,6 @@ from loopback import TileServer, serving
 from tile_cache.fetcher import FetchSettings
 from tile_cache.mbtiles import TileStore
 from tile_cache.sources import SourceInfo
-
-# A deadline per example measures how busy the machine is.
-hypothesis.settings.register_profile("steady", deadline=None)
-hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture

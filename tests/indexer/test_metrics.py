@@ -1,0 +1,102 @@
+"""Figures against values worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.metrics import EARTH_RADIUS_KM, auroc, expected_calibration_error, great_circle_km, reliability
+
+QUARTER = math.pi / 2 * EARTH_RADIUS_KM
+
+
+def floats(*values: float) -> np.ndarray:
+    return np.array(values, dtype=np.float64)
+
+
+def bools(text: str) -> np.ndarray:
+    """`101` to [True, False, True]."""
+    return np.array([c == "1" for c in text])
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "km"),
+    [
+        ((0, 0), (0, 0), 0),
+        ((0, 0), (90, 0), QUARTER),
+        ((0, 0), (180, 0), 2 * QUARTER),
+        ((13, 90), (-150, -90), 2 * QUARTER),
+        ((77, 90), (-20, 0), QUARTER),
+        ((179.5, 0), (-179.5, 0), QUARTER / 90),
+        ((0, 89.5), (180, 89.5), QUARTER / 90),
+        ((-0.1278, 51.5074), (2.3522, 48.8566), 343.56),  # London to Paris
+    ],
+)
+def test_great_circle(a: tuple[float, float], b: tuple[float, float], km: float) -> None:
+    there = great_circle_km(floats(a[0]), floats(a[1]), floats(b[0]), floats(b[1]))
+    back = great_circle_km(floats(b[0]), floats(b[1]), floats(a[0]), floats(a[1]))
+    assert there == pytest.approx(km, rel=1e-4, abs=1e-6)
+    assert back == pytest.approx(there)
+
+
+@given(st.floats(-180, 180), st.floats(-90, 90))
+def test_antipodes_are_half_the_world_apart_and_never_nan(lng: float, lat: float) -> None:
+    km = great_circle_km(floats(lng), floats(lat), floats(lng + 180), floats(-lat))
+    assert km == pytest.approx(2 * QUARTER, rel=1e-6)
+
+
+def test_ece_by_hand() -> None:
+    # Bins of a half: [0.1, 0.3] are right once in two, [0.9, 0.9] always: (2 |0.5 - 0.2| + 2 |1 - 0.9|) / 4.
+    assert expected_calibration_error(floats(0.1, 0.3, 0.9, 0.9), bools("0111"), 2) == pytest.approx(0.2)
+
+
+def test_ece_takes_the_ends_of_the_scale() -> None:
+    assert expected_calibration_error(floats(0, 1, 1, 1), bools("0111")) == 0
+    assert expected_calibration_error(floats(0, 1), bools("10")) == 1
+
+
+def test_ece_of_honest_confidences_is_small_and_of_boasting_ones_is_not() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(size=20000)
+    right = rng.uniform(size=20000) < confidence
+    assert expected_calibration_error(confidence, right) < 0.02
+    assert expected_calibration_error(confidence**0.25, right) == pytest.approx(0.8 - 0.5, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("score", "positive", "area"),
+    [
+        ((0.1, 0.2, 0.8, 0.9), "0011", 1.0),
+        ((0.9, 0.8, 0.2, 0.1), "0011", 0.0),
+        ((0.1, 0.4, 0.35, 0.8), "0011", 0.75),  # one of four pairs is the wrong way round
+        ((0.5, 0.5, 0.5), "010", 0.5),
+        ((0.5, 0.5, 0.7), "011", 0.75),  # one pair of two is tied
+    ],
+)
+def test_auroc_by_hand(score: tuple[float, ...], positive: str, area: float) -> None:
+    assert auroc(floats(*score), bools(positive)) == pytest.approx(area)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40))
+def test_auroc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> None:
+    score, positive = floats(*(s for s, _ in pairs)), np.array([p for _, p in pairs])
+    right, wrong = score[positive], score[~positive]
+    if not len(right) or not len(wrong):
+        assert math.isnan(auroc(score, positive))
+        return
+    won = (right[:, None] > wrong[None, :]).mean() + (right[:, None] == wrong[None, :]).mean() / 2
+    assert auroc(score, positive) == pytest.approx(won)
+
+
+def test_reliability_by_hand() -> None:
+    found = reliability(floats(0.8, 0.6, 0.5), bools("101"))
+    assert found.nll == pytest.approx(-(math.log(0.8) + math.log(0.4) + math.log(0.5)) / 3)
+    assert found.brier == pytest.approx((0.04 + 0.36 + 0.25) / 3)
+    assert (found.accuracy, found.confidence) == pytest.approx((2 / 3, 1.9 / 3))
+    assert found.auroc == 0.5
+
+
+def test_certainty_that_is_wrong_costs_much_but_no_infinity() -> None:
+    assert 10 < reliability(floats(1.0, 0.0), bools("01")).nll < 20
