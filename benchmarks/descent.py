@@ -208,8 +208,8 @@ def read_times(halves: list[NDArray[np.float16]], traces: list[Descent]) -> list
         for i, trace in enumerate(traces):
             plan = list(_reads(halves, trace, buffer))
             start = time.perf_counter()
-            for blocks, which, buffer in plan:
-                np.take(blocks, which, axis=0, out=buffer, mode="clip")  # the mode that copies without a second buffer
+            for blocks, which, out in plan:
+                np.take(blocks, which, axis=0, out=out, mode="clip")  # the mode that copies without a second buffer
             if number:
                 best[i] = min(best[i], (time.perf_counter() - start) * 1e3)
     return best
