@@ -6,6 +6,7 @@ trained encoder's would. Vectors go to disk as FAISS lists and, beside them, as 
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +34,11 @@ def codes_of(zoom: int, leaves: int) -> Codes:
     return np.arange(first >> shift, (first + leaves - 1 >> shift) + 1, dtype=np.uint64)
 
 
-def build(directory: Path, leaves: int, dim: int, seed: int = 0) -> Manifest:
-    """Write index and arrays (`v04.npy` ... (n, dim) float16, `c04.npy` codes), or take those of an earlier run."""
+def build(directory: Path, leaves: int, dim: int, seed: int = 0, photo: dict[str, Any] | None = None) -> Manifest:
+    """Write index and arrays (`v04.npy` ... (n, dim) float16), or take those of an earlier run.
+
+    `photo` describes the encoder whose photos will be asked about, where they will be more than vectors.
+    """
     if (directory / "manifest.json").is_file():
         return Manifest.read(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -42,13 +46,12 @@ def build(directory: Path, leaves: int, dim: int, seed: int = 0) -> Manifest:
     for i, zoom in enumerate(ZOOMS):
         shards = tuple(_build_zoom(directory, i, leaves, dim, np.random.default_rng([seed, zoom])))
         zooms.append(ZoomEntry(zoom, shards, "random"))
-    photo = FakePhotoEncoder(dim).describe()
     return finish(
         directory,
         zooms,
         dim=dim,
         codec="fp16",
-        photo_encoder=photo,
+        photo_encoder=photo or FakePhotoEncoder(dim).describe(),
         map_encoders={},
         source={"identity": f"random {seed}"},
         attribution="",
