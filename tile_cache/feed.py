@@ -93,6 +93,7 @@ class BatchWriter:
         self._waiting: list[TileRecord] = []
         # One thread: transactions follow each other, and closing can wait for the one under way.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tile-writer")
+        self._error: Exception | None = None
 
     async def add(self, record: TileRecord) -> None:
         self._waiting.append(record)
@@ -103,7 +104,9 @@ class BatchWriter:
         """Write what waits. Raises StoreError."""
         batch, self._waiting = self._waiting, []
         if batch:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._commit, batch)
+            # Shielded: cancelling whoever waits here would cancel a transaction that has not begun, and lose its tiles.
+            await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._try_commit, batch))
+            self._raise_error()
 
     async def flush_regularly(self) -> None:
         """Runs until cancelled."""
@@ -112,10 +115,21 @@ class BatchWriter:
             await self.flush()
 
     def close(self) -> None:
-        """Write the rest; blocks, as a task that is being cancelled must not await here."""
+        """Write the rest; blocks, as a task that is being cancelled must not await here. Raises StoreError."""
         self._thread.shutdown(wait=True)
         batch, self._waiting = self._waiting, []
+        self._raise_error()  # of a transaction that nobody was left to wait for
         self._commit(batch)
+
+    def _try_commit(self, batch: list[TileRecord]) -> None:
+        try:
+            self._commit(batch)
+        except Exception as exc:
+            self._error = exc
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
 
     def _commit(self, batch: list[TileRecord]) -> None:
         self._store.put(batch)
