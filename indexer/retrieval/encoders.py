@@ -150,7 +150,7 @@ class PhotoEncoder:
         size = self.preprocess.size
         if batch.ndim != 4 or batch.shape[1:] != (3, size, size):
             raise EncoderError(f"{self.name} takes pictures of shape (n, 3, {size}, {size}), not {batch.shape}")
-        return _run(self.tower, torch.from_numpy(batch).to(self.device))
+        return _run(self.tower, torch.from_numpy(batch).to(self.device), self.dim)
 
     def save(self, directory: Path) -> None:
         """Write photo.json and photo.safetensors (fp16 where that loses nothing); `load(str(directory))` reads them."""
@@ -227,7 +227,7 @@ class MapEncoders:
                 f"the map encoders take uint8 tiles of shape (n, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}"
             )
         batch = torch.from_numpy(self.photo.preprocess.pixels(pixels)).to(self.photo.device)
-        return _run(self._towers.get(zoom, self.photo.tower), batch)
+        return _run(self._towers.get(zoom, self.photo.tower), batch, self.dim)
 
 
 def save_layers(
@@ -295,7 +295,7 @@ def _known_config(model: str, weights: str) -> dict[str, Any]:
     import open_clip
 
     config = open_clip.get_model_config(model.replace("/", "-"))
-    if config is None and Path(model).is_dir():
+    if config is None and model and Path(model).is_dir():
         raise EncoderError(f"{model} is a directory without {_PHOTO_CONFIG}: `tilebeam train` and an index write one")
     if config is None:
         raise EncoderError(f"open_clip has no model {model!r}. {_ways_out(model, weights)}")
@@ -357,7 +357,9 @@ def _embed(tower: nn.Module, batch: Tensor) -> Tensor:
     return embeddings
 
 
-def _run(tower: nn.Module, batch: Tensor) -> NDArray[np.float32]:
+def _run(tower: nn.Module, batch: Tensor, dim: int) -> NDArray[np.float32]:
+    if not len(batch):  # towers reshape to sizes that nothing cannot have
+        return np.empty((0, dim), dtype=np.float32)
     with torch.inference_mode():
         rows = functional.normalize(_embed(tower, batch).float(), dim=-1)
     return np.asarray(rows.cpu().numpy(), dtype=np.float32)

@@ -95,7 +95,7 @@ def train_map_tower(
                     "zoom": zoom,
                     "step": step + 1,
                     "cosine_to_table": 1 - float(alike.detach()),
-                    "query_loss": float(asked),
+                    "query_loss": float(asked.detach()),
                 }
             )
     with torch.no_grad():

@@ -1,0 +1,146 @@
+"""Fitting on pictures that were drawn from the posterior itself: its numbers must come back."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from indexer.fit import KnownPictures, fit
+from indexer.metrics import reliability
+from indexer.retrieval.beam import descend
+from indexer.retrieval.calibration import Calibration, ZoomNumbers
+from indexer.retrieval.fake import fake_pyramid, unit_rows, write_fake_index
+from indexer.retrieval.index import TileIndex
+from tile_cache.addressing import centres_of_codes, codes_at
+
+K = 12
+TRUE = Calibration({3: ZoomNumbers(0.12, 1.0, 4.0), 5: ZoomNumbers(0.2, 0.6, 2.5)}, k=K)
+SURE = Calibration({z: replace(n, b=None) for z, n in TRUE.zooms.items()}, k=K)
+Place = tuple[float, float]
+NOWHERE: Place = (np.nan, np.nan)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> TileIndex:
+    """Two zooms, 64 and 400 tiles, some tiles with nothing beneath them and some without a vector."""
+    directory = tmp_path_factory.mktemp("fit") / "index"
+    write_fake_index(directory, fake_pyramid(5, [3, 5], 16, tiles=400, thinning=0.1, holes=0.05))
+    return TileIndex.open(directory)
+
+
+def drawn(index: TileIndex, truth: Calibration, n: int, seed: int) -> KnownPictures:
+    """Random embeddings, and places drawn from the posterior that `truth` gives them."""
+    rng = np.random.default_rng(seed)
+    rows = unit_rows(rng.standard_normal((n, 16)))
+    places = [_place(index, row, truth, rng) for row in rows]
+    return KnownPictures(rows, np.array([p[0] for p in places]), np.array([p[1] for p in places]))
+
+
+def _place(index: TileIndex, row: np.ndarray, truth: Calibration, rng: np.random.Generator) -> Place:
+    """The centre of a tile of the frontier, or nowhere, by their masses."""
+    descent = descend(index, row, truth, K, "posterior", None)
+    frontier = descent.frontier()
+    chances = np.append(frontier.mass, descent.elsewhere)
+    chosen = int(rng.choice(len(chances), p=chances / chances.sum()))
+    if chosen == len(frontier.mass):
+        return NOWHERE
+    step = descent.steps[frontier.steps[chosen]]
+    code = step.level.codes[step.rows[frontier.positions[chosen]]]
+    lng, lat = centres_of_codes(np.array([code]), step.level.zoom)
+    return float(lng[0]), float(lat[0])
+
+
+def likelihoods(index: TileIndex, pictures: KnownPictures, calibration: Calibration) -> np.ndarray:
+    """The frontier mass of where each picture is, (n,): found by walking the frontier, not by the fit's arithmetic."""
+    found = []
+    for row, lng, lat in zip(pictures.embeddings, pictures.lng, pictures.lat, strict=True):
+        descent = descend(index, row, calibration, K, "posterior", None)
+        found.append(descent.elsewhere if np.isnan(lng) else _mass_over(descent, lng, lat))
+    return np.array(found)
+
+
+def _mass_over(descent, lng: float, lat: float) -> float:
+    frontier, total = descent.frontier(), 0.0
+    for s, step in enumerate(descent.steps):
+        wanted = codes_at(np.array([lng]), np.array([lat]), step.level.zoom)[0]
+        here = frontier.steps == s
+        total += frontier.mass[here][step.level.codes[step.rows[frontier.positions[here]]] == wanted].sum()
+    return float(total) or descent.elsewhere
+
+
+def confidences(index: TileIndex, pictures: KnownPictures, calibration: Calibration) -> tuple[np.ndarray, np.ndarray]:
+    """Of the heaviest tile of the first zoom: its confidence, and whether the place lies in it; (n,) each."""
+    confidence, right = [], []
+    for row, lng, lat in zip(pictures.embeddings, pictures.lng, pictures.lat, strict=True):
+        step = (descent := descend(index, row, calibration, K, "posterior", None)).steps[0]
+        masses = descent.confidences()[0]
+        confidence.append(masses.max())
+        code = step.level.codes[step.rows[masses.argmax()]]
+        right.append(not np.isnan(lng) and codes_at(np.array([lng]), np.array([lat]), step.level.zoom)[0] == code)
+    return np.array(confidence), np.array(right)
+
+
+@pytest.fixture(scope="module")
+def pictures(index: TileIndex) -> KnownPictures:
+    return drawn(index, TRUE, 2500, 1)
+
+
+@pytest.fixture(scope="module")
+def fitted(index: TileIndex, pictures: KnownPictures) -> Calibration:
+    return fit(index, pictures, K, elsewhere=True)
+
+
+def test_the_numbers_come_back(fitted: Calibration, pictures: KnownPictures) -> None:
+    assert 0.05 < np.isnan(pictures.lng).mean() < 0.6
+    for zoom, true in TRUE.zooms.items():
+        found = fitted.zooms[zoom]
+        assert found.tau == pytest.approx(true.tau, rel=0.12)
+        assert found.b == pytest.approx(true.b, abs=0.4)
+    assert fitted.zooms[3].gamma == 1  # above the first zoom there is one parent: nothing to weigh
+    assert fitted.zooms[5].gamma == pytest.approx(TRUE.zooms[5].gamma, abs=0.12)
+
+
+def test_fresh_pictures_are_as_likely_as_by_the_true_numbers(index: TileIndex, fitted: Calibration) -> None:
+    fresh = drawn(index, TRUE, 500, 2)
+    nll = {
+        name: -np.log(np.maximum(likelihoods(index, fresh, c), 1e-12)).mean()
+        for name, c in (("fitted", fitted), ("true", TRUE), ("unfitted", Calibration()))
+    }
+    assert nll["fitted"] < nll["true"] + 0.03
+    assert nll["fitted"] < nll["unfitted"] - 1
+
+
+def test_confidences_mean_what_they_say(index: TileIndex, fitted: Calibration) -> None:
+    fresh = drawn(index, TRUE, 1000, 3)
+    honest = reliability(*confidences(index, fresh, fitted))
+    boasting = reliability(*confidences(index, fresh, Calibration()))
+    assert honest.ece < 0.06 < 0.2 < boasting.ece
+    assert honest.nll < boasting.nll
+
+
+def test_what_it_was_fitted_at_is_written_down(index: TileIndex, fitted: Calibration, tmp_path: Path) -> None:
+    manifest = index.manifest
+    assert fitted.fits(K, [3, 5], manifest.coverage_hash, manifest.photo_encoder["fingerprint"])
+    fitted.write(tmp_path)
+    assert Calibration.read(tmp_path) == fitted
+
+
+def test_without_elsewhere_b_stays_null_and_strangers_do_not_count(index: TileIndex) -> None:
+    known = drawn(index, SURE, 1500, 4)
+    found = fit(index, known, K, elsewhere=False)
+    strange = KnownPictures(
+        np.concatenate([known.embeddings, known.embeddings[:200]]),
+        np.concatenate([known.lng, np.full(200, np.nan)]),
+        np.concatenate([known.lat, np.full(200, np.nan)]),
+    )
+    for zoom, true in SURE.zooms.items():
+        assert found.zooms[zoom].b is None
+        assert found.zooms[zoom].tau == pytest.approx(true.tau, rel=0.15)
+        with_strangers = fit(index, strange, K, elsewhere=False).zooms[zoom]
+        assert with_strangers.tau == pytest.approx(found.zooms[zoom].tau, rel=1e-3)
+
+
+def test_a_zoom_that_too_few_pictures_reach_is_left_as_it_was(index: TileIndex) -> None:
+    few = drawn(index, TRUE, 20, 5)
+    assert dict(fit(index, few, K, elsewhere=True).zooms) == {}
