@@ -126,8 +126,8 @@ def _maximise(cases: Sequence[LevelCase], start: ZoomNumbers) -> ZoomNumbers:
         return loss
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch leaves L-BFGS untyped
-    fitted_b = None if start.b is None else float(b) * _B_UNIT
-    return replace(start, tau=math.exp(float(log_tau)), gamma=float(gamma), b=fitted_b)
+    fitted_b = None if start.b is None else float(b.detach()) * _B_UNIT
+    return replace(start, tau=math.exp(float(log_tau.detach())), gamma=float(gamma.detach()), b=fitted_b)
 
 
 @dataclass(frozen=True)

@@ -137,8 +137,11 @@ class PhotoEncoder:
         except Exception as exc:  # open_clip, the hub's client and torch each raise their own
             raise EncoderError(f"cannot load the encoder {spec!r}: {exc}. {_ways_out(model_name, weights)}") from exc
         preprocess = _preprocess_of(open_clip.get_model_preprocess_cfg(model))
-        made = cls(spec, model.visual, preprocess, known, device)
-        made.local = weights is not None and Path(weights).is_file()
+        local = weights is not None and Path(weights).is_file()
+        # The name is shown to whoever asks the service: no folder of this machine in it.
+        name = f"{model_name}:{Path(str(weights)).name}" if local else spec
+        made = cls(name, model.visual, preprocess, known, device)
+        made.spec, made.local = spec, local
         return made
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
