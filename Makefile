@@ -48,7 +48,7 @@ check: $(STAMP) ## lint, formatting, types, architecture
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_packaging.py
 
 bench: $(STAMP) ## measure the descent, indexing and a whole answer; tables and JSON
-	@for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit; done
+	@for name in $(BENCHMARKS); do printf "\n%s\n" $$name; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
 
 clean: ## remove .venv and caches; indexes and fetched tiles stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

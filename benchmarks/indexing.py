@@ -3,7 +3,10 @@
 The encoder has seeded random weights: speed does not depend on them. Tiles are 256-pixel JPEGs of the built-in Earth in
 a tile cache, as a fetch leaves them. Rounds of the two alternate, so that a machine that slows down slows both.
 
-    python -m benchmarks.indexing [--tiles 1024] [--rounds 3] [--device auto] [--shape ViT-B-32|tiny] [--json FILE]
+    python -m benchmarks.indexing [--quick] [--tiles 1024] [--rounds 3] [--device auto] [--shape ViT-B-32|tiny]
+        [--json FILE]
+
+Prints a Markdown table, writes JSON.
 """
 
 import argparse
@@ -41,17 +44,16 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def main() -> None:
-    """Run, print a table, and write JSON if asked."""
+    """Run, print a table, write JSON."""
     asked = _arguments()
     with tempfile.TemporaryDirectory() as name:
         result = measure(Path(name), asked.tiles, asked.rounds, asked.device, asked.shape)
-    print(f"{'':24}{'tiles a second':>16}{'of the encoder':>16}")
+    print("| | tiles a second | of the encoder |\n|---|---:|---:|")
     for row in ("encoder alone", "embedding", "whole index"):
-        print(f"{row:24}{result['rates'][row]:>16.1f}{result['ratios'][row]:>15.1%}")
-    print(f"{result['shape']}, {result['device']}, {result['torch_threads']} threads, {result['tiles']} tiles")
+        print(f"| {row} | {result['rates'][row]:.1f} | {result['ratios'][row]:.1%} |")
+    print(f"\n{result['shape']}, {result['device']}, {result['torch_threads']} threads, {result['tiles']} tiles")
     print(machine.sentence(result["machine"]))
-    if asked.json:
-        asked.json.write_text(json.dumps(result, indent=1) + "\n")
+    asked.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def measure(folder: Path, tiles: int, rounds: int, device: str, shape: str) -> dict[str, Any]:
@@ -154,8 +156,12 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--shape", choices=SHAPES, default="ViT-B-32")
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    parser.add_argument("--json", type=Path, default=Path("indexing.json"))
+    parser.add_argument("--quick", action="store_true", help="64 tiles, one round: does it run?")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.tiles, asked.rounds = 64, 1
+    return asked
 
 
 if __name__ == "__main__":
