@@ -27,10 +27,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test check bench accuracy clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-6s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo '  with PYTHON=..., TORCH_INDEX=..., PORT=... or ARGS=...: see the head of the Makefile'
 
 setup: $(STAMP) ## make .venv and install everything into it
@@ -49,6 +49,9 @@ check: $(STAMP) ## lint, formatting, types, architecture
 
 bench: $(STAMP) ## measure the descent, indexing and a whole answer; tables and JSON
 	@for name in $(BENCHMARKS); do printf "\n%s\n" $$name; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
+
+accuracy: $(STAMP) ## measure the built-in model: errors, calibration, circles
+	@$(BIN)/python -m benchmarks.accuracy $(ARGS)
 
 clean: ## remove .venv and caches; indexes and fetched tiles stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

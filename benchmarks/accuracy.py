@@ -1,7 +1,7 @@
 """How good are the answers? Error in km, and how well confidences and circles keep what they promise.
 
-    python benchmarks/accuracy.py                        the built-in index on the sets `clean` and `degraded`
-    python benchmarks/accuracy.py --index DIR --set left-out
+    python -m benchmarks.accuracy                        the built-in index on the sets `clean` and `degraded`
+    python -m benchmarks.accuracy --index DIR --set left-out
 
 The sets are drawn anew from accuracy_sets.json: seeds that no training or fitting used. Markdown goes to standard
 output, the same figures as JSON to --json FILE.
@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import describe, sentence
 
 import tilebeam
+from benchmarks.machine import describe, sentence
 from indexer.fit import KnownPictures
 from indexer.metrics import great_circle_km, reliability
 from indexer.retrieval.answers import Answer

@@ -26,7 +26,7 @@ def say(text: str) -> None:
 
 
 class Bars:
-    """Takes BuildProgress and shows one bar for each thing under way; a context manager."""
+    """Takes BuildProgress and shows a bar for each thing under way, or a line where there is no terminal."""
 
     def __init__(self) -> None:
         self._progress = Progress(
@@ -53,6 +53,8 @@ class Bars:
             return
         if progress.text not in self._tasks:
             self._tasks[progress.text] = self._progress.add_task(progress.text, total=progress.total)
+            if self._progress.disable:  # a container's log: one line a stage, so that it does not look hung
+                say(f"{progress.text}: {progress.total:,}")
         self._progress.update(self._tasks[progress.text], completed=progress.done, total=progress.total)
 
     def fetching(self, name: str, total: int) -> Callable[[FetchReport], None]:
