@@ -356,6 +356,8 @@ def test_a_checkpoint_of_a_model_by_name(tiny_clip: tuple[str, Path], tmp_path: 
     assert float((found * expected).sum()) > 0.9999
     assert photo.local
     assert photo.dim == 16
+    assert photo.name == "Tilebeam-Tiny:epoch_5.pt"  # shown to strangers: no folder of this machine
+    assert photo.describe()["spec"] == f"{name}:{checkpoint}"
     photo.save(tmp_path)
     again = PhotoEncoder.load(str(tmp_path), device="cpu")
     assert again.fingerprint == photo.fingerprint

@@ -107,7 +107,7 @@ def test_a_run_that_lost_its_later_states_makes_the_same_again(
         assert (tmp_path / "run" / "encoders" / name).read_bytes() == (run / "encoders" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("name", ["photo.state", "map-z04.state"])
 def test_a_damaged_state_ends_in_one_line(trained: tuple[Path, dict[str, object]], tmp_path: Path, name: str) -> None:
     run, _ = trained
     (tmp_path / "run").mkdir()
