@@ -145,24 +145,23 @@ def assert_discriminating(expected: Found, k: int) -> None:
     assert all(margin > 1e-3 for margin in expected.margins.values()), expected.margins
     assert 0.05 < expected.elsewhere < 0.95
     assert max(expected.frontier.values()) < 0.9
-    spread = [s for t, s in expected.similarity.items() if t[0] == 16]
-    assert max(spread) - min(spread) > 0.05
+    assert max(expected.similarity.values()) - min(expected.similarity.values()) > 0.1
 
 
 def assert_same_search(answer: dict[str, Any], expected: Found) -> None:
-    assert answer["elsewhere"] == pytest.approx(expected.elsewhere, rel=1e-2)
+    assert answer["elsewhere"] == pytest.approx(expected.elsewhere, rel=5e-3)
     for level in answer["trace"]:
         kept = {tile_of(t): t for t in level["kept"]}
         assert set(kept) == set(expected.kept[level["zoom"]])
         for tile, told in kept.items():
-            assert told["similarity"] == pytest.approx(expected.similarity[tile], abs=3e-4)
-            assert told["confidence"] == pytest.approx(expected.confidence(tile), rel=1e-2, abs=1e-9)
+            assert told["similarity"] == pytest.approx(expected.similarity[tile], abs=1e-4)
+            assert told["confidence"] == pytest.approx(expected.confidence(tile), rel=5e-3, abs=1e-9)
     assert [level["zoom"] for level in answer["trace"]] == list(ZOOMS)
     path = [tile_of(level) for level in answer["levels"]]
     assert all(is_under(below, above) for above, below in pairwise(path))
     assert path[-1] in expected.frontier
     for tile, level in zip(path, answer["levels"], strict=True):
-        assert level["confidence"] == pytest.approx(expected.confidence(tile), rel=1e-2)
+        assert level["confidence"] == pytest.approx(expected.confidence(tile), rel=5e-3)
         w, s, e, n = level["bounds"]
         assert w <= answer["lon"] <= e
         assert s <= answer["lat"] <= n
