@@ -43,7 +43,7 @@ def train(
         chosen = _read(path, share, leave_out)
         encoders = BuiltinTraining(chosen, out, _show).run()
         numbers = calibrate(chosen, encoders, out / "index")
-        describe(path, encoders, numbers, out / "log.jsonl")
+        describe(path, {"share": share, "leave_out": leave_out}, encoders, numbers, out / "log.jsonl")
         typer.echo(json.dumps({"encoders": str(encoders), "index": str(out / "index"), "calibration": numbers}))
 
 

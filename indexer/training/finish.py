@@ -65,10 +65,11 @@ def _pictures(recipe: Recipe, encoder: PhotoEncoder) -> KnownPictures:
     )
 
 
-def describe(recipe_file: Path, encoders: Path, numbers: dict[str, Any], log: Path) -> None:
-    """Write training.json beside the encoders: the recipe, the last losses of each stage, the fitted numbers."""
+def describe(recipe_file: Path, options: dict[str, Any], encoders: Path, numbers: dict[str, Any], log: Path) -> None:
+    """Write training.json beside the encoders: the recipe and what was asked of it, the last losses, the numbers."""
     said = {
         "command": "tilebeam train --preset builtin",
+        "options": options,
         "recipe": json.loads(recipe_file.read_text()),
         "last_logged": last_logged(log),
         "calibration": numbers,
