@@ -125,6 +125,11 @@ def build_builtin(out: Path) -> None:
         from indexer.build import build_index
         from indexer.request import BuildRequest
 
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)  # the cache folder: nobody's to make but ours
+        except OSError as exc:
+            say(f"tilebeam: the index cannot lie in {out.parent} ({exc.strerror}): give another --index")
+            raise typer.Exit(1) from exc
         if not (out / "manifest.json").exists():
             say(f"Building the built-in Earth's index at {out}: about 15,700 tiles, a minute or so on two cores.")
         zooms, calibration = (4, 6, 8), builtin_calibration()
