@@ -105,14 +105,18 @@ def demo(
 
 
 def builtin_index() -> Path:
-    """The built-in index of this version's encoders, in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
+    """Where this version's built-in index lies: the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
     try:
-        fingerprint = json.loads(resources.files("indexer.builtin").joinpath("photo.json").read_text())["fingerprint"]
+        ids = [_builtin_json("photo.json")["fingerprint"], _builtin_json("calibration.json")["id"]]
     except (OSError, ValueError, KeyError) as exc:
         say(f"tilebeam: the built-in encoders are not there or damaged ({exc}): install tilebeam again")
         raise typer.Exit(1) from exc
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "tilebeam" / f"builtin-earth-{fingerprint[:12]}"
+    return Path(base) / "tilebeam" / f"builtin-earth-{ids[0][:12]}-{ids[1][:6]}"
+
+
+def _builtin_json(name: str) -> Any:
+    return json.loads(resources.files("indexer.builtin").joinpath(name).read_text())
 
 
 def build_builtin(out: Path) -> None:

@@ -14,9 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from indexer.metrics import expected_calibration_error
 from indexer.retrieval.beam import Descent, descend
 from indexer.retrieval.calibration import Calibration, ZoomNumbers
 from indexer.retrieval.index import TileIndex
+from indexer.retrieval.point import places
+from indexer.retrieval.support import Support, distances_km, unit_vectors
 from tile_cache.addressing import codes_at
 
 _NOWHERE = -1
@@ -69,7 +72,7 @@ def fit(index: TileIndex, pictures: KnownPictures, k: int, *, elsewhere: bool) -
         if len(cases) < 50:
             break  # too few pictures reach this zoom to say anything about it
         calibration = replace(calibration, zooms={**calibration.zooms, zoom: _maximise(cases, start)})
-    return calibration
+    return _as_shown(index, pictures, calibration, k)
 
 
 def _cases(
@@ -171,3 +174,70 @@ class _Padded:
         real = self.truth >= 0
         likelihood = torch.where(real, found, nowhere) if b is not None else found[real]
         return -likelihood.mean()
+
+
+_SHARPER = (1.0, 1.06, 1.12, 1.18, 1.25)
+_SHOWN = 2000  # pictures looked at for what users see
+
+
+def _as_shown(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int) -> Calibration:
+    """Sharpen the deepest zoom as far as the confidences that users see get truer, then fit the circles.
+
+    Maximum likelihood over all candidates also pays for the far tail; the tile that is answered is the one of least
+    expected error, right more often than its own share of that posterior says. All log-weights of the deepest zoom are
+    multiplied by one factor from a short list: that with the least calibration error at the zoom that has most of it.
+    """
+    at_places = np.flatnonzero(pictures.codes(index.zooms[-1])[1])
+    some = at_places[:: max(1, len(at_places) // _SHOWN)]
+    chosen = KnownPictures(pictures.embeddings[some], pictures.lng[some], pictures.lat[some])
+    deepest = max(calibration.zooms, default=None)
+    if deepest is None or not len(chosen):
+        return calibration
+    trials = [_sharper(calibration, deepest, factor) for factor in _SHARPER]
+    seen = [_shown(index, chosen, trial, k) for trial in trials]
+    best = min(range(len(trials)), key=lambda i: seen[i].worst_ece)
+    nearer = seen[best].nearer
+    shares = {p: float(np.clip(np.quantile(nearer, int(p) / 100), 1e-3, 1.0)) for p in ("50", "90")}
+    return replace(trials[best], extra={**calibration.extra, "radius_shares": shares, "sharpened": _SHARPER[best]})
+
+
+def _sharper(calibration: Calibration, zoom: int, factor: float) -> Calibration:
+    n = calibration.zooms[zoom]
+    b = None if n.b is None else n.b * factor
+    changed = ZoomNumbers(tau=n.tau / factor, gamma=n.gamma * factor, b=b, lam=n.lam * factor)
+    return replace(calibration, zooms={**calibration.zooms, zoom: changed})
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """What users see of a set.
+
+    `worst_ece`: the largest calibration error that a zoom of the answers has; `nearer`: per picture the share of
+    the mass that lies nearer to the answer than the truth does, (n,).
+    """
+
+    worst_ece: float
+    nearer: NDArray[np.float64]
+
+
+def _shown(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int) -> _Shown:
+    codes = {zoom: pictures.codes(zoom)[0] for zoom in index.zooms}
+    truths = unit_vectors(pictures.lng, np.sin(np.radians(pictures.lat)))
+    nearer: list[float] = []
+    shown: dict[int, list[tuple[float, bool]]] = {zoom: [] for zoom in index.zooms}
+    for i, embedding in enumerate(pictures.embeddings):
+        descent = descend(index, embedding, calibration, k, "posterior", None)
+        support = Support.of(descent, None)
+        place = next(places(descent, support, None))
+        for step, confidence, position in zip(descent.steps, descent.confidences(), place.path, strict=False):
+            right = step.level.codes[step.rows[position]] == codes[step.level.zoom][i]
+            shown[step.level.zoom].append((min(1.0, float(confidence[position])), bool(right)))
+        km = distances_km(place.vector, support.vectors)
+        inside = km <= distances_km(place.vector, truths[i : i + 1])[0]
+        nearer.append(float(support.mass[inside].sum()) / support.total)
+    errors = [
+        expected_calibration_error(np.array([p for p, _ in pairs]), np.array([right for _, right in pairs]))
+        for pairs in shown.values()
+        if pairs
+    ]
+    return _Shown(max(errors), np.array(nearer))

@@ -117,16 +117,17 @@ def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_built_in_index_lies_in_the_users_cache_by_its_encoders_fingerprint(
+def test_the_built_in_index_lies_in_the_users_cache_by_encoder_and_calibration(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new model does not meet an old model's index."""
+    """A new model, or new confidences, do not meet an old index."""
     (package / "photo.json").write_text(json.dumps({"fingerprint": "0123456789abcdef"}))
+    (package / "calibration.json").write_text(json.dumps({"id": "fedcba9876543210"}))
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
-    assert builtin_index() == Path("/caches/tilebeam/builtin-earth-0123456789ab")
+    assert builtin_index() == Path("/caches/tilebeam/builtin-earth-0123456789ab-fedcba")
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert builtin_index() == Path("/home/somebody/.cache/tilebeam/builtin-earth-0123456789ab")
+    assert builtin_index() == Path("/home/somebody/.cache/tilebeam/builtin-earth-0123456789ab-fedcba")
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "not json"])

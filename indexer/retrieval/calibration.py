@@ -82,6 +82,13 @@ class Calibration:
             and all(zoom in self.zooms for zoom in zooms)
         )
 
+    def radius_share(self, promised: str) -> float:
+        """How much of the mass a circle must hold for `promised` ("50", "90") percent of truths to lie in it.
+
+        Fitted as that quantile of the mass nearer than the truth (`radius_shares`); unfitted, the promise itself.
+        """
+        return float(self.extra.get("radius_shares", {}).get(promised, int(promised) / 100))
+
     @property
     def id(self) -> str | None:
         """SHA-256 of everything the file says but the id itself; None where nothing was fitted."""
@@ -116,6 +123,9 @@ class Calibration:
         known = {"format", "version", "id", "zooms", "k", "coverage", "photo_encoder"}
         zooms = {int(z): ZoomNumbers.from_json(n) for z, n in data["zooms"].items()}
         extra = {name: value for name, value in data.items() if name not in known}
+        for promised, share in extra.get("radius_shares", {}).items():
+            if not 0 < float(share) <= 1:
+                raise CalibrationError(f"the share for the {promised}% circle is {share}, not above 0 and at most 1")
         return cls(zooms, data["k"], data["coverage"], data.get("photo_encoder"), extra)
 
     def _content(self) -> dict[str, Any]:

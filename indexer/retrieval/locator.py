@@ -101,12 +101,14 @@ class Locator:
         found = (places if query.scoring == "posterior" else paper_places)(descent, support, query.bbox)
         place, *others = islice(found, 1 + query.alternatives)
         confidences = descent.confidences()
-        half, most = _radii(support, descent.elsewhere, place)
+        calibrated = self._is_calibrated(query, descent)
+        fitted = self.calibration if calibrated else Calibration()
+        half, most = _radii(support, descent.elsewhere, place, fitted)
         return Answer(
             lng=place.lng,
             lat=place.lat,
             levels=levels_of(descent, confidences, place),
-            calibrated=self._is_calibrated(query, descent),
+            calibrated=calibrated,
             radius_50_km=half,
             radius_90_km=most,
             elsewhere=min(1.0, descent.elsewhere),
@@ -125,11 +127,14 @@ class Locator:
         return query.scoring == "posterior" and fits
 
 
-def _radii(support: Support, elsewhere: float, place: Place) -> tuple[float | None, float | None]:
-    """Radii of 50% and 90% of the mass that is not elsewhere; None where elsewhere is more than that mass."""
+def _radii(
+    support: Support, elsewhere: float, place: Place, calibration: Calibration
+) -> tuple[float | None, float | None]:
+    """Radii that hold 50% and 90% of what is not elsewhere; None where elsewhere is more than that mass."""
     if elsewhere > support.total:
         return None, None
-    half, most = (radius_km(support, support.mass, support.total, place.vector, share) for share in (0.5, 0.9))
+    shares = (calibration.radius_share(promised) for promised in ("50", "90"))
+    half, most = (radius_km(support, support.mass, support.total, place.vector, share) for share in shares)
     return half, most
 
 

@@ -40,18 +40,18 @@ def calibrate(recipe: Recipe, encoders: Path, index_dir: Path) -> dict[str, Any]
     pictures = _pictures(recipe, PhotoEncoder.load(str(encoders), device="cpu"))
     fitted = fit(index, pictures, K, elsewhere=True)
     maps = {str(z.zoom): z.encoder for z in index.manifest.zooms}
-    fitted = replace(fitted, extra={"map_encoders": maps, "fitted_on": len(pictures)})
+    fitted = replace(fitted, extra={**fitted.extra, "map_encoders": maps, "fitted_on": len(pictures)})
     fitted.write(encoders)
     fitted.write(index_dir)
     return {str(z): asdict(n) for z, n in fitted.zooms.items()}
 
 
 def _pictures(recipe: Recipe, encoder: PhotoEncoder) -> KnownPictures:
-    """Clean and styled views of land, views of the open sea, and pictures of no place."""
+    """Clean and half-styled views of land, views of the open sea, and pictures of no place."""
     rng = np.random.default_rng([_SEED, recipe.seed])
     earth, centres = Earth(recipe.products), Centres(recipe.south, recipe.north, recipe.zooms[-1], recipe.land)
     parts = []
-    for count, style in ((_CLEAN, Style()), (_STYLED, recipe.style)):
+    for count, style in ((_CLEAN, Style()), (_STYLED, recipe.style.scaled(0.5))):
         views = draw_views(centres, count, recipe.footprint_km, recipe.turn, rng)
         parts.append(embed_views(Stylist(earth, style), views, _SIZE, encoder, rng))
     sea = sea_views(_SEA, recipe.footprint_km, recipe.turn, _SEED, recipe.zooms[-1] - 1)
