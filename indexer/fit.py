@@ -72,7 +72,7 @@ def fit(index: TileIndex, pictures: KnownPictures, k: int, *, elsewhere: bool) -
         if len(cases) < 50:
             break  # too few pictures reach this zoom to say anything about it
         calibration = replace(calibration, zooms={**calibration.zooms, zoom: _maximise(cases, start)})
-    return _as_shown(index, pictures, calibration, k)
+    return calibration
 
 
 def _cases(
@@ -180,12 +180,13 @@ _SHARPER = (1.0, 1.06, 1.12, 1.18, 1.25)
 _SHOWN = 2000  # pictures looked at for what users see
 
 
-def _as_shown(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int) -> Calibration:
+def as_shown(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int) -> Calibration:
     """Sharpen the deepest zoom as far as the confidences that users see get truer, then fit the circles.
 
     Maximum likelihood over all candidates also pays for the far tail; the tile that is answered is the one of least
     expected error, right more often than its own share of that posterior says. All log-weights of the deepest zoom are
     multiplied by one factor from a short list: that with the least calibration error at the zoom that has most of it.
+    The circles' shares go into `radius_shares`, the factor into `sharpened`.
     """
     at_places = np.flatnonzero(pictures.codes(index.zooms[-1])[1])
     some = at_places[:: max(1, len(at_places) // _SHOWN)]

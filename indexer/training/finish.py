@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from indexer.build import build_index
-from indexer.fit import KnownPictures, fit
+from indexer.fit import KnownPictures, as_shown, fit
 from indexer.request import BuildRequest
 from indexer.retrieval.encoders import PhotoEncoder
 from indexer.retrieval.files import write_json
@@ -38,7 +38,7 @@ def calibrate(recipe: Recipe, encoders: Path, index_dir: Path) -> dict[str, Any]
     )
     index = TileIndex.open(index_dir)
     pictures = _pictures(recipe, PhotoEncoder.load(str(encoders), device="cpu"))
-    fitted = fit(index, pictures, K, elsewhere=True)
+    fitted = as_shown(index, pictures, fit(index, pictures, K, elsewhere=True), K)
     maps = {str(z.zoom): z.encoder for z in index.manifest.zooms}
     fitted = replace(fitted, extra={**fitted.extra, "map_encoders": maps, "fitted_on": len(pictures)})
     fitted.write(encoders)

@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.fit import KnownPictures, fit
-from indexer.metrics import reliability
+from indexer.fit import KnownPictures, as_shown, fit
+from indexer.metrics import great_circle_km, reliability
 from indexer.retrieval.beam import descend
 from indexer.retrieval.calibration import Calibration, ZoomNumbers
 from indexer.retrieval.fake import fake_pyramid, unit_rows, write_fake_index
 from indexer.retrieval.index import TileIndex
+from indexer.retrieval.point import places, radius_km
+from indexer.retrieval.support import Support
 from tile_cache.addressing import centres_of_codes, children_of_codes, codes_at
 
 K = 12
@@ -194,3 +196,25 @@ def test_without_elsewhere_b_stays_null_and_strangers_do_not_count(flat: TileInd
 def test_a_zoom_that_too_few_pictures_reach_is_left_as_it_was(index: TileIndex) -> None:
     few = drawn(index, TRUE, 20, 5)
     assert dict(fit(index, few, K, elsewhere=True).zooms) == {}
+
+
+def test_circles_hold_what_they_promise_once_fitted_to_what_users_see(index: TileIndex, fitted: Calibration) -> None:
+    """On fresh pictures of the same kind; the coarse zoom's numbers stay as likelihood made them."""
+    shown = as_shown(index, drawn(index, TRUE, 600, 5), fitted, K)
+    assert shown.zooms[3] == fitted.zooms[3]
+    factor = shown.extra["sharpened"]
+    assert shown.zooms[5].tau == pytest.approx(fitted.zooms[5].tau / factor)
+    fresh = drawn(index, TRUE, 600, 6)
+    somewhere = np.isfinite(fresh.lng)
+    for promised in ("50", "90"):
+        held = np.mean([_held(index, fresh, i, shown, promised) for i in np.flatnonzero(somewhere)])
+        assert held == pytest.approx(int(promised) / 100, abs=0.08)
+
+
+def _held(index: TileIndex, pictures: KnownPictures, i: int, calibration: Calibration, promised: str) -> bool:
+    descent = descend(index, pictures.embeddings[i], calibration, K, "posterior", None)
+    support = Support.of(descent, None)
+    place = next(places(descent, support, None))
+    radius = radius_km(support, support.mass, support.total, place.vector, calibration.radius_share(promised))
+    ends = (np.array([v]) for v in (place.lng, place.lat, pictures.lng[i], pictures.lat[i]))
+    return bool(great_circle_km(*ends)[0] <= radius + 1e-6)
