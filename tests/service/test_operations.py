@@ -19,7 +19,7 @@ def test_index_tells_what_is_loaded(http: httpx.Client, locator: Locator) -> Non
     body = http.get("/index").json()
     assert body["id"] == locator.describe()["id"]
     assert [zoom["zoom"] for zoom in body["zooms"]] == [4, 6, 8]
-    assert body["coverage"]["geometry"]["type"] == "Polygon"
+    assert body["coverage"]["type"] == "Polygon"
 
 
 def test_alive_at_once_and_ready_after_an_inference(serving: Any, stepped: Any, check_problem: Problem) -> None:
