@@ -11,7 +11,6 @@ import hashlib
 import io
 import threading
 import zlib
-from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -126,11 +125,6 @@ class BlueMarble:
 
     def close(self) -> None:
         """Nothing to close: the pictures are shared and stay loaded."""
-
-
-def attributions(products: Sequence[str]) -> str:
-    """One line that credits several products."""
-    return "; ".join(PRODUCTS[p][1] for p in products)
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from tile_cache import bluemarble
 from tile_cache.addressing import Tile, bounds, code_of_tile, tile_at
-from tile_cache.bluemarble import BlueMarble, attributions, data_file, load_land, load_product
+from tile_cache.bluemarble import BlueMarble, data_file, load_land, load_product
 from tile_cache.errors import SourceError
 from tile_cache.sources import LandAware, RasterSource, open_source
 
@@ -175,7 +175,6 @@ def test_who_it_is_does_not_change_from_run_to_run() -> None:
     assert open_source("bluemarble:bmng").info == EARTH.info
     assert isinstance(EARTH, RasterSource)
     assert isinstance(EARTH, LandAware)
-    assert attributions(["bmng", "etopo1"]) == f"{EARTH.info.attribution}; {BlueMarble('etopo1').info.attribution}"
 
 
 def fraction(*tiles: Tile) -> list[float]:
