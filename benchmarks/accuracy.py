@@ -17,8 +17,8 @@ import torch
 
 import tilebeam
 from benchmarks.machine import describe, sentence
-from indexer.fit import KnownPictures
 from indexer.metrics import great_circle_km, reliability
+from indexer.photos.known import KnownPictures
 from indexer.retrieval.answers import Answer
 from indexer.retrieval.locator import Locator
 from indexer.retrieval.query import LocateQuery

@@ -1,7 +1,7 @@
 """The numbers that turn similarities into probabilities, per zoom, and the file that holds them.
 
 `calibration.json` lies in the index directory and can be replaced without touching a vector; its id is the SHA-256 of
-what it says. Keys that this version does not know are kept. How the numbers are fitted is `indexer.fit`'s to know.
+what it says. Keys that this version does not know are kept. How numbers are fitted is `indexer.calibration`'s to know.
 """
 
 import hashlib

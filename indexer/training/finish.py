@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from indexer.build import build_index
-from indexer.fit import KnownPictures, as_shown, fit
+from indexer.calibration.fit import as_shown, fit
+from indexer.photos.known import KnownPictures
 from indexer.request import BuildRequest
 from indexer.retrieval.encoders import PhotoEncoder
 from indexer.retrieval.files import write_json

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.fit import KnownPictures
+from indexer.photos.known import KnownPictures
 from indexer.retrieval.encoders import EncodesPhotos
 from indexer.training.styles import Style, Stylist
 from indexer.training.views import Centres, Earth, Views, draw_views

@@ -15,34 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from indexer.metrics import expected_calibration_error
+from indexer.photos.known import KnownPictures
 from indexer.retrieval.beam import Descent, descend
 from indexer.retrieval.calibration import Calibration, ZoomNumbers
 from indexer.retrieval.index import TileIndex
 from indexer.retrieval.point import places
 from indexer.retrieval.support import Support, distances_km, unit_vectors
-from tile_cache.addressing import codes_at
 
 _NOWHERE = -1
 _B_UNIT = 10.0  # b lives on the scale of logits, some tens; the other two near 1
 _START = ZoomNumbers(tau=0.05, gamma=1.0, b=None)
-
-
-@dataclass(frozen=True)
-class KnownPictures:
-    """Embedded pictures, (n, d) float32 unit rows, and where they were taken, (n,) float64 degrees; nan: nowhere."""
-
-    embeddings: NDArray[np.float32]
-    lng: NDArray[np.float64]
-    lat: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.lng)
-
-    def codes(self, zoom: int) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-        """Codes of the tiles that hold them, (n,) uint64, and which of them are somewhere, (n,) bool."""
-        somewhere = np.isfinite(self.lng) & np.isfinite(self.lat)
-        codes = codes_at(np.where(somewhere, self.lng, 0.0), np.where(somewhere, self.lat, 0.0), zoom)
-        return codes, somewhere
 
 
 @dataclass(frozen=True)

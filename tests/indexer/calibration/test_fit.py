@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from indexer.fit import KnownPictures, as_shown, fit
+from indexer.calibration.fit import as_shown, fit
 from indexer.metrics import great_circle_km, reliability
+from indexer.photos.known import KnownPictures
 from indexer.retrieval.beam import descend
 from indexer.retrieval.calibration import Calibration, ZoomNumbers
 from indexer.retrieval.fake import fake_pyramid, unit_rows, write_fake_index

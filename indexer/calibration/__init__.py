@@ -1,0 +1,1 @@
+"""Confidence: fitted to pictures whose places are known, and shown to be true on others."""

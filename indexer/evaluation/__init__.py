@@ -1,0 +1,1 @@
+"""Tables and pictures that say how good an index is."""

@@ -1,0 +1,1 @@
+"""Sets of photos with places: read, checked, split, embedded."""
