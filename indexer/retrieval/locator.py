@@ -67,6 +67,31 @@ class Locator:
         row = self._checked(embedding[None])[0]
         return descend(self.index, row, self.calibration, query.k, query.scoring, query.bbox)
 
+    def answer_of(self, descent: Descent, query: LocateQuery) -> Answer:
+        """What `locate` answers after this search; `query` must be what was searched for."""
+        support = Support.of(descent, query.bbox)
+        found = (places if query.scoring == "posterior" else paper_places)(descent, support, query.bbox)
+        place, *others = islice(found, 1 + query.alternatives)
+        confidences = descent.confidences()
+        calibrated = self._is_calibrated(query, descent)
+        fitted = self.calibration if calibrated else Calibration()
+        half, most = _radii(support, descent.elsewhere, place, fitted)
+        return Answer(
+            lng=place.lng,
+            lat=place.lat,
+            levels=levels_of(descent, confidences, place),
+            calibrated=calibrated,
+            radius_50_km=half,
+            radius_90_km=most,
+            elsewhere=min(1.0, descent.elsewhere),
+            alternatives=tuple(alternative_of(descent, confidences, other) for other in others),
+            trace=trace_of(descent, confidences) if query.trace else None,
+            index_id=self._id,
+            calibration_id=self._calibration_id,
+            zooms=tuple(self.index.zooms),
+            attribution=self.index.manifest.attribution,
+        )
+
     def describe(self) -> dict[str, Any]:
         """What GET /index tells."""
         manifest = self.index.manifest
@@ -97,28 +122,7 @@ class Locator:
 
     def _answer(self, embedding: NDArray[np.float32], query: LocateQuery) -> Answer:
         descent = descend(self.index, embedding, self.calibration, query.k, query.scoring, query.bbox)
-        support = Support.of(descent, query.bbox)
-        found = (places if query.scoring == "posterior" else paper_places)(descent, support, query.bbox)
-        place, *others = islice(found, 1 + query.alternatives)
-        confidences = descent.confidences()
-        calibrated = self._is_calibrated(query, descent)
-        fitted = self.calibration if calibrated else Calibration()
-        half, most = _radii(support, descent.elsewhere, place, fitted)
-        return Answer(
-            lng=place.lng,
-            lat=place.lat,
-            levels=levels_of(descent, confidences, place),
-            calibrated=calibrated,
-            radius_50_km=half,
-            radius_90_km=most,
-            elsewhere=min(1.0, descent.elsewhere),
-            alternatives=tuple(alternative_of(descent, confidences, other) for other in others),
-            trace=trace_of(descent, confidences) if query.trace else None,
-            index_id=self._id,
-            calibration_id=self._calibration_id,
-            zooms=tuple(self.index.zooms),
-            attribution=self.index.manifest.attribution,
-        )
+        return self.answer_of(descent, query)
 
     def _is_calibrated(self, query: LocateQuery, descent: Descent) -> bool:
         zooms = [step.level.zoom for step in descent.steps]
