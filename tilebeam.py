@@ -20,7 +20,7 @@ import service.cli
 
 GOOD_KM = 300.0
 """A sample counts as found when it is answered within this distance."""
-OFFLINE = ("plan", "fetch", "index", "inspect", "train")
+OFFLINE = ("plan", "fetch", "index", "inspect", "train", "calibrate", "evaluate")
 """Commands that a client's install lacks."""
 NEEDED = 6
 """Samples that must be found for `demo --check` to pass, of eight."""
@@ -46,14 +46,15 @@ class Commands(TyperGroup):
     def _mount(self) -> None:
         try:
             import indexer.cli
+            import indexer.evaluation.cli
             import indexer.training.cli
         except ModuleNotFoundError as exc:
             if exc.name and exc.name.partition(".")[0] in ("indexer", "tile_cache", "service"):
                 raise
             return  # a client's install: no NumPy, no mercantile
         offline = typer.Typer()
-        indexer.cli.register(offline)
-        indexer.training.cli.register(offline)
+        for part in (indexer.cli, indexer.training.cli, indexer.evaluation.cli):
+            part.register(offline)
         self.commands.update(get_group(offline).commands)
 
 

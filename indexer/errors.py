@@ -3,6 +3,7 @@
 IndexerError
 ├── CoverageError          a bbox, GeoJSON, zoom list or land fraction that describes no tiles
 ├── TrainingError          a state or a recipe that training cannot go on from
+├── EvaluationError        figures that cannot be made, or written, as asked
 └── BuildError             an index that cannot be made as asked
     ├── ExistingIndexError what stands at `--out` is something else
     ├── PlanMismatchError  a half-made index that was begun with other arguments
@@ -21,6 +22,10 @@ class CoverageError(IndexerError, ValueError):
 
 class TrainingError(IndexerError):
     """A saved state that is damaged or of another run; the message names the file."""
+
+
+class EvaluationError(IndexerError):
+    """Nothing to measure, no place to write it, or nothing to draw it with."""
 
 
 class BuildError(IndexerError):

@@ -1,13 +1,20 @@
 """Figures that say how good answers and their confidences are. Plain arrays in, plain numbers out."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 EARTH_RADIUS_KM = 6371.0088
+WITHIN_KM = (1, 25, 200, 750, 2500)
+"""The literature's limits: street, city, region, country, continent."""
+
+_GEOSCORE_KM = 1492.7
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,30 @@ class Reliability:
     confidence: float
 
 
+@dataclass(frozen=True)
+class Bins:
+    """Confidences in bins of equal width, (bins,) each; empty bins have a count of 0 and means of 0."""
+
+    count: Floats
+    confidence: Floats  # mean
+    accuracy: Floats
+
+
+class RiskCoverage(NamedTuple):
+    """Answering only the surest: share answered and share of those that are wrong, (n,) each, and the area under it."""
+
+    coverage: Floats
+    risk: Floats
+    aurc: float
+
+
+class Interval(NamedTuple):
+    """A percentile bootstrap interval."""
+
+    low: float
+    high: float
+
+
 def great_circle_km(lng_a: Floats, lat_a: Floats, lng_b: Floats, lat_b: Floats) -> Floats:
     """Great-circle distance on a sphere of 6371.0088 km by the haversine formula; degrees in, km out, (n,)."""
     a, b = np.radians(lat_a), np.radians(lat_b)
@@ -29,14 +60,22 @@ def great_circle_km(lng_a: Floats, lat_a: Floats, lng_b: Floats, lat_b: Floats) 
     return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0, 1))))
 
 
-def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) -> Reliability:
+def geoscore(km: Floats) -> Floats:
+    """OSV-5M's score of each answer, 5000 exp(-km / 1492.7), (n,) from 0 to 5000."""
+    return np.asarray(5000 * np.exp(-km / _GEOSCORE_KM))
+
+
+def within_shares(km: Floats, limits: Sequence[float] = WITHIN_KM) -> dict[float, float]:
+    """The share of errors that are at most each limit."""
+    return {limit: float((km <= limit).mean()) for limit in limits}
+
+
+def reliability(confidence: Floats, right: Bools, bins: int = 15) -> Reliability:
     """Figures for confidences, (n,) from 0 to 1, and whether each was right, (n,)."""
     truth = right.astype(np.float64)
-    clipped = np.clip(confidence, 1e-7, 1 - 1e-7)
-    nll = -np.where(right, np.log(clipped), np.log1p(-clipped)).mean()
     return Reliability(
         ece=expected_calibration_error(confidence, right, bins),
-        nll=float(nll),
+        nll=float(log_losses(confidence, right).mean()),
         brier=float(((confidence - truth) ** 2).mean()),
         auroc=auroc(confidence, right),
         accuracy=float(truth.mean()),
@@ -44,15 +83,33 @@ def reliability(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) ->
     )
 
 
-def expected_calibration_error(confidence: Floats, right: NDArray[np.bool_], bins: int = 15) -> float:
+def log_losses(confidence: Floats, right: Bools) -> Floats:
+    """Negative log-likelihood of right / wrong, (n,); a certainty that is wrong costs 16, not infinity."""
+    clipped = np.clip(confidence, 1e-7, 1 - 1e-7)
+    return np.asarray(-np.where(right, np.log(clipped), np.log1p(-clipped)))
+
+
+def expected_calibration_error(confidence: Floats, right: Bools, bins: int = 15) -> float:
     """Guo et al. 2017: bins of equal width, |accuracy - mean confidence| weighted by their share."""
-    which = np.clip((confidence * bins).astype(int), 0, bins - 1)
-    count = np.bincount(which, minlength=bins)
+    which = bin_of(confidence, bins)
     gap = np.abs(np.bincount(which, right, bins) - np.bincount(which, confidence, bins))
-    return float(gap[count > 0].sum() / len(confidence))
+    return float(gap.sum() / len(confidence))
 
 
-def auroc(score: Floats, positive: NDArray[np.bool_]) -> float:
+def binned(confidence: Floats, right: Bools, bins: int = 15) -> Bins:
+    """What a reliability diagram shows: (n,) confidences and whether each was right, by bins of equal width."""
+    which = bin_of(confidence, bins)
+    count = np.bincount(which, minlength=bins).astype(np.float64)
+    per = np.maximum(count, 1)
+    return Bins(count, np.bincount(which, confidence, bins) / per, np.bincount(which, right, bins) / per)
+
+
+def bin_of(confidence: Floats, bins: int) -> NDArray[np.intp]:
+    """The bin of each confidence, (n,): of equal width, 1 in the last."""
+    return np.clip((confidence * bins).astype(np.intp), 0, bins - 1)
+
+
+def auroc(score: Floats, positive: Bools) -> float:
     """Area under the ROC curve by ranks, ties counted half; nan without both kinds."""
     n_positive, n = int(positive.sum()), len(positive)
     if n_positive in (0, n):
@@ -60,3 +117,45 @@ def auroc(score: Floats, positive: NDArray[np.bool_]) -> float:
     _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float((ranks[positive].sum() - n_positive * (n_positive + 1) / 2) / (n_positive * (n - n_positive)))
+
+
+def risk_coverage(score: Floats, wrong: Bools) -> RiskCoverage:
+    """Answer the highest scores first, (n,), and see how many are wrong; equal scores are answered together.
+
+    The area is the mean risk over all coverages (Geifman and El-Yaniv 2017); within a tie the risk grows evenly.
+    """
+    n = len(score)
+    order = np.argsort(-score, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(score[order])), n - 1)  # the last of each run of equal scores
+    answered = np.concatenate([[0], last + 1])
+    errors = np.concatenate([[0], np.cumsum(wrong[order])[last]])
+    steps = np.arange(1, n + 1)
+    risk = np.interp(steps, answered, errors) / steps
+    return RiskCoverage(steps / n, np.asarray(risk), float(risk.mean()))
+
+
+def interval(
+    statistic: Callable[..., float],
+    arrays: Sequence[NDArray[Any]],
+    n: int,
+    rng: np.random.Generator,
+    level: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap of `statistic(*arrays)`: `n` resamples of the arrays' common first axis, drawn together.
+
+    Resamples where the statistic is nan (an AUROC without both kinds) are left out. For means, quantiles and
+    calibration errors of many figures at once, `indexer.evaluation.bootstrap` is a hundred times faster.
+    """
+    size = len(arrays[0])
+    drawn = (rng.integers(0, size, size) for _ in range(n))
+    values = np.array([statistic(*(a[which] for a in arrays)) for which in drawn])
+    return percentiles(values, level)
+
+
+def percentiles(values: Floats, level: float = 0.95) -> Interval:
+    """The middle `level` of bootstrap values, (n,), nan left out; nan where none is left."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return Interval(float("nan"), float("nan"))
+    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high))

