@@ -2,6 +2,7 @@
 
 IndexerError
 ├── CoverageError          a bbox, GeoJSON, zoom list or land fraction that describes no tiles
+├── PhotoSetError          a table or folder of photos that cannot be used at all
 ├── TrainingError          a state or a recipe that training cannot go on from
 ├── EvaluationError        figures that cannot be made, or written, as asked
 └── BuildError             an index that cannot be made as asked
@@ -18,6 +19,10 @@ class IndexerError(Exception):
 
 class CoverageError(IndexerError, ValueError):
     """A coverage that cannot be understood or holds no tile."""
+
+
+class PhotoSetError(IndexerError):
+    """A table or folder of photos that cannot be used as a whole; single bad rows are counted, never raised."""
 
 
 class TrainingError(IndexerError):
