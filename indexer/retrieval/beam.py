@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.retrieval.calibration import Calibration
+from indexer.retrieval.calibration import Calibration, ZoomNumbers
 from indexer.retrieval.errors import QueryError
 from indexer.retrieval.index import Candidates, Level, TileIndex
 from indexer.retrieval.posterior import Floats, best, share
 from indexer.retrieval.query import BBox, Scoring
+from indexer.retrieval.surroundings import neighbours_mean
 
 Positions = NDArray[np.intp]
 
@@ -123,7 +124,8 @@ def descend(
         alive, slots = _alive(found.slots, len(parents))
         if steps:
             steps[-1].expanded = steps[-1].kept[alive]
-        shares = share(log_mass[alive], slots, found.similarities, calibration.numbers(level.zoom))
+        numbers = calibration.numbers(level.zoom)
+        shares = share(log_mass[alive], slots, _scores(level, found, numbers), numbers)
         elsewhere += shares.elsewhere
         kept = best(shares.log_mass if scoring == "posterior" else found.similarities, k)
         steps.append(Step(level, found.rows, found.similarities, shares.log_mass, slots, kept))
@@ -131,6 +133,14 @@ def descend(
     if not steps:
         raise QueryError(_nothing(bbox))
     return Descent(tuple(steps), elsewhere)
+
+
+def _scores(level: Level, found: Candidates, numbers: ZoomNumbers) -> NDArray[np.float32]:
+    """The cosines, or where the zoom's kappa says so, their mix with what the neighbours have."""
+    if not numbers.kappa:
+        return found.similarities
+    around = neighbours_mean(level.codes[found.rows], level.zoom, found.similarities)
+    return found.similarities + np.float32(numbers.kappa) * (around - found.similarities)
 
 
 def _candidates(level: Level, query: NDArray[np.float32], parents: NDArray[np.int64], bbox: BBox | None) -> Candidates:

@@ -16,7 +16,7 @@ from indexer.retrieval.errors import CalibrationError
 from indexer.retrieval.files import read_json, write_json
 
 FORMAT = "tilebeam-calibration"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CALIBRATION_NAME = "calibration.json"
 DEFAULT_TAU = 0.01
 """CLIP's own temperature, 1 / 100: the logit scale that ViT-B-32 was trained to."""
@@ -27,46 +27,81 @@ class ZoomNumbers:
     """One zoom's numbers, as in design section 5.
 
     `tau`: temperature of the cosine; `gamma`: weight of the parent's mass; `b`: log-weight of "none of these", None
-    where that cannot be; `lam` (lambda): weight of the prior's gain over the parent's.
+    where that cannot be; `lam` (lambda): weight of the prior's gain over the parent's; `kappa`: the share of a tile's
+    score that is the mean cosine of its neighbours (`retrieval.surroundings`), 0 to 1.
     """
 
     tau: float = DEFAULT_TAU
     gamma: float = 1.0
     b: float | None = None
     lam: float = 0.0
+    kappa: float = 0.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tau) and self.tau > 0):
             raise CalibrationError(f"tau is {self.tau}, a positive number is expected")
         if not all(math.isfinite(v) for v in (self.gamma, self.lam, self.b or 0.0)):
             raise CalibrationError(f"gamma {self.gamma}, lambda {self.lam} and b {self.b} must be finite")
+        if not 0 <= self.kappa <= 1:
+            raise CalibrationError(f"kappa is {self.kappa}, a share from 0 to 1 is expected")
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
-        return {"tau": self.tau, "gamma": self.gamma, "b": self.b, "lambda": self.lam}
+        return {"tau": self.tau, "gamma": self.gamma, "b": self.b, "lambda": self.lam, "kappa": self.kappa}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ZoomNumbers":
         """The inverse of `to_json`."""
         b = data["b"]
-        return cls(float(data["tau"]), float(data["gamma"]), None if b is None else float(b), float(data["lambda"]))
+        return cls(
+            tau=float(data["tau"]),
+            gamma=float(data["gamma"]),
+            b=None if b is None else float(b),
+            lam=float(data["lambda"]),
+            kappa=float(data["kappa"]),
+        )
 
 
 DEFAULT_NUMBERS = ZoomNumbers()
 
 
 @dataclass(frozen=True)
+class ElsewhereNumbers:
+    """A logistic model of "none of the covered tiles" over features of a whole descent (`retrieval.elsewhere`).
+
+    Log-odds are `bias` + the sum of weight * feature; `weights` names the features, in the order of their sum.
+    """
+
+    bias: float
+    weights: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(v) for v in (self.bias, *self.weights.values())):
+            raise CalibrationError(f"the numbers of elsewhere must be finite, not {self.bias} and {dict(self.weights)}")
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file holds it."""
+        return {"bias": self.bias, "weights": dict(self.weights)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ElsewhereNumbers":
+        """The inverse of `to_json`."""
+        return cls(float(data["bias"]), {str(name): float(v) for name, v in data["weights"].items()})
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Numbers per zoom, and what they were fitted at.
 
-    That is the beam width `k`, `coverage` (`Manifest.coverage_hash`) and the photo encoder's fingerprint. `extra` holds
-    the file's other keys. `Calibration()` has nothing fitted: default numbers and no id.
+    That is the beam width `k`, `coverage` (`Manifest.coverage_hash`) and the photo encoder's fingerprint. `elsewhere` is
+    None where no picture without an answer was fitted to. `extra` holds the file's other keys. `Calibration()` has nothing fitted: default numbers and no id.
     """
 
     zooms: Mapping[int, ZoomNumbers] = field(default_factory=dict)
     k: int | None = None
     coverage: str | None = None
     photo_encoder: str | None = None
+    elsewhere: ElsewhereNumbers | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def numbers(self, zoom: int) -> ZoomNumbers:
@@ -120,18 +155,20 @@ class Calibration:
 
     @classmethod
     def _from_json(cls, data: Mapping[str, Any]) -> "Calibration":
-        known = {"format", "version", "id", "zooms", "k", "coverage", "photo_encoder"}
+        known = {"format", "version", "id", "zooms", "k", "coverage", "photo_encoder", "elsewhere"}
         zooms = {int(z): ZoomNumbers.from_json(n) for z, n in data["zooms"].items()}
         extra = {name: value for name, value in data.items() if name not in known}
         for promised, share in extra.get("radius_shares", {}).items():
             if not 0 < float(share) <= 1:
                 raise CalibrationError(f"the share for the {promised}% circle is {share}, not above 0 and at most 1")
-        return cls(zooms, data["k"], data["coverage"], data.get("photo_encoder"), extra)
+        elsewhere = None if data["elsewhere"] is None else ElsewhereNumbers.from_json(data["elsewhere"])
+        return cls(zooms, data["k"], data["coverage"], data.get("photo_encoder"), elsewhere, extra)
 
     def _content(self) -> dict[str, Any]:
         zooms = {str(z): self.zooms[z].to_json() for z in sorted(self.zooms)}
         head = {"k": self.k, "coverage": self.coverage, "photo_encoder": self.photo_encoder, "zooms": zooms}
-        return dict(self.extra) | head
+        elsewhere = None if self.elsewhere is None else self.elsewhere.to_json()
+        return dict(self.extra) | head | {"elsewhere": elsewhere}
 
 
 def _check_format(data: Any) -> None:

@@ -1,0 +1,55 @@
+"""What the tiles around a tile say of it: the mean cosine of its neighbours among a level's candidates.
+
+A picture shows more than one small tile, and one tile's embedding is noisy where its neighbourhood's mean is not; how
+much the neighbours count (kappa) is fitted per zoom. It knows Morton codes and cosines, nothing of probabilities.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_X = np.uint64(0x5555555555555555)
+_Y = np.uint64(0xAAAAAAAAAAAAAAAA)
+_ONE_X, _ONE_Y = np.uint64(1), np.uint64(2)
+
+
+def neighbours_mean(codes: NDArray[np.uint64], zoom: int, similarities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(c,) float32: the mean of `similarities`, (c,), over a tile's up to eight neighbours that are candidates too.
+
+    `codes`: (c,) uint64 Morton codes at `zoom`, ascending; columns wrap at the date line, rows end at the poles. A tile
+    without neighbours gets its own.
+    """
+    total, count = _over_neighbours(codes, zoom, similarities)
+    return np.divide(total, count, out=similarities.astype(np.float32), where=count > 0)
+
+
+def _over_neighbours(
+    codes: NDArray[np.uint64], zoom: int, similarities: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Sum and number of the neighbours' cosines, (c,) each: four directions are looked up, each pair counts both ways.
+
+    Bits of x and y are added to where they stand, interleaved: the other's bits are filled so that a carry runs past.
+    """
+    inside = np.uint64((1 << (2 * zoom)) - 1)
+    x, y = codes & _X, codes & _Y
+    east = ((x | _Y) + _ONE_X) & _X & inside
+    south, has_south = ((y | _X) + _ONE_Y) & _Y & inside, y != inside & _Y
+    north, has_north = (y - _ONE_Y) & _Y & inside, y != 0
+    total, count = np.zeros(len(codes), dtype=np.float32), np.zeros(len(codes), dtype=np.float32)
+    for wanted, there in (
+        (east | y, None),
+        (x | south, has_south),
+        (east | south, has_south),
+        (east | north, has_north),
+    ):
+        at = codes.searchsorted(wanted)
+        at[at == len(codes)] = 0
+        found = codes[at] == wanted
+        if there is not None:
+            found &= there
+        here = found.nonzero()[0]
+        other = at[here]
+        total[here] += similarities[other]
+        total[other] += similarities[here]
+        count[here] += 1
+        count[other] += 1
+    return total, count
