@@ -93,8 +93,9 @@ class ElsewhereNumbers:
 class Calibration:
     """Numbers per zoom, and what they were fitted at.
 
-    That is the beam width `k`, `coverage` (`Manifest.coverage_hash`) and the photo encoder's fingerprint. `elsewhere` is
-    None where no picture without an answer was fitted to. `extra` holds the file's other keys. `Calibration()` has nothing fitted: default numbers and no id.
+    That is the beam width `k`, `coverage` (`Manifest.coverage_hash`) and the photo encoder's fingerprint. `elsewhere`
+    is None where no picture without an answer was fitted to; `extra` holds the file's other keys. `Calibration()` has
+    nothing fitted: default numbers and no id.
     """
 
     zooms: Mapping[int, ZoomNumbers] = field(default_factory=dict)
