@@ -1,0 +1,119 @@
+"""Percentile bootstrap over pictures for many figures at once: one set of resamples, each figure a function of counts.
+
+A resample is how often each picture was drawn, so a mean is a product with the counts and a median a running sum of
+them. All figures see the same resamples; so do all rows of a table over the same pictures, whose differences are
+then paired. Knows nothing of what the figures mean.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.metrics import Bools, Floats, bin_of, percentiles
+
+Statistic = Callable[[Floats], Floats]
+"""(b, n) counts of how often each of n pictures was drawn, to (b,) values; nan where it has none."""
+
+_CELLS = 1_000_000  # counts held at once
+
+
+class Figure(NamedTuple):
+    """A figure with its 95% interval; all nan where there is nothing to reckon with."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """`replicates` draws of n pictures with replacement, by `seed`; 0 replicates give intervals of nan."""
+
+    n: int
+    replicates: int = 1000
+    seed: int = 0
+
+    def figures(self, statistics: Mapping[str, Statistic]) -> dict[str, Figure]:
+        """Each statistic on the pictures as they are, and its interval over the resamples."""
+        plain = np.ones((1, self.n))
+        values = {name: [float(s(plain)[0])] for name, s in statistics.items()}
+        drawn: dict[str, list[Floats]] = {name: [] for name in statistics}
+        for counts in self._counts():
+            for name, statistic in statistics.items():
+                drawn[name].append(statistic(counts))
+        intervals = {name: percentiles(np.concatenate([*d, np.empty(0)])) for name, d in drawn.items()}
+        return {name: Figure(values[name][0], *intervals[name]) for name in statistics}
+
+    def _counts(self) -> Iterator[Floats]:
+        rng = np.random.default_rng([self.seed, self.n])
+        at_once = max(1, _CELLS // max(self.n, 1))
+        for first in range(0, self.replicates, at_once):
+            b = min(at_once, self.replicates - first)
+            drawn = rng.integers(0, self.n, (b, self.n)) + np.arange(b)[:, None] * self.n
+            yield np.bincount(drawn.ravel(), minlength=b * self.n).reshape(b, self.n).astype(np.float64)
+
+
+def mean(values: NDArray[np.floating] | Bools, among: Bools | None = None) -> Statistic:
+    """The mean of (n,) values, or of those `among`."""
+    some = np.ones(len(values)) if among is None else among.astype(np.float64)
+    weighted = np.where(some > 0, values, 0).astype(np.float64)
+
+    def statistic(counts: Floats) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return np.asarray((counts @ weighted) / (counts @ some))
+
+    return statistic
+
+
+def median(values: Floats) -> Statistic:
+    """The median of (n,) values; of an even number, the mean of the two in the middle."""
+    order = np.argsort(values)
+    ordered, n = values[order], len(values)
+    ranks = ((n + 1) // 2, n // 2 + 1)
+
+    def statistic(counts: Floats) -> Floats:
+        reached = np.cumsum(counts[:, order], axis=1)
+        low, high = (ordered[(reached < rank).sum(axis=1)] for rank in ranks)
+        return np.asarray((low + high) / 2)
+
+    return statistic
+
+
+def calibration_error(confidence: Floats, right: Bools, among: Bools, bins: int = 15) -> Statistic:
+    """Expected calibration error of the answers `among`, over bins of equal width."""
+    some = among.astype(np.float64)
+    gaps = np.zeros((len(confidence), bins))
+    gaps[np.arange(len(confidence)), bin_of(confidence, bins)] = np.where(among, right - confidence, 0.0)
+
+    def statistic(counts: Floats) -> Floats:
+        with np.errstate(invalid="ignore"):
+            return np.asarray(np.abs(counts @ gaps).sum(axis=1) / (counts @ some))
+
+    return statistic
+
+
+def area_under_roc(score: Floats, positive: Bools, among: Bools | None = None) -> Statistic:
+    """The chance that a positive has the higher score than a negative, ties counted half."""
+    chosen = np.flatnonzero(np.ones(len(score), dtype=bool) if among is None else among)
+    order = chosen[np.argsort(score[chosen], kind="stable")]
+    starts = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)
+    up = positive[order].astype(np.float64)
+
+    def statistic(counts: Floats) -> Floats:
+        if not len(order):
+            return np.full(len(counts), np.nan)
+        drawn = counts[:, order]
+        ups, downs = (np.add.reduceat(drawn * part, starts, axis=1) for part in (up, 1 - up))
+        below = np.cumsum(downs, axis=1) - downs / 2
+        with np.errstate(invalid="ignore"):
+            return np.asarray((ups * below).sum(axis=1) / (ups.sum(axis=1) * downs.sum(axis=1)))
+
+    return statistic
+
+
+def difference(one: Statistic, other: Statistic) -> Statistic:
+    """One figure less another, on the same resamples."""
+    return lambda counts: np.asarray(one(counts) - other(counts))

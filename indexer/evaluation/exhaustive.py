@@ -1,0 +1,108 @@
+"""Search without a beam: every reachable tile of every zoom is a candidate, and nothing is pruned.
+
+Reachable: the tile has a vector, and so has each of its ancestors. What a beam wide enough to keep everything finds is
+the same, tile for tile; this module shares none of its bookkeeping, so that the two can be held against each other. It
+also tells where the true tile ranks among all tiles of its zoom, which depends on the encoders alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.retrieval.beam import Descent, Step
+from indexer.retrieval.calibration import Calibration
+from indexer.retrieval.errors import QueryError
+from indexer.retrieval.index import Level, TileIndex
+from indexer.retrieval.posterior import share
+
+Rows = NDArray[np.int64]
+NO_RANK = -1
+"""The rank of a tile that the index does not hold, or holds without vector."""
+
+
+@dataclass(frozen=True)
+class _Zoom:
+    """One level, and which of its rows count. `parents`: (n,) rows of the level above, for all n rows."""
+
+    level: Level
+    everything: Rows  # all rows of the level above (one pseudo-parent at the first)
+    parents: Rows
+    reachable: NDArray[np.bool_]  # (n,)
+
+    @classmethod
+    def all_of(cls, index: TileIndex) -> "list[_Zoom]":
+        """Every level of an index, coarse to fine."""
+        found: list[_Zoom] = []
+        for level in index.levels:
+            n, above = len(level.codes), found[-1] if found else None
+            everything = np.arange(1 if above is None else len(above.level.codes), dtype=np.int64)
+            parents = np.zeros(n, dtype=np.int64)
+            reachable = np.zeros(n, dtype=bool)
+            reachable[level.search(np.zeros(index.dim, dtype=np.float32), everything).rows] = True
+            if above is not None:
+                shift = np.uint64(2 * (level.zoom - above.level.zoom))
+                parents = np.searchsorted(above.level.codes, level.codes >> shift).astype(np.int64)
+                reachable &= above.reachable[parents]
+            found.append(cls(level, everything, parents, reachable))
+        return found
+
+
+class Exhaustive:
+    """Every level of an index, scored whole. Safe to use from many threads."""
+
+    def __init__(self, index: TileIndex) -> None:
+        self._zooms = _Zoom.all_of(index)
+        if not self._zooms[0].reachable.any():
+            raise QueryError(f"{index.directory} holds no vector at its first zoom: build it again")
+
+    def similarities(self, embedding: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Per zoom the cosine of every row, (n,) float32, to one embedding, (d,); -inf without vector."""
+        scored = []
+        for zoom in self._zooms:
+            cosines = np.full(len(zoom.level.codes), -np.inf, dtype=np.float32)
+            found = zoom.level.search(embedding, zoom.everything)
+            cosines[found.rows] = found.similarities
+            scored.append(cosines)
+        return scored
+
+    def ranks(self, embedding: NDArray[np.float32], truths: Rows) -> Rows:
+        """Where the true tile's cosine stands among all tiles of its zoom, per zoom, 0 first; NO_RANK without vector.
+
+        `truths`: (zooms,) int64, the true rows, negative where there is none. Of equal cosines the lower row is first.
+        """
+        ranks = np.full(len(truths), NO_RANK, dtype=np.int64)
+        for i, cosines in enumerate(self.similarities(embedding)):
+            row = truths[i]
+            if row >= 0 and np.isfinite(cosines[row]):
+                ranks[i] = int((cosines > cosines[row]).sum()) + int((cosines[:row] == cosines[row]).sum())
+        return ranks
+
+    def best_leaf(self, embedding: NDArray[np.float32]) -> tuple[int, int, float]:
+        """Paper H's answer over all leaves: zoom, row and cosine of the most similar one, of equal ones the lower row.
+
+        Leaves are the reachable tiles of the deepest zoom that has any.
+        """
+        deepest = max(i for i, zoom in enumerate(self._zooms) if zoom.reachable.any())
+        zoom = self._zooms[deepest]
+        cosines = np.where(zoom.reachable, self.similarities(embedding)[deepest], -np.inf)
+        row = int(np.argmax(cosines))
+        return zoom.level.zoom, row, float(cosines[row])
+
+    def descend(self, embedding: NDArray[np.float32], calibration: Calibration) -> Descent:
+        """The posterior with nothing pruned, over every reachable tile, for one embedding, (d,) float32, contiguous."""
+        steps: list[Step] = []
+        elsewhere, log_mass = 0.0, np.zeros(1)
+        for zoom, cosines in zip(self._zooms, self.similarities(embedding), strict=True):
+            rows = np.flatnonzero(zoom.reachable)
+            if not len(rows):
+                break
+            mothers, slots = np.unique(zoom.parents[rows], return_inverse=True)
+            if steps:  # those that have reachable children divide their mass; the others keep it
+                steps[-1].expanded = np.searchsorted(steps[-1].rows, mothers)
+                log_mass = steps[-1].log_mass[steps[-1].expanded]
+            shares = share(log_mass, slots, cosines[rows], calibration.numbers(zoom.level.zoom))
+            elsewhere += shares.elsewhere
+            kept = np.arange(len(rows))
+            steps.append(Step(zoom.level, rows, cosines[rows], shares.log_mass, slots, kept))
+        return Descent(tuple(steps), elsewhere)
