@@ -4,6 +4,7 @@ IndexerError
 ├── CoverageError          a bbox, GeoJSON, zoom list or land fraction that describes no tiles
 ├── PhotoSetError          a table or folder of photos that cannot be used at all
 ├── TrainingError          a state or a recipe that training cannot go on from
+│   └── RunMismatchError   a training run that was begun with other arguments or data
 ├── EvaluationError        figures that cannot be made, or written, as asked
 └── BuildError             an index that cannot be made as asked
     ├── ExistingIndexError what stands at `--out` is something else
@@ -27,6 +28,10 @@ class PhotoSetError(IndexerError):
 
 class TrainingError(IndexerError):
     """A saved state that is damaged or of another run; the message names the file."""
+
+
+class RunMismatchError(TrainingError):
+    """The folder of a training run holds one that was begun with other arguments or data."""
 
 
 class EvaluationError(IndexerError):

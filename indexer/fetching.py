@@ -4,7 +4,7 @@ It knows coverage and the fetcher's door; retries, rates and terms are the fetch
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from tile_cache.mbtiles import TileStore
 from tile_cache.sources import SourceInfo
 from tile_cache.xyz import XyzSource
 
-__all__ = ["fetch_coverage", "fetch_summary", "tiles_to_read", "zooms_of"]
+__all__ = ["fetch_coverage", "fetch_summary", "fetch_tiles", "tiles_to_read", "zooms_of"]
 
 
 def zooms_of(coverage: Coverage, info: SourceInfo) -> list[int]:
@@ -39,7 +39,17 @@ def fetch_coverage(
     on_progress: Callable[[FetchReport], None] | None = None,
 ) -> FetchReport:
     """Fetch what `store` lacks of the coverage and its margins. Raises what `tile_cache.fetcher.fetch` raises."""
-    chunks = _chunks(coverage, reach, source.info)
+    return fetch_tiles(source, store, _chunks(coverage, reach, source.info), settings, on_progress)
+
+
+def fetch_tiles(
+    source: XyzSource,
+    store: TileStore,
+    chunks: Iterable[tuple[int, NDArray[np.uint64]]],
+    settings: FetchSettings,
+    on_progress: Callable[[FetchReport], None] | None = None,
+) -> FetchReport:
+    """The same for any tiles: zooms with Morton codes, (n,) uint64."""
     return asyncio.run(fetch(source, store, chunks, settings, on_progress))
 
 
