@@ -105,6 +105,8 @@ class ActivationCache:
         missing, all at once.
         """
         rows = self._checked(rows)
+        if not len(rows):
+            return torch.empty((0, *self.shape))
         there = self._store.whole(rows) if self._store else np.zeros(len(rows), dtype=np.bool_)
         if there.all():
             return self._read(rows)
@@ -175,12 +177,12 @@ class ActivationCache:
         return kept.contiguous()
 
     def _read(self, rows: Rows) -> Tensor:
-        raw = self._store.read(rows) if self._store else np.empty((0, 0), dtype=np.uint8)
-        return torch.from_numpy(raw).view(self._dtype).reshape(len(rows), *self.shape).float()
+        assert self._store is not None
+        return torch.from_numpy(self._store.read(rows)).view(self._dtype).reshape(len(rows), *self.shape).float()
 
     def _keep(self, rows: Rows, made: Tensor) -> None:
-        if self._store and self._store.writes:
-            inside = rows < self._store.fits
+        inside = rows < self.fits
+        if self._store and self._store.writes and inside.any():
             raw = made[torch.from_numpy(inside)].view(torch.uint8).numpy().reshape(int(inside.sum()), -1)
             try:
                 self._store.write(rows[inside], raw)
