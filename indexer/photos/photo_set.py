@@ -9,7 +9,7 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from indexer.errors import PhotoSetError
 from indexer.retrieval.files import write_atomically
 
-__all__ = ["SPLITS", "PhotoSet", "Reason", "Rejection", "write_rejections"]
+__all__ = ["SPLITS", "Fault", "PhotoSet", "Reason", "Rejection", "write_rejections"]
 
 SPLITS = ("train", "validation", "test")
 
@@ -56,8 +56,15 @@ class Reason(StrEnum):
     NO_TILE = "no tile"
 
 
+class Fault(NamedTuple):
+    """What is wrong with one row: why, and in words."""
+
+    reason: Reason
+    detail: str
+
+
 class Rejection(NamedTuple):
-    """A row that cannot be used. `row`: its line in the table (the header is 1), in a folder the file's number from 0."""
+    """A row that cannot be used. `row`: its line in the table (the header is 1), or the number of a file from 0."""
 
     row: int
     name: str
@@ -120,19 +127,24 @@ class PhotoSet:
             raise PhotoSetError(f"no photo is in split {split!r}; there are: {listed or 'no splits'}")
         return self.take(chosen)
 
-    def rejecting(self, rows: NDArray[np.intp] | Sequence[int], reason: str, detail: str | Sequence[str]) -> "PhotoSet":
-        """The set without the photos at these positions, which are put on record; `detail`: one for all, or one each.
+    def without(self, faults: Mapping[int, Fault]) -> "PhotoSet":
+        """The set without the photos at these positions, which are put on record with what is wrong with them.
 
-        The set may become empty; `check_not_empty` says so in words.
+        It may become empty; `check_not_empty` says so in words.
         """
-        rows = np.asarray(rows, dtype=np.intp)
-        details = [detail] * len(rows) if isinstance(detail, str) else detail
+        if not faults:
+            return self
         refused = tuple(
-            Rejection(int(self.lines[row]), self.names[row], str(reason), text)
-            for row, text in zip(rows.tolist(), details, strict=True)
+            Rejection(int(self.lines[row]), self.names[row], str(faults[row].reason), faults[row].detail)
+            for row in sorted(faults)
         )
-        left = self.take(np.setdiff1d(np.arange(len(self), dtype=np.intp), rows))
-        return replace(left, rejected=(*self.rejected, *refused))
+        stay = np.ones(len(self), dtype=np.bool_)
+        stay[list(faults)] = False
+        return replace(self.take(np.flatnonzero(stay)), rejected=(*self.rejected, *refused))
+
+    def rejecting(self, rows: NDArray[np.intp] | Sequence[int], reason: Reason, detail: str) -> "PhotoSet":
+        """`without`, where the same is wrong with all of them."""
+        return self.without(dict.fromkeys(np.asarray(rows, dtype=np.intp).tolist(), Fault(reason, detail)))
 
     def check_not_empty(self) -> "PhotoSet":
         """The set itself; raises PhotoSetError with the counts by reason where no photo is left."""

@@ -1,25 +1,115 @@
-"""Splits."""
+"""Train, validation and test: which photo goes where, from names, places and pictures alone.
 
-from dataclasses import dataclass
+Photos that must not be parted (near-duplicates; with `geographic` also all photos of a zoom-8 tile) form groups. A
+group's split is a hash of its own: the same in any order of the table, and unmoved by rows that join other groups.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.photos.photo_set import PhotoSet
+from indexer.errors import PhotoSetError
+from indexer.photos.duplicates import components, near_duplicates
+from indexer.photos.photo_set import SPLITS, PhotoSet
+from tile_cache.addressing import codes_at
 
-__all__ = ["SplitPlan", "split"]
+__all__ = ["SPLIT_ZOOM", "SplitPlan", "split"]
+
+SPLIT_ZOOM = 8
+"""Zoom of the tiles that a geographic split keeps whole: 157 km at the equator."""
 
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """How a set is split."""
+    """How a set is split; raises PhotoSetError for shares that are none."""
 
     ratio: tuple[int, int, int] = (10, 1, 1)
+    """Shares of train, validation and test; 0 leaves one out. Paper H's is the default."""
     seed: int = 0
+    """Another seed, another split."""
     geographic: bool = False
+    """No zoom-8 tile has photos in two splits."""
     near_duplicates: bool = True
+    """Pictures whose difference hashes are at most 4 bits apart stay together, and so do theirs."""
+
+    def __post_init__(self) -> None:
+        if len(self.ratio) != len(SPLITS) or min(self.ratio) < 0 or sum(self.ratio) <= 0:
+            raise PhotoSetError(
+                f"split ratio {self.ratio!r} is not three shares of which one is above 0, as (10, 1, 1)"
+            )
 
 
 def split(photos: PhotoSet, hashes: NDArray[np.uint64] | None, plan: SplitPlan = SplitPlan()) -> PhotoSet:
-    """The same set with `split` filled."""
-    raise NotImplementedError
+    """The same photos with `split` filled. `hashes`: (n,) dHash of each picture; None: no near-duplicates are known.
+
+    Shares are kept over groups and in expectation; every split with a share gets a group. Raises PhotoSetError where
+    there are fewer groups than splits.
+    """
+    groups = _groups(photos, hashes if plan.near_duplicates else None, plan.geographic)
+    members, place = np.unique(groups, return_inverse=True)
+    least = np.full(len(members), np.iinfo(np.uint64).max, dtype=np.uint64)
+    np.minimum.at(least, place, _own_hashes(photos, plan))
+    chosen = _shares(_mixed(least), plan.ratio)
+    names = np.array(SPLITS, dtype=object)[chosen][place]
+    return replace(photos, split=tuple(names.tolist()))
+
+
+def _groups(photos: PhotoSet, hashes: NDArray[np.uint64] | None, geographic: bool) -> NDArray[np.intp]:
+    """The group of each photo, (n,): the least row in it."""
+    n = len(photos)
+    a, b = (np.zeros(0, np.intp),) * 2 if hashes is None else near_duplicates(np.asarray(hashes, dtype=np.uint64))
+    if geographic:
+        codes, rows = _tiles(photos)
+        _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+        a, b = np.concatenate([a, rows]), np.concatenate([b, rows[first[inverse]]])
+    return components(n, a, b)
+
+
+def _tiles(photos: PhotoSet) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
+    """Zoom-8 tiles of the photos that have a place, (m,) codes, and which photos those are, (m,) rows."""
+    rows = np.flatnonzero(np.isfinite(photos.lng) & np.isfinite(photos.lat))
+    return codes_at(photos.lng[rows], photos.lat[rows], SPLIT_ZOOM), rows
+
+
+def _own_hashes(photos: PhotoSet, plan: SplitPlan) -> NDArray[np.uint64]:
+    """A seeded hash of each photo, (n,): of its name, or in a geographic split of its tile, so that tiles stay put."""
+    own: list[str] | tuple[str, ...] = photos.names
+    if plan.geographic:
+        codes, rows = _tiles(photos)
+        own = list(photos.names)
+        for row, code in zip(rows.tolist(), codes.tolist(), strict=True):
+            own[row] = f"tile {code}"
+    key = str(plan.seed).encode()
+    distinct = dict.fromkeys(own, b"")
+    for text in distinct:
+        distinct[text] = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8, key=key).digest()
+    return np.frombuffer(b"".join([distinct[text] for text in own]), dtype="<u8").astype(np.uint64)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser: the least hash of a group is small the larger the group, this is uniform again."""
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(31))
+
+
+def _shares(values: NDArray[np.uint64], ratio: tuple[int, int, int]) -> NDArray[np.intp]:
+    """The split of each group, (g,), by where its hash falls; the nearest hash moves over where a split stays empty."""
+    wanted = [i for i, share in enumerate(ratio) if share]
+    if len(values) < len(wanted):
+        raise PhotoSetError(
+            f"{len(values):,} groups of photos that must stay together cannot fill {len(wanted)} splits: "
+            "give more photos, or split without --geographic, or by a split column"
+        )
+    at = values.astype(np.float64) / 2.0**64
+    ends = np.cumsum(ratio) / sum(ratio)
+    chosen = np.minimum(np.searchsorted(ends, at, side="right"), wanted[-1]).astype(np.intp)
+    for empty in wanted:
+        counts = np.bincount(chosen, minlength=len(SPLITS))
+        if not counts[empty]:
+            middle = ends[empty] - ratio[empty] / sum(ratio) / 2
+            free = np.flatnonzero(counts[chosen] > 1)
+            chosen[free[np.argmin(np.abs(at[free] - middle))]] = empty
+    return chosen

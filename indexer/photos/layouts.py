@@ -1,0 +1,146 @@
+"""Which column of a table means what: names given, names that people use, and the layouts of known data sets.
+
+What is known of the data sets' tables, and from where (public copies of files and loaders, read in 2026):
+
+- MP-16 (`mp16_places365.csv` of TIBHannover/GeoEstimation, 4.7 million photos): `IMG_ID,AUTHOR,LAT,LON,S3_Label,...`,
+  IMG_ID as `34/8d/9055806529.jpg` below one folder. MP16-Pro's copies name the file `34_8d_9055806529.jpg`.
+- IM2GPS and IM2GPS3k (`im2gps_places365.csv`, `im2gps3k_places365.csv`): the same columns, IMG_ID a bare file name as
+  `104123223_7410c654ba_19_19355699@N00.jpg`; loaders look in `images/`, `img/` or `im2gps3ktest/`. One published
+  version of the IM2GPS3k table has LON and LAT swapped in its header: `reading` refuses it in words.
+- YFCC4k: `yfcc4k_places365.csv` by loaders with IMG_ID, LAT and LON; or `yfcc4k.txt`, 25 tab-separated columns of
+  YFCC100M without a header, of which one loader reads photo id, longitude and latitude as columns 2, 13 and 14 and
+  pictures as `<photo id>.jpg`. Neither file itself has been seen here.
+- OSV-5M (`train.csv`, `test.csv`): `id,latitude,longitude,...`; the pictures are `<id>.jpg` in `images/train/00/` to
+  `images/test/04/` as unpacked from the archives, or in one folder a split in the authors' own loader.
+
+So wherever a layout's pictures lie below the images folder, they are found by name (`finding.Finder`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from indexer.errors import PhotoSetError
+
+__all__ = ["LAYOUTS", "YFCC_COLUMNS", "Columns", "is_yfcc", "recognise"]
+
+_PATHS = (
+    *("path", "image_path", "img_path", "file_path", "filepath", "photo_path", "image", "img", "file", "filename"),
+    *("file_name", "image_name", "image_file", "img_name", "photo", "picture", "name"),
+)
+_LATITUDES = ("latitude", "lat", "gps_latitude", "gpslatitude", "latitude_deg")
+_LONGITUDES = ("longitude", "lon", "lng", "long", "gps_longitude", "gpslongitude", "longitude_deg")
+
+LAYOUTS: dict[str, tuple[str, ...]] = {
+    "table": (),
+    "mp16": ("img_id",),
+    "osv5m": ("id",),
+    "im2gps": ("img_id",),
+    "im2gps3k": ("img_id", "name"),
+    "yfcc4k": ("img_id", "photo_id"),
+}
+"""The columns of each layout that hold an id, to be found by name below the images folder."""
+
+YFCC_COLUMNS = tuple({1: "photo_id", 12: "longitude", 13: "latitude"}.get(i, f"column_{i + 1}") for i in range(25))
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Positions in the table's header; None where the table has no such column. `by_stem`: `path` holds ids."""
+
+    path: int
+    by_stem: bool
+    latitude: int | None
+    longitude: int | None
+    name: int | None
+    split: int | None
+    family: int | None
+
+    def used(self) -> tuple[int | None, ...]:
+        """All positions in a fixed order: path, latitude, longitude, name, split, family."""
+        return self.path, self.latitude, self.longitude, self.name, self.split, self.family
+
+
+def recognise(
+    header: Sequence[str],
+    layout: str,
+    *,
+    path: str | None = None,
+    latitude: str | None = None,
+    longitude: str | None = None,
+    need_place: bool = True,
+) -> Columns:
+    """What the columns of a table mean. `layout`: a key of LAYOUTS or `auto`; the names, if given, settle a column.
+
+    Raises PhotoSetError, naming the columns that there are and the option to give.
+    """
+    picture, by_stem = _picture(header, layout, path)
+    if picture is None:
+        raise _missing(header, "names the pictures", "path", _PATHS)
+    place = _find(header, latitude, _LATITUDES, "latitude"), _find(header, longitude, _LONGITUDES, "longitude")
+    if place[0] is None and (need_place or place[1] is not None):
+        raise _missing(header, "holds latitudes", "latitude", _LATITUDES)
+    if place[1] is None and place[0] is not None:
+        raise _missing(header, "holds longitudes", "longitude", _LONGITUDES)
+    name = _first(header, ("name",))
+    return Columns(
+        path=picture,
+        by_stem=by_stem,
+        latitude=place[0],
+        longitude=place[1],
+        name=None if name == picture or by_stem else name,
+        split=_first(header, ("split",)),
+        family=_first(header, ("family",)),
+    )
+
+
+def is_yfcc(first_row: Sequence[str]) -> bool:
+    """Whether a table's first row is already a row of YFCC100M's own files, which have no header."""
+    try:
+        return len(first_row) in (23, 25) and bool(first_row[1]) and -90 <= float(first_row[13]) <= 90
+    except ValueError:
+        return False
+
+
+def _picture(header: Sequence[str], layout: str, given: str | None) -> tuple[int | None, bool]:
+    """The column that names pictures, and whether by ids to be looked for."""
+    ids = {id_column for columns in LAYOUTS.values() for id_column in columns} - set(_PATHS)
+    known = sorted(ids) if layout == "auto" else LAYOUTS[layout]
+    if given is not None:
+        return _find(header, given, (), "path"), layout in LAYOUTS and bool(known)
+    by_path, by_id = _first(header, _PATHS), _first(header, known)
+    if layout == "auto":
+        return (by_id, True) if by_path is None else (by_path, False)
+    return (by_path, bool(known)) if by_id is None else (by_id, True)
+
+
+def _find(header: Sequence[str], given: str | None, usual: Sequence[str], option: str) -> int | None:
+    if given is None:
+        return _first(header, usual)
+    if given in header:
+        return header.index(given)
+    position = _first(header, (_plain(given),))
+    if position is None:
+        raise PhotoSetError(f"--{option}-column {given!r} is none of the table's columns: {_listed(header)}")
+    return position
+
+
+def _first(header: Sequence[str], names: Sequence[str]) -> int | None:
+    """The position of the first of `names` that the header has."""
+    plain = [_plain(column) for column in header]
+    return next((plain.index(name) for name in names if name in plain), None)
+
+
+def _plain(column: str) -> str:
+    return column.strip().strip('"').lower().replace(" ", "_").replace("-", "_")
+
+
+def _missing(header: Sequence[str], what: str, option: str, usual: Sequence[str]) -> PhotoSetError:
+    return PhotoSetError(
+        f"no column of the table is known to be the one that {what}: its columns are {_listed(header)}; "
+        f"give --{option}-column, or call it one of {', '.join(usual[:5])}"
+    )
+
+
+def _listed(header: Sequence[str]) -> str:
+    shown = ", ".join(repr(column[:40]) for column in header[:30])
+    return shown + (f" and {len(header) - 30} more" if len(header) > 30 else "")

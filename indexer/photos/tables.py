@@ -1,0 +1,133 @@
+"""Tables as rows of text cells, one row at a time: CSV in its dialects, and Parquet. Knows nothing of photos.
+
+A row that is no row (a quote that is never closed, too few fields) is one record with a fault and swallows no other.
+"""
+
+import csv
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, TextIO
+
+from indexer.errors import PhotoSetError
+
+__all__ = ["Record", "Table", "TextTable", "open_table"]
+
+_MOST_LINES = 32
+"""A quoted cell may hold line breaks; a quote that is still open after so many lines was never meant as one."""
+_DELIMITERS = ",;\t|"
+
+
+class Record(NamedTuple):
+    """A row: its line (the header's is 1; in Parquet as though there were a header) and its cells or its fault."""
+
+    line: int
+    cells: tuple[str, ...] | None
+    fault: str = ""
+
+
+class Table(Protocol):
+    """What a photo set is read from."""
+
+    columns: tuple[str, ...]
+    decimal_comma: bool
+    """Whether numbers may be written as 48,85."""
+
+    def rows(self, wanted: Sequence[int | None]) -> Iterator[Record]:
+        """Every row, with the cells of the wanted columns in the order asked for, "" for None."""
+        ...
+
+
+def open_table(path: Path) -> Table:
+    """A table by its first bytes; raises PhotoSetError for what is none, or is empty."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(1 << 16)
+    except (OSError, ValueError) as exc:
+        raise PhotoSetError(f"{path} cannot be read ({exc})") from exc
+    if head.startswith(b"PAR1"):
+        from indexer.photos.parquet import ParquetTable  # pyarrow takes a while to load and is not always installed
+
+        return ParquetTable(path)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise PhotoSetError(f"{path} is UTF-16: save it as CSV in UTF-8")
+    if b"\0" in head.partition(b"\n")[0]:
+        raise PhotoSetError(f"{path} is no table: a CSV or Parquet file is expected, it begins with {head[:16]!r}")
+    return TextTable(path)
+
+
+class TextTable:
+    """A CSV: comma, semicolon, tab or bar, told by the header; UTF-8 with or without a mark; any line ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._header_lines = path, 1
+        with self._open() as stream:
+            lines = enumerate(stream, start=1)
+            first = next((text for _, text in lines if text.strip()), "")
+        if not first:
+            raise PhotoSetError(f"{path} is empty: a header and rows are expected")
+        self._delimiter = max(_DELIMITERS, key=lambda d: (len(_fields(first, d) or ()), -_DELIMITERS.index(d)))
+        self.columns = tuple(_fields(first, self._delimiter) or ())
+        self.decimal_comma = self._delimiter == ";"
+
+    def without_header(self, columns: Sequence[str]) -> "TextTable":
+        """The same table when its first row turned out to be no header; its columns get these names."""
+        self._header_lines, self.columns = 0, tuple(columns[: len(self.columns)])
+        return self
+
+    def rows(self, wanted: Sequence[int | None]) -> Iterator[Record]:
+        """See Table. A blank line is no row. A wanted cell never runs over a line's end."""
+        with self._open() as stream:
+            yield from _records(stream, self._delimiter, len(self.columns), wanted, skip=self._header_lines)
+
+    def _open(self) -> TextIO:
+        # Undecodable bytes become lone surrogates: what reads the cells refuses the row, not the file.
+        return open(self._path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _records(stream: TextIO, delimiter: str, columns: int, wanted: Sequence[int | None], skip: int) -> Iterator[Record]:
+    lines = ((number, text) for number, text in enumerate(stream, start=1) if text.strip())
+    for _ in range(skip):
+        next(lines, None)
+    waiting: deque[tuple[int, str]] = deque()
+    while (line := waiting.popleft() if waiting else next(lines, None)) is not None:
+        number, text = line
+        fields = _fields(text, delimiter)
+        if fields is None and text.count('"') % 2:
+            fields = _over_lines(line, waiting, lines, delimiter, wanted)
+        if fields is None:
+            yield Record(number, None, "its quotes do not match")
+        elif len(fields) != columns:
+            yield Record(number, None, f"{len(fields)} fields, where the header has {columns}")
+        else:
+            yield Record(number, tuple("" if i is None else fields[i] for i in wanted))
+
+
+def _over_lines(
+    first: tuple[int, str],
+    waiting: deque[tuple[int, str]],
+    lines: Iterator[tuple[int, str]],
+    delimiter: str,
+    wanted: Sequence[int | None],
+) -> list[str] | None:
+    """The fields of a row whose quoted cells hold line breaks; None, with the lines put back, if it is no such row."""
+    taken = [first]
+    while len(taken) < _MOST_LINES and (line := waiting.popleft() if waiting else next(lines, None)) is not None:
+        taken.append(line)
+        if line[1].count('"') % 2:  # else the quote is as open as before
+            fields = _fields("".join(text for _, text in taken), delimiter)
+            if fields is not None and not any("\n" in fields[i] for i in wanted if i is not None and i < len(fields)):
+                return fields
+            break
+    waiting.extendleft(reversed(taken[1:]))
+    return None
+
+
+def _fields(text: str, delimiter: str) -> list[str] | None:
+    """A line's fields, or None where its quotes do not match."""
+    if '"' not in text:
+        return text.rstrip("\r\n").split(delimiter)
+    try:
+        return next(csv.reader([text], delimiter=delimiter, strict=True), [])
+    except csv.Error:
+        return None
