@@ -15,6 +15,7 @@ from indexer.retrieval.calibration import Calibration
 from indexer.retrieval.errors import QueryError
 from indexer.retrieval.index import Level, TileIndex
 from indexer.retrieval.posterior import share
+from indexer.retrieval.surroundings import neighbours_mean
 
 Rows = NDArray[np.int64]
 NO_RANK = -1
@@ -101,8 +102,17 @@ class Exhaustive:
             if steps:  # those that have reachable children divide their mass; the others keep it
                 steps[-1].expanded = np.searchsorted(steps[-1].rows, mothers)
                 log_mass = steps[-1].log_mass[steps[-1].expanded]
-            shares = share(log_mass, slots, cosines[rows], calibration.numbers(zoom.level.zoom))
+            numbers = calibration.numbers(zoom.level.zoom)
+            shares = share(log_mass, slots, _scores(zoom.level, rows, cosines[rows], numbers.kappa), numbers)
             elsewhere += shares.elsewhere
             kept = np.arange(len(rows))
             steps.append(Step(zoom.level, rows, cosines[rows], shares.log_mass, slots, kept))
         return Descent(tuple(steps), elsewhere)
+
+
+def _scores(level: Level, rows: Rows, cosines: NDArray[np.float32], kappa: float) -> NDArray[np.float32]:
+    """Cosines with a share of their neighbours', (c,), over all reachable tiles."""
+    if not kappa:
+        return cosines
+    around = neighbours_mean(level.codes[rows], level.zoom, cosines)
+    return cosines + np.float32(kappa) * (around - cosines)

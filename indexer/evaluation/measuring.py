@@ -1,0 +1,141 @@
+"""An index, searched in every way that was asked for, and what it did: rows of figures.
+
+It knows embedded pictures and open indexes; nothing of photo files, tables of text or drawings.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from indexer.evaluation import memory
+from indexer.evaluation.answerable import COVERAGES, Answerable, abstaining, answerable
+from indexer.evaluation.bootstrap import Resamples
+from indexer.evaluation.exhaustive import Exhaustive
+from indexer.evaluation.figures import Figures, Row, RowFigures, figures_of, ranks
+from indexer.evaluation.loading import Subject
+from indexer.evaluation.outcomes import Outcomes, Pictures, Search, search_all
+from indexer.evaluation.request import Measures
+from indexer.metrics import risk_coverage
+from indexer.request import BuildProgress, OnProgress
+from indexer.retrieval.query import MAX_K, LocateQuery
+
+__all__ = ["Agreement", "Measured", "measure_all", "silent"]
+
+RANKED = 1_000_000_000
+"""Rows times photos up to which true tiles are ranked among all of their zoom: about a minute."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A beam held against the exhaustive search of the same scoring."""
+
+    same_tile: float  # share of photos that both answer with the same tile
+    exhaustive: int  # the row of the exhaustive search, counted from 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row with all that is known of it."""
+
+    row: Row
+    figures: RowFigures
+    risk_at: Mapping[float, float]  # coverage to the share of wrong answers, over the photo set
+    aurc: float
+    answerable: Answerable | None = None
+    agreement: Agreement | None = None
+
+
+def measure_all(
+    subjects: Sequence[Subject], measures: Measures, on_progress: OnProgress
+) -> tuple[list[Measured], dict[str, dict[int, Figures]]]:
+    """All rows, and for each index and zoom where true tiles rank among all of that zoom."""
+    resamples = Resamples(len(subjects[0].inside.known), measures.replicates, measures.seed)
+    rows: list[Measured] = []
+    ranked: dict[str, dict[int, Figures]] = {}
+    for subject in subjects:
+        first = rows[0].row if rows else None
+        rows += _held_together(list(_rows(subject, measures, resamples, first, on_progress)), len(rows))
+        ranked[subject.label] = _ranked(subject, measures, resamples, on_progress)
+    return rows, ranked
+
+
+def silent(progress: BuildProgress) -> None:
+    """For those who do not want to know how far it is."""
+
+
+def _rows(
+    subject: Subject, measures: Measures, resamples: Resamples, first: Row | None, on_progress: OnProgress
+) -> Sequence[Measured]:
+    searches: list[tuple[LocateQuery, Search | None]] = [(query, None) for query in measures.queries()]
+    if measures.exhaustive:
+        whole, calibration = Exhaustive(subject.locator.index), subject.locator.calibration
+        everything = [LocateQuery(k=MAX_K, scoring=s) for s in measures.scorings]
+        searches += [(query, lambda e: whole.descend(e, calibration)) for query in everything]
+    found: list[Measured] = []
+    for query, search in searches:
+        measured = _measured(subject, query, search, resamples, first or (found[0].row if found else None), on_progress)
+        found.append(measured)
+    return found
+
+
+def _measured(
+    subject: Subject,
+    query: LocateQuery,
+    search: Search | None,
+    resamples: Resamples,
+    first: Row | None,
+    on_progress: OnProgress,
+) -> Measured:
+    text = f"{subject.label}: k={'all' if search else query.k} {query.scoring}"
+    memory.forget_peak()
+    inside = _search(subject, subject.inside, query, search, text, on_progress)
+    row = Row(subject.label, None if search else query.k, query.scoring, inside, memory.peak_mb())
+    told = None
+    if subject.outside is not None:
+        outside = _search(subject, subject.outside, query, search, f"{text}, without an answer", on_progress)
+        told = answerable(inside, outside, np.array(subject.families), resamples)
+    curve = risk_coverage(*abstaining(inside, None))
+    risk = {share: float(np.interp(share, curve.coverage, curve.risk)) for share in COVERAGES}
+    return Measured(row, figures_of(row, first, resamples), risk, curve.aurc, told)
+
+
+def _search(
+    subject: Subject, pictures: Pictures, query: LocateQuery, search: Search | None, text: str, on_progress: OnProgress
+) -> Outcomes:
+    total = len(pictures.known)
+
+    def show(done: int) -> None:
+        if done % 25 == 0 or done in (1, total):
+            on_progress(BuildProgress("search", text, done, total))
+
+    return search_all(subject.locator, pictures, query, search, show)
+
+
+def _held_together(rows: list[Measured], before: int) -> list[Measured]:
+    """Each beam's row with its agreement with the exhaustive row of its scoring, if there is one."""
+    whole = {m.row.scoring: (before + i, m.row.outcomes) for i, m in enumerate(rows) if m.row.k is None}
+    held = []
+    for measured in rows:
+        if measured.row.k is not None and measured.row.scoring in whole:
+            number, theirs = whole[measured.row.scoring]
+            mine = measured.row.outcomes
+            same = float(((mine.tiles == theirs.tiles) & (mine.depth == theirs.depth)).mean())
+            measured = replace(measured, agreement=Agreement(same, number))
+        held.append(measured)
+    return held
+
+
+def _ranked(subject: Subject, measures: Measures, resamples: Resamples, on_progress: OnProgress) -> dict[int, Figures]:
+    """Per zoom; empty where that would take long and no exhaustive search was asked for."""
+    index, known = subject.locator.index, subject.inside.known
+    cost = sum(len(level.codes) for level in index.levels) * len(known)
+    if cost > RANKED and not measures.exhaustive:
+        return {}
+    whole, truths = Exhaustive(index), np.stack(subject.inside.rows, axis=1)
+    found = np.empty(truths.shape, dtype=np.int64)
+    for i, embedding in enumerate(known.embeddings):
+        found[i] = whole.ranks(embedding, truths[i])
+        if i % 25 == 24 or i + 1 == len(known):
+            on_progress(BuildProgress("search", f"{subject.label}: ranks among all tiles", i + 1, len(known)))
+    return {zoom: resamples.figures(ranks(found[:, i])) for i, zoom in enumerate(index.zooms)}
