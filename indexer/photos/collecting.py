@@ -27,7 +27,7 @@ class Collector:
     def add(
         self, line: int, path: str, key: str, place: Place, *, name: str = "", split: str = "", family: str = ""
     ) -> None:
-        """Take a row. `key`: what the table calls the picture; `name`: what it is called instead, if every one has its own."""
+        """Take a row. `key`: the table's word for the picture; `name`: its name instead, if every one has its own."""
         first = self._first.setdefault(path, len(self._rows))
         if first == len(self._rows):
             self._rows.append((line, path, key, name, place, split, family))

@@ -37,8 +37,8 @@ def photo_key(path: str) -> bytes:
 class EmbeddingCache:
     """The shards of one encoder below `root`; a shard that is damaged or of another shape counts as absent.
 
-    A shard is an .npz of `keys` (n, 16) uint8, `hashes` (n,) uint64 and `embeddings` (n, dim) float32; the archive's own
-    checksums tell damage. It is named after its keys, so that two processes can add to one cache.
+    A shard is an .npz of `keys` (n, 16) uint8, `hashes` (n,) uint64 and `embeddings` (n, dim) float32; the archive's
+    own checksums tell damage. It is named after its keys, so that two processes can add to one cache.
     """
 
     def __init__(self, root: Path, fingerprint: str, dim: int) -> None:
