@@ -1,7 +1,6 @@
 """The commands `plan`, `fetch`, `index` and `inspect`: parse, call, print."""
 
 import json
-import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +8,28 @@ from typing import Annotated
 import typer
 
 from indexer.errors import BuildError
-from indexer.inputs import Area, cache_file, coverage_of, open_cache, reach_of
+from indexer.inputs import cache_file, coverage_of, open_cache, reach_of
+from indexer.options import (
+    AsJson,
+    Bbox,
+    Cache,
+    Concurrency,
+    Contact,
+    DeepGeoJson,
+    Device,
+    GeoJson,
+    Land,
+    Maps,
+    Overlay,
+    Photo,
+    Rate,
+    Source,
+    World,
+    Zooms,
+    area_of,
+    fetch_settings,
+    zooms_of,
+)
 from indexer.plan import EncoderFacts, Estimate, make_plan, measured_rate, tile_bytes
 from indexer.progress import Bars, ending_well, say
 from indexer.request import BuildProgress, BuildRequest, Encoders
@@ -20,30 +40,6 @@ from tile_cache.sources import TileSource, open_source
 from tile_cache.xyz import XyzSource
 
 __all__ = ["register"]
-
-Source = Annotated[
-    str, typer.Option(help="bluemarble, a folder, an .mbtiles file, a URL template or a name of xyzservices.")
-]
-Overlay = Annotated[str | None, typer.Option(help="A second source, composited on top: labels, borders.")]
-Zooms = Annotated[str, typer.Option(help="Ascending, with commas.", metavar="4,6,8")]
-World = Annotated[bool, typer.Option("--world", help="Every tile.")]
-Bbox = Annotated[
-    tuple[float, float, float, float] | None,
-    typer.Option(help="Degrees; W > E crosses the date line.", metavar="W S E N"),
-]
-GeoJson = Annotated[Path | None, typer.Option("--geojson", help="Polygons, as a GeoJSON file.")]
-DeepGeoJson = Annotated[Path | None, typer.Option("--deep-geojson", help="Zooms from 10 on only in these polygons.")]
-Land = Annotated[
-    float | None, typer.Option(help="Least share of land in a tile; default 0.01 where the source knows land. 0: all.")
-]
-Cache = Annotated[Path | None, typer.Option(help="File (.mbtiles) or folder for fetched tiles.")]
-Photo = Annotated[str, typer.Option("--photo-encoder", help="builtin, MODEL:TAG, MODEL:FILE, hf-hub:NAME or a folder.")]
-Maps = Annotated[Path | None, typer.Option("--map-encoders", help="A folder that `tilebeam train` made.")]
-Rate = Annotated[float | None, typer.Option(help="Requests a second at most; default 20.")]
-Concurrency = Annotated[int | None, typer.Option(help="Requests at once; default 6.")]
-Contact = Annotated[str | None, typer.Option(help="Your address for the server's operator (or TILEBEAM_CONTACT).")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -77,9 +73,9 @@ def plan(
 ) -> None:
     """Tiles, bytes, hours and disk for a coverage, before anything is fetched."""
     with ending_well("nothing was begun"), ExitStack() as stack:
-        area = _area(world, bbox, geojson, deep_geojson, land)
+        area = area_of(world, bbox, geojson, deep_geojson, land)
         opened = open_source(source)
-        coverage = coverage_of(area, _zooms(zooms), opened)
+        coverage = coverage_of(area, zooms_of(zooms), opened)
         over = None if overlay is None else open_source(overlay)
         store = _existing_cache(stack, cache, opened)
         made = make_plan(
@@ -121,10 +117,10 @@ def fetch(
     with ending_well("the same command goes on from here"), ExitStack() as stack:
         opened = open_source(source)
         servers = _servers(opened, None if overlay is None else open_source(overlay))
-        coverage = coverage_of(_area(world, bbox, geojson, deep_geojson, land), _zooms(zooms), opened)
+        coverage = coverage_of(area_of(world, bbox, geojson, deep_geojson, land), zooms_of(zooms), opened)
         contexts = EncoderFacts.read(photo_encoder, map_encoders).contexts
         reach = {z: reach_of(contexts.get(z, 0.0)) for z in coverage.zooms}
-        settings = _settings(rate, concurrency, contact, refresh)
+        settings = fetch_settings(rate, concurrency, contact, refresh)
         bars = stack.enter_context(Bars())
         summaries = []
         for server, is_overlay in servers:
@@ -167,14 +163,14 @@ def index(
             source=source,
             overlay=overlay,
             out=out,
-            zooms=_zooms(zooms),
-            area=_area(world, bbox, geojson, deep_geojson, land),
+            zooms=zooms_of(zooms),
+            area=area_of(world, bbox, geojson, deep_geojson, land),
             photo_encoder=photo_encoder,
             map_encoders=map_encoders,
             device=device,
             codec=codec,
             cache=cache,
-            fetch=_settings(rate, concurrency, contact, False),
+            fetch=fetch_settings(rate, concurrency, contact, False),
             overwrite=overwrite,
             calibration=builtin_calibration() if photo_encoder == "builtin" and map_encoders is None else None,
         )
@@ -221,31 +217,6 @@ def _verify(directory: Path) -> None:
     if wrong:
         raise typer.Exit(1)
     say(f"{directory}: every file and every list is as the manifest says")
-
-
-def _area(
-    world: bool,
-    bbox: tuple[float, float, float, float] | None,
-    geojson: Path | None,
-    deep_geojson: Path | None,
-    land: float | None,
-) -> Area:
-    if (int(world) + (bbox is not None) + (geojson is not None)) != 1:
-        raise typer.BadParameter("give exactly one of --world, --bbox W S E N and --geojson FILE")
-    return Area(bbox, geojson, deep_geojson, land)
-
-
-def _zooms(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as exc:
-        raise typer.BadParameter(f"zooms {text!r} are no whole numbers with commas, such as 4,6,8") from exc
-
-
-def _settings(rate: float | None, concurrency: int | None, contact: str | None, refresh: bool) -> FetchSettings:
-    return FetchSettings.from_environment(
-        os.environ, rate_per_s=rate, concurrency=concurrency, contact=contact, refresh=refresh
-    )
 
 
 def _servers(source: TileSource | XyzSource, overlay: TileSource | XyzSource | None) -> list[tuple[XyzSource, bool]]:

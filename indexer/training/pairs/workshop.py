@@ -1,0 +1,44 @@
+"""What every part of one run works with, opened once per process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from indexer.errors import TrainingError
+from indexer.request import BuildProgress, OnProgress
+from indexer.retrieval.encoders import PhotoEncoder
+from indexer.training.pairs.distributed import Group
+from indexer.training.pairs.request import TrainRequest
+from indexer.training.pairs.sources import Sources
+from indexer.training.pairs.split_tower import SplitTower
+
+__all__ = ["Workshop"]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """`tower` is the encoder's, cut in two; `tell` is silent in all processes but the first."""
+
+    request: TrainRequest
+    sources: Sources
+    encoder: PhotoEncoder
+    tower: SplitTower
+    group: Group
+    tell: OnProgress
+
+    @classmethod
+    def open(cls, request: TrainRequest, group: Group, tell: OnProgress) -> "Workshop":
+        """Raises what opening sources, loading the encoder and cutting its tower raise; TrainingError for a batch of
+        fewer pairs than processes."""
+        if request.settings.batch < group.size:
+            raise TrainingError(
+                f"--batch {request.settings.batch} is less than a pair for each of {group.size} processes"
+            )
+        sources = Sources.of(request)
+        # The first process may have to fetch weights from a hub, which the others then find.
+        encoder = group.first_then_all(lambda: PhotoEncoder.load(request.photo_encoder, device=request.device))
+        tower = SplitTower(encoder.tower, request.settings.blocks)
+        return cls(request, sources, encoder, tower, group, tell if group.first else lambda progress: None)
+
+    def bar(self, stage: str, text: str) -> Callable[[int, int], None]:
+        """A callback for things done and things in all."""
+        return lambda done, total: self.tell(BuildProgress(stage, text, done, total))
