@@ -5,6 +5,7 @@ group's split is a hash of its own: the same in any order of the table, and unmo
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,29 +59,28 @@ def split(photos: PhotoSet, hashes: NDArray[np.uint64] | None, plan: SplitPlan =
 
 def _groups(photos: PhotoSet, hashes: NDArray[np.uint64] | None, geographic: bool) -> NDArray[np.intp]:
     """The group of each photo, (n,): the least row in it."""
-    n = len(photos)
-    a, b = (np.zeros(0, np.intp),) * 2 if hashes is None else near_duplicates(np.asarray(hashes, dtype=np.uint64))
+    tiles, n = _tiles(photos), len(photos)
+    a, b = (np.zeros(0, np.intp),) * 2 if hashes is None else near_duplicates(np.asarray(hashes, np.uint64), tiles)
     if geographic:
-        codes, rows = _tiles(photos)
-        _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
-        a, b = np.concatenate([a, rows]), np.concatenate([b, rows[first[inverse]]])
+        _, first, inverse = np.unique(tiles, return_index=True, return_inverse=True)
+        a, b = np.concatenate([a, np.arange(n)]), np.concatenate([b, first[inverse]])
     return components(n, a, b)
 
 
-def _tiles(photos: PhotoSet) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
-    """Zoom-8 tiles of the photos that have a place, (m,) codes, and which photos those are, (m,) rows."""
+def _tiles(photos: PhotoSet) -> NDArray[np.uint64]:
+    """The zoom-8 tile of each photo, (n,); one of no place has a number of its own beyond all tiles."""
+    tiles = np.arange(len(photos), dtype=np.uint64) + np.uint64(4**SPLIT_ZOOM)
     rows = np.flatnonzero(np.isfinite(photos.lng) & np.isfinite(photos.lat))
-    return codes_at(photos.lng[rows], photos.lat[rows], SPLIT_ZOOM), rows
+    tiles[rows] = codes_at(photos.lng[rows], photos.lat[rows], SPLIT_ZOOM)
+    return tiles
 
 
 def _own_hashes(photos: PhotoSet, plan: SplitPlan) -> NDArray[np.uint64]:
     """A seeded hash of each photo, (n,): of its name, or in a geographic split of its tile, so that tiles stay put."""
-    own: list[str] | tuple[str, ...] = photos.names
+    own: Sequence[str] = photos.names
     if plan.geographic:
-        codes, rows = _tiles(photos)
-        own = list(photos.names)
-        for row, code in zip(rows.tolist(), codes.tolist(), strict=True):
-            own[row] = f"tile {code}"
+        tiles = _tiles(photos).tolist()
+        own = [f"tile {t}" if t < 4**SPLIT_ZOOM else name for t, name in zip(tiles, photos.names, strict=True)]
     key = str(plan.seed).encode()
     distinct = dict.fromkeys(own, b"")
     for text in distinct:
