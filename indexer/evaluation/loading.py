@@ -13,7 +13,7 @@ from indexer.evaluation.request import EvaluationRequest
 from indexer.metrics import Floats
 from indexer.photos.embedding import Embedded, embed_photos
 from indexer.photos.photo_set import PhotoSet
-from indexer.photos.reading import read_photos
+from indexer.photos.reading import ReadOptions, read_photos
 from indexer.request import BuildProgress, OnProgress
 from indexer.retrieval.locator import Locator
 from indexer.retrieval.photo import decode_photo
@@ -46,12 +46,12 @@ class Loaded:
 
 def load(request: EvaluationRequest, on_progress: OnProgress) -> Loaded:
     """Open, read, embed. Raises PhotoSetError, EvaluationError and what opening an index raises."""
-    photos = chosen(read_photos(request.photos, request.reading), request)
+    photos = limited(of_split(read_photos(request.photos, request.reading), request.split), request)
     locators = {label: Locator.open(path, device=request.device) for label, path in labels(request.indexes).items()}
     inside = _embedded(photos, locators, request.cache, "Embedding photos", on_progress)
     outside: Mapping[str, Embedded] = {}
     if request.elsewhere is not None:
-        strange = read_photos(request.elsewhere, replace(request.reading, need_place=False))
+        strange = of_split(read_photos(request.elsewhere, ReadOptions(need_place=False)), None)
         outside = _embedded(strange, locators, request.cache, "Embedding pictures without an answer", on_progress)
     times = {f: encode_seconds(e.photos.paths, _of(locators, f)) for f, e in inside.items()}
     subjects = [
@@ -61,10 +61,14 @@ def load(request: EvaluationRequest, on_progress: OnProgress) -> Loaded:
     return Loaded(next(iter(inside.values())).photos, tuple(subjects))
 
 
-def chosen(photos: PhotoSet, request: EvaluationRequest) -> PhotoSet:
-    """The asked-for split (by default `test`, if there are splits), and no more than the limit, in table order."""
-    split = request.split or (None if photos.split is None else "test")
-    photos = photos if split is None else photos.only(split)
+def of_split(photos: PhotoSet, split: str | None) -> PhotoSet:
+    """The photos of a split; by default those of `test` where the set has splits, and else all."""
+    wanted = split or (None if photos.split is None else "test")
+    return photos if wanted is None else photos.only(wanted)
+
+
+def limited(photos: PhotoSet, request: EvaluationRequest) -> PhotoSet:
+    """No more than the limit, drawn by the seed, in table order; raises PhotoSetError where there is none."""
     if request.limit is not None and len(photos) > request.limit:
         rng = np.random.default_rng(request.measures.seed)
         photos = photos.take(np.sort(rng.choice(len(photos), request.limit, replace=False)))

@@ -40,7 +40,7 @@ class EvaluationRequest:
     """Which indexes on which photos. `split`: None takes `test` where the set has splits, else all photos.
 
     `elsewhere`: pictures without an answer, a folder of families or a table; `limit`: at most so many photos, drawn
-    by the seed; `cache`: embeddings that are kept for the next time; `out`: a folder for everything.
+    by the seed; `cache`: embeddings that are kept for the next time.
     """
 
     indexes: tuple[Path, ...]
@@ -51,5 +51,4 @@ class EvaluationRequest:
     limit: int | None = None
     device: str = "auto"
     cache: Path | None = None
-    out: Path | None = None
     measures: Measures = field(default_factory=Measures)

@@ -1,0 +1,99 @@
+"""An evaluation's folder: page, JSON, a table of answers and pictures for each row; there whole or not at all."""
+
+import csv
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from indexer import plots
+from indexer.errors import EvaluationError
+from indexer.evaluation.answerable import WRONG_KM, abstaining
+from indexer.evaluation.figures import Row
+from indexer.evaluation.loading import Subject
+from indexer.evaluation.measuring import Measured
+from indexer.evaluation.report import Evaluation
+from indexer.photos.photo_set import PhotoSet, write_rejections
+from indexer.retrieval.files import write_json
+
+__all__ = ["check_out", "write_out"]
+
+_JSON = "evaluation.json"
+
+
+def check_out(out: Path) -> None:
+    """Before any work: the place is free, empty, or an earlier evaluation. Raises EvaluationError."""
+    if out.exists() and not out.is_dir():
+        raise EvaluationError(f"--out {out} is a file: name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / _JSON).exists():
+        raise EvaluationError(f"--out {out} holds other things and no {_JSON}: name another folder, or empty it")
+    if not out.absolute().parent.is_dir():
+        raise EvaluationError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
+
+
+def write_out(out: Path, evaluation: Evaluation) -> None:
+    """Write the folder beside its place and put it there, instead of an earlier evaluation."""
+    out = out.absolute()
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            fresh = beside / "new"
+            fresh.mkdir()
+            _fill(fresh, evaluation)
+            if out.exists():
+                os.replace(out, beside / "old")
+            os.replace(fresh, out)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as exc:
+        raise EvaluationError(f"--out {out} cannot be written ({exc.strerror}): free space, or name another") from exc
+
+
+def _fill(folder: Path, evaluation: Evaluation) -> None:
+    photos = evaluation.loaded.photos
+    write_json(folder / _JSON, evaluation.to_json())
+    (folder / "evaluation.md").write_text(evaluation.markdown() + "\n", encoding="utf-8")
+    write_rejections(folder / "rejected.csv", photos.rejected)
+    names = {evaluation.name_of(m): m for m in evaluation.rows}
+    plots.error_curve(folder / "errors.png", {name: m.row.outcomes.km for name, m in names.items()})
+    wrong = {name: abstaining(m.row.outcomes, None) for name, m in names.items()}
+    plots.risk_coverage_plot(folder / "risk-coverage.png", wrong, f"What abstaining buys (wrong: over {WRONG_KM:g} km)")
+    subjects = {subject.label: subject for subject in evaluation.loaded.subjects}
+    for number, (name, measured) in enumerate(names.items(), 1):
+        _write_answers(folder / f"answers-{number:02d}.csv", photos, measured.row, subjects[measured.row.index])
+        if measured.row.k is not None:  # the exhaustive search's pictures look like a wide beam's
+            _draw(folder, number, name, measured, photos)
+
+
+def _draw(folder: Path, number: int, name: str, measured: Measured, photos: PhotoSet) -> None:
+    outcomes = measured.row.outcomes
+    curves = {f"zoom {z.zoom}": (z.confidence[z.reached], z.right[z.reached]) for z in outcomes.zooms}
+    title = f"Confidence against how often it is right: {name}"
+    plots.reliability_diagram(folder / f"reliability-{number:02d}.png", curves, title)
+    plots.error_map(folder / f"map-{number:02d}.png", photos.lng, photos.lat, outcomes.km, f"Errors by place: {name}")
+
+
+def _write_answers(path: Path, photos: PhotoSet, row: Row, subject: Subject) -> None:
+    """One line a photo; of a picture in `subject.outside` there is none."""
+    zooms = subject.locator.index.zooms
+    per_zoom = [f"{what}_{zoom}" for zoom in zooms for what in ("confidence", "right", "in_beam")]
+    head = ["name", "latitude", "longitude", "answer_latitude", "answer_longitude", "km", "elsewhere"]
+    with open(path, "w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow([*head, "radius_50_km", "radius_90_km", "search_ms", *per_zoom])
+        writer.writerows(_lines(photos, row))
+
+
+def _lines(photos: PhotoSet, row: Row) -> Iterator[list[str]]:
+    o = row.outcomes
+    for i, name in enumerate(photos.names):
+        places = [f"{v:.6f}" for v in (photos.lat[i], photos.lng[i], o.lat[i], o.lng[i])]
+        circles = ["" if np.isnan(r[i]) else f"{r[i]:.3f}" for r in (o.radius_50_km, o.radius_90_km)]
+        line = [name, *places, f"{o.km[i]:.3f}", f"{o.elsewhere[i]:.6f}", *circles, f"{1000 * o.seconds[i]:.3f}"]
+        for zoom in o.zooms:
+            confidence = f"{zoom.confidence[i]:.6f}" if zoom.reached[i] else ""
+            line += [confidence, str(int(zoom.right[i])), str(int(zoom.kept[i]))]
+        yield line
