@@ -108,17 +108,26 @@ def error_map(path: Path, lng: Floats, lat: Floats, km: Floats, title: str) -> N
 def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, right: Bools) -> None:
     bins, middle = binned(confidence, right, _BINS), (np.arange(_BINS) + 0.5) / _BINS
     some = bins.count > 0
-    spread = 1.96 * np.sqrt(bins.accuracy * (1 - bins.accuracy) / np.maximum(bins.count, 1))
+    low, high = _wilson(bins.accuracy, np.maximum(bins.count, 1))
+    spread = np.stack([np.maximum(bins.accuracy - low, 0), np.maximum(high - bins.accuracy, 0)])
     ece = float((np.abs(bins.accuracy - bins.confidence) * bins.count).sum() / bins.count.sum())
     top.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
     top.bar(middle[some], bins.accuracy[some], width=0.9 / _BINS, color="#BFDCEC", zorder=1)
     style = {"fmt": "o", "markersize": 4, "color": _COLOURS[0], "elinewidth": 1.2, "zorder": 3}
-    top.errorbar(bins.confidence[some], bins.accuracy[some], yerr=spread[some], **style)
+    top.errorbar(bins.confidence[some], bins.accuracy[some], yerr=spread[:, some], **style)
     top.set(title=f"{name}\nECE {ece:.3f}", xlim=(0, 1), ylim=(0, 1.02))
     top.title.set_fontsize(10)
     top.tick_params(labelbottom=False)
     bottom.bar(middle, bins.count, width=0.9 / _BINS, color="#8a8a8a")
     bottom.set(xlabel="confidence", xlim=(0, 1))
+
+
+def _wilson(share: Floats, count: Floats) -> tuple[Floats, Floats]:
+    """Wilson's 95% interval of a share: sensible for few answers and for none or all of them right, too."""
+    z = 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return middle - half, middle + half
 
 
 def _world(axis: Any, lng: Floats, lat: Floats) -> None:

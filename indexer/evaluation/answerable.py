@@ -34,11 +34,13 @@ class Family:
 
 @dataclass(frozen=True)
 class Answerable:
-    """Families by name, `all`, and the two sorts of them; risk at some coverages; the area under risk-coverage."""
+    """Families by name, the two sorts (and `all`, where both occur), and what abstaining buys over all pictures."""
 
     families: Mapping[str, Family]
     groups: Mapping[str, Family]
-    risk_at: Mapping[float, float]
+    score: Floats  # (m,) what to answer by, highest first: the photos, then those without an answer
+    wrong: Bools  # (m,)
+    risk_at: Mapping[float, float]  # coverage to the share of wrong answers
     aurc: float
 
 
@@ -58,11 +60,13 @@ def answerable(inside: Outcomes, outside: Outcomes, families: NDArray[np.str_], 
     names = sorted(set(families.tolist()))
     found = {name: _family(inside, outside, families == name, resamples) for name in names}
     sorts = {"all": np.ones(len(bad), dtype=bool), "no place": ~placed, "foreign, answered wrongly": placed}
+    if placed.all() or not placed.any():
+        del sorts["all"]  # it would repeat the one sort that there is
     groups = {name: _family(inside, outside, among, resamples) for name, among in sorts.items() if among.any()}
     score, mistakes = abstaining(inside, outside)
     curve = risk_coverage(score, mistakes)
     at = {share: float(np.interp(share, curve.coverage, curve.risk)) for share in COVERAGES}
-    return Answerable(found, groups, at, curve.aurc)
+    return Answerable(found, groups, score, mistakes, at, curve.aurc)
 
 
 def abstaining(inside: Outcomes, outside: Outcomes | None) -> tuple[Floats, Bools]:

@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 
 from indexer.metrics import Bools, Floats, bin_of, percentiles
 
-Statistic = Callable[[Floats], Floats]
-"""(b, n) counts of how often each of n pictures was drawn, to (b,) values; nan where it has none."""
-
 _CELLS = 1_000_000  # counts held at once
 
 
@@ -26,6 +23,17 @@ class Figure(NamedTuple):
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """(b, n) counts of how often each of n pictures was drawn, to (b,) values; nan where it has none.
+
+    `biased`: resampling itself raises the value, by noise that cannot cancel; its interval is moved back by as much.
+    """
+
+    of: Callable[[Floats], Floats]
+    biased: bool = False
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,11 @@ class Resamples:
     def figures(self, statistics: Mapping[str, Statistic]) -> dict[str, Figure]:
         """Each statistic on the pictures as they are, and its interval over the resamples."""
         plain = np.ones((1, self.n))
-        values = {name: [float(s(plain)[0])] for name, s in statistics.items()}
         drawn: dict[str, list[Floats]] = {name: [] for name in statistics}
         for counts in self._counts():
             for name, statistic in statistics.items():
-                drawn[name].append(statistic(counts))
-        intervals = {name: percentiles(np.concatenate([*d, np.empty(0)])) for name, d in drawn.items()}
-        return {name: Figure(values[name][0], *intervals[name]) for name in statistics}
+                drawn[name].append(statistic.of(counts))
+        return {name: _figure(s, float(s.of(plain)[0]), drawn[name]) for name, s in statistics.items()}
 
     def _counts(self) -> Iterator[Floats]:
         rng = np.random.default_rng([self.seed, self.n])
@@ -65,7 +71,7 @@ def mean(values: NDArray[np.floating] | Bools, among: Bools | None = None) -> St
         with np.errstate(invalid="ignore"):
             return np.asarray((counts @ weighted) / (counts @ some))
 
-    return statistic
+    return Statistic(statistic)
 
 
 def median(values: Floats) -> Statistic:
@@ -79,7 +85,7 @@ def median(values: Floats) -> Statistic:
         low, high = (ordered[(reached < rank).sum(axis=1)] for rank in ranks)
         return np.asarray((low + high) / 2)
 
-    return statistic
+    return Statistic(statistic)
 
 
 def calibration_error(confidence: Floats, right: Bools, among: Bools, bins: int = 15) -> Statistic:
@@ -92,7 +98,7 @@ def calibration_error(confidence: Floats, right: Bools, among: Bools, bins: int 
         with np.errstate(invalid="ignore"):
             return np.asarray(np.abs(counts @ gaps).sum(axis=1) / (counts @ some))
 
-    return statistic
+    return Statistic(statistic, biased=True)
 
 
 def area_under_roc(score: Floats, positive: Bools, among: Bools | None = None) -> Statistic:
@@ -111,9 +117,16 @@ def area_under_roc(score: Floats, positive: Bools, among: Bools | None = None) -
         with np.errstate(invalid="ignore"):
             return np.asarray((ups * below).sum(axis=1) / (ups.sum(axis=1) * downs.sum(axis=1)))
 
-    return statistic
+    return Statistic(statistic)
 
 
 def difference(one: Statistic, other: Statistic) -> Statistic:
     """One figure less another, on the same resamples."""
-    return lambda counts: np.asarray(one(counts) - other(counts))
+    return Statistic(lambda counts: np.asarray(one.of(counts) - other.of(counts)))
+
+
+def _figure(statistic: Statistic, value: float, drawn: list[Floats]) -> Figure:
+    values = np.concatenate([*drawn, np.empty(0)])
+    if statistic.biased and np.isfinite(values).any():
+        values = np.maximum(0.0, values - np.nanmean(values) + value)
+    return Figure(value, *percentiles(values))

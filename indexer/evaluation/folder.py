@@ -4,7 +4,7 @@ import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +58,25 @@ def _fill(folder: Path, evaluation: Evaluation) -> None:
     (folder / "evaluation.md").write_text(evaluation.markdown() + "\n", encoding="utf-8")
     write_rejections(folder / "rejected.csv", photos.rejected)
     names = {evaluation.name_of(m): m for m in evaluation.rows}
-    plots.error_curve(folder / "errors.png", {name: m.row.outcomes.km for name, m in names.items()})
-    wrong = {name: abstaining(m.row.outcomes, None) for name, m in names.items()}
-    plots.risk_coverage_plot(folder / "risk-coverage.png", wrong, f"What abstaining buys (wrong: over {WRONG_KM:g} km)")
+    _draw_all(folder, {name: m for name, m in names.items() if m.row.k is not None})
     subjects = {subject.label: subject for subject in evaluation.loaded.subjects}
     for number, (name, measured) in enumerate(names.items(), 1):
         _write_answers(folder / f"answers-{number:02d}.csv", photos, measured.row, subjects[measured.row.index])
         if measured.row.k is not None:  # the exhaustive search's pictures look like a wide beam's
             _draw(folder, number, name, measured, photos)
+
+
+def _draw_all(folder: Path, names: Mapping[str, Measured]) -> None:
+    """One curve for each beam."""
+    plots.error_curve(folder / "errors.png", {name: m.row.outcomes.km for name, m in names.items()})
+    title = f"What abstaining buys (wrong: over {WRONG_KM:g} km)"
+    photos = {name: abstaining(m.row.outcomes, None) for name, m in names.items()}
+    plots.risk_coverage_plot(folder / "risk-coverage.png", photos, title)
+    told = {name: m.answerable for name, m in names.items()}
+    both = {name: (t.score, t.wrong) for name, t in told.items() if t is not None}
+    if both:
+        title += ", with pictures that have no answer"
+        plots.risk_coverage_plot(folder / "risk-coverage-elsewhere.png", both, title)
 
 
 def _draw(folder: Path, number: int, name: str, measured: Measured, photos: PhotoSet) -> None:

@@ -47,8 +47,8 @@ def _zooms(rows: Sequence[Measured]) -> str:
     about = (
         "Recall@1: the level's best candidate under the row's scoring is the true tile; beam recall: the true tile was "
         "among the kept; answer right: the tile around the answer, chosen with all levels in view. Confidence, ECE "
-        "(15 bins), Brier, NLL and AUROC are those of the answer's tile, over the answers that reach the zoom. An "
-        "ECE's interval lies high, as resampling adds noise to every bin."
+        "(15 bins), Brier, NLL and AUROC are those of the answer's tile, over the answers that reach the zoom. The "
+        "ECE's interval is moved by what resampling itself adds to it."
     )
     return _section("Zooms", about, head, body)
 
@@ -133,16 +133,30 @@ def _families(rows: Sequence[Measured]) -> str:
     head = ["#", "family", "pictures", "with a place", "not answerable", "AUROC of elsewhere", "AUROC of doubt"]
     head.append("mean elsewhere")
     body = []
+    shown = _first_calibrated(rows)
     for number, m in enumerate(rows, 1):
         if m.answerable is not None:
-            found = {f"**{name}**": family for name, family in m.answerable.groups.items()}
-            body += [[str(number), n, *_family(f)] for n, f in (found | dict(m.answerable.families)).items()]
+            groups = [(f"**{name}**", family) for name, family in m.answerable.groups.items()]
+            families = list(m.answerable.families.items()) if m is shown.get(m.row.index) else []
+            body += [[str(number), name, *_family(family)] for name, family in groups + families]
     about = (
         "Telling what cannot be answered from the photo set. Not answerable: pictures of no place, and foreign "
         f"renditions of real places that are answered more than {WRONG_KM:g} km off; renditions answered within that "
-        "are left out. Doubt: 1 - (1 - elsewhere) x confidence of the first zoom's tile."
+        "are left out. Doubt: 1 - (1 - elsewhere) x confidence of the first zoom's tile. Single families are shown for "
+        "one row of each index; all are in the JSON."
     )
     return _section("Elsewhere", about, head, body)
+
+
+def _first_calibrated(rows: Sequence[Measured]) -> dict[str, Measured]:
+    """Each index's first row whose answers are calibrated, or else its first."""
+    found: dict[str, Measured] = {}
+    for m in rows:
+        if m.row.index not in found or (
+            m.row.outcomes.calibrated.all() and not found[m.row.index].row.outcomes.calibrated.all()
+        ):
+            found[m.row.index] = m
+    return found
 
 
 def _family(f: Family) -> list[str]:
