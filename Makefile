@@ -13,7 +13,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-BENCHMARKS := descent indexing locate
+BENCHMARKS := descent indexing locate training
 
 # What pip fetches and what it becomes, measured on Linux x86-64 with the versions of constraints.txt.
 ifneq ($(TORCH_INDEX),)
@@ -47,7 +47,7 @@ check: $(STAMP) ## lint, formatting, types, architecture
 	$(BIN)/mypy -p tile_cache -p indexer -p service -m tilebeam
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_packaging.py
 
-bench: $(STAMP) ## measure the descent, indexing and a whole answer; tables and JSON
+bench: $(STAMP) ## measure the descent, indexing, a whole answer and training; tables and JSON
 	@for name in $(BENCHMARKS); do printf "\n%s\n" $$name; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
 
 accuracy: $(STAMP) ## measure the built-in model: errors, calibration, circles

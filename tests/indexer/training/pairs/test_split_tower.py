@@ -1,7 +1,10 @@
 """A trunk and its tail give what the whole tower gives, whatever options the tower has; others are refused."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +12,8 @@ from torch.nn import functional
 
 from indexer.errors import TrainingError
 from indexer.retrieval.encoders import Tower, build_tower, trained_layers
+from indexer.training.pairs.activations import ActivationCache, CacheLimits
+from indexer.training.pairs.loss import in_batch_loss
 from indexer.training.pairs.split_tower import SplitTower
 
 SHAPE = {"image_size": 64, "patch_size": 32, "width": 64, "layers": 4, "head_width": 32}
@@ -107,6 +112,38 @@ def test_the_trunk_holds_no_copy_of_the_weights() -> None:
     owned = {p.data_ptr() for p in tower.parameters()}
     assert {p.data_ptr() for p in split._trunk.parameters()} <= owned
     assert {p.data_ptr() for p in split.tail().parameters()}.isdisjoint(owned)
+
+
+@pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-5), ("float16", 1e-2)])
+def test_learning_from_a_cache_is_learning_from_the_whole_tower(tmp_path: Path, dtype: str, apart: float) -> None:
+    """Thirty steps of Adam, fast enough that the losses fall by half: step for step the same."""
+    tower, tiles = tower_of(), torch.randn(16, 3, 64, 64)
+    photos = functional.normalize(torch.randn(16, 24), dim=-1)
+    split, learner = SplitTower(tower), copy.deepcopy(tower)
+    for name in split.names:
+        learner.get_parameter(name).requires_grad_(True)
+
+    def learn(seen: torch.Tensor, rows: np.ndarray, optimiser: torch.optim.Optimizer) -> float:
+        loss = in_batch_loss(photos[torch.from_numpy(rows)], seen, torch.arange(len(seen)), torch.tensor(1 / 0.07))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        return float(loss.detach())
+
+    def compute(rows: np.ndarray) -> torch.Tensor:
+        return split.trunk(tiles[torch.from_numpy(rows)])
+
+    tail = split.tail()
+    adams = [torch.optim.Adam([p for p in m.parameters() if p.requires_grad], 1e-3) for m in (learner, tail)]
+    rng, plain, cached = np.random.default_rng(0), [], []
+    with ActivationCache.open(tmp_path, "k", 16, split.token_shape, CacheLimits(dtype=dtype)) as cache:
+        for _ in range(30):
+            rows = rng.choice(16, 8, replace=False)
+            plain.append(learn(whole(learner, tiles[torch.from_numpy(rows)]), rows, adams[0]))
+            cached.append(learn(tail(cache.get(rows, compute)), rows, adams[1]))
+        assert cache.filled == 16
+    assert plain[-1] < plain[0] / 2
+    assert max(abs(a - b) for a, b in zip(plain, cached, strict=True)) < apart
 
 
 def test_layers_carry_the_towers_names_and_come_back() -> None:

@@ -1,0 +1,200 @@
+"""Training steps with what is frozen computed once, against the plain path: milliseconds a step, and their losses.
+
+Both learn the last two blocks of a tower with seeded random weights (no download) from the same batches of random
+pictures, by the loss and the Adam of `tilebeam train`. Plain: the photo tower and the whole map tower each step, no
+gradient where nothing learns. Cached: photos' embeddings from a table, tiles' activations from a cache on disk, exact
+(float32) or in half precision. Steps of the three alternate, so that a machine that slows down slows all.
+
+    python -m benchmarks.training [--quick] [--model ViT-B-32] [--batch 64] [--steps 6] [--threads N] [--disk DIR]
+        [--json FILE]
+
+Prints a Markdown table, writes JSON.
+"""
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks import machine
+from indexer.retrieval.encoders import build_tower, trained_layers
+from indexer.training.pairs.activations import ActivationCache, CacheLimits
+from indexer.training.pairs.loss import in_batch_loss
+from indexer.training.pairs.split_tower import SplitTower
+
+Step = Callable[[np.ndarray], float]
+SCALE = torch.tensor(1 / 0.07)
+
+
+def main() -> None:
+    """Run, print a table, write JSON."""
+    asked = _arguments()
+    torch.set_num_threads(asked.threads)
+    with tempfile.TemporaryDirectory(dir=asked.disk) as name:
+        result = measure(Path(name), asked.model, asked.batch, asked.steps)
+    print("| | ms a step | times faster than plain | largest difference of losses |\n|---|---:|---:|---:|")
+    for row, ms in result["ms"].items():
+        print(f"| {row} | {ms:,.0f} | {result['times_faster'][row]:.2f} | {result['loss_difference'][row]:.1e} |")
+    once, losses = result["once_ms"], result["losses"]["plain"]
+    print(
+        f"\n{result['model']}, batch {asked.batch}, {asked.steps} steps, {asked.threads} threads; losses from "
+        f"{losses[0]:.4f} to {losses[-1]:.4f}. Once per tile and zoom {once['tile']:.1f} ms, once per photo "
+        f"{once['photo']:.1f} ms: made up for after {result['epochs_to_break_even']:.1f} epochs of one zoom."
+    )
+    print(machine.sentence(result["machine"]))
+    asked.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure(folder: Path, model: str, batch: int, steps: int) -> dict[str, Any]:
+    """Medians over `steps` steps of each path, after one that is not counted, and the losses of all."""
+    torch.manual_seed(0)
+    config = open_clip.get_model_config(model)
+    tower = build_tower({k: config.get(k, False) for k in ("embed_dim", "vision_cfg", "quick_gelu")})
+    tower = tower.eval().requires_grad_(False)
+    photos, tiles = (_pictures(2 * batch, tower.image_size[0]) for _ in range(2))
+    rng = np.random.default_rng(0)
+    batches = [rng.choice(len(tiles), batch, replace=False) for _ in range(steps + 1)]
+
+    paths: dict[str, Step] = {"plain": _plain(tower, photos, tiles)}
+    table, photo_s = _timed(lambda: _embedded(tower, photos))
+    once = {"photo": 1000 * photo_s / len(photos)}
+    for dtype in ("float32", "float16"):
+        (step, fill_s) = _cached(folder / dtype, tower, table, tiles, dtype)
+        paths[f"cached, {dtype}"] = step
+        once.setdefault("tile", 1000 * fill_s / len(tiles))
+    losses, seconds = _alternating(paths, batches)
+    return _result(model, once, losses, seconds, batch)
+
+
+def _plain(tower: nn.Module, photos: Tensor, tiles: Tensor) -> Step:
+    """The whole map tower, of which the last layers learn; autograd records nothing before them."""
+    learner: Any = copy.deepcopy(tower)
+    for name in trained_layers(learner):
+        learner.get_parameter(name).requires_grad_(True)
+    optimiser = _adam([p for p in learner.parameters() if p.requires_grad])
+
+    def step(rows: np.ndarray) -> float:
+        picked = torch.from_numpy(rows)
+        with torch.no_grad():
+            asked = functional.normalize(tower(photos[picked]), dim=-1)
+        return _learn(asked, functional.normalize(learner(tiles[picked]), dim=-1), optimiser)
+
+    return step
+
+
+def _cached(folder: Path, tower: nn.Module, table: Tensor, tiles: Tensor, dtype: str) -> tuple[Step, float]:
+    """A step of the cached path, and the seconds that filling the cache took."""
+    split = SplitTower(tower)
+    tail = split.tail()
+    optimiser = _adam(list(tail.parameters()))
+
+    def compute(rows: np.ndarray) -> Tensor:
+        return split.trunk(tiles[torch.from_numpy(rows)])
+
+    def opened() -> ActivationCache:
+        return ActivationCache.open(folder, "benchmark", len(tiles), split.token_shape, CacheLimits(dtype=dtype))
+
+    with opened() as cache:
+        _, fill_s = _timed(lambda: cache.fill(compute, batch=32, on_progress=lambda done, total: None))
+    cache = opened()  # as a later run finds it: sums are compared when a row is first read
+    assert cache.filled == len(tiles), cache.note
+
+    def step(rows: np.ndarray) -> float:
+        return _learn(table[torch.from_numpy(rows)], tail(cache.get(rows, compute)), optimiser)
+
+    return step, fill_s
+
+
+def _adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-4)
+
+
+def _learn(asked: Tensor, seen: Tensor, optimiser: torch.optim.Optimizer) -> float:
+    loss = in_batch_loss(asked, seen, torch.arange(len(seen)), SCALE)
+    optimiser.zero_grad(set_to_none=True)
+    torch.autograd.backward(loss)
+    optimiser.step()
+    return float(loss.detach())
+
+
+def _alternating(
+    paths: dict[str, Step], batches: list[np.ndarray]
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Losses and seconds of each path, step by step; the first step's seconds are left out."""
+    losses: dict[str, list[float]] = {name: [] for name in paths}
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    for rows in batches:
+        for name, step in paths.items():
+            loss, took = _timed(lambda step=step, rows=rows: step(rows))  # type: ignore[misc]
+            losses[name].append(loss)
+            seconds[name].append(took)
+    return losses, {name: s[1:] for name, s in seconds.items()}
+
+
+def _result(
+    model: str, once: dict[str, float], losses: dict[str, list[float]], seconds: dict[str, list[float]], batch: int
+) -> dict[str, Any]:
+    plain = seconds["plain"]
+    faster = {n: statistics.median(p / c for p, c in zip(plain, s, strict=True)) for n, s in seconds.items()}
+    apart = {n: max(abs(a - b) for a, b in zip(own, losses["plain"], strict=True)) for n, own in losses.items()}
+    saved = 1000 * (statistics.median(plain) - statistics.median(seconds["cached, float32"])) / batch
+    return {
+        "model": model,
+        "batch": batch,
+        "torch_threads": torch.get_num_threads(),
+        "machine": machine.describe(),
+        "ms": {name: 1000 * statistics.median(s) for name, s in seconds.items()},
+        "times_faster": faster,
+        "loss_difference": apart,
+        "losses": losses,
+        "once_ms": once,
+        "epochs_to_break_even": sum(once.values()) / saved,
+    }
+
+
+def _embedded(tower: nn.Module, photos: Tensor) -> Tensor:
+    with torch.no_grad():
+        return functional.normalize(torch.cat([tower(part) for part in photos.split(32)]), dim=-1)
+
+
+def _pictures(n: int, size: int) -> Tensor:
+    """(n, 3, size, size) float32: random colours on a coarse grid and grain, no two alike."""
+    coarse = functional.interpolate(torch.randn(n, 3, 7, 7), size=size, mode="bilinear")
+    return coarse + 0.2 * torch.randn(n, 3, size, size)
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    started = time.perf_counter()
+    made = work()
+    return made, time.perf_counter() - started
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="ViT-B-32", help="an open_clip model; its shape counts, not its weights")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--disk", type=Path, default=None, help="where the caches lie; default: the temporary folder")
+    parser.add_argument("--json", type=Path, default=Path("training.json"))
+    parser.add_argument("--quick", action="store_true", help="two steps of eight pairs: does it run?")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.batch, asked.steps = 8, 2
+    return asked
+
+
+if __name__ == "__main__":
+    main()
