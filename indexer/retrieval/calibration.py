@@ -28,7 +28,8 @@ class ZoomNumbers:
 
     `tau`: temperature of the cosine; `gamma`: weight of the parent's mass; `b`: log-weight of "none of these", None
     where that cannot be; `lam` (lambda): weight of the prior's gain over the parent's; `kappa`: the share of a tile's
-    score that is the mean cosine of its neighbours (`retrieval.surroundings`), 0 to 1.
+    score that is the mean cosine of its neighbours (`retrieval.surroundings`), 0 to 1; `rho`: how far children speak
+    for their parent against other parents (`retrieval.posterior`), 1 as much as for themselves.
     """
 
     tau: float = DEFAULT_TAU
@@ -36,18 +37,22 @@ class ZoomNumbers:
     b: float | None = None
     lam: float = 0.0
     kappa: float = 0.0
+    rho: float = 1.0
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tau) and self.tau > 0):
             raise CalibrationError(f"tau is {self.tau}, a positive number is expected")
-        if not all(math.isfinite(v) for v in (self.gamma, self.lam, self.b or 0.0)):
-            raise CalibrationError(f"gamma {self.gamma}, lambda {self.lam} and b {self.b} must be finite")
+        if not all(math.isfinite(v) for v in (self.gamma, self.lam, self.rho, self.b or 0.0)):
+            raise CalibrationError(
+                f"gamma {self.gamma}, lambda {self.lam}, rho {self.rho} and b {self.b} must be finite"
+            )
         if not 0 <= self.kappa <= 1:
             raise CalibrationError(f"kappa is {self.kappa}, a share from 0 to 1 is expected")
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
-        return {"tau": self.tau, "gamma": self.gamma, "b": self.b, "lambda": self.lam, "kappa": self.kappa}
+        plain = {"tau": self.tau, "gamma": self.gamma, "b": self.b, "lambda": self.lam}
+        return plain | {"kappa": self.kappa, "rho": self.rho}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ZoomNumbers":
@@ -59,6 +64,7 @@ class ZoomNumbers:
             b=None if b is None else float(b),
             lam=float(data["lambda"]),
             kappa=float(data["kappa"]),
+            rho=float(data["rho"]),
         )
 
 

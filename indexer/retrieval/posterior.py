@@ -30,17 +30,24 @@ def share(
 ) -> Shares:
     """Divide the mass of the kept tiles with children among their children and "elsewhere".
 
-    `log_mass`: (m,) of the kept tiles that have children, and no others; `slots`: (c,) whose child each candidate is;
+    `log_mass`: (m,) of the kept tiles that have children, and no others; `slots`: (c,) ascending, whose child each is;
     `similarities`: (c,) cosines, c at least 1; `prior_gain`: (c,) log prior(c) - log prior(p), where there is a prior.
 
-    w(c) = gamma log(P(p) / M) + s(c) / tau + lambda gain(c);  P(c) = M exp w(c) / (exp b + sum exp w).
+    w(c) = gamma log(P(p) / M) + s(c) / tau + lambda gain(c) + (rho - 1) I(p);  P(c) = M exp w(c) / (exp b + sum exp w).
+
+    I(p) is the log-sum of exp(s(c) / tau + lambda gain(c)) over p's candidates, so that rho is how far they speak for
+    their parent against other parents: the nested logit's dissimilarity parameter (McFadden 1978); at 1 it is a plain
+    softmax over all candidates.
     """
     total = log_sum_exp(log_mass)
     weights = np.divide(similarities, numbers.tau, dtype=np.float64)
-    if len(log_mass) > 1:
-        weights += (numbers.gamma * (log_mass - total))[slots]
     if prior_gain is not None and numbers.lam:
         weights += numbers.lam * prior_gain
+    if len(log_mass) > 1:
+        of_parent = numbers.gamma * (log_mass - total)
+        if numbers.rho != 1:
+            of_parent += (numbers.rho - 1) * _inclusive(weights, slots)
+        weights += of_parent[slots]
     norm = log_sum_exp(weights)
     if numbers.b is None:
         weights += total - norm
@@ -48,6 +55,13 @@ def share(
     norm = float(np.logaddexp(norm, numbers.b))
     weights += total - norm
     return Shares(weights, math.exp(total + numbers.b - norm))
+
+
+def _inclusive(weights: Floats, slots: NDArray[np.intp]) -> Floats:
+    """Log-sum of exp weights, (c,), over each slot's candidates, (m,); slots ascend from 0 and leave none out."""
+    starts = np.searchsorted(slots, np.arange(slots[-1] + 1))
+    top = np.maximum.reduceat(weights, starts)
+    return np.asarray(top + np.log(np.add.reduceat(np.exp(weights - top[slots]), starts)))
 
 
 def log_sum_exp(values: Floats) -> float:
