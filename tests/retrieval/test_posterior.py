@@ -26,13 +26,15 @@ def test_best_is_a_stable_sort_that_keeps_row_order(values, k):
     st.floats(0, 3),
     st.none() | st.floats(-50, 50),
     st.floats(-600, 0),
+    st.floats(0, 2),
 )
-def test_mass_is_divided_and_none_is_lost(seed, tau, gamma, b, scale):
+def test_mass_is_divided_and_none_is_lost(seed, tau, gamma, b, scale, rho):
     rng = np.random.default_rng(seed)
     parents, children = rng.integers(1, 9), rng.integers(1, 50)
     log_mass = scale - rng.exponential(5, parents)
-    similarities = rng.uniform(-1, 1, children).astype(np.float32)
-    shares = share(log_mass, rng.integers(0, parents, children), similarities, ZoomNumbers(tau, gamma, b))
+    slots = np.sort(np.concatenate([np.arange(parents), rng.integers(0, parents, children)]))
+    similarities = rng.uniform(-1, 1, len(slots)).astype(np.float32)
+    shares = share(log_mass, slots, similarities, ZoomNumbers(tau, gamma, b, rho=rho))
     total = log_sum_exp(log_mass)
     assert math.exp(log_sum_exp(shares.log_mass) - total) + shares.elsewhere / math.exp(total) == pytest.approx(1)
 
@@ -46,3 +48,18 @@ def test_the_formula_by_hand():
     weights = parent**2 * np.exp(cosines.astype(float) / 0.2 + 0.5 * gain)
     assert np.exp(shares.log_mass) == pytest.approx(0.8 * weights / (1 + weights.sum()))
     assert shares.elsewhere == pytest.approx(0.8 / (1 + weights.sum()))
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 1), st.floats(0, 2), st.floats(0, 2))
+def test_a_nested_logit_divides_twice(seed, tau, gamma, rho):
+    """Mass among parents by P(p)^gamma * (sum of exp s / tau)^rho, then among a parent's children by exp s / tau."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 17, rng.integers(2, 9))
+    slots = np.arange(len(counts)).repeat(counts)
+    log_mass, similarities = -rng.exponential(2, len(counts)), rng.uniform(-1, 1, len(slots)).astype(np.float32)
+    odds = np.exp(similarities.astype(float) / tau)
+    within = np.bincount(slots, odds)
+    parents = np.exp(log_mass) ** gamma * within**rho
+    expected = np.exp(log_mass).sum() * parents[slots] / parents.sum() * odds / within[slots]
+    found = share(log_mass, slots, similarities, ZoomNumbers(tau, gamma, rho=rho))
+    assert np.exp(found.log_mass) == pytest.approx(expected, rel=1e-6)
