@@ -189,8 +189,10 @@ def test_small_sets_leave_no_split_empty() -> None:
 
 
 def test_what_cannot_be_split_says_so() -> None:
+    names = ("a", "b", "c", "d")
+    city = PhotoSet(names, names, np.full(4, 2.35), np.linspace(48.8, 48.9, 4))
     with pytest.raises(PhotoSetError, match="1 groups of photos that must stay together cannot fill 3 splits"):
-        split(photo_set(20, spread=0.1), None, SplitPlan(geographic=True))
+        split(city, None, SplitPlan(geographic=True))
     for ratio in [(0, 0, 0), (1, -1, 1), (1, 1)]:
         with pytest.raises(PhotoSetError, match="is not three shares"):
             SplitPlan(ratio=ratio)  # type: ignore[arg-type]
