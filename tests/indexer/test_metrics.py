@@ -1,13 +1,26 @@
 """Figures against values worked out by hand."""
 
 import math
+from random import Random
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.metrics import EARTH_RADIUS_KM, auroc, expected_calibration_error, great_circle_km, reliability
+from indexer.metrics import (
+    EARTH_RADIUS_KM,
+    RiskCoverage,
+    auroc,
+    binned,
+    expected_calibration_error,
+    geoscore,
+    great_circle_km,
+    interval,
+    reliability,
+    risk_coverage,
+    within_shares,
+)
 
 QUARTER = math.pi / 2 * EARTH_RADIUS_KM
 
@@ -100,3 +113,52 @@ def test_reliability_by_hand() -> None:
 
 def test_certainty_that_is_wrong_costs_much_but_no_infinity() -> None:
     assert 10 < reliability(floats(1.0, 0.0), bools("01")).nll < 20
+
+
+def test_geoscore_and_shares_by_hand() -> None:
+    assert geoscore(floats(0, 1492.7, 2 * 1492.7)) == pytest.approx([5000, 5000 / math.e, 5000 / math.e**2])
+    assert within_shares(floats(0.5, 1, 1.01, 26, 3000)) == {1: 0.4, 25: 0.6, 200: 0.8, 750: 0.8, 2500: 0.8}
+
+
+def test_bins_are_what_the_calibration_error_is_made_of() -> None:
+    rng = np.random.default_rng(1)
+    confidence = rng.uniform(size=500) ** 2
+    right = rng.uniform(size=500) < confidence
+    bins = binned(confidence, right, 7)
+    gap = (np.abs(bins.accuracy - bins.confidence) * bins.count).sum() / 500
+    assert bins.count.sum() == 500
+    assert gap == pytest.approx(expected_calibration_error(confidence, right, 7))
+
+
+def test_risk_coverage_by_hand() -> None:
+    curve = risk_coverage(floats(0.9, 0.1, 0.8, 0.4), bools("0101"))
+    assert curve.coverage == pytest.approx([0.25, 0.5, 0.75, 1])
+    assert curve.risk == pytest.approx([0, 0, 1 / 3, 2 / 4])
+    assert curve.aurc == pytest.approx((0 + 0 + 1 / 3 + 2 / 4) / 4)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=30), st.randoms())
+def test_the_order_of_equal_scores_does_not_matter(pairs: list[tuple[int, bool]], random: Random) -> None:
+    def curve_of(some: list[tuple[int, bool]]) -> RiskCoverage:
+        return risk_coverage(floats(*(s for s, _ in some)), np.array([w for _, w in some]))
+
+    curve = curve_of(pairs)
+    assert curve.risk[-1] == pytest.approx(np.mean([w for _, w in pairs]))
+    random.shuffle(pairs)
+    assert curve_of(pairs).risk == pytest.approx(curve.risk)
+
+
+def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    held = 0
+    for _ in range(200):
+        found = interval(np.mean, [rng.normal(3, 1, 60)], 200, rng)
+        held += found.low <= 3 <= found.high
+    assert 0.88 <= held / 200 <= 0.98
+
+
+def test_an_interval_draws_its_arrays_together_and_leaves_nan_out() -> None:
+    score, positive = floats(1, 2, 3), bools("001")  # of 27 resamples some are all of one kind: no AUROC
+    found = interval(auroc, [score, positive], 300, np.random.default_rng(0))
+    assert found == (1.0, 1.0)
+    assert np.isnan(interval(auroc, [score, bools("000")], 20, np.random.default_rng(0))).all()

@@ -1,0 +1,65 @@
+"""Telling what cannot be answered: who counts as what, by hand."""
+
+import numpy as np
+import pytest
+
+from indexer.evaluation.answerable import answerable, doubt, wrong
+from indexer.evaluation.bootstrap import Resamples
+from indexer.evaluation.outcomes import Outcomes, ZoomOutcomes
+
+
+def outcomes(km: list[float], elsewhere: list[float], confidence: list[float]) -> Outcomes:
+    n = len(km)
+    zoom = ZoomOutcomes.empty(4, n)
+    zoom.confidence[:] = confidence
+    zoom.reached[:] = True
+    nothing = np.zeros(n)
+    flags = np.zeros(n, dtype=bool)
+    return Outcomes(
+        lng=nothing,
+        lat=nothing,
+        km=np.array(km),
+        elsewhere=np.array(elsewhere),
+        radius_50_km=nothing,
+        radius_90_km=nothing,
+        seconds=nothing,
+        tiles=np.zeros(n, dtype=np.uint64),
+        depth=np.full(n, 4),
+        calibrated=flags,
+        zooms=(zoom,),
+    )
+
+
+INSIDE = outcomes([10, 900, 20, 30], [0.1, 0.2, 0.3, 0.4], [0.9, 0.7, 0.6, 0.5])
+
+
+def test_doubt_and_wrong() -> None:
+    assert doubt(INSIDE) == pytest.approx([1 - 0.9 * 0.9, 1 - 0.8 * 0.7, 1 - 0.7 * 0.6, 1 - 0.6 * 0.5])
+    assert wrong(outcomes([750, 750.1, np.nan], [0] * 3, [1] * 3)).tolist() == [False, True, True]
+
+
+def test_families_of_no_place_and_foreign_renditions() -> None:
+    nan = np.nan
+    outside = outcomes([nan, nan, 3000, 5, 800], [0.9, 0.25, 0.35, 0.0, 0.05], [0.1, 0.5, 0.5, 0.9, 0.9])
+    families = np.array(["noise", "noise", "drawn", "drawn", "drawn"])
+    told = answerable(INSIDE, outside, families, Resamples(4, 20))
+    assert list(told.families) == ["drawn", "noise"]
+    noise, drawn = told.families["noise"], told.families["drawn"]
+    assert (noise.pictures, noise.placed, noise.not_answerable) == (2, 0, 2)
+    assert (drawn.pictures, drawn.placed, drawn.not_answerable) == (3, 3, 2)  # 5 km off is an answer
+    assert noise.elsewhere.value == pytest.approx((4 + 2) / 8)  # 0.9 beats all four, 0.25 two of them
+    assert drawn.elsewhere.value == pytest.approx((3 + 0) / 8)
+    assert told.groups["no place"] == noise
+    assert told.groups["foreign, answered wrongly"] == drawn
+    assert told.groups["all"].elsewhere.value == pytest.approx((6 + 3) / 16)
+    # Surest first: 0.9 (5 km, right), 0.855 (800, wrong), 0.81 (10, right), 0.56 (900, wrong), ...
+    assert told.risk_at[1.0] == pytest.approx(5 / 9)
+    assert len(told.score) == len(told.wrong) == 9
+
+
+def test_one_sort_alone_is_not_told_twice() -> None:
+    told = answerable(INSIDE, outcomes([np.nan], [0.5], [0.1]), np.array(["noise"]), Resamples(4, 5))
+    assert list(told.groups) == ["no place"]
+    right = answerable(INSIDE, outcomes([1.0], [0.5], [0.1]), np.array(["drawn"]), Resamples(4, 5))
+    assert list(right.groups) == ["foreign, answered wrongly"]
+    assert np.isnan(right.groups["foreign, answered wrongly"].elsewhere.value)

@@ -1,0 +1,201 @@
+"""The command from photo files to tables: two indexes, two encoders, what it writes, and what it refuses."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from indexer import plots
+from indexer.evaluation.cli import register
+from indexer.retrieval import locator
+from indexer.retrieval.encoders import PhotoEncoder
+from indexer.retrieval.fake import FakeLevel, FakePhotoEncoder, write_fake_index
+from tile_cache.addressing import centre, tile_of_code
+
+PARENTS = np.array([3, 5, 9, 12], dtype=np.uint64)
+CHILDREN = np.sort(np.concatenate([PARENTS * 16 + i for i in (1, 6, 11)])).astype(np.uint64)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures, one a tile of zoom 4; `good` knows them, `shuffled` takes them for one another."""
+    folder, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (len(CHILDREN), 16, 16, 3), dtype=np.uint8)
+    (folder / "photos").mkdir()
+    with open(folder / "photos.csv", "w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "latitude", "longitude", "split"])
+        for i, (code, picture) in enumerate(zip(CHILDREN.tolist(), pixels, strict=True)):
+            Image.fromarray(picture).save(folder / "photos" / f"{i}.png")
+            lng, lat = centre(tile_of_code(code, 4))
+            writer.writerow([f"photos/{i}.png", lat, lng, "train" if i == 11 else "test"])
+        writer.writerow(["photos/gone.png", 1, 2, "test"])
+    _index(folder / "good", FakePhotoEncoder(16), pixels)
+    _index(folder / "shuffled", FakePhotoEncoder(16), pixels[::-1])
+    _index(folder / "other", FakePhotoEncoder(16, seed=1), pixels)
+    for family in ("noise", "flat"):
+        (folder / "odd" / family).mkdir(parents=True)
+        for i in range(4):
+            picture = (
+                rng.integers(0, 256, (16, 16, 3), dtype=np.uint8) if family == "noise" else np.full((16, 16, 3), i)
+            )
+            Image.fromarray(picture.astype(np.uint8)).save(folder / "odd" / family / f"{i}.png")
+    return folder
+
+
+def _index(folder: Path, photo: FakePhotoEncoder, pixels: np.ndarray) -> None:
+    embedded = photo.encode(np.stack([photo.prepare(Image.fromarray(p)) for p in pixels]))
+    parents = np.stack([embedded[CHILDREN >> np.uint64(4) == parent].mean(0) for parent in PARENTS])
+    parents /= np.linalg.norm(parents, axis=1, keepdims=True)
+    levels = [
+        FakeLevel(2, PARENTS, np.ones(len(PARENTS), bool), parents.astype(np.float32)),
+        FakeLevel(4, CHILDREN, np.ones(len(CHILDREN), bool), embedded),
+    ]
+    write_fake_index(folder, levels, photo=photo, codec="fp32")
+
+
+@pytest.fixture(autouse=True)
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """The fake encoders open where an index names one; returns (fingerprint, batch) of every encoding."""
+    calls: list[tuple[str, int]] = []
+
+    class Counting(FakePhotoEncoder):
+        def encode(self, batch: np.ndarray) -> np.ndarray:
+            calls.append((self.fingerprint, len(batch)))
+            return super().encode(batch)
+
+    opened = {encoder.fingerprint: encoder for encoder in (Counting(16, 0), Counting(16, 1))}
+    monkeypatch.setattr(PhotoEncoder, "load", lambda *_, **__: pytest.fail("a real encoder"))
+    monkeypatch.setattr(locator, "_load_encoder", lambda _, description, __: opened[description["fingerprint"]])
+    return calls
+
+
+def run(*arguments: str | Path) -> tuple[int, str, str]:
+    app = typer.Typer()
+    register(app)
+    app.command("other")(lambda: None)  # so that `evaluate` must be named
+    result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
+    if result.exception and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def evaluated(place: Path, *arguments: str | Path) -> dict:
+    code, out, err = run("--photos", place / "photos.csv", "--json", "--bootstrap", "40", *arguments)
+    assert code == 0, err
+    return json.loads(out, parse_constant=pytest.fail)
+
+
+def test_the_better_index_wins_with_intervals_apart(place: Path, encoded: list[tuple[str, int]]) -> None:
+    told = evaluated(place, "--index", place / "good", "--index", place / "shuffled", "--index", place / "other")
+    assert (told["split"], told["photos"]["n"], told["photos"]["rejected"]) == ("test", 11, {"missing file": 1})
+    good, shuffled, other = told["rows"]
+    assert [row["index"] for row in told["rows"]] == ["good", "shuffled", "other"]
+    assert good["errors"]["median_km"]["value"] < 200 < shuffled["errors"]["median_km"]["low"]
+    for row in (good, other):
+        assert row["zooms"]["4"]["recall_at_1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert shuffled["zooms"]["4"]["recall_at_1"]["high"] < 0.5
+    assert shuffled["differences_from_row_1"]["median_km"]["low"] > 0
+    assert told["retrieval"]["good"]["4"]["recall_at_1"]["value"] == 1
+    assert told["retrieval"]["shuffled"]["4"]["recall_at_10"]["value"] > 0.5
+    batches = [(f, n) for f, n in encoded if n > 1]  # single ones are timed
+    assert sum(n for _, n in batches) <= 2 * 16
+    assert len({f for f, _ in batches}) == 2
+
+
+def test_every_way_of_searching_is_a_row(place: Path) -> None:
+    told = evaluated(place, "--index", place / "good", "--k", "1,2", "--k", "64", "--scoring", "posterior",
+                     "--scoring", "paper", "--exhaustive", "--split", "train")  # fmt: skip
+    ways = [(row["k"], row["scoring"]) for row in told["rows"]]
+    assert ways == [(k, s) for s in ("posterior", "paper") for k in (1, 2, 64)] + [(None, "posterior"), (None, "paper")]
+    assert told["photos"]["n"] == 1
+    beams = {(row["k"], row["scoring"]): row for row in told["rows"]}
+    for scoring, number in (("posterior", 7), ("paper", 8)):
+        assert beams[64, scoring]["exhaustive"] == {"row": number, "same_tile": 1.0}
+        assert beams[64, scoring]["errors"] == beams[None, scoring]["errors"]
+    assert beams[64, "paper"]["errors"]["median_km"]["value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_the_folder_holds_every_answer_and_its_pictures(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    told = evaluated(place, "--index", place / "good", "--elsewhere", place / "odd", "--limit", "7", "--out", out)
+    names = "answers-01.csv errors.png evaluation.json evaluation.md map-01.png rejected.csv reliability-01.png "
+    names += "risk-coverage-elsewhere.png risk-coverage.png"
+    assert sorted(p.name for p in out.iterdir()) == names.split()
+    assert list(tmp_path.iterdir()) == [out]
+    assert json.loads((out / "evaluation.json").read_text()) == told
+    with open(out / "answers-01.csv", newline="") as stream:
+        answers = list(csv.DictReader(stream))
+    assert len(answers) == told["photos"]["n"] == 7
+    assert np.median([float(a["km"]) for a in answers]) == pytest.approx(
+        told["rows"][0]["errors"]["median_km"]["value"], abs=1e-3
+    )
+    assert {a["right_4"] for a in answers} == {"1"}
+    elsewhere = told["rows"][0]["elsewhere"]
+    assert {name: f["pictures"] for name, f in elsewhere["families"].items()} == {"flat": 4, "noise": 4}
+    assert elsewhere["groups"]["no place"]["not_answerable"] == 8
+    page = (out / "evaluation.md").read_text()
+    for heading in ("Errors", "Zooms", "Retrieval among all tiles", "Abstaining", "Elsewhere"):
+        assert f"## {heading}\n" in page
+    for line in page.splitlines():
+        assert not line.startswith("|") or line.endswith("|")
+
+
+def test_an_earlier_evaluation_is_replaced_whole_or_stays(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, arguments = tmp_path / "out", ("--photos", place / "photos.csv", "--index", place / "good", "--bootstrap", 0)
+    assert run(*arguments, "--out", out)[0] == 0
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(plots, "error_map", full)
+        code, _, err = run(*arguments, "--k", 1, "--out", out)
+    assert code == 1
+    assert "No space left" in err
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    assert list(tmp_path.iterdir()) == [out]
+    assert run(*arguments, "--k", 1, "--out", out)[0] == 0
+    assert json.loads((out / "evaluation.json").read_text())["rows"][0]["k"] == 1
+
+
+def test_a_folder_with_other_things_is_refused_before_any_work(
+    place: Path, tmp_path: Path, encoded: list[tuple[str, int]]
+) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    for out, word in ((tmp_path, "other things"), (tmp_path / "mine.txt", "file"), (tmp_path / "a" / "b", "no folder")):
+        code, _, err = run("--photos", place / "photos.csv", "--index", place / "good", "--out", out)
+        assert (code, word in err) == (1, True)
+    assert encoded == []
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (("--k", "many"), 2, "whole numbers"),
+        (("--k", "0"), 1, "k is 0"),
+        (("--scoring", "best"), 1, "best"),
+        (("--split", "weird"), 1, "weird"),
+    ],
+)
+def test_what_makes_no_sense_is_said(place: Path, arguments: tuple[str, ...], code: int, word: str) -> None:
+    ended, out, err = run("--photos", place / "photos.csv", "--index", place / "good", *arguments)
+    assert (ended, out) == (code, "")
+    assert word in err
+
+
+def test_the_same_index_twice_is_refused_and_like_names_are_told_apart(place: Path, tmp_path: Path) -> None:
+    code, _, err = run("--photos", place / "photos.csv", "--index", place / "good", "--index", place / "good")
+    assert (code, "twice" in err) == (1, True)
+    (tmp_path / "good").symlink_to(place / "good")
+    told = evaluated(place, "--index", place / "good", "--index", tmp_path / "good")
+    assert [row["index"] for row in told["rows"]] == [f"{place.name}/good", f"{tmp_path.name}/good"]

@@ -1,0 +1,116 @@
+"""With a beam wide enough to keep everything, beam and exhaustive search are the same, to the tile and the bit."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from indexer.evaluation.exhaustive import NO_RANK, Exhaustive
+from indexer.retrieval.calibration import Calibration, ZoomNumbers
+from indexer.retrieval.errors import QueryError
+from indexer.retrieval.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, write_fake_index
+from indexer.retrieval.index import TileIndex
+from indexer.retrieval.locator import Locator
+from indexer.retrieval.query import MAX_K, LocateQuery
+from tile_cache.addressing import code_of_tile
+
+DIM = 4
+SEEDS = st.integers(0, 2**32 - 1)
+FEW = settings(max_examples=25, suppress_health_check=list(HealthCheck))
+
+
+def pyramid(seed: int, zooms: list[int], holes: float, thinning: float) -> list[FakeLevel]:
+    """Components in halves: many tiles are equal to the bit, so that ties are common."""
+    rng = np.random.default_rng(seed)
+    levels = fake_pyramid(seed, zooms, DIM, tiles=60, holes=holes, thinning=thinning)
+    return [
+        FakeLevel(v.zoom, v.codes, v.has_vector, (rng.integers(-2, 3, (len(v.codes), DIM)) / 2).astype(np.float32))
+        for v in levels
+    ]
+
+
+def opened(folder: Path, levels: list[FakeLevel], calibration: Calibration, shard_parents: int | None) -> Locator:
+    photo = FakePhotoEncoder(DIM)
+    write_fake_index(folder, levels, photo=photo, shard_parents=shard_parents)
+    return Locator(TileIndex.open(folder), calibration, photo)
+
+
+@FEW
+@given(
+    seed=SEEDS,
+    zooms=st.sampled_from([[2], [1, 3], [2, 4, 6], [0, 1, 5], [3, 4, 5, 7]]),
+    holes=st.sampled_from([0.0, 0.3, 0.7]),
+    thinning=st.sampled_from([0.0, 0.4]),
+    scoring=st.sampled_from(["posterior", "paper"]),
+    b=st.sampled_from([None, 1.5]),
+    kappa=st.sampled_from([0.0, 0.4]),
+    shard_parents=st.sampled_from([None, 7]),
+)
+def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
+    seed: int,
+    zooms: list[int],
+    holes: float,
+    thinning: float,
+    scoring: str,
+    b: float | None,
+    kappa: float,
+    shard_parents: int | None,
+) -> None:
+    rng = np.random.default_rng(seed)
+    numbers = {z: ZoomNumbers(rng.uniform(0.05, 0.6), rng.uniform(0.3, 1.4), b, 0.0, kappa) for z in zooms}
+    query = LocateQuery(k=MAX_K, scoring=scoring, alternatives=2)
+    embedding = (rng.integers(-2, 3, DIM) / 2).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        locator = opened(Path(folder), pyramid(seed, zooms, holes, thinning), Calibration(numbers), shard_parents)
+        try:
+            beam = locator.descend(embedding, query)
+        except QueryError:
+            with pytest.raises(QueryError):
+                Exhaustive(locator.index)
+            return
+        whole = Exhaustive(locator.index)
+        everything = whole.descend(embedding, locator.calibration)
+        for one, other in zip(beam.steps, everything.steps, strict=True):
+            for name in ("rows", "similarities", "log_mass", "slots", "kept", "expanded"):
+                assert np.array_equal(getattr(one, name), getattr(other, name)), name
+        assert beam.elsewhere == everything.elsewhere
+        answer = locator.answer_of(beam, query)
+        assert answer == locator.answer_of(everything, query)
+        if scoring == "paper":
+            tile, (zoom, row, cosine) = answer.levels[-1], whole.best_leaf(embedding)
+            codes = locator.index.levels[locator.index.zooms.index(zoom)].codes
+            assert (tile.tile.z, code_of_tile(tile.tile)) == (zoom, int(codes[row]))
+            assert tile.similarity == cosine
+
+
+@FEW
+@given(seed=SEEDS, holes=st.sampled_from([0.0, 0.3]))
+def test_ranks_are_places_in_a_stable_sort_of_the_whole_zoom(seed: int, holes: float) -> None:
+    levels, rng = pyramid(seed, [2, 4], holes, 0.2), np.random.default_rng(seed)
+    assume(levels[0].has_vector.any())
+    embedding = (rng.integers(-2, 3, DIM) / 2).astype(np.float32)
+    truths = np.array([rng.integers(-1, len(level.codes)) for level in levels])
+    with tempfile.TemporaryDirectory() as folder:
+        index = opened(Path(folder), levels, Calibration(), None).index
+        found = Exhaustive(index).ranks(embedding, truths)
+    for rank, truth, level in zip(found, truths, levels, strict=True):
+        there = np.flatnonzero(level.has_vector)
+        order = there[np.argsort(-(level.vectors[there] @ embedding), kind="stable")].tolist()
+        assert rank == (order.index(truth) if truth in order else NO_RANK)
+
+
+def test_unreachable_tiles_are_no_leaves(tmp_path: Path) -> None:
+    """The best tile of all lies under a tile without vector: neither search finds it, its rank still counts."""
+    above = FakeLevel(
+        1, np.arange(4, dtype=np.uint64), np.array([True, False, True, True]), np.eye(4, dtype=np.float32)
+    )
+    codes, vectors = np.array([0, 4, 8], dtype=np.uint64), np.eye(4, dtype=np.float32)[[1, 0, 2]]
+    below = FakeLevel(2, codes, np.ones(3, dtype=bool), vectors)
+    locator = opened(tmp_path, [above, below], Calibration(), None)
+    whole, embedding = Exhaustive(locator.index), np.array([1, 0.5, 0.2, 0], dtype=np.float32)
+    assert whole.best_leaf(embedding)[:2] == (2, 0)
+    assert whole.ranks(embedding, np.array([0, 1])).tolist() == [0, 0]
+    assert locator.locate(embedding[None], LocateQuery(scoring="paper"))[0].levels[-1].tile.x == 0

@@ -1,0 +1,115 @@
+"""What became of each picture, against the answers and the descents themselves."""
+
+import numpy as np
+import pytest
+
+from indexer.evaluation.bootstrap import Resamples
+from indexer.evaluation.exhaustive import Exhaustive
+from indexer.evaluation.figures import Row, figures_of
+from indexer.evaluation.outcomes import Pictures, search_all
+from indexer.metrics import great_circle_km
+from indexer.photos.known import KnownPictures
+from indexer.retrieval.calibration import Calibration, ZoomNumbers
+from indexer.retrieval.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, unit_rows, write_fake_index
+from indexer.retrieval.index import TileIndex
+from indexer.retrieval.locator import Locator
+from indexer.retrieval.query import LocateQuery
+from tile_cache.addressing import centre, code_of_tile, tile_of_code
+
+ZOOMS, DIM = [2, 4, 6], 16
+
+
+@pytest.fixture(scope="module")
+def levels() -> list[FakeLevel]:
+    return fake_pyramid(4, ZOOMS, DIM, tiles=150, holes=0.15, thinning=0.2)
+
+
+@pytest.fixture(scope="module")
+def locator(levels: list[FakeLevel], tmp_path_factory: pytest.TempPathFactory) -> Locator:
+    folder, photo = tmp_path_factory.mktemp("index"), FakePhotoEncoder(DIM)
+    write_fake_index(folder, levels, photo=photo)
+    numbers = {z: ZoomNumbers(tau=0.1, gamma=0.8, b=1.0) for z in ZOOMS}
+    return Locator(TileIndex.open(folder), Calibration(numbers), photo)
+
+
+@pytest.fixture(scope="module")
+def known(levels: list[FakeLevel]) -> KnownPictures:
+    """At centres of deepest tiles and looking somewhat like them; two in tiles that are not indexed; one nowhere."""
+    rng, deepest = np.random.default_rng(0), levels[-1]
+    rows = rng.integers(0, len(deepest.codes), 80)
+    places = [centre(tile_of_code(int(deepest.codes[row]), deepest.zoom)) for row in rows]
+    embeddings = unit_rows(deepest.vectors[rows] + 0.5 * rng.standard_normal((80, DIM)))
+    missing = np.setdiff1d(np.arange(4**6, dtype=np.uint64), deepest.codes)[:2]
+    places += [centre(tile_of_code(int(code), 6)) for code in missing] + [(np.nan, np.nan)]
+    lng, lat = (np.array(v) for v in zip(*places, strict=True))
+    return KnownPictures(np.concatenate([embeddings, embeddings[:3]]), lng, lat)
+
+
+@pytest.mark.parametrize("scoring", ["posterior", "paper"])
+@pytest.mark.parametrize("k", [1, 4, 64])
+def test_outcomes_are_those_of_locate(locator: Locator, known: KnownPictures, k: int, scoring: str) -> None:
+    query = LocateQuery(k=k, scoring=scoring)
+    outcomes = search_all(locator, Pictures.of(known, locator.index), query)
+    answers = locator.locate(known.embeddings, LocateQuery(k=k, scoring=scoring, trace=True))
+    for i, answer in enumerate(answers):
+        assert (outcomes.lng[i], outcomes.lat[i], outcomes.elsewhere[i]) == (answer.lng, answer.lat, answer.elsewhere)
+        assert answer.confidence == outcomes.confidence[i]
+        assert outcomes.depth[i] == answer.levels[-1].tile.z
+        for zoom, z in zip(outcomes.zooms, ZOOMS, strict=True):
+            codes, somewhere = known.codes(z)
+            level = next((v for v in answer.levels if v.tile.z == z), None)
+            right = level is not None and bool(somewhere[i]) and code_of_tile(level.tile) == codes[i]
+            assert (zoom.reached[i], zoom.right[i]) == (level is not None, right)
+            assert zoom.confidence[i] == (level.confidence if level else 0)
+            traced = next((t for t in answer.trace or () if t.zoom == z), None)
+            kept = [code_of_tile(t.tile) for t in traced.kept] if traced else []
+            assert zoom.kept[i] == (bool(somewhere[i]) and int(codes[i]) in kept)
+            assert zoom.kept[i] or not zoom.best[i]
+
+
+def test_best_is_the_level_s_highest_score(locator: Locator, known: KnownPictures) -> None:
+    for scoring in ("posterior", "paper"):
+        query = LocateQuery(k=5, scoring=scoring)
+        outcomes = search_all(locator, Pictures.of(known, locator.index), query)
+        for i, embedding in enumerate(known.embeddings):
+            for step, zoom in zip(locator.descend(embedding, query).steps, outcomes.zooms, strict=False):
+                code, somewhere = (v[i] for v in known.codes(zoom.zoom))
+                scores = step.log_mass if scoring == "posterior" else step.similarities
+                top = step.level.codes[step.rows[np.lexsort((step.rows, -scores))[0]]]
+                assert zoom.best[i] == (somewhere and top == code)
+
+
+def test_a_picture_of_no_place_or_of_an_unindexed_one_is_right_nowhere(locator: Locator, known: KnownPictures) -> None:
+    outcomes = search_all(locator, Pictures.of(known, locator.index), LocateQuery())
+    assert np.isnan(outcomes.km[-1])
+    assert np.isfinite(outcomes.km[:-1]).all()
+    for zoom in outcomes.zooms:
+        assert not np.any([zoom.covered[-1], zoom.right[-1], zoom.best[-1]])
+    assert not outcomes.zooms[-1].covered[-3:].any()
+    assert not outcomes.zooms[-1].right[-3:].any()
+
+
+def test_a_row_s_figures_by_hand(locator: Locator, known: KnownPictures) -> None:
+    some = known.take(np.arange(82))
+    pictures = Pictures.of(some, locator.index)
+    narrow, wide = (search_all(locator, pictures, LocateQuery(k=k)) for k in (1, 64))
+    rows = [Row("one", 1, "posterior", narrow, 0.0), Row("one", 64, "posterior", wide, 0.0)]
+    figures = figures_of(rows[1], rows[0], Resamples(82, 50))
+    km = great_circle_km(wide.lng, wide.lat, some.lng, some.lat)
+    assert figures.errors["median_km"].value == pytest.approx(np.median(km))
+    assert figures.errors["within_750_km"].value == pytest.approx((km <= 750).mean())
+    assert figures.differences["mean_km"].value == pytest.approx(km.mean() - narrow.km.mean())
+    assert figures.zooms[4]["beam_recall"].value == pytest.approx(wide.zooms[1].kept.mean())
+    gain = figures.differences["recall_at_1_zoom_6"].value
+    assert gain == pytest.approx(wide.zooms[2].best.mean() - narrow.zooms[2].best.mean())
+    given = np.isfinite(wide.radius_90_km)
+    assert figures.circles["holds_90"].value == pytest.approx((km[given] <= wide.radius_90_km[given]).mean())
+
+
+def test_the_beam_loses_what_it_prunes(locator: Locator, known: KnownPictures) -> None:
+    pictures = Pictures.of(known, locator.index)
+    kept = [search_all(locator, pictures, LocateQuery(k=k)).zooms[-1].kept for k in (1, 1024)]
+    ranks = np.stack([Exhaustive(locator.index).ranks(e, np.array([r[i] for r in pictures.rows]))
+                      for i, e in enumerate(known.embeddings)])  # fmt: skip
+    assert kept[0].sum() < kept[1].sum()
+    assert (kept[1] == (ranks >= 0).all(axis=1)).all()  # nothing pruned: all true tiles with vectors on the way
