@@ -190,7 +190,5 @@ class ActivationCache:
                 self._stop_keeping(exc)
 
     def _stop_keeping(self, exc: OSError) -> None:
-        """From now on only read: a disk that is full stays so for a while, and training goes on without it."""
-        assert self._store is not None
-        self._store.forget()
+        """The store only reads from now on: a disk that is full stays so for a while, and training goes on."""
         self.note = f"{exc.strerror or exc}: {self.filled:,} of {self.rows:,} tiles' activations are kept, no more"

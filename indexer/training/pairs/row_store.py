@@ -81,8 +81,9 @@ class RowStore:
         os.ftruncate(data, fits * size)
         sums = np.zeros(fits, dtype=np.uint32)
         sums[: len(before)] = before
-        header = json.dumps({"format": _FORMAT, **facts, "fits": fits}).encode().ljust(HEADER_BYTES)
-        write_atomically(state, lambda temporary: _write(temporary, header + sums.tobytes()))
+        if len(before) < fits:
+            header = json.dumps({"format": _FORMAT, **facts, "fits": fits}).encode().ljust(HEADER_BYTES)
+            write_atomically(state, lambda temporary: _write(temporary, header + sums.tobytes()))
         return cls(data, lock, os.open(state, os.O_RDWR), sums, size)
 
     def whole(self, rows: Rows) -> Flags:
@@ -102,29 +103,39 @@ class RowStore:
         return np.take(self._map, rows, axis=0)
 
     def write(self, rows: Rows, raw: NDArray[np.uint8]) -> None:
-        """Keep rows, (m,), of bytes (m, size), for this process at once, for others when committed."""
-        for row, piece in zip(rows.tolist(), raw, strict=True):
-            _pwrite(self._data, piece.tobytes(), row * self._size)
-            self.sums[row], self._seen[row] = _checksum(piece), True
-            self._pending.append(row)
+        """Keep rows, (m,), of bytes (m, size), for this process at once, for others when committed.
+
+        After an OSError nothing more is written; what was whole before it is kept.
+        """
+        try:
+            for row, piece in zip(rows.tolist(), raw, strict=True):
+                _pwrite(self._data, piece.tobytes(), row * self._size)
+                self.sums[row], self._seen[row] = _checksum(piece), True
+                self._pending.append(row)
+        except OSError:
+            self.writes = False
+            self.commit()
+            raise
         if len(self._pending) * self._size >= COMMIT_BYTES:
             self.commit()
 
     def commit(self) -> None:
-        """Bytes to the disk first, then the sums that vouch for them."""
-        if self._pending:
+        """Bytes to the disk first, then the sums that vouch for them; rows that the disk does not confirm are none."""
+        if not self._pending:
+            return
+        first, last = min(self._pending), max(self._pending)
+        try:
             os.fsync(self._data)
-            first, last = min(self._pending), max(self._pending)
             # All of this span is on the disk by now, also what was not pending.
             _pwrite(self._state, self.sums[first : last + 1].tobytes(), HEADER_BYTES + SUM_BYTES * first)
             os.fsync(self._state)
+        except OSError:
+            # Not tried again: Linux tells of bytes that it could not write once, and the next fsync succeeds.
+            self.writes = False
+            self.sums[self._pending] = 0
+            raise
+        finally:
             self._pending.clear()
-
-    def forget(self) -> None:
-        """Write no more, and do not trust what the disk has not confirmed."""
-        self.writes = False
-        self.sums[self._pending] = 0
-        self._pending.clear()
 
     def close(self) -> None:
         """Unmap, close, unlock."""
