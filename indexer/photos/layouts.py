@@ -96,7 +96,7 @@ def recognise(
 def is_yfcc(first_row: Sequence[str]) -> bool:
     """Whether a table's first row is already a row of YFCC100M's own files, which have no header."""
     try:
-        return len(first_row) in (23, 25) and bool(first_row[1]) and -90 <= float(first_row[13]) <= 90
+        return len(first_row) == len(YFCC_COLUMNS) and bool(first_row[1]) and -90 <= float(first_row[13]) <= 90
     except ValueError:
         return False
 

@@ -31,7 +31,7 @@ class SplitPlan:
     seed: int = 0
     """Another seed, another split."""
     geographic: bool = False
-    """No zoom-8 tile has photos in two splits."""
+    """No zoom-8 tile has photos in two splits; near-duplicates in two tiles tie these together."""
     near_duplicates: bool = True
     """Pictures whose difference hashes are at most 4 bits apart stay together, and so do theirs."""
 

@@ -15,9 +15,11 @@ from photos.damaged import FOUND_WHEN_DECODED, KINDS, encoded, make_damaged, pic
 from PIL import Image
 
 from indexer.errors import PhotoSetError
-from indexer.photos.photo_set import PhotoSet, Rejection, write_rejections
+from indexer.photos.photo_set import Fault, PhotoSet, Reason, Rejection, write_rejections
+from indexer.photos.pictures import read_picture
 from indexer.photos.places import check_place
 from indexer.photos.reading import ReadOptions, read_photos
+from indexer.retrieval.photo import PhotoLimits
 
 PLACES = {"a.jpg": (2.35, 48.85), "b.jpg": (-0.12, 51.5), "c,1.jpg": (139.7, 35.7)}
 
@@ -351,6 +353,20 @@ def test_what_is_written_reads_back_equal(
     assert not back.rejected
 
 
+def test_what_the_system_refuses_is_a_reason_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, whom nothing is denied: the refusal is made here."""
+    write_pictures(tmp_path)
+    table = write_table(tmp_path, "path,lat,lon\na.jpg,1,1\nb.jpg,1,1\n")
+    refusals = {"a.jpg": PermissionError(13, "Permission denied"), "b.jpg": OSError(5, "Input/output error")}
+
+    def refusing(path: Path) -> bytes:
+        raise refusals[path.name]
+
+    monkeypatch.setattr(Path, "read_bytes", refusing)
+    found = [read_picture(path, PhotoLimits()) for path in read_photos(table).paths]
+    assert [fault.reason for fault in found if isinstance(fault, Fault)] == ["permission denied", "unreadable file"]
+
+
 def test_the_digest_is_of_names_places_and_split() -> None:
     one = PhotoSet(("/x/a", "/x/b"), ("a", "b"), np.array([1.0, 2.0]), np.array([3.0, 4.0]))
     assert one.digest() == PhotoSet(("/y/a", "/y/b"), ("a", "b"), one.lng.copy(), one.lat.copy()).digest()
@@ -365,7 +381,7 @@ def test_the_digest_is_of_names_places_and_split() -> None:
 
 def test_rejecting_keeps_the_line_and_the_order() -> None:
     photos = PhotoSet(("a", "b", "c"), ("a", "b", "c"), np.zeros(3), np.ones(3), lines=np.array([2, 5, 9]))
-    left = photos.rejecting([2, 0], "no tile", "beyond the coverage")  # type: ignore[arg-type]
+    left = photos.rejecting([2, 0], Reason.NO_TILE, "beyond the coverage")
     assert left.names == ("b",)
     assert left.rejected == (
         Rejection(2, "a", "no tile", "beyond the coverage"),
