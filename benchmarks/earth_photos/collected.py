@@ -18,7 +18,7 @@ from indexer.errors import IndexerError
 
 Pixels = NDArray[np.uint8]
 
-_FLAT = 8.0  # standard deviation, of 255
+_FLAT = 14.0  # standard deviation, of 255
 
 SAMPLES = {
     "people": ("astronaut.png", "camera.png", "matplotlib:grace_hopper.jpg", "lfw_subset.npy"),

@@ -10,7 +10,7 @@ from PIL import Image
 from scipy.ndimage import binary_dilation, label
 from scipy.spatial import KDTree
 
-from benchmarks.earth_photos.from_earth import drawn
+from benchmarks.earth_photos.from_earth import drawn, drawn_any
 from benchmarks.earth_photos.projection import View
 from benchmarks.earth_photos.vectors import land_mask, line_mask
 from indexer.training.views import Views
@@ -36,8 +36,8 @@ def false_colour(views: Views, size: int, rng: np.random.Generator) -> Pixels:
 
 
 def facets(views: Views, size: int, rng: np.random.Generator) -> Pixels:
-    """Shaded relief in a few hundred squares or polygons of one colour each."""
-    return np.stack([_facets(picture, rng) for picture in drawn("shadedrelief", views, size)])
+    """A few hundred squares or polygons of one colour each."""
+    return np.stack([_facets(picture, rng) for picture in drawn_any(views, size, rng)])
 
 
 def _political(view: View, size: int, rng: np.random.Generator) -> Pixels:

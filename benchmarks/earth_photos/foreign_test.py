@@ -28,7 +28,7 @@ _LANDS = np.array(
 _SEAS = np.array(
     [[[216, 238, 250], [120, 180, 225]], [[240, 240, 236], [200, 206, 210]], [[30, 60, 120], [10, 20, 60]]]
 )
-_WORDS = ["Ovar", "Telmi", "Qarras", "Innu Bay", "Sorve", "Port Lael", "Dun", "Mirabol", "K. Ester", "Vey", "Halmstrad"]
+_WORDS = ["Ovar", "Telmi", "Qarras", "Innu Bay", "Sorve", "Port Lael", "Dun", "Mirabol", "K. Ester", "Vey", "Hamsel"]
 
 
 def sketch(views: Views, size: int, rng: np.random.Generator) -> Pixels:
@@ -44,7 +44,7 @@ def tinted_heights(views: Views, size: int, rng: np.random.Generator) -> Pixels:
 
 def cartoon(views: Views, size: int, rng: np.random.Generator) -> Pixels:
     """Blue Marble in a few flat colours, with meridians, parallels and names of nowhere."""
-    pictures = drawn("bmng", views, 2 * size)
+    pictures = drawn("bmng", views, size)
     return np.stack([_cartoon(p, View.of(views, i), size, rng) for i, p in enumerate(pictures)])
 
 
@@ -75,9 +75,10 @@ def _tinted(picture: Pixels, land: Floats, rng: np.random.Generator) -> Pixels:
 
 
 def _cartoon(picture: Pixels, view: View, size: int, rng: np.random.Generator) -> Pixels:
-    flat = Image.fromarray(picture).filter(ImageFilter.MedianFilter(9))
+    flat = Image.fromarray(picture).filter(ImageFilter.MedianFilter(5))
     lively = _bytes(128 + (np.asarray(flat, dtype=np.float64) - 100) * rng.uniform(1.4, 2.2))
-    flat = Image.fromarray(lively).quantize(int(rng.integers(4, 9))).convert("RGB").filter(ImageFilter.ModeFilter(7))
+    flat = Image.fromarray(lively).quantize(int(rng.integers(4, 9))).convert("RGB").filter(ImageFilter.ModeFilter(5))
+    flat = flat.resize((2 * size, 2 * size), Image.Resampling.NEAREST)
     draw, ink = ImageDraw.Draw(flat), tuple(rng.integers(0, 256, 3).tolist())
     step = 1.0 if view.footprint_km < 350 else 2.0 if view.footprint_km < 700 else 5.0
     for line in _graticule(view, step):

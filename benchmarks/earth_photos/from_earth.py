@@ -69,7 +69,7 @@ def polar_ice(rng: np.random.Generator, count: int, size: int) -> Pixels:
     south = rng.uniform(size=count) < 0.8
     low, high = np.where(south, -89, 84), np.where(south, -66, 89)
     lat = np.degrees(np.arcsin(rng.uniform(np.sin(np.radians(low)), np.sin(np.radians(high)))))
-    edge = np.exp(rng.uniform(*np.log(FOOTPRINT_KM), count))
+    edge = np.exp(rng.uniform(np.log(FOOTPRINT_KM[0]), np.log(FOOTPRINT_KM[1]), count))
     views = Views(rng.uniform(-180, 180, count), lat, edge, rng.uniform(-180, 180, count))
     return drawn_any(views, size, rng)
 

@@ -7,6 +7,7 @@ over. It knows views and styles, not tiles.
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +69,15 @@ def _drawn(chosen: PhotoSet, views: Views, runs: list[int]) -> Iterator[tuple[in
     """(number of the first picture, (n, size, size, 3) uint8) of each run that is asked for."""
     if not runs:
         return
-    earth = Earth(tuple(PRODUCTS))
+    earth = _earth(tuple(PRODUCTS))
     known = PictureSet.read(_SETS)
     stylists = {name: Stylist(earth, known[name].style) for name in ("clean", "degraded")}
     for first in runs:
         rng = np.random.default_rng([chosen.seed, 1, first])
         part = views.take(np.arange(first, min(first + _RUN, len(views))))
         yield first, to_pixels(stylists[chosen.style_of(first // _RUN)].draw(part, chosen.size, rng))
+
+
+@lru_cache(maxsize=1)
+def _earth(products: tuple[str, ...]) -> Earth:
+    return Earth(products)

@@ -1,11 +1,12 @@
 """The built-in Earth as a plain folder of tiles, `tiles/z/x/y.jpg`, as somebody else's crawler would leave it.
 
 A folder does not know where land is. So `coverage.geojson` comes with it: with `--geojson`, an index of the folder
-covers the tiles that an index of `bluemarble` covers, and the margins around them are there to be looked at.
+covers the tiles that an index of `bluemarble` covers, but for three of zoom 4 that have none beneath them (their land
+is Antarctica's); the margins around the tiles are there to be looked at.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
@@ -28,13 +29,15 @@ _QUALITY = 95
 _INSET = 1e-3  # of a tile's width: polygons keep that far from tiles that they do not cover
 
 
-def write_tiles(folder: Path, form: str, on_progress: Callable[[int, int], None], limit: int | None = None) -> None:
-    """Draw what is missing of the covered tiles and their margins, at most `limit` of a zoom; (done, all) is told."""
+def write_tiles(
+    folder: Path, form: str, on_progress: Callable[[int, int], None], only: Sequence[Tile] | None = None
+) -> None:
+    """Draw what is missing of the covered tiles and their margins, or of `only` some; told (done, all)."""
     recipe, source = Recipe.read(builtin_directory() / "recipe.json"), BlueMarble()
     coverage = builtin_coverage(recipe)
     described = {"name": "built-in Earth as a folder", "attribution": source.info.attribution, "format": form}
-    claim(folder / "tiles", "metadata.json", {**described, "limit": limit} if limit else described)
-    tiles = [t for z in recipe.zooms for t in _tiles(coverage, z, reach_of(recipe.context.get(z, 0.0)))[:limit]]
+    claim(folder / "tiles", "metadata.json", described)
+    tiles = only or [t for z in recipe.zooms for t in _tiles(coverage, z, reach_of(recipe.context.get(z, 0.0)))]
     missing = [t for t in tiles if not _path(folder, t, form).exists()]
     done = len(tiles) - len(missing)
     on_progress(done, len(tiles))

@@ -17,7 +17,7 @@ from indexer.training.views import EARTH_RADIUS_KM
 from tile_cache.bluemarble import data_file
 
 _LAND, _LAKE, _ISLAND, _POND = 1, 2, 3, 4
-_WIDE_KM2 = 10_000.0  # a polygon from this area on may hold a view without having a point near it
+_WIDE = 0.5  # of a view's area: a polygon so large may hold the view without having a point near it
 _FAR_KM = 3_000.0  # but no place on land is further from the coast than this
 
 
@@ -42,7 +42,7 @@ class Layer:
         """Those features in pixels of the view."""
         for i in np.flatnonzero(which):
             part = slice(self.first[i], self.first[i + 1])
-            yield [tuple(p) for p in view.pixels(self.lng[part], self.lat[part], size).tolist()]
+            yield list(map(tuple, view.pixels(self.lng[part], self.lat[part], size).tolist()))
 
 
 @lru_cache(maxsize=8)
@@ -60,7 +60,8 @@ def layer(name: str, detail: str = "i") -> Layer:
 def land_mask(view: View, size: int) -> NDArray[np.bool_]:
     """Land without its lakes, (size, size)."""
     coasts = layer("gshhs")
-    around = coasts.near(view, 0.8 * view.footprint_km) | ((coasts.area > _WIDE_KM2) & coasts.near(view, _FAR_KM))
+    wide = coasts.area > _WIDE * view.footprint_km**2
+    around = coasts.near(view, 0.8 * view.footprint_km) | (wide & coasts.near(view, _FAR_KM))
     picture = Image.new("L", (size, size), 0)
     draw = ImageDraw.Draw(picture)
     for kind, value in ((_LAND, 1), (_LAKE, 0), (_ISLAND, 1), (_POND, 0)):
