@@ -130,6 +130,7 @@ def train(
     cache_limit: Annotated[float, _option(_MACHINE, "GB for activations; the rest is computed anew.", min=0)] = 20.0,
     cache_dtype: Annotated[CacheDtype, _option(_MACHINE, "How activations are kept.")] = CacheDtype.float32,
     save_every: Annotated[int, _option(_MACHINE, "Steps from one saved state to the next.")] = 200,
+    log_every: Annotated[int, _option(_MACHINE, "Steps from one row of log.csv to the next.")] = 20,
     device: Device = "auto",
     threads: Annotated[int, _option(_MACHINE, "CPU threads.", min=1)] = 2,
     index: Annotated[Path | None, _option(_INDEX, "The index directory to make.")] = None,
@@ -186,6 +187,7 @@ def train(
             context=_margins(context or []),
             cache_dtype=cache_dtype.value,
             save_every=save_every,
+            log_every=log_every,
         )
         request = TrainRequest(
             photos=photos,
@@ -223,8 +225,6 @@ def train_on_photos(request: "TrainRequest", building: BuildRequest | None, thre
             return
         if building is not None:
             made |= index_with(request, building, bars)
-    for reason, count in made["rejected"].items():
-        say(f"{count:,} photos not used: {reason}")
     typer.echo(json.dumps(made))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from indexer.photos.embedding import embed_photos
 from indexer.photos.photo_set import Fault, PhotoSet, Reason, write_rejections
 from indexer.photos.splits import split
+from indexer.request import BuildProgress
 from indexer.training.pairs.pairs import Pairs
 from indexer.training.pairs.pixels import TilePixels
 from indexer.training.pairs.workshop import Workshop
@@ -46,6 +47,8 @@ class Preparation:
         lacking = self._without_tile(usable)
         kept = usable.without(lacking)
         write_rejections(request.out / "rejected.csv", kept.rejected)
+        for reason, count in kept.summary().items():
+            self.shop.tell(BuildProgress("note", f"{count:,} photos not used: {reason}"))
         kept.check_not_empty().write(request.out / "photos.csv")
         left = np.setdiff1d(np.arange(len(usable)), np.array(list(lacking), dtype=np.intp))
         names = np.array(kept.split, dtype=object)

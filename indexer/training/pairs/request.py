@@ -43,7 +43,6 @@ class TrainRequest:
         """What a reader of training.json needs to ask for the same again: no folder of this machine in it."""
         return {
             "photos": self.photos.name,
-            "photo_encoder": Path(self.photo_encoder).name if Path(self.photo_encoder).exists() else self.photo_encoder,
             "split": {**vars(self.split), "ratio": list(self.split.ratio)},
             **self.settings.identity(),
         }

@@ -58,7 +58,8 @@ class TrainingRun:
         steps_per_epoch(len(pairs.train), request.settings.batch)
         results = self._zooms(pairs)
         if group.first:
-            facts = {**read_json(request.out / _RUN_NAME), **notes, "pairs": _counts(pairs)}
+            begun = read_json(request.out / _RUN_NAME)
+            facts = {k: begun[k] for k in ("data", "source", "overlay")} | notes | {"pairs": _counts(pairs)}
             write_encoders(request, self.shop.encoder, results, facts)
         group.barrier()
         made = {"encoders": str(request.out / ENCODERS_NAME), "photos": str(request.out / "photos.csv")}

@@ -232,7 +232,7 @@ class ZoomTraining:
         return total / len(photos)
 
     def _temperature(self) -> float:
-        return float((-self.log_scale).exp())
+        return float((-self.log_scale.detach()).exp())
 
     def _tell(self, stage: str, text: str, done: int = 0, total: int = 0) -> None:
         if self.desk.group.first:
