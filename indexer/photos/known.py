@@ -1,5 +1,6 @@
 """Embedded pictures whose places are known: what calibration fits to and evaluation measures on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,3 +29,12 @@ class KnownPictures:
     def take(self, which: NDArray[np.intp]) -> "KnownPictures":
         """Some of them, in the given order."""
         return KnownPictures(self.embeddings[which], self.lng[which], self.lat[which])
+
+
+def joined(parts: Sequence[KnownPictures]) -> KnownPictures:
+    """Several sets as one, in order."""
+    return KnownPictures(
+        np.concatenate([p.embeddings for p in parts]),
+        np.concatenate([p.lng for p in parts]),
+        np.concatenate([p.lat for p in parts]),
+    )

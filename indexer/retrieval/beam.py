@@ -4,6 +4,8 @@ What it returns holds the whole posterior: each candidate that was not expanded 
 these tiles together are the frontier. Tiles are rows of levels here, and nothing knows of places.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -11,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.retrieval.calibration import Calibration, ZoomNumbers
+from indexer.retrieval.elsewhere import level_features, probability
 from indexer.retrieval.errors import QueryError
 from indexer.retrieval.index import Candidates, Level, TileIndex
 from indexer.retrieval.posterior import Floats, best, share
@@ -18,6 +21,7 @@ from indexer.retrieval.query import BBox, Scoring
 from indexer.retrieval.surroundings import neighbours_mean
 
 Positions = NDArray[np.intp]
+_MOST_NOWHERE = 1 - 1e-9  # some mass is always left, so that there is an answer
 
 
 @dataclass
@@ -132,7 +136,20 @@ def descend(
         parents, log_mass = found.rows[kept], shares.log_mass[kept]
     if not steps:
         raise QueryError(_nothing(bbox))
+    if calibration.elsewhere is not None and bbox is None:  # a bbox says that the place is inside
+        nowhere = min(probability(calibration.elsewhere, features_of(steps)), _MOST_NOWHERE)
+        elsewhere = nowhere + (1 - nowhere) * elsewhere
+        for step in steps:
+            step.log_mass += math.log1p(-nowhere)
     return Descent(tuple(steps), elsewhere)
+
+
+def features_of(steps: Sequence[Step]) -> dict[str, float]:
+    """What `retrieval.elsewhere` looks at, of every level; log masses count up to a constant."""
+    features: dict[str, float] = {}
+    for step in steps:
+        features |= level_features(step.level.zoom, step.similarities, step.log_mass)
+    return features
 
 
 def _scores(level: Level, found: Candidates, numbers: ZoomNumbers) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from indexer.retrieval.errors import CalibrationError
 from indexer.retrieval.files import read_json, write_json
@@ -71,28 +71,38 @@ class ZoomNumbers:
 DEFAULT_NUMBERS = ZoomNumbers()
 
 
+class Feature(NamedTuple):
+    """One feature's part in the log-odds of elsewhere: weight * (value - mean) / scale, held within `CLIP` scales."""
+
+    mean: float
+    scale: float
+    weight: float
+
+
 @dataclass(frozen=True)
 class ElsewhereNumbers:
     """A logistic model of "none of the covered tiles" over features of a whole descent (`retrieval.elsewhere`).
 
-    Log-odds are `bias` + the sum of weight * feature; `weights` names the features, in the order of their sum.
+    Log-odds are `bias` plus each feature's part; a feature that a descent lacks, having ended early, adds nothing.
     """
 
     bias: float
-    weights: Mapping[str, float]
+    features: Mapping[str, Feature]
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(v) for v in (self.bias, *self.weights.values())):
-            raise CalibrationError(f"the numbers of elsewhere must be finite, not {self.bias} and {dict(self.weights)}")
+        values = [self.bias, *(v for feature in self.features.values() for v in feature)]
+        if not all(math.isfinite(v) for v in values) or any(f.scale <= 0 for f in self.features.values()):
+            raise CalibrationError("the numbers of elsewhere must be finite and their scales positive")
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
-        return {"bias": self.bias, "weights": dict(self.weights)}
+        return {"bias": self.bias, "features": {name: list(feature) for name, feature in self.features.items()}}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ElsewhereNumbers":
         """The inverse of `to_json`."""
-        return cls(float(data["bias"]), {str(name): float(v) for name, v in data["weights"].items()})
+        features = {str(name): Feature(*(float(v) for v in values)) for name, values in data["features"].items()}
+        return cls(float(data["bias"]), features)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,16 @@
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from indexer.build import build_index
-from indexer.calibration.fit import as_shown, fit
-from indexer.photos.known import KnownPictures
+from indexer.calibration.elsewhere import Strangers
+from indexer.calibration.stages import calibrated
+from indexer.photos.known import KnownPictures, joined
 from indexer.request import BuildRequest
 from indexer.retrieval.encoders import PhotoEncoder
 from indexer.retrieval.files import write_json
@@ -38,32 +39,33 @@ def calibrate(recipe: Recipe, encoders: Path, index_dir: Path) -> dict[str, Any]
         )
     )
     index = TileIndex.open(index_dir)
-    pictures = _pictures(recipe, PhotoEncoder.load(str(encoders), device="cpu"))
-    fitted = as_shown(index, pictures, fit(index, pictures, K, elsewhere=True), K)
-    maps = {str(z.zoom): z.encoder for z in index.manifest.zooms}
-    fitted = replace(fitted, extra={**fitted.extra, "map_encoders": maps, "fitted_on": len(pictures)})
+    encoder = PhotoEncoder.load(str(encoders), device="cpu")
+    fitted = calibrated(index, _pictures(recipe, encoder), _strangers(recipe, encoder), K)
     fitted.write(encoders)
     fitted.write(index_dir)
     return {str(z): asdict(n) for z, n in fitted.zooms.items()}
 
 
 def _pictures(recipe: Recipe, encoder: PhotoEncoder) -> KnownPictures:
-    """Clean and half-styled views of land, views of the open sea, and pictures of no place."""
+    """Clean and half-styled views of land."""
     rng = np.random.default_rng([_SEED, recipe.seed])
     earth, centres = Earth(recipe.products), Centres(recipe.south, recipe.north, recipe.zooms[-1], recipe.land)
     parts = []
     for count, style in ((_CLEAN, Style()), (_STYLED, recipe.style.scaled(0.5))):
         views = draw_views(centres, count, recipe.footprint_km, recipe.turn, rng)
         parts.append(embed_views(Stylist(earth, style), views, _SIZE, encoder, rng))
+    return joined(parts)
+
+
+def _strangers(recipe: Recipe, encoder: PhotoEncoder) -> Strangers:
+    """Views of the open sea, and drawings of no place; `tilebeam calibrate --elsewhere` takes more kinds."""
+    rng = np.random.default_rng([_SEED, recipe.seed, 1])
     sea = sea_views(_SEA, recipe.footprint_km, recipe.turn, _SEED, recipe.zooms[-1] - 1)
-    parts.append(embed_views(Stylist(earth, recipe.style), sea, _SIZE, encoder, rng))
-    empty = np.full(_NOWHERE, np.nan)
-    parts.append(KnownPictures(embed_pictures(nowhere_pictures(_NOWHERE, _SIZE, _SEED), encoder), empty, empty))
-    return KnownPictures(
-        np.concatenate([p.embeddings for p in parts]),
-        np.concatenate([p.lng for p in parts]),
-        np.concatenate([p.lat for p in parts]),
-    )
+    seen = embed_views(Stylist(Earth(recipe.products), recipe.style), sea, _SIZE, encoder, rng)
+    drawn = embed_pictures(nowhere_pictures(_NOWHERE, _SIZE, _SEED), encoder)
+    empty = np.full(_SEA + _NOWHERE, np.nan)
+    families = ["sea"] * _SEA + [f"drawing {i % 5}" for i in range(_NOWHERE)]
+    return Strangers(KnownPictures(np.concatenate([seen.embeddings, drawn]), empty, empty), np.array(families))
 
 
 def describe(recipe_file: Path, options: dict[str, Any], encoders: Path, numbers: dict[str, Any], log: Path) -> None:

@@ -1,0 +1,109 @@
+"""The posterior of one zoom as a differentiable function of its numbers (design section 5), and their best values.
+
+The same formula as `retrieval.posterior.share`, over many pictures at once and in torch; a test holds them together.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from indexer.calibration.cases import Chunk
+from indexer.retrieval.calibration import ZoomNumbers
+
+_STEPS = 60
+
+
+@dataclass
+class Free:
+    """A zoom's numbers on scales where all are near 1 and any value is allowed."""
+
+    log_tau: Tensor
+    gamma: Tensor
+    kappa_logit: Tensor | None  # None: kappa stays 0
+    rho: Tensor
+
+    @classmethod
+    def start(cls, numbers: ZoomNumbers, *, neighbours: bool) -> "Free":
+        """At given numbers; without `neighbours` kappa stays 0."""
+        share = min(max(numbers.kappa, 1e-3), 1 - 1e-3)
+        kappa = _free(math.log(share / (1 - share))) if neighbours else None
+        return cls(_free(math.log(numbers.tau)), _free(numbers.gamma), kappa, _free(numbers.rho))
+
+    def parameters(self, *, parents: bool) -> list[Tensor]:
+        """What there is to learn; gamma and rho say nothing where there is but one parent."""
+        own = [self.log_tau] if self.kappa_logit is None else [self.log_tau, self.kappa_logit]
+        return [*own, self.gamma, self.rho] if parents else own
+
+    def numbers(self, like: ZoomNumbers) -> ZoomNumbers:
+        """As plain numbers; b and lambda are those of `like`."""
+        kappa = 0.0 if self.kappa_logit is None else float(torch.sigmoid(self.kappa_logit.detach()))
+        tau = math.exp(float(self.log_tau.detach()))
+        return replace(like, tau=tau, gamma=float(self.gamma.detach()), kappa=kappa, rho=float(self.rho.detach()))
+
+
+def log_posterior(chunk: Chunk, free: Free) -> Tensor:
+    """(n, c) float64: log of each candidate's share of the mass that comes down from above; -inf where padded."""
+    scores = chunk.similarities
+    if free.kappa_logit is not None:
+        scores = scores + torch.sigmoid(free.kappa_logit) * (chunk.around - scores)
+    weights = torch.where(chunk.there, scores * torch.exp(-free.log_tau), -torch.inf)
+    inclusive = _log_sums(weights, chunk.slots, chunk.log_share.shape[1])
+    known = torch.isfinite(chunk.log_share) & torch.isfinite(inclusive)
+    share, inclusive = (torch.where(known, v, torch.zeros(())) for v in (chunk.log_share, inclusive))
+    of_parent = torch.where(known, free.gamma * share + free.rho * inclusive, -torch.inf)
+    of_parent = torch.log_softmax(of_parent, 1)
+    given = torch.where(known, of_parent - inclusive, torch.zeros(()))
+    padded = torch.cat([given, torch.zeros_like(given[:, :1])], 1)
+    return weights + padded.gather(1, chunk.slots)
+
+
+def negative_log_likelihood(chunk: Chunk, free: Free) -> Tensor:
+    """Summed over the chunk's pictures: minus the log of the mass of the true candidates."""
+    found = log_posterior(chunk, free).gather(1, chunk.truth[:, None])[:, 0]
+    return -(found + chunk.log_total).sum()
+
+
+def minimise(parameters: list[Tensor], parts: Sequence[Callable[[], Tensor]], count: int) -> float:
+    """L-BFGS over the sum of `parts` / count, one part's graph in memory at a time; returns the least mean."""
+    optimiser = torch.optim.LBFGS(
+        parameters, lr=0.5, max_iter=_STEPS, tolerance_grad=1e-5, tolerance_change=1e-6, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        total = torch.zeros((), dtype=torch.float64)
+        for part in parts:
+            loss = part() / count
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        return total
+
+    optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch leaves L-BFGS untyped
+    with torch.no_grad():
+        return float(sum(part() for part in parts)) / count
+
+
+def maximise(chunks: Sequence[Chunk], start: ZoomNumbers, *, neighbours: bool) -> tuple[ZoomNumbers, float]:
+    """The likeliest numbers of a zoom, and the mean negative log-likelihood with them, in nats."""
+    free, count = Free.start(start, neighbours=neighbours), sum(len(chunk.truth) for chunk in chunks)
+    parents = any(chunk.log_share.shape[1] > 1 for chunk in chunks)
+    parts = [partial(negative_log_likelihood, chunk, free) for chunk in chunks]
+    loss = minimise(free.parameters(parents=parents), parts, count)
+    return free.numbers(start), loss
+
+
+def _log_sums(weights: Tensor, slots: Tensor, parents: int) -> Tensor:
+    """(n, m): log-sum of exp weights, (n, c), over each parent's candidates; -inf where a parent has none."""
+    # Gradients run through each candidate's share, and the top of a row is a constant that cancels.
+    top = weights.detach().max(1, keepdim=True).values
+    sums = torch.zeros(len(weights), parents + 1, dtype=weights.dtype).scatter_add(1, slots, torch.exp(weights - top))
+    there = sums[:, :-1] > 0
+    return torch.where(there, torch.log(torch.where(there, sums[:, :-1], torch.ones(()))) + top, -torch.inf)
+
+
+def _free(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64, requires_grad=True)
