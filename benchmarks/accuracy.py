@@ -4,7 +4,7 @@
     python -m benchmarks.accuracy --index DIR --set left-out
 
 The sets are drawn anew from accuracy_sets.json: seeds that no training or fitting used. Markdown goes to standard
-output, the same figures as JSON to --json FILE.
+output, the same figures as JSON to --json FILE. For photos in files, and with intervals, there is `tilebeam evaluate`.
 """
 
 import argparse
@@ -17,9 +17,11 @@ import torch
 
 import tilebeam
 from benchmarks.machine import describe, sentence
-from indexer.metrics import great_circle_km, reliability
+from indexer.evaluation.bootstrap import Resamples
+from indexer.evaluation.figures import Figures, Row, figures_of
+from indexer.evaluation.outcomes import Outcomes, Pictures, ZoomOutcomes, search_all
+from indexer.metrics import reliability
 from indexer.photos.known import KnownPictures
-from indexer.retrieval.answers import Answer
 from indexer.retrieval.locator import Locator
 from indexer.retrieval.query import LocateQuery
 from indexer.training.pictures import PictureSet, embed_set
@@ -46,7 +48,7 @@ def main() -> None:
     results = {}
     for name in arguments.sets or ["clean", "degraded"]:
         pictures = draw(known[name], locator, arguments.count)
-        results[name] = measure(pictures, locator.locate(pictures.embeddings, query))
+        results[name] = measure(locator, pictures, query)
     machine = describe()
     print(f"{markdown(results)}\n\nk = {query.k}, scoring {query.scoring}. {sentence(machine)}")
     if arguments.json:
@@ -67,46 +69,32 @@ def draw(chosen: PictureSet, locator: Locator, count: int | None) -> KnownPictur
     return KnownPictures(pictures.embeddings[:n], pictures.lng[:n], pictures.lat[:n])
 
 
-def measure(pictures: KnownPictures, answers: list[Answer]) -> dict[str, Any]:
-    """All figures of one set."""
-    lng, lat = (np.array([getattr(a, name) for a in answers]) for name in ("lng", "lat"))
-    km = great_circle_km(lng, lat, pictures.lng, pictures.lat)
-    within = {str(limit): float((km <= limit).mean()) for limit in WITHIN_KM}
-    circles = {share: _held(km, [getattr(a, f"radius_{share}_km") for a in answers]) for share in ("50", "90")}
+def measure(locator: Locator, pictures: KnownPictures, query: LocateQuery) -> dict[str, Any]:
+    """All figures of one set, without intervals (`tilebeam evaluate` gives them)."""
+    outcomes = search_all(locator, Pictures.of(pictures, locator.index), query)
+    found = figures_of(Row("", query.k, query.scoring, outcomes, 0.0), None, Resamples(len(outcomes), 0))
     return {
-        "n": len(answers),
-        "median_km": float(np.median(km)),
-        "mean_km": float(km.mean()),
-        "within_km": within,
-        "circles": circles,
-        "elsewhere": float(np.mean([a.elsewhere for a in answers])),
-        "zooms": {str(z): _zoom(pictures, answers, z) for z in answers[0].zooms},
+        "n": len(outcomes),
+        "median_km": found.errors["median_km"].value,
+        "mean_km": found.errors["mean_km"].value,
+        "within_km": {str(limit): found.errors[f"within_{limit}_km"].value for limit in WITHIN_KM},
+        "circles": {share: _circle(found.circles, outcomes, share) for share in ("50", "90")},
+        "elsewhere": float(outcomes.elsewhere.mean()),
+        "zooms": {str(z.zoom): _zoom(z) for z in outcomes.zooms},
     }
 
 
-def _held(km: np.ndarray, radii: list[float | None]) -> dict[str, float]:
+def _circle(circles: Figures, outcomes: Outcomes, share: str) -> dict[str, float]:
     """The share of truths that a circle holds, among answers that give one."""
-    given = np.array([r is not None for r in radii])
-    radius = np.array([r or 0.0 for r in radii])
-    return {
-        "holds": float((km <= radius)[given].mean()),
-        "given": float(given.mean()),
-        "median_km": float(np.median(radius)),
-    }
+    radius = np.nan_to_num(outcomes.radius_50_km if share == "50" else outcomes.radius_90_km)
+    holds, given = (circles[f"{what}_{share}"].value for what in ("holds", "given"))
+    return {"holds": holds, "given": given, "median_km": float(np.median(radius))}
 
 
-def _zoom(pictures: KnownPictures, answers: list[Answer], zoom: int) -> dict[str, float]:
+def _zoom(zoom: ZoomOutcomes) -> dict[str, float]:
     """Reliability of one zoom's confidences, over the answers that reach it."""
-    from tile_cache.addressing import code_of_tile
-
-    codes, _ = pictures.codes(zoom)
-    confidence, right = [], []
-    for code, answer in zip(codes, answers, strict=True):
-        for level in answer.levels:
-            if level.tile.z == zoom:
-                confidence.append(level.confidence)
-                right.append(code_of_tile(level.tile) == int(code))
-    return {"reached": len(right) / len(answers), **vars(reliability(np.array(confidence), np.array(right)))}
+    some = zoom.reached
+    return {"reached": float(some.mean()), **vars(reliability(zoom.confidence[some], zoom.right[some]))}
 
 
 def markdown(results: dict[str, dict[str, Any]]) -> str:

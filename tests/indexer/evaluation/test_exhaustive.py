@@ -47,6 +47,7 @@ def opened(folder: Path, levels: list[FakeLevel], calibration: Calibration, shar
     scoring=st.sampled_from(["posterior", "paper"]),
     b=st.sampled_from([None, 1.5]),
     kappa=st.sampled_from([0.0, 0.4]),
+    rho=st.sampled_from([1.0, 0.5]),
     shard_parents=st.sampled_from([None, 7]),
 )
 def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
@@ -57,10 +58,11 @@ def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
     scoring: str,
     b: float | None,
     kappa: float,
+    rho: float,
     shard_parents: int | None,
 ) -> None:
     rng = np.random.default_rng(seed)
-    numbers = {z: ZoomNumbers(rng.uniform(0.05, 0.6), rng.uniform(0.3, 1.4), b, 0.0, kappa) for z in zooms}
+    numbers = {z: ZoomNumbers(rng.uniform(0.05, 0.6), rng.uniform(0.3, 1.4), b, 0.0, kappa, rho) for z in zooms}
     query = LocateQuery(k=MAX_K, scoring=scoring, alternatives=2)
     embedding = (rng.integers(-2, 3, DIM) / 2).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
