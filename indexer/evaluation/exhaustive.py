@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.retrieval.beam import Descent, Step
+from indexer.retrieval.beam import Descent, Step, weighed
 from indexer.retrieval.calibration import Calibration
 from indexer.retrieval.errors import QueryError
 from indexer.retrieval.index import Level, TileIndex
@@ -107,7 +107,7 @@ class Exhaustive:
             elsewhere += shares.elsewhere
             kept = np.arange(len(rows))
             steps.append(Step(zoom.level, rows, cosines[rows], shares.log_mass, slots, kept))
-        return Descent(tuple(steps), elsewhere)
+        return weighed(steps, elsewhere, calibration)
 
 
 def _scores(level: Level, rows: Rows, cosines: NDArray[np.float32], kappa: float) -> NDArray[np.float32]:

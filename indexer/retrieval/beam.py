@@ -136,7 +136,14 @@ def descend(
         parents, log_mass = found.rows[kept], shares.log_mass[kept]
     if not steps:
         raise QueryError(_nothing(bbox))
-    if calibration.elsewhere is not None and bbox is None:  # a bbox says that the place is inside
+    if bbox is not None:  # it says that the place is inside
+        return Descent(tuple(steps), elsewhere)
+    return weighed(steps, elsewhere, calibration)
+
+
+def weighed(steps: Sequence[Step], elsewhere: float, calibration: Calibration) -> Descent:
+    """The descent of these steps, with the mass that the model of elsewhere takes from them, where one was fitted."""
+    if calibration.elsewhere is not None:
         nowhere = min(probability(calibration.elsewhere, features_of(steps)), _MOST_NOWHERE)
         elsewhere = nowhere + (1 - nowhere) * elsewhere
         for step in steps:

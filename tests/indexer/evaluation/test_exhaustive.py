@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from indexer.evaluation.exhaustive import NO_RANK, Exhaustive
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
+from indexer.retrieval.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
 from indexer.retrieval.errors import QueryError
 from indexer.retrieval.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, write_fake_index
 from indexer.retrieval.index import TileIndex
@@ -48,6 +48,7 @@ def opened(folder: Path, levels: list[FakeLevel], calibration: Calibration, shar
     b=st.sampled_from([None, 1.5]),
     kappa=st.sampled_from([0.0, 0.4]),
     rho=st.sampled_from([1.0, 0.5]),
+    nowhere=st.booleans(),
     shard_parents=st.sampled_from([None, 7]),
 )
 def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
@@ -59,14 +60,17 @@ def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
     b: float | None,
     kappa: float,
     rho: float,
+    nowhere: bool,
     shard_parents: int | None,
 ) -> None:
     rng = np.random.default_rng(seed)
     numbers = {z: ZoomNumbers(rng.uniform(0.05, 0.6), rng.uniform(0.3, 1.4), b, 0.0, kappa, rho) for z in zooms}
+    features = {f"{name}_{zooms[0]}": Feature(0.3, 0.5, 1.5) for name in ("best", "entropy")}
+    calibration = Calibration(numbers, elsewhere=ElsewhereNumbers(-0.5, features) if nowhere else None)
     query = LocateQuery(k=MAX_K, scoring=scoring, alternatives=2)
     embedding = (rng.integers(-2, 3, DIM) / 2).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        locator = opened(Path(folder), pyramid(seed, zooms, holes, thinning), Calibration(numbers), shard_parents)
+        locator = opened(Path(folder), pyramid(seed, zooms, holes, thinning), calibration, shard_parents)
         try:
             beam = locator.descend(embedding, query)
         except QueryError:
