@@ -39,7 +39,7 @@ class Group:
         if "RANK" not in environ:
             raise TrainingError("WORLD_SIZE is set but RANK is not: start with torchrun, or take WORLD_SIZE away")
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=_PATIENCE)
         try:

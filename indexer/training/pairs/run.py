@@ -39,7 +39,8 @@ def train_pairs(
     Raises IndexerError, TileCacheError and RetrievalError kinds with one clear line; after any, and after a
     KeyboardInterrupt, the same request goes on from there.
     """
-    return TrainingRun(Workshop.open(request, group or Group(), tell)).run()
+    with Workshop.open(request, group or Group(), tell) as shop:
+        return TrainingRun(shop).run()
 
 
 @dataclass(frozen=True)

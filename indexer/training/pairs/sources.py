@@ -66,6 +66,12 @@ class Sources:
             source = self._local(stack, self.source, overlay=False)
             yield Local(source, self._local(stack, self.overlay, overlay=True) if self.overlay else None)
 
+    def close(self) -> None:
+        """Let go of what is open."""
+        for source in (self.source, self.overlay):
+            if source is not None and not isinstance(source, XyzSource):
+                source.close()
+
     def _local(self, stack: ExitStack, source: TileSource | XyzSource, *, overlay: bool) -> TileSource:
         if not isinstance(source, XyzSource):
             return source

@@ -19,7 +19,7 @@ from indexer.training.pairs.workshop import Workshop
 __all__ = ["ZoomTokens", "limits_by_zoom"]
 
 Rows = NDArray[np.int64]
-_PART = 32
+_PARTS = {"cpu": 32, "cuda": 128}
 """Tiles through the trunk at once, always so many: another shape changes last bits, and a tile's must not depend on its
 company."""
 
@@ -32,6 +32,7 @@ class ZoomTokens:
     ) -> None:
         self.zoom, self.cache = zoom, cache
         self._shop, self._codes, self._pixels = shop, codes, pixels
+        self._part = _PARTS.get(shop.encoder.device.type, 32)
 
     @classmethod
     @contextmanager
@@ -62,12 +63,12 @@ class ZoomTokens:
         if self.cache.note:
             self._shop.tell(BuildProgress("note", f"zoom {self.zoom}: {self.cache.note}"))
         bar = self._shop.bar("activations", f"Frozen layers, zoom {self.zoom}")
-        self.cache.fill(self._compute, batch=8 * _PART, on_progress=bar)
+        self.cache.fill(self._compute, batch=8 * self._part, on_progress=bar)
 
     def _compute(self, rows: Rows) -> Tensor:
-        return torch.cat([self._part(rows[i : i + _PART]) for i in range(0, len(rows), _PART)])
+        return torch.cat([self._through(rows[i : i + self._part]) for i in range(0, len(rows), self._part)])
 
-    def _part(self, rows: Rows) -> Tensor:
+    def _through(self, rows: Rows) -> Tensor:
         pictures, there = self._pixels.read(self._codes[rows])
         if not there.all():
             code = int(self._codes[rows][~there][0])
@@ -75,7 +76,7 @@ class ZoomTokens:
                 f"the tile of zoom {self.zoom} with Morton code {code} was there when the run began and is "
                 f"not now ({self._pixels.reasons[code]}): bring it back, or begin anew with another --out"
             )
-        padded = torch.zeros((_PART, *pictures.shape[1:]))
+        padded = torch.zeros((self._part, *pictures.shape[1:]))
         padded[: len(rows)] = pictures
         return self._shop.tower.trunk(padded)[: len(rows)].cpu()
 

@@ -1,6 +1,7 @@
 """What every part of one run works with, opened once per process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
 from indexer.errors import TrainingError
@@ -26,18 +27,19 @@ class Workshop:
     tell: OnProgress
 
     @classmethod
-    def open(cls, request: TrainRequest, group: Group, tell: OnProgress) -> "Workshop":
+    @contextmanager
+    def open(cls, request: TrainRequest, group: Group, tell: OnProgress) -> Iterator["Workshop"]:
         """Raises what opening sources, loading the encoder and cutting its tower raise; TrainingError for a batch of
         fewer pairs than processes."""
         if request.settings.batch < group.size:
             raise TrainingError(
                 f"--batch {request.settings.batch} is less than a pair for each of {group.size} processes"
             )
-        sources = Sources.of(request)
-        # The first process may have to fetch weights from a hub, which the others then find.
-        encoder = group.first_then_all(lambda: PhotoEncoder.load(request.photo_encoder, device=request.device))
-        tower = SplitTower(encoder.tower, request.settings.blocks)
-        return cls(request, sources, encoder, tower, group, tell if group.first else lambda progress: None)
+        with closing(Sources.of(request)) as sources:
+            # The first process may have to fetch weights from a hub, which the others then find.
+            encoder = group.first_then_all(lambda: PhotoEncoder.load(request.photo_encoder, device=request.device))
+            tower = SplitTower(encoder.tower, request.settings.blocks)
+            yield cls(request, sources, encoder, tower, group, tell if group.first else lambda progress: None)
 
     def bar(self, stage: str, text: str) -> Callable[[int, int], None]:
         """A callback for things done and things in all."""

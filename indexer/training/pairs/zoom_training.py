@@ -16,21 +16,19 @@ from torch import Tensor, nn
 from indexer.errors import TrainingError
 from indexer.request import BuildProgress, OnProgress
 from indexer.training.pairs.distributed import Group
-from indexer.training.pairs.grad_cache import backward_in_parts, embed_rows
+from indexer.training.pairs.grad_cache import backward_in_parts
 from indexer.training.pairs.interrupts import Interrupts
 from indexer.training.pairs.log import TrainingLog
 from indexer.training.pairs.loss import in_batch_loss
 from indexer.training.pairs.pairs import Pairs, steps_per_epoch
-from indexer.training.pairs.recall import ranks, recalls
 from indexer.training.pairs.settings import TrainSettings
 from indexer.training.pairs.split_tower import SplitTower
+from indexer.training.pairs.validation import Validation
 from indexer.training.pairs.zoom_state import Epoch, Reached, ZoomFile
 
 __all__ = ["Desk", "ZoomResult", "ZoomTraining"]
 
 Rows = NDArray[np.int64]
-_EVAL_PART = 64
-"""Tiles embedded at once where no gradient is taken."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,7 @@ class ZoomTraining:
         self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature), device=self.device))
         learnt = [*self.tail.parameters(), *([self.log_scale] if settings.learn_temperature else [])]
         self.optimiser = torch.optim.Adam(learnt, lr=settings.lr)
+        self._validation = Validation(pairs, zoom, desk.group, self.device)
         self.reached, self.best = Reached(epoch=-1), dict[str, Tensor]()
 
     def run(self) -> ZoomResult:
@@ -177,13 +176,12 @@ class ZoomTraining:
 
     def _validated(self, loss: float | None) -> None:
         """Validate, log, keep the layers if they are the best so far, and save."""
-        measured = self._measured()
-        val_loss = measured.pop("val_loss")
-        epoch = Epoch(self.reached.epoch, loss, val_loss, self._temperature(), measured)
+        val_loss, found = self._measured()
+        epoch = Epoch(self.reached.epoch, loss, val_loss, self._temperature(), found)
         self.reached.history.append(epoch)
         if self.reached.best is epoch:
             self.best = self._split.layers(self.tail)
-        values = measured | {"val_loss": val_loss, "temperature": epoch.temperature}
+        values = found | {"val_loss": val_loss, "temperature": epoch.temperature}
         values |= {} if loss is None else {"loss": loss}
         self.desk.log.add(self.zoom, (self.reached.epoch, self.reached.step), values)
         self._tell("note", _in_words(self.zoom, epoch))
@@ -192,44 +190,18 @@ class ZoomTraining:
     def _stored(self) -> dict[str, float]:
         """The best layers' recall as they are stored, in fp16, and the least cosine that rounding leaves of a tile."""
         self._load(self.best)
-        exact = self._validation_tiles()[0]
+        exact = self._validation.embeddings(self.embed)
         self._load({name: layer.half().float() for name, layer in self.best.items()})
-        rounded = self._validation_tiles()[0]
-        return self._measured() | {"least_cosine_to_float32": float((exact * rounded).sum(1).min())}
+        rounded = self._validation.embeddings(self.embed)
+        return self._measured()[1] | {"least_cosine_to_float32": float((exact * rounded).sum(1).min())}
 
     def _load(self, layers: Mapping[str, Tensor]) -> None:
         self.tail.load_state_dict(self._split.tail_from(layers).state_dict())
 
-    def _validation_tiles(self) -> tuple[Tensor, Tensor]:
-        """All distinct tiles of the validation photos, (t, d) unit rows, and the row of each photo's among them."""
-        every, column = np.unique(self.rows[self.pairs.validation], return_inverse=True)
-        mine = every[self.desk.group.share(len(every))]
-        parts = [mine[i : i + _EVAL_PART] for i in range(0, max(1, len(mine)), _EVAL_PART)]
-        seen = embed_rows(self.embed, parts)
-        return self.desk.group.gather(seen, len(every)), torch.from_numpy(column).to(self.device)
-
-    def _measured(self) -> dict[str, float]:
-        """Validation loss, and recall among all distinct tiles of the validation photos; the first process's numbers.
-
-        On GPUs two processes may differ in a last bit, and must not differ in what they take for the best epoch.
-        """
-        tiles, rows = self._validation_tiles()
-        photos = self.photos[torch.from_numpy(self.pairs.validation).to(self.device)]
-        found = recalls(ranks(photos, tiles, rows)) | {"val_loss": self._val_loss(photos, tiles, rows)}
-        numbers = torch.tensor(list(found.values()), dtype=torch.float64) * float(self.desk.group.first)
-        return dict(zip(found, self.desk.group.add(numbers).tolist(), strict=True))
-
-    def _val_loss(self, photos: Tensor, tiles: Tensor, rows: Tensor) -> float:
-        """Mean in-batch loss over the validation photos in their order."""
-        total, size = 0.0, self.settings.validation_batch
-        with torch.no_grad():
-            for start in range(0, len(photos), size):
-                some = slice(start, start + size)
-                seen, column = torch.unique(rows[some], return_inverse=True)
-                symmetric = self.settings.loss == "symmetric"
-                loss = in_batch_loss(photos[some], tiles[seen], column, self.log_scale.exp(), symmetric=symmetric)
-                total += float(loss) * len(photos[some])
-        return total / len(photos)
+    def _measured(self) -> tuple[float, dict[str, float]]:
+        scale, settings = 1 / self._temperature(), self.settings
+        symmetric = settings.loss == "symmetric"
+        return self._validation.measure(self.embed, scale, batch=settings.validation_batch, symmetric=symmetric)
 
     def _temperature(self) -> float:
         return float((-self.log_scale.detach()).exp())
