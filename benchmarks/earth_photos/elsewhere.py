@@ -1,7 +1,7 @@
 """Pictures that an index cannot place, in families: `FAMILY/NNN.jpg` and `elsewhere.csv`, decided by a seed.
 
 `kind` says whether a picture shows no place at all (no coordinates) or a real place in a rendition that no encoder
-learnt (with its true centre). `role` keeps whole families apart: what is fitted on `fit` is judged on `test`.
+learnt (with its true centre). `split` keeps whole families apart: what is fitted on `train` is judged on `test`.
 """
 
 import zlib
@@ -20,10 +20,10 @@ from indexer.training.views import Views
 
 QUALITY = 92
 _FLAT = 6.0  # standard deviation of a channel, of 255
-HEADER = ("path", "family", "role", "latitude", "longitude", "kind")
+HEADER = ("path", "family", "split", "latitude", "longitude", "kind")
 
 Pixels = NDArray[np.uint8]
-Role = Literal["fit", "test"]
+Split = Literal["train", "test"]
 Kind = Literal["no-place", "foreign"]
 Single = Callable[[np.random.Generator, int], Pixels]
 Many = Callable[[np.random.Generator, int, int], Pixels]
@@ -44,7 +44,7 @@ class Family:
     """Pictures of one make. `draw` gives `count` pictures and, for a foreign family, where they look."""
 
     name: str
-    role: Role
+    split: Split
     kind: Kind
     draw: Callable[["Family", Elsewhere], tuple[Pixels, Views | None]]
 
@@ -78,22 +78,22 @@ def _rendered(rendition: Rendition) -> Callable[[Family, Elsewhere], tuple[Pixel
 
 
 FAMILIES = (
-    Family("noise", "fit", "no-place", _one_by_one(patterns.noise)),
-    Family("gradients", "fit", "no-place", _one_by_one(patterns.gradients)),
-    Family("stripes", "fit", "no-place", _one_by_one(patterns.stripes)),
-    Family("discs", "fit", "no-place", _one_by_one(patterns.discs)),
-    Family("text", "fit", "no-place", _one_by_one(patterns.text)),
-    Family("banded-planets", "fit", "no-place", _one_by_one(patterns.banded_planets)),
-    Family("people", "fit", "no-place", _one_by_one(crops_of("people"))),
-    Family("microscopy", "fit", "no-place", _one_by_one(crops_of("microscopy"))),
-    Family("textures", "fit", "no-place", _one_by_one(crops_of("textures"))),
-    Family("deep-space", "fit", "no-place", _one_by_one(crops_of("deep-space"))),
-    Family("shuffled", "fit", "no-place", _at_once(from_earth.shuffled)),
-    Family("open-sea", "fit", "no-place", _at_once(from_earth.open_sea)),
-    Family("political", "fit", "foreign", _rendered(foreign_fit.political)),
-    Family("two-tone", "fit", "foreign", _rendered(foreign_fit.two_tone)),
-    Family("false-colour", "fit", "foreign", _rendered(foreign_fit.false_colour)),
-    Family("facets", "fit", "foreign", _rendered(foreign_fit.facets)),
+    Family("noise", "train", "no-place", _one_by_one(patterns.noise)),
+    Family("gradients", "train", "no-place", _one_by_one(patterns.gradients)),
+    Family("stripes", "train", "no-place", _one_by_one(patterns.stripes)),
+    Family("discs", "train", "no-place", _one_by_one(patterns.discs)),
+    Family("text", "train", "no-place", _one_by_one(patterns.text)),
+    Family("banded-planets", "train", "no-place", _one_by_one(patterns.banded_planets)),
+    Family("people", "train", "no-place", _one_by_one(crops_of("people"))),
+    Family("microscopy", "train", "no-place", _one_by_one(crops_of("microscopy"))),
+    Family("textures", "train", "no-place", _one_by_one(crops_of("textures"))),
+    Family("deep-space", "train", "no-place", _one_by_one(crops_of("deep-space"))),
+    Family("shuffled", "train", "no-place", _at_once(from_earth.shuffled)),
+    Family("open-sea", "train", "no-place", _at_once(from_earth.open_sea)),
+    Family("political", "train", "foreign", _rendered(foreign_fit.political)),
+    Family("two-tone", "train", "foreign", _rendered(foreign_fit.two_tone)),
+    Family("false-colour", "train", "foreign", _rendered(foreign_fit.false_colour)),
+    Family("facets", "train", "foreign", _rendered(foreign_fit.facets)),
     Family("noise-clouds", "test", "no-place", _one_by_one(inventions.noise_clouds)),
     Family("mosaics", "test", "no-place", _one_by_one(inventions.mosaics)),
     Family("charts", "test", "no-place", _one_by_one(inventions.charts)),
@@ -135,7 +135,7 @@ def _write_family(family: Family, chosen: Elsewhere, folder: Path) -> list[list[
             put(folder / path, jpeg(pixels, QUALITY))
         nowhere = np.full(len(paths), np.nan)
         lats, lngs = (nowhere, nowhere) if views is None else (views.lat, views.lng)
-        fixed = (family.name, family.role)
+        fixed = (family.name, family.split)
         places = zip(paths, map(degrees, lats), map(degrees, lngs), strict=True)
         write_csv(table, HEADER, [(path, *fixed, lat, lng, family.kind) for path, lat, lng in places])
     return read_csv(table)[1:]

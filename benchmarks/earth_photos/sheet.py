@@ -15,7 +15,7 @@ def contact_sheet(table: Path, out: Path, columns: int = 12) -> None:
     with table.open(newline="") as file:
         for number, entry in enumerate(csv.DictReader(file)):
             name = (
-                f"{entry['family']}\n{entry['role']}, {entry['kind']}" if "family" in entry else f"{number // columns}"
+                f"{entry['family']}\n{entry['split']}, {entry['kind']}" if "family" in entry else f"{number // columns}"
             )
             rows[name].append(table.parent / entry["path"])
     shown = dict(list(rows.items())[:40])

@@ -146,16 +146,16 @@ def test_seeds_are_used_nowhere_else() -> None:
 
 def test_families_for_fitting_and_testing_share_nothing() -> None:
     assert len({f.name for f in FAMILIES}) == len(FAMILIES)
-    kinds = [(f.role, f.kind) for f in FAMILIES]
-    assert kinds.count(("fit", "no-place")) >= 6
+    kinds = [(f.split, f.kind) for f in FAMILIES]
+    assert kinds.count(("train", "no-place")) >= 6
     assert kinds.count(("test", "no-place")) >= 5
-    assert kinds.count(("fit", "foreign")) >= 3
+    assert kinds.count(("train", "foreign")) >= 3
     assert kinds.count(("test", "foreign")) >= 3
-    roles = {f.name: f.role for f in FAMILIES}
-    files = {r: {file for family in SAMPLES if roles[family] == r for file in SAMPLES[family]} for r in ("fit", "test")}
-    assert files["fit"]
+    splits = {f.name: f.split for f in FAMILIES}
+    files = {s: {f for name in SAMPLES if splits[name] == s for f in SAMPLES[name]} for s in ("train", "test")}
+    assert files["train"]
     assert files["test"]
-    assert not files["fit"] & files["test"]
+    assert not files["train"] & files["test"]
 
 
 def test_places_stand_where_there_are_places(tmp_path: Path) -> None:
