@@ -45,6 +45,7 @@ class Commands(TyperGroup):
 
     def _mount(self) -> None:
         try:
+            import indexer.calibration.cli
             import indexer.cli
             import indexer.evaluation.cli
             import indexer.training.cli
@@ -53,7 +54,7 @@ class Commands(TyperGroup):
                 raise
             return  # a client's install: no NumPy, no mercantile
         offline = typer.Typer()
-        for part in (indexer.cli, indexer.training.cli, indexer.evaluation.cli):
+        for part in (indexer.cli, indexer.training.cli, indexer.calibration.cli, indexer.evaluation.cli):
             part.register(offline)
         self.commands.update(get_group(offline).commands)
 

@@ -5,6 +5,7 @@ IndexerError
 ├── PhotoSetError          a table or folder of photos that cannot be used at all
 ├── TrainingError          a state or a recipe that training cannot go on from
 │   └── RunMismatchError   a training run that was begun with other arguments or data
+├── CalibrationFitError    a calibration that the photos at hand do not allow
 ├── EvaluationError        figures that cannot be made, or written, as asked
 └── BuildError             an index that cannot be made as asked
     ├── ExistingIndexError what stands at `--out` is something else
@@ -32,6 +33,10 @@ class TrainingError(IndexerError):
 
 class RunMismatchError(TrainingError):
     """The folder of a training run holds one that was begun with other arguments or data."""
+
+
+class CalibrationFitError(IndexerError):
+    """A calibration that cannot be fitted: too few photos, or an expected share that is none."""
 
 
 class EvaluationError(IndexerError):

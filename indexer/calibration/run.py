@@ -1,0 +1,158 @@
+"""`tilebeam calibrate` from request to result: load, part, fit on one part, measure on the other, store."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.calibration.elsewhere import Strangers
+from indexer.calibration.fit import LEAST_PICTURES
+from indexer.calibration.request import CalibrationRequest
+from indexer.calibration.stages import calibrated
+from indexer.errors import CalibrationFitError
+from indexer.evaluation.outcomes import Outcomes, Pictures, search_all
+from indexer.photos.embedding import Embedded, embed_photos
+from indexer.photos.known import KnownPictures
+from indexer.photos.photo_set import PhotoSet
+from indexer.photos.reading import ReadOptions, read_photos
+from indexer.request import BuildProgress, OnProgress
+from indexer.retrieval.calibration import Calibration
+from indexer.retrieval.locator import Locator
+from indexer.retrieval.query import LocateQuery
+
+__all__ = ["Calibrated", "Halves", "calibrate"]
+
+_TEST_SHARE = 3  # one family in so many is kept for measuring, where nothing says which
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Pictures to fit to and pictures to measure on; `strangers` are those that have no answer."""
+
+    fit: KnownPictures
+    test: KnownPictures
+    fit_strangers: Strangers | None
+    test_strangers: Strangers | None
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """What came out. `before` and `after`: the second half's outcomes with raw and with fitted numbers."""
+
+    request: CalibrationRequest
+    photos: PhotoSet
+    calibration: Calibration
+    halves: Halves
+    reached: dict[int, int]  # pictures that spoke of each zoom
+    zooms: Sequence[int]
+    before: Outcomes
+    after: Outcomes
+    strangers: Outcomes | None
+
+    @property
+    def unfitted(self) -> list[int]:
+        """Zooms that too few pictures spoke of."""
+        return [zoom for zoom in self.zooms if zoom not in self.calibration.zooms]
+
+
+def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrated:
+    """Fit, measure, and put the result into the index without touching its vectors.
+
+    Raises PhotoSetError, CalibrationFitError where not even the first zoom can be fitted, and what opening raises.
+    """
+    locator = Locator.open(request.index, device=request.device)
+    embedded, halves = _load(request, locator, on_progress)
+    reached: dict[int, int] = {}
+
+    def on_zoom(zoom: int, count: int) -> None:
+        reached[zoom] = count
+        on_progress(BuildProgress("note", f"Zoom {zoom}: {count:,} photos speak of it", 0, 0))
+
+    say = _said(on_progress)
+    fitted = calibrated(
+        locator.index, halves.fit, halves.fit_strangers, request.k, share=request.share, on_zoom=on_zoom, say=say
+    )
+    if not fitted.zooms:
+        raise CalibrationFitError(
+            f"only {next(iter(reached.values()), 0)} of {len(halves.fit)} photos lie in tiles of zoom "
+            f"{locator.index.zooms[0]}, and {LEAST_PICTURES} are needed: give more photos of the indexed region"
+        )
+    query = LocateQuery(k=request.k)
+    raw, better = (Locator(locator.index, c, locator.encoder) for c in (Calibration(), fitted))
+    before = _search(raw, halves.test, query, "Measuring, raw", on_progress)
+    after = _search(better, halves.test, query, "Measuring, calibrated", on_progress)
+    strange = None
+    if halves.test_strangers is not None:
+        strange = _search(better, halves.test_strangers.pictures, query, "Measuring, elsewhere", on_progress)
+    fitted.write(request.index)
+    return Calibrated(request, embedded.photos, fitted, halves, reached, locator.index.zooms, before, after, strange)
+
+
+def _load(request: CalibrationRequest, locator: Locator, on_progress: OnProgress) -> tuple[Embedded, Halves]:
+    photos = read_photos(request.photos, request.reading)
+    wanted = request.split or (None if photos.split is None else "validation")
+    photos = _limited(photos if wanted is None else photos.only(wanted), request).check_not_empty()
+    show = _shown("Embedding photos", on_progress)
+    embedded = embed_photos(photos, locator.encoder, cache=request.cache, on_progress=show)
+    first, second = halves_of(embedded.photos.names, request.seed)
+    known = embedded.known()
+    if request.elsewhere is None:
+        return embedded, Halves(known.take(first), known.take(second), None, None)
+    strangers = read_photos(request.elsewhere, ReadOptions(need_place=False))
+    show = _shown("Embedding pictures without an answer", on_progress)
+    strange = embed_photos(strangers, locator.encoder, cache=request.cache, on_progress=show)
+    parts = [_strangers(strange, rows) for rows in families_of(strange.photos)]
+    return embedded, Halves(known.take(first), known.take(second), parts[0], parts[1])
+
+
+def halves_of(names: Sequence[str], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of the two halves: by a hash of the name, so that a photo's half depends on no other photo."""
+    order = np.array([_hash(name, seed) for name in names], dtype=np.uint64)
+    return np.flatnonzero(order % 2 == 0), np.flatnonzero(order % 2 == 1)
+
+
+def families_of(strangers: PhotoSet) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of the pictures to fit to and to measure on: by their split, else whole families by their hash."""
+    if strangers.split is not None:
+        test = np.array([split == "test" for split in strangers.split])
+    else:
+        families = sorted(set(strangers.families or ()), key=lambda name: _hash(name, 0))
+        kept = set(families[: len(families) // _TEST_SHARE])
+        test = np.array([family in kept for family in strangers.families or ("",) * len(strangers)])
+    return np.flatnonzero(~test), np.flatnonzero(test)
+
+
+def _strangers(embedded: Embedded, rows: NDArray[np.intp]) -> Strangers | None:
+    if not len(rows):
+        return None
+    families = embedded.photos.families or ("pictures",) * len(embedded.photos)
+    return Strangers(embedded.known().take(rows), np.array(families)[rows])
+
+
+def _limited(photos: PhotoSet, request: CalibrationRequest) -> PhotoSet:
+    if request.limit is None or len(photos) <= request.limit:
+        return photos
+    rng = np.random.default_rng(request.seed)
+    return photos.take(np.sort(rng.choice(len(photos), request.limit, replace=False)))
+
+
+def _search(
+    locator: Locator, pictures: KnownPictures, query: LocateQuery, text: str, on_progress: OnProgress
+) -> Outcomes:
+    show = _shown(text, on_progress)
+    n = len(pictures)
+    return search_all(locator, Pictures.of(pictures, locator.index), query, on_picture=lambda i: show(i, n))
+
+
+def _shown(text: str, on_progress: OnProgress) -> Callable[[int, int], None]:
+    return lambda done, total: on_progress(BuildProgress("embed", text, done, total))
+
+
+def _said(on_progress: OnProgress) -> Callable[[str], None]:
+    return lambda text: on_progress(BuildProgress("note", text, 0, 0))
+
+
+def _hash(text: str, seed: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed} {text}".encode(errors="surrogateescape"), digest_size=8).digest())
