@@ -25,8 +25,8 @@ def evaluate(
     path_column: Annotated[str | None, typer.Option(help="The column of paths, if it is not recognised.")] = None,
     latitude_column: Annotated[str | None, typer.Option(help="The column of latitudes, likewise.")] = None,
     longitude_column: Annotated[str | None, typer.Option(help="The column of longitudes, likewise.")] = None,
-    k: Annotated[list[str] | None, typer.Option(help="Beam width; repeat it or use commas: 16,64.  [64]")] = None,
-    scoring: Annotated[list[str] | None, typer.Option(help="posterior or paper; may be repeated.  [posterior]")] = None,
+    k: Annotated[list[str] | None, typer.Option(help="Beam width; repeat it or use commas: 16,64. Default 64.")] = None,
+    scoring: Annotated[list[str] | None, typer.Option(help="posterior (default) or paper; may be repeated.")] = None,
     elsewhere: Annotated[
         Path | None,
         typer.Option(help="Pictures without an answer: a folder of families, or a table with a column `family`."),

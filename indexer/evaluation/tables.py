@@ -181,7 +181,10 @@ def _percent(figure: Figure, sign: str = "") -> str:
 
 
 def _whole(figure: Figure, sign: str = "") -> str:
-    return _text(figure, lambda v: f"{v:{sign},.0f}")
+    """Whole numbers; with decimals where the largest of the three is small."""
+    largest = np.nanmax(np.abs([*figure, 0.0]))
+    digits = 0 if largest >= 100 or largest == 0 else 1 if largest >= 10 else 2
+    return _text(figure, lambda v: f"{v:{sign},.{digits}f}")
 
 
 def _small(figure: Figure) -> str:

@@ -11,6 +11,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from indexer import plots
+from indexer.evaluation import tables
+from indexer.evaluation.bootstrap import Figure
 from indexer.evaluation.cli import register
 from indexer.retrieval import locator
 from indexer.retrieval.encoders import PhotoEncoder
@@ -199,3 +201,10 @@ def test_the_same_index_twice_is_refused_and_like_names_are_told_apart(place: Pa
     (tmp_path / "good").symlink_to(place / "good")
     told = evaluated(place, "--index", place / "good", "--index", tmp_path / "good")
     assert [row["index"] for row in told["rows"]] == [f"{place.name}/good", f"{tmp_path.name}/good"]
+
+
+def test_small_figures_keep_their_decimals() -> None:
+    assert tables._whole(Figure(1234.5, 1000, 2000)) == "1,234 [1,000, 2,000]"
+    assert tables._whole(Figure(3.14159, 2, 4), "+") == "+3.14 [+2.00, +4.00]"
+    assert tables._whole(Figure(-31.4, np.nan, np.nan), "+") == "-31.4"
+    assert tables._whole(Figure(np.nan, np.nan, np.nan)) == "-"
