@@ -1,16 +1,24 @@
 """Real processes: two under torchrun against one alone, and runs that are killed at random steps."""
 
+import os
 import random
 import signal
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_world import SmallWorld, finished, log_rows, start
 
+from indexer.retrieval.encoders import PhotoEncoder
 from indexer.training.pairs.distributed import Group
 from indexer.training.pairs.zoom_state import ZoomFile
+
+WORKER = Path(__file__).parent / "process_worker.py"
 
 
 def weights(out: Path, zoom: int) -> dict[str, torch.Tensor]:
@@ -27,13 +35,33 @@ def test_two_processes_learn_what_one_does(world: SmallWorld, tmp_path: Path) ->
     for one, two in zip(log_rows(tmp_path / "1"), log_rows(tmp_path / "2"), strict=True):
         for name, text in one.items():
             assert two[name] == text or float(two[name]) == pytest.approx(float(text), rel=2e-5), (name, one)
+    tower = PhotoEncoder.load(str(world.encoder), device="cpu").tower.state_dict()
     for zoom in (2, 4):
         ours, theirs = weights(tmp_path / "1", zoom), weights(tmp_path / "2", zoom)
-        for name, layer in ours.items():
-            other = theirs[name]
-            if name.endswith("in_proj_bias"):  # keys' biases cancel in the softmax: Adam moves them by rounding alone
-                layer, other = torch.cat([layer[:32], layer[64:]]), torch.cat([other[:32], other[64:]])
-            assert torch.allclose(layer, other, atol=2e-5), (zoom, name)
+        apart = sum((ours[name] - theirs[name]).square().sum() for name in ours if not name.endswith("in_proj_bias"))
+        moved = sum((ours[name] - tower[name]).square().sum() for name in ours)
+        assert (
+            apart < 1e-5 * moved
+        )  # keys' biases left out: they cancel in the softmax, and Adam moves them by rounding
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_several_processes_are_one_to_the_last_digits(tmp_path: Path, size: int) -> None:
+    """In float64, where rounding is far below what Adam makes of it: 40 steps, losses and weights."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+    started = []
+    for count in (1, size):
+        for rank in range(count):
+            place = {"RANK": str(rank), "WORLD_SIZE": str(count)}
+            command = [sys.executable, str(WORKER), str(tmp_path / f"{count}.npy")]
+            started.append(subprocess.Popen(command, env={**os.environ, **meet, **place}))
+    assert [process.wait(60) for process in started] == [0] * (1 + size)
+    one, several = np.load(tmp_path / "1.npy"), np.load(tmp_path / f"{size}.npy")
+    assert np.abs(one - several).max() < 1e-9
 
 
 @pytest.mark.slow
