@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from indexer.errors import RunMismatchError, TrainingError
+from indexer.partial import disk_errors
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import read_photos
 from indexer.request import BuildProgress, OnProgress
@@ -39,7 +40,7 @@ def train_pairs(
     Raises IndexerError, TileCacheError and RetrievalError kinds with one clear line; after any, and after a
     KeyboardInterrupt, the same request goes on from there.
     """
-    with Workshop.open(request, group or Group(), tell) as shop:
+    with disk_errors(request.out), Workshop.open(request, group or Group(), tell) as shop:
         return TrainingRun(shop).run()
 
 
@@ -73,7 +74,7 @@ class TrainingRun:
             request.out.mkdir(parents=True, exist_ok=True)
         except OSError as exc:
             raise TrainingError(f"the run cannot lie in {request.out} ({exc.strerror}): give another --out") from exc
-        _claim(request.out / _RUN_NAME, self._identity(photos))
+        _claim(request.out, self._identity(photos))
         Preparation(self.shop).pairs(photos)
 
     def _zooms(self, pairs: Pairs) -> dict[int, ZoomResult]:
@@ -110,21 +111,25 @@ class TrainingRun:
         }
 
 
-def _claim(path: Path, identity: dict[str, Any]) -> None:
-    """Begin the run, or find it begun; RunMismatchError where it was begun with something else."""
+def _claim(out: Path, identity: dict[str, Any]) -> None:
+    """Begin the run, or find it begun. RunMismatchError where something has been learnt from other arguments or data;
+    a run that ended before it learnt anything is begun anew."""
+    path = out / _RUN_NAME
     if path.exists():
         try:
             before = read_json(path)
             differing = [k for k in {**before, **identity} if before.get(k) != identity.get(k)]
         except (OSError, ValueError, TypeError, AttributeError) as exc:
             raise TrainingError(f"{path} cannot be read ({exc}): choose another --out, or delete this one") from exc
-        if differing:
+        if not differing:
+            return
+        if any(out.glob("states/*.state")):
             said = "; ".join(f"{k} was {before.get(k)!r} and is now {identity.get(k)!r}" for k in differing)
             raise RunMismatchError(
-                f"{path.parent} holds a run that was begun otherwise ({said}): give the same again, or another --out"
+                f"{out} holds a run that was begun otherwise ({said}): give the same again, or another --out"
             )
-    else:
-        write_json(path, identity)
+        (out / PAIRS_NAME).unlink(missing_ok=True)
+    write_json(path, identity)
 
 
 def _counts(pairs: Pairs) -> dict[str, Any]:

@@ -25,8 +25,10 @@ class TrainSettings:
 
     The cosines of a batch are divided by a temperature before the softmax. Without one (temperature 1) they lie in
     -1 to 1, and the softmax over 64 tiles stays nearly flat however well they are told apart. The default is where
-    CLIP's training began, 0.07, held fixed: CLIP's end, 0.01, fits the photo-to-text gap of its own training, while
-    photos and overhead imagery start much further apart. `learn_temperature` learns it along, at the layers' rate.
+    CLIP's training began, 0.07, held fixed. Where CLIP's ended, 0.01, is too sharp for photos and overhead imagery,
+    which start further apart: on 2,000 overhead photos, 3 epochs of the built-in tower, recall@1 among 70 zoom-4 tiles
+    went from 29% to 38% with 0.01, 39% with 0.03, 43% with 0.07 and 0.15; 199 validation photos, so within 7 points.
+    `learn_temperature` learns it along, at the layers' rate.
     """
 
     zooms: tuple[int, ...]

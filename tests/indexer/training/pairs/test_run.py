@@ -1,6 +1,7 @@
 """Whole runs over a small world: from a table and a tile folder to encoders and an index, interrupted and refused."""
 
 import csv
+import errno
 import json
 import shutil
 import signal
@@ -14,12 +15,15 @@ import pytest
 import torch
 import typer
 from damaged import make_damaged
+from PIL import Image
 from small_world import SmallWorld, log_rows
 from typer.testing import CliRunner, Result
 from workbench import Server
 
+from indexer.compose import Composer
 from indexer.coverage import neighbours
-from indexer.errors import CoverageError, PhotoSetError, RunMismatchError, TrainingError
+from indexer.errors import CoverageError, DiskError, PhotoSetError, RunMismatchError, TrainingError
+from indexer.photos.embedding import embed_photos
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import read_photos
 from indexer.photos.splits import SplitPlan
@@ -29,10 +33,14 @@ from indexer.retrieval.index import TileIndex
 from indexer.retrieval.preprocess import Preprocess
 from indexer.retrieval.weights import read_tensors
 from indexer.training.cli import register
+from indexer.training.pairs import zoom_state
+from indexer.training.pairs.recall import ranks, recalls
 from indexer.training.pairs.run import train_pairs
 from indexer.training.pairs.zoom_state import ZoomFile
+from indexer.training.state import save_state
 from tile_cache.addressing import codes_at, tile_of_code
 from tile_cache.fetch_settings import FetchSettings
+from tile_cache.sources import open_source
 
 
 def tilebeam(arguments: list[str]) -> Result:
@@ -63,6 +71,36 @@ def test_one_command_leads_from_a_table_and_a_folder_to_an_index(
     maps = MapEncoders.load(folder / "run" / "encoders", photo)
     assert {z.zoom: z.encoder for z in index.manifest.zooms} == {z: maps.fingerprint(z) for z in (2, 4)}
     assert photo.fingerprint == PhotoEncoder.load(str(world.encoder), device="cpu").fingerprint
+
+
+def test_what_is_stored_finds_what_training_said(world: SmallWorld, trained: tuple[Path, dict[str, Any]]) -> None:
+    """The recall of validation photos, computed with what `tilebeam index` loads and composes."""
+    run = trained[0] / "run"
+    photo = PhotoEncoder.load(str(run / "encoders"), device="cpu")
+    maps = MapEncoders.load(run / "encoders", photo)
+    photos = embed_photos(read_photos(run / "photos.csv").only("validation"), photo)
+    for z in (2, 4):
+        codes, rows = np.unique(codes_at(photos.photos.lng, photos.photos.lat, z), return_inverse=True)
+        composer = Composer(open_source(str(world.tiles)), None, maps.input_size, maps.context(z))
+        pixels = np.stack([composer.compose(tile_of_code(int(c), z)).pixels for c in codes])
+        tiles = torch.from_numpy(maps.encode(z, pixels))
+        found = recalls(ranks(torch.from_numpy(photos.embeddings), tiles, torch.from_numpy(rows)))
+        assert found == trained[1]["zooms"][str(z)]["recall"]
+
+
+def test_an_overlay_is_seen(world: SmallWorld, tmp_path: Path) -> None:
+    """Labels all over change what is learnt, and another overlay is another run."""
+    for z in (2, 4):
+        for path in (world.tiles / str(z)).rglob("*.png"):
+            label = tmp_path / "labels" / path.relative_to(world.tiles)
+            label.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGBA", (32, 32), (16 * int(path.stem), 99, 7, 200)).save(label)
+    labels = str(tmp_path / "labels")
+    train_pairs(world.request(tmp_path / "with", epochs=1, overlay=labels))
+    train_pairs(world.request(tmp_path / "without", epochs=1))
+    assert not same(tmp_path / "with", tmp_path / "without")
+    with pytest.raises(RunMismatchError, match="overlay was None and is now 'folder:"):
+        train_pairs(world.request(tmp_path / "without", epochs=1, overlay=labels))
 
 
 def test_training_raises_recall(trained: tuple[Path, dict[str, Any]]) -> None:
@@ -202,6 +240,35 @@ def test_another_run_in_the_same_folder_is_named(world: SmallWorld, tmp_path: Pa
                 read=replace(world.request(tmp_path).read, images=world.photos.parent),
             )
         )
+
+
+def test_a_run_that_learnt_nothing_yet_may_be_begun_otherwise(world: SmallWorld, tmp_path: Path) -> None:
+    """Such as one that ended because its batch was too large."""
+    with pytest.raises(TrainingError, match="fewer than one batch"):
+        train_pairs(world.request(tmp_path / "run", batch=512, zooms=(4,)))
+    train_pairs(world.request(tmp_path / "run", epochs=1))
+    train_pairs(world.request(tmp_path / "whole", epochs=1))
+    assert same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
+    world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saves = [0]
+
+    def full(path: Path, *rest: Any) -> None:
+        saves[0] += 1
+        if saves[0] == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save_state(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zoom_state, "save_state", full)
+        with pytest.raises(DiskError, match="free some space and run the same command again"):
+            train_pairs(world.request(tmp_path / "cut", epochs=1))
+    train_pairs(world.request(tmp_path / "cut", epochs=1))
+    train_pairs(world.request(tmp_path / "whole", epochs=1))
+    assert same(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_how_a_run_computes_may_change_on_its_way(world: SmallWorld, tmp_path: Path) -> None:
