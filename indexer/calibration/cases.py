@@ -57,7 +57,10 @@ def case_of(descent: Descent, level: int, code: int) -> Case | None:
     if level >= len(descent.steps):
         return None
     step = descent.steps[level]
-    above = np.zeros(1) if level == 0 else descent.steps[level - 1].log_mass[descent.steps[level - 1].expanded]
+    if level == 0:  # elsewhere may have taken its part already
+        above = np.logaddexp.reduce(step.log_mass, keepdims=True)
+    else:
+        above = descent.steps[level - 1].log_mass[descent.steps[level - 1].expanded]
     around = neighbours_mean(step.level.codes[step.rows], step.level.zoom, step.similarities)
     return Case(above, np.asarray(step.slots), step.similarities, around, position_of(step, code))
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,8 @@ def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrate
 
     Raises PhotoSetError, CalibrationFitError where not even the first zoom can be fitted, and what opening raises.
     """
-    locator = Locator.open(request.index, device=request.device)
+    # An old calibration is not read: it is replaced even where it is damaged or of another format.
+    locator = Locator.open(request.index, device=request.device, calibration=Calibration())
     embedded, halves = _load(request, locator, on_progress)
     reached: dict[int, int] = {}
 
@@ -80,13 +82,13 @@ def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrate
             f"{locator.index.zooms[0]}, and {LEAST_PICTURES} are needed: give more photos of the indexed region"
         )
     query = LocateQuery(k=request.k)
-    raw, better = (Locator(locator.index, c, locator.encoder) for c in (Calibration(), fitted))
-    before = _search(raw, halves.test, query, "Measuring, raw", on_progress)
+    better = Locator(locator.index, fitted, locator.encoder)
+    before = _search(locator, halves.test, query, "Measuring, raw", on_progress)
     after = _search(better, halves.test, query, "Measuring, calibrated", on_progress)
     strange = None
     if halves.test_strangers is not None:
         strange = _search(better, halves.test_strangers.pictures, query, "Measuring, elsewhere", on_progress)
-    fitted.write(request.index)
+    _store(fitted, request.index)
     return Calibrated(request, embedded.photos, fitted, halves, reached, locator.index.zooms, before, after, strange)
 
 
@@ -136,6 +138,16 @@ def _limited(photos: PhotoSet, request: CalibrationRequest) -> PhotoSet:
         return photos
     rng = np.random.default_rng(request.seed)
     return photos.take(np.sort(rng.choice(len(photos), request.limit, replace=False)))
+
+
+def _store(fitted: Calibration, index: Path) -> None:
+    try:
+        fitted.write(index)
+    except OSError as exc:
+        raise CalibrationFitError(
+            f"{index} cannot be written to ({exc.strerror}), so it has the calibration that it had: "
+            "make room or give the right to write, and run again (--cache spares the embedding)"
+        ) from exc
 
 
 def _search(

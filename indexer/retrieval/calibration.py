@@ -21,6 +21,9 @@ CALIBRATION_NAME = "calibration.json"
 DEFAULT_TAU = 0.01
 """CLIP's own temperature, 1 / 100: the logit scale that ViT-B-32 was trained to."""
 
+_WAY_OUT = "run `tilebeam calibrate`, or delete it (answers are then uncalibrated)"
+_DAMAGE = (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CalibrationError)
+
 
 @dataclass(frozen=True)
 class ZoomNumbers:
@@ -164,10 +167,10 @@ class Calibration:
             data = read_json(path)
             _check_format(data)
             calibration = cls._from_json(data)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, CalibrationError) as exc:
-            raise CalibrationError(f"{path} is no calibration ({exc}): delete it, or run `tilebeam calibrate`") from exc
+        except _DAMAGE as exc:
+            raise CalibrationError(f"{path} cannot be used ({exc}): {_WAY_OUT}") from exc
         if calibration.id != data["id"]:
-            raise CalibrationError(f"{path} was changed by hand or damaged: its id is not that of its content")
+            raise CalibrationError(f"{path} was changed by hand or damaged, as its id is another one: {_WAY_OUT}")
         return calibration
 
     @classmethod
@@ -190,6 +193,6 @@ class Calibration:
 
 def _check_format(data: Any) -> None:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CalibrationError("it does not say that it is one")
+        raise CalibrationError("it does not say that it is a calibration")
     if data.get("version") != FORMAT_VERSION:
-        raise CalibrationError(f"its format version is {data.get('version')!r}, this program reads {FORMAT_VERSION}")
+        raise CalibrationError(f"it has format version {data.get('version')!r}, this program reads {FORMAT_VERSION}")

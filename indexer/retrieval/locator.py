@@ -39,15 +39,22 @@ class Locator:
 
     @classmethod
     def open(
-        cls, directory: Path, *, device: str = "auto", encoder: "EncodesPhotos | None" = None, mmap: bool = True
+        cls,
+        directory: Path,
+        *,
+        device: str = "auto",
+        encoder: "EncodesPhotos | None" = None,
+        calibration: Calibration | None = None,
+        mmap: bool = True,
     ) -> "Locator":
         """Open an index directory with the photo encoder that its manifest names, or with a given one.
 
+        With a `calibration` the one in the directory is not read.
         `mmap` opens at once and lets the system hold what is asked for; without it, all is read into memory first.
         Raises IndexFormatError's kinds, CalibrationError, EncoderError, and EncoderMismatchError for another encoder.
         """
         index = TileIndex.open(directory, mmap=mmap)
-        calibration = Calibration.read(directory)
+        calibration = Calibration.read(directory) if calibration is None else calibration
         return cls(index, calibration, encoder or _load_encoder(directory, index.manifest.photo_encoder, device))
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
