@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,18 +12,30 @@ from tile_cache.fetch_settings import FetchSettings
 __all__ = [
     "AsJson",
     "Bbox",
+    "Bootstrap",
     "Cache",
     "Concurrency",
     "Contact",
     "DeepGeoJson",
     "Device",
+    "Elsewhere",
+    "EmbeddingCache",
     "GeoJson",
+    "Images",
     "Land",
+    "LatitudeColumn",
+    "Layout",
+    "Limit",
+    "LongitudeColumn",
     "Maps",
     "Overlay",
+    "PathColumn",
     "Photo",
+    "Photos",
     "Rate",
+    "Seed",
     "Source",
+    "Split",
     "World",
     "Zooms",
     "area_of",
@@ -54,6 +66,29 @@ Concurrency = Annotated[int | None, typer.Option(help="Requests at once; default
 Contact = Annotated[str | None, typer.Option(help="Your address for the server's operator (or TILEBEAM_CONTACT).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _of_photos(text: str, **more: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel="Photos", **more)
+
+
+Photos = Annotated[Path, _of_photos("A CSV or Parquet table, or a folder of photos with GPS in their EXIF.")]
+Split = Annotated[
+    str | None,
+    _of_photos("Which split, where they have splits; unless told, calibrate takes validation, evaluate test."),
+]
+Images = Annotated[Path | None, _of_photos("The folder that the table's paths are in.", show_default="the table's own")]
+Layout = Annotated[str, _of_photos("auto, table, folder, mp16, osv5m, im2gps, im2gps3k or yfcc4k.")]
+PathColumn = Annotated[str | None, _of_photos("The column of paths.", show_default="recognised")]
+LatitudeColumn = Annotated[str | None, _of_photos("The column of latitudes.", show_default="recognised")]
+LongitudeColumn = Annotated[str | None, _of_photos("The column of longitudes.", show_default="recognised")]
+Limit = Annotated[int | None, _of_photos("At most so many, drawn by the seed.", min=1, show_default="all")]
+Elsewhere = Annotated[
+    Path | None, _of_photos("Pictures without an answer: a folder of families, or a table with a column `family`.")
+]
+EmbeddingCache = Annotated[Path | None, typer.Option(help="A folder that keeps embeddings for the next time.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn: photos under --limit, halves, resamples.")]
+Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples for the 95% intervals; 0: none.")]
 
 
 def area_of(

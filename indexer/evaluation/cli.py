@@ -6,6 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
+from indexer.options import (
+    AsJson,
+    Bootstrap,
+    Device,
+    Elsewhere,
+    EmbeddingCache,
+    Images,
+    LatitudeColumn,
+    Layout,
+    Limit,
+    LongitudeColumn,
+    PathColumn,
+    Photos,
+    Seed,
+    Split,
+)
 from indexer.progress import Bars, ending_well, say
 
 __all__ = ["register"]
@@ -18,27 +34,24 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     index: Annotated[list[Path], typer.Option(help="An index; repeat it to hold several side by side.")],
-    photos: Annotated[Path, typer.Option(help="A CSV or Parquet table, or a folder of photos with GPS in their EXIF.")],
-    split: Annotated[str | None, typer.Option(help="Which split; `test` where the table has splits, else all.")] = None,
-    images: Annotated[Path | None, typer.Option(help="The folder that the table's paths are in.")] = None,
-    layout: Annotated[str, typer.Option(help="auto, table, folder, mp16, osv5m, im2gps, im2gps3k or yfcc4k.")] = "auto",
-    path_column: Annotated[str | None, typer.Option(help="The column of paths, if it is not recognised.")] = None,
-    latitude_column: Annotated[str | None, typer.Option(help="The column of latitudes, likewise.")] = None,
-    longitude_column: Annotated[str | None, typer.Option(help="The column of longitudes, likewise.")] = None,
+    photos: Photos,
+    split: Split = None,
+    images: Images = None,
+    layout: Layout = "auto",
+    path_column: PathColumn = None,
+    latitude_column: LatitudeColumn = None,
+    longitude_column: LongitudeColumn = None,
+    limit: Limit = None,
+    elsewhere: Elsewhere = None,
     k: Annotated[list[str] | None, typer.Option(help="Beam width; repeat it or use commas: 16,64. Default 64.")] = None,
     scoring: Annotated[list[str] | None, typer.Option(help="posterior (default) or paper; may be repeated.")] = None,
-    elsewhere: Annotated[
-        Path | None,
-        typer.Option(help="Pictures without an answer: a folder of families, or a table with a column `family`."),
-    ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Also search without a beam, and compare.")] = False,
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamples for the 95% intervals; 0: none.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the resamples, and of the photos under --limit.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many photos, drawn by the seed.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda: where photos are encoded.")] = "auto",
-    cache: Annotated[Path | None, typer.Option(help="A folder that keeps embeddings for the next time.")] = None,
+    bootstrap: Bootstrap = 1000,
+    seed: Seed = 0,
+    device: Device = "auto",
+    cache: EmbeddingCache = None,
     out: Annotated[Path | None, typer.Option(help="A folder for tables, JSON, pictures and each answer.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of Markdown.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Accuracy, calibration, recall, time and memory of indexes on photos whose places are known."""
     with ending_well("nothing was written"):
