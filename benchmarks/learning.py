@@ -1,0 +1,121 @@
+"""What training, calibration and the beam's settings bring on the built-in Earth: the tables of docs/experiments.md.
+
+    python -m benchmarks.learning --out DIR
+
+Draws photos and tiles (`benchmarks.earth_photos`), trains map encoders in several ways with `tilebeam train`, indexes
+with each, calibrates each on the validation photos and evaluates all on the test photos. Every step is one command,
+printed before it runs; what is there already is kept, so a killed run goes on. Hours on a laptop: see --only.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from indexer.retrieval.encoders import builtin_directory
+
+ZOOMS = "4,6,8"
+MARGINS = ("--context", "6=0.25", "--context", "8=1.0")  # as the built-in encoders have them
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to come by map encoders: options of `tilebeam train`; None: no training."""
+
+    name: str
+    about: str
+    options: tuple[str, ...] | None
+
+
+WAYS = (
+    Way("untrained", "the photo tower itself looks at tiles", None),
+    Way("paper", "paper H's recipe: Adam 1e-4, warm start, photo to tile", ()),
+    Way("fast", "the same at 1e-3, which so small a tower needs", ("--lr", "1e-3")),
+    Way("independent", "1e-3, each zoom from the photo tower", ("--lr", "1e-3", "--independent")),
+    Way("symmetric", "1e-3, tile to photo as well", ("--lr", "1e-3", "--loss", "symmetric")),
+    Way("margins", "1e-3, zooms 6 and 8 see margins around a tile", ("--lr", "1e-3", *MARGINS)),
+)
+
+
+def main() -> None:
+    """Parse and run the commands in order."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a folder for photos, runs, indexes and tables")
+    parser.add_argument("--count", type=int, default=12_000, help="photos to draw")
+    parser.add_argument("--only", action="append", choices=[w.name for w in WAYS], help="some of the ways")
+    parser.add_argument("--k", default="16,32,64,256", help="beam widths")
+    arguments = parser.parse_args()
+    out: Path = arguments.out
+    ways = [w for w in WAYS if arguments.only is None or w.name in arguments.only]
+    draw(out, arguments.count)
+    for way in ways:
+        make(out, way)
+    photos = splits(out)
+    for way in ways:
+        calibrate(out, way, photos)
+    evaluate(out, ways, photos, arguments.k)
+
+
+def draw(out: Path, count: int) -> None:
+    """Photos with places, tiles, and pictures without an answer."""
+    python("benchmarks.earth_photos", "photos", "--out", out / "earth", "--count", count)
+    python("benchmarks.earth_photos", "elsewhere", "--out", out / "elsewhere")
+
+
+def make(out: Path, way: Way) -> None:
+    """An index whose tiles were embedded by the encoders of this way."""
+    tiles = ("--source", out / "earth/tiles", "--geojson", out / "earth/coverage.geojson", "--zooms", ZOOMS)
+    index = out / f"{way.name}-index"
+    photo = ("--photo-encoder", builtin_directory())  # by its folder: without the built-in map encoders
+    if way.options is None:
+        tilebeam("index", *tiles, *photo, "--out", index)
+        return
+    learn = ("--photos", out / "earth/photos.csv", "--split-ratio", "8:2:2", "--cache", out / "cache")
+    tilebeam("train", *learn, *tiles, *photo, *way.options, "--out", out / way.name, "--index", index)
+
+
+def splits(out: Path) -> Path:
+    """The photos with their splits, which are the same in every run."""
+    return next(out / w.name / "photos.csv" for w in WAYS if (out / w.name / "photos.csv").exists())
+
+
+def calibrate(out: Path, way: Way, photos: Path) -> None:
+    """On the validation photos, and on half of the kinds of pictures that have no answer."""
+    index, report = out / f"{way.name}-index", out / f"{way.name}-calibration"
+    if not (report / "calibration-report.json").exists():
+        known = ("--photos", photos, "--elsewhere", out / "elsewhere/elsewhere.csv", "--cache", out / "cache/photos")
+        tilebeam("calibrate", "--index", index, *known, "--out", report)
+
+
+def evaluate(out: Path, ways: list[Way], photos: Path, widths: str) -> None:
+    """All of them on the test photos: first the encoders side by side, then widths and scorings of the last."""
+    indexes = [argument for way in ways for argument in ("--index", out / f"{way.name}-index")]
+    asked = ("--photos", photos, "--cache", out / "cache/photos", "--elsewhere", out / "elsewhere/elsewhere.csv")
+    tilebeam("evaluate", *indexes, *asked, "--out", out / "encoders")
+    last = ("--index", out / f"{ways[-1].name}-index", "--exhaustive")
+    tilebeam("evaluate", *last, *asked, "--k", widths, "--scoring", "posterior,paper", "--out", out / "searches")
+
+
+def tilebeam(*arguments: object) -> None:
+    """Run one of Tilebeam's commands."""
+    run("-m", "tilebeam", *arguments)
+
+
+def python(module: str, *arguments: object) -> None:
+    """Run a module."""
+    run("-m", module, *arguments)
+
+
+def run(*arguments: object) -> None:
+    """With this Python; the first that fails ends everything, with its own words."""
+    words = [str(a) for a in arguments]
+    print(f"$ python {shlex.join(words)}", file=sys.stderr, flush=True)
+    status = subprocess.run([sys.executable, *words], check=False).returncode
+    if status:
+        raise SystemExit(status)
+
+
+if __name__ == "__main__":
+    main()
