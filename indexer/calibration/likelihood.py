@@ -98,11 +98,14 @@ def maximise(chunks: Sequence[Chunk], start: ZoomNumbers, *, neighbours: bool) -
 
 def _log_sums(weights: Tensor, slots: Tensor, parents: int) -> Tensor:
     """(n, m): log-sum of exp weights, (n, c), over each parent's candidates; -inf where a parent has none."""
-    # Gradients run through each candidate's share, and the top of a row is a constant that cancels.
-    top = weights.detach().max(1, keepdim=True).values
-    sums = torch.zeros(len(weights), parents + 1, dtype=weights.dtype).scatter_add(1, slots, torch.exp(weights - top))
-    there = sums[:, :-1] > 0
-    return torch.where(there, torch.log(torch.where(there, sums[:, :-1], torch.ones(()))) + top, -torch.inf)
+    # Gradients run through each candidate's share; the top is each parent's own, as another's would underflow.
+    none = torch.full((len(weights), parents + 1), -torch.inf, dtype=weights.dtype)
+    tops = none.scatter_reduce(1, slots, weights.detach(), "amax")
+    tops = torch.where(torch.isfinite(tops), tops, torch.zeros(()))
+    exponentials = torch.exp(weights - tops.gather(1, slots))
+    sums = torch.zeros_like(none).scatter_add(1, slots, exponentials)[:, :-1]
+    there = sums > 0
+    return torch.where(there, torch.log(torch.where(there, sums, torch.ones(()))) + tops[:, :-1], -torch.inf)
 
 
 def _free(value: float) -> Tensor:
