@@ -70,7 +70,7 @@ def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrate
 
     def on_zoom(zoom: int, count: int) -> None:
         reached[zoom] = count
-        on_progress(BuildProgress("note", f"Zoom {zoom}: {count:,} photos speak of it", 0, 0))
+        on_progress(BuildProgress("note", f"Zoom {zoom}: {count:,} photos speak of it"))
 
     say = _said(on_progress)
     fitted = calibrated(
@@ -98,6 +98,7 @@ def _load(request: CalibrationRequest, locator: Locator, on_progress: OnProgress
     photos = _limited(photos if wanted is None else photos.only(wanted), request).check_not_empty()
     show = _shown("Embedding photos", on_progress)
     embedded = embed_photos(photos, locator.encoder, cache=request.cache, on_progress=show)
+    _note_refused("photos", embedded.photos, on_progress)
     first, second = halves_of(embedded.photos.names, request.seed)
     known = embedded.known()
     if request.elsewhere is None:
@@ -105,8 +106,20 @@ def _load(request: CalibrationRequest, locator: Locator, on_progress: OnProgress
     strangers = read_photos(request.elsewhere, ReadOptions(need_place=False))
     show = _shown("Embedding pictures without an answer", on_progress)
     strange = embed_photos(strangers, locator.encoder, cache=request.cache, on_progress=show)
+    _note_refused("pictures without an answer", strange.photos, on_progress)
     parts = [_strangers(strange, rows) for rows in families_of(strange.photos)]
+    if parts[0] is None:
+        raise CalibrationFitError(
+            f"{request.elsewhere}: all {len(strange.photos)} usable pictures are in split `test`, which is only "
+            "measured on: put some families into `train`"
+        )
     return embedded, Halves(known.take(first), known.take(second), parts[0], parts[1])
+
+
+def _note_refused(what: str, photos: PhotoSet, on_progress: OnProgress) -> None:
+    if photos.rejected:
+        counts = "; ".join(f"{count:,} {reason}" for reason, count in photos.summary().items())
+        on_progress(BuildProgress("note", f"Not used of the {what}: {counts}"))
 
 
 def halves_of(names: Sequence[str], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -163,7 +176,7 @@ def _shown(text: str, on_progress: OnProgress) -> Callable[[int, int], None]:
 
 
 def _said(on_progress: OnProgress) -> Callable[[str], None]:
-    return lambda text: on_progress(BuildProgress("note", text, 0, 0))
+    return lambda text: on_progress(BuildProgress("note", text))
 
 
 def _hash(text: str, seed: int) -> int:
