@@ -2,7 +2,8 @@
 
 Likelihood over all candidates also pays for the far tail of hopeless pictures; users see the tile that the answer lies
 in, at every zoom. So tau, gamma and rho of the deepest zoom are moved to where those confidences are likeliest
-(Bernoulli: the tile was the right one or not, over all zooms). The answers move a little with them, hence two rounds.
+(Bernoulli: the tile was the right one or not, over all zooms). The answers move with them, hence two rounds, of which
+those numbers are kept whose own answers came out best: the first, if no others are better.
 """
 
 from collections.abc import Sequence
@@ -47,16 +48,20 @@ def as_shown(index: TileIndex, pictures: KnownPictures, calibration: Calibration
     if zoom is None or zoom != index.zooms[-1]:
         return calibration
     chosen = some_with_places(index, pictures)
-    for _ in range(_ROUNDS):
+    tried: list[tuple[float, Calibration]] = []
+    for number in range(_ROUNDS + 1):
         seen = [s for s in _seen(index, chosen, calibration, k) if s is not None]
         if not seen:
             return calibration
-        free = Free.start(calibration.zooms[zoom], neighbours=calibration.zooms[zoom].kappa > 0)
-        chunks = [_Shown.of(seen[i : i + _CHUNK]) for i in range(0, len(seen), _CHUNK)]
-        minimise([free.log_tau, free.gamma, free.rho], [partial(chunk.loss, free) for chunk in chunks], len(seen))
-        numbers = replace(free.numbers(calibration.zooms[zoom]), kappa=calibration.zooms[zoom].kappa)
-        calibration = replace(calibration, zooms={**calibration.zooms, zoom: numbers})
-    return calibration
+        numbers = calibration.zooms[zoom]
+        free = Free.start(numbers, neighbours=numbers.kappa > 0)
+        losses = [partial(_Shown.of(seen[i : i + _CHUNK]).loss, free) for i in range(0, len(seen), _CHUNK)]
+        tried.append((sum(float(loss().detach()) for loss in losses) / len(seen), calibration))
+        if number < _ROUNDS:
+            minimise([free.log_tau, free.gamma, free.rho], losses, len(seen))
+            moved = replace(free.numbers(numbers), kappa=numbers.kappa)
+            calibration = replace(calibration, zooms={**calibration.zooms, zoom: moved})
+    return min(tried, key=lambda pair: pair[0])[1]
 
 
 def with_circles(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int) -> Calibration:
