@@ -41,6 +41,7 @@ def build_case(
     holes: float = 0.1,
     b: float | None = 0.0,
     gamma: float | None = None,
+    rho: float = 1.0,
 ) -> Case:
     """A random case. Temperatures are odd numbers, so that no two different paths have the same mass by chance."""
     rng = np.random.default_rng(seed)
@@ -49,7 +50,7 @@ def build_case(
         for v in fake_pyramid(seed, zooms, DIM, tiles=tiles, thinning=thinning, holes=holes)
     ]
     numbers = {
-        z: ZoomNumbers(rng.uniform(0.05, 0.6), gamma or rng.uniform(0.3, 1.4), b and b + rng.uniform(0, 3))
+        z: ZoomNumbers(rng.uniform(0.05, 0.6), gamma or rng.uniform(0.3, 1.4), b and b + rng.uniform(0, 3), rho=rho)
         for z in zooms
     }
     return Case(levels, Calibration(numbers), eighths(rng, 1)[0])
@@ -115,10 +116,13 @@ def _children_of(level, query, mass, above, bbox):
 
 def _divide(alive, mass, numbers):
     total = math.fsum(mass[parent] for parent in alive)
+    odds = {code: math.exp(s / numbers.tau) for found in alive.values() for code, s in found.items()}
+    nests = {parent: math.fsum(odds[code] for code in found) for parent, found in alive.items()}
+    rho = 1.0 if len(alive) == 1 else numbers.rho
     weights = {
-        code: (mass[parent] / total) ** numbers.gamma * math.exp(s / numbers.tau)
+        code: (mass[parent] / total) ** numbers.gamma * nests[parent] ** (rho - 1) * odds[code]
         for parent, found in alive.items()
-        for code, s in found.items()
+        for code in found
     }
     nowhere = 0.0 if numbers.b is None else math.exp(numbers.b)
     whole = math.fsum([*weights.values(), nowhere])

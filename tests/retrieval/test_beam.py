@@ -1,6 +1,7 @@
 """Beam and frontier posterior against brute force: random pyramids, holes, thinned coverage, any steps, ties."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from indexer.retrieval.errors import QueryError
 from indexer.retrieval.locator import BBox, LocateQuery
+from indexer.retrieval.posterior import share
+from tile_cache.addressing import morton_decode
 
 SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 FEW = settings(SETTINGS, max_examples=15)
@@ -40,13 +43,14 @@ def boxes(draw):
     thinning=st.sampled_from([0.0, 0.3, 0.8]),
     holes=st.sampled_from([0.0, 0.2, 0.6]),
     b=st.sampled_from([None, 0.5]),
+    rho=st.sampled_from([1.0, 0.37, 1.43]),
     shard_parents=st.sampled_from([None, 20]),
     bbox=st.none() | boxes(),
 )
 def test_descent_equals_brute_force(
-    fresh, make_case, brute_force, seed, zooms, k, scoring, thinning, holes, b, shard_parents, bbox
+    fresh, make_case, brute_force, seed, zooms, k, scoring, thinning, holes, b, rho, shard_parents, bbox
 ):
-    case = make_case(seed, zooms, tiles=60, thinning=thinning, holes=holes, b=b)
+    case = make_case(seed, zooms, tiles=60, thinning=thinning, holes=holes, b=b, rho=rho)
     expected = brute_force(case, k, scoring, bbox)
     locator = case.locator(fresh(), shard_parents=shard_parents)
     query = LocateQuery(k=k, scoring=scoring, bbox=bbox)
@@ -83,6 +87,36 @@ def frontier_of(descent):
         found[level.zoom, int(level.codes[descent.steps[i].rows[position]])] = mass
     assert len(found) == len(tiles.mass)
     return found
+
+
+@FEW
+@given(seed=SEEDS, kappa=st.sampled_from([0.0, 0.3, 1.0]), bbox=st.none() | boxes())
+def test_a_tile_is_scored_with_the_neighbours_that_are_candidates_too(fresh, make_case, seed, kappa, bbox):
+    """By dictionaries of columns and rows; the shares of a level are those of the mixed cosines."""
+    case = make_case(seed, [2, 4, 6], tiles=150, b=None)
+    numbers = {z: replace(n, kappa=kappa) for z, n in case.calibration.zooms.items()}
+    case.calibration = replace(case.calibration, zooms=numbers)
+    try:
+        descent = case.locator(fresh()).descend(case.query, LocateQuery(k=8, bbox=bbox))
+    except QueryError:
+        return
+    above = np.zeros(1)
+    for step in descent.steps:
+        mixed = mixed_cosines(step, kappa)
+        expected = share(above, step.slots, mixed, numbers[step.level.zoom]).log_mass
+        assert step.log_mass == pytest.approx(expected, abs=1e-4)
+        above = step.log_mass[step.expanded]
+
+
+def mixed_cosines(step, kappa):
+    columns, rows = (v.astype(int).tolist() for v in morton_decode(step.level.codes[step.rows]))
+    here = dict(zip(zip(columns, rows, strict=True), step.similarities.tolist(), strict=True))
+    side, mixed = 2**step.level.zoom, []
+    for (x, y), own in here.items():
+        around = [((x + a) % side, y + b) for a in (-1, 0, 1) for b in (-1, 0, 1) if (a, b) != (0, 0)]
+        found = [here[n] for n in around if n in here]
+        mixed.append((1 - kappa) * own + kappa * (np.mean(found) if found else own))
+    return np.array(mixed)
 
 
 @FEW

@@ -4,47 +4,106 @@ import json
 
 import pytest
 
-from indexer.retrieval.calibration import DEFAULT_TAU, Calibration, ZoomNumbers
+from indexer.retrieval.calibration import DEFAULT_TAU, Calibration, ElsewhereNumbers, Feature, ZoomNumbers
 from indexer.retrieval.errors import CalibrationError
 from indexer.retrieval.locator import LocateQuery, Locator
 
-HEAD = '{"format": "tilebeam-calibration", "version": 1, "id": "", '
 FITTED = {z: ZoomNumbers(0.07, 0.9, -2.0, 0.0) for z in (4, 6, 8)}
+NOWHERE = ElsewhereNumbers(-1.5, {"best_4": Feature(0.3, 0.1, -2.0), "entropy_8": Feature(1.0, 0.5, 0.25)})
 
 
-def test_it_survives_its_file_with_the_keys_of_later_versions(tmp_path):
-    first = Calibration(FITTED, k=64, coverage="c", photo_encoder="p", extra={"fit": {"n": 5000}})
+@pytest.mark.parametrize("elsewhere", [None, NOWHERE])
+def test_it_survives_its_file_with_the_keys_of_later_versions(tmp_path, elsewhere):
+    zooms = FITTED | {8: ZoomNumbers(0.02, -0.3, None, 0.0, kappa=1 / 3, rho=0.1 + 0.2)}
+    first = Calibration(zooms, 64, "c", "p", elsewhere, {"fit": {"n": 5000}, "radius_shares": {"50": 0.4, "90": 1.0}})
     first.write(tmp_path)
-    assert Calibration.read(tmp_path) == first
+    again = Calibration.read(tmp_path)
+    assert again == first
+    assert (again.radius_share("50"), again.radius_share("90")) == (0.4, 1.0)
     assert json.loads((tmp_path / "calibration.json").read_text())["id"] == first.id
 
 
 def test_every_number_changes_the_id():
-    ids = {
+    ids = [
         Calibration().id,
         Calibration(FITTED, 64).id,
         Calibration(FITTED, 32).id,
         Calibration(FITTED | {8: ZoomNumbers(0.07, 0.9, None)}, 64).id,
+        Calibration(FITTED | {8: ZoomNumbers(0.07, 0.9, -2.0, kappa=0.1)}, 64).id,
+        Calibration(FITTED | {8: ZoomNumbers(0.07, 0.9, -2.0, rho=0.9)}, 64).id,
+        Calibration(FITTED, 64, elsewhere=NOWHERE).id,
+        Calibration(FITTED, 64, elsewhere=ElsewhereNumbers(-1.5, {**NOWHERE.features, "best_4": Feature(0, 1, 2)})).id,
         Calibration(FITTED, 64, extra={"prior": 1}).id,
-    }
-    assert len(ids) == 5
+    ]
+    assert len(set(ids)) == len(ids)
     assert None in ids
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{}",
-        '{"format": "tilebeam-calibration", "version": 9}',
-        HEAD + '"k": 1, "coverage": "", "zooms": {"4": {"tau": 0, "gamma": 1, "b": null, "lambda": 0}}}',
-        HEAD + '"k": 1, "coverage": "", "zooms": {"4": {"tau": NaN, "gamma": 1, "b": null, "lambda": 0}}}',
-    ],
-)
-def test_damage_is_refused_with_a_way_out(tmp_path, text):
+def written(directory, **changes):
+    """A good file with something else in it; ("zooms", "4", "tau") in `path` say where."""
+    Calibration(FITTED, 64, "c", "p", NOWHERE, {"radius_shares": {"50": 0.4, "90": 0.9}}).write(directory)
+    path = directory / "calibration.json"
+    data = json.loads(path.read_text())
+    for where, value in changes.items():
+        *above, last = where.split("/")
+        place = data
+        for key in above:
+            place = place[key]
+        place[last] = value
+    path.write_text(json.dumps(data))  # NaN and Infinity included, which are no JSON
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 100_000, '{"format": "tilebeam-calibration", "version": 9}'])
+def test_what_is_no_calibration_is_refused_with_a_way_out(tmp_path, text):
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(CalibrationError, match="tilebeam calibrate"):
         Calibration.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("zooms/4/tau", 0),
+        ("zooms/4/tau", float("nan")),
+        ("zooms/4/tau", 10**400),
+        ("zooms/4/tau", "warm"),
+        ("zooms/4/kappa", -0.1),
+        ("zooms/4/kappa", 1.1),
+        ("zooms/4/kappa", float("nan")),
+        ("zooms/4/rho", float("inf")),
+        ("zooms/4/b", [1]),
+        ("zooms/4", {"tau": 0.07, "gamma": 1, "b": None, "lambda": 0}),
+        ("zooms", [1]),
+        ("zooms", {"four": {}}),
+        ("elsewhere/bias", float("nan")),
+        ("elsewhere/bias", None),
+        ("elsewhere/features/best_4", [0.3, 0, -2.0]),
+        ("elsewhere/features/best_4", [0.3, -0.1, -2.0]),
+        ("elsewhere/features/best_4", [0.3, 0.1]),
+        ("elsewhere/features/best_4", [0.3, 0.1, float("inf")]),
+        ("elsewhere/features/best_4", "abc"),
+        ("elsewhere/features", []),
+        ("elsewhere", {}),
+        ("radius_shares/90", 0),
+        ("radius_shares/90", 1.5),
+        ("radius_shares", 0.5),
+    ],
+)
+def test_numbers_in_the_file_that_are_none_are_refused(tmp_path, where, value):
+    """By what they are, before the id is looked at: whoever makes a file may make its id."""
+    written(tmp_path, **{where: value})
+    with pytest.raises(CalibrationError, match=r"cannot be used.*tilebeam calibrate"):
+        Calibration.read(tmp_path)
+
+
+def test_the_first_format_is_refused_with_what_to_do(tmp_path):
+    written(tmp_path, version=1)
+    with pytest.raises(CalibrationError) as refused:
+        Calibration.read(tmp_path)
+    said = str(refused.value)
+    assert str(tmp_path / "calibration.json") in said
+    assert "format version 1, this program reads 2" in said
+    assert said.endswith("run `tilebeam calibrate`, or delete it (answers are then uncalibrated)")
 
 
 def test_an_edit_by_hand_is_noticed(tmp_path):
@@ -55,7 +114,18 @@ def test_an_edit_by_hand_is_noticed(tmp_path):
         Calibration.read(tmp_path)
 
 
-@pytest.mark.parametrize("numbers", [{"tau": 0}, {"tau": float("nan")}, {"b": float("inf")}, {"gamma": float("nan")}])
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"tau": 0},
+        {"tau": float("nan")},
+        {"b": float("inf")},
+        {"gamma": float("nan")},
+        {"kappa": -0.01},
+        {"kappa": float("nan")},
+        {"rho": float("-inf")},
+    ],
+)
 def test_numbers_that_are_none_are_refused(numbers):
     with pytest.raises(CalibrationError):
         ZoomNumbers(**numbers)
