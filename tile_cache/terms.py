@@ -11,10 +11,17 @@ _OSM = (
 )
 _GOOGLE = "Google's terms forbid fetching and storing its map tiles (https://cloud.google.com/maps-platform/terms)"
 
+_ESRI = "Esri's terms allow displaying its basemaps, not downloading and keeping them in bulk (https://www.esri.com/legal)"
+_MICROSOFT = "Bing Maps' terms forbid storing its tiles (https://www.microsoft.com/maps/product/terms.html)"
+_MAPBOX = "Mapbox's terms forbid downloading its tiles in bulk (https://www.mapbox.com/legal/tos)"
+
 _REFUSED = (
     (re.compile(r"(^|\.)(openstreetmap|osm)\.org$"), _OSM),
     (re.compile(r"(^|\.)(google(apis|usercontent)?|gstatic)\.com$"), _GOOGLE),
     (re.compile(r"(^|\.)google\.([a-z]{2,3}|com?\.[a-z]{2})$"), _GOOGLE),
+    (re.compile(r"(^|\.)arcgisonline\.com$"), _ESRI),
+    (re.compile(r"(^|\.)virtualearth\.net$"), _MICROSOFT),
+    (re.compile(r"(^|\.)mapbox\.com$"), _MAPBOX),
 )
 
 

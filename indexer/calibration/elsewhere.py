@@ -1,7 +1,7 @@
 """Fitting "elsewhere": telling pictures that have an answer from pictures that have none.
 
 Logistic regression over features of the descent. Pictures of no place have no answer; a picture of a real place in
-another rendition has none where the index answers it wrongly. Kinds of pictures (families) weigh alike, however many
+another rendition has none where the index answers it more than WRONG_KM off. Kinds of pictures (families) weigh alike, however many
 pictures each has, and the two sides are weighted to the share of pictures without an answer that is expected in use.
 """
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from indexer.calibration.cases import descents
 from indexer.calibration.likelihood import minimise
+from indexer.evaluation.answerable import WRONG_KM
 from indexer.photos.known import KnownPictures
 from indexer.retrieval.beam import Descent, features_of
 from indexer.retrieval.calibration import Calibration, ElsewhereNumbers, Feature
@@ -25,8 +26,6 @@ from indexer.retrieval.support import Support, distances_km, unit_vectors
 
 EXPECTED_SHARE = 0.1
 """Of pictures without an answer among those that a service is sent, where nobody says otherwise."""
-WRONG_KM = 750.0
-"""A foreign rendition that is answered within this distance counts as answerable."""
 _RIDGE = 1e-3
 
 
