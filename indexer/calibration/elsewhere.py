@@ -1,8 +1,9 @@
 """Fitting "elsewhere": telling pictures that have an answer from pictures that have none.
 
 Logistic regression over features of the descent. Pictures of no place have no answer; a picture of a real place in
-another rendition has none where the index answers it more than WRONG_KM off. Kinds of pictures (families) weigh alike, however many
-pictures each has, and the two sides are weighted to the share of pictures without an answer that is expected in use.
+another rendition has none where the index answers it more than WRONG_KM off. Kinds of pictures (families) weigh alike,
+however many pictures each has, and the two sides are weighted to the share of pictures without an answer that is
+expected in use.
 """
 
 from collections.abc import Sequence

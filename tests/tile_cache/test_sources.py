@@ -126,6 +126,9 @@ def test_a_file_that_is_no_mbtiles(tmp_path):
         "https://mt{s}.google.com/vt/lyrs=s&x={x}&y={y}&z={z}#subdomains=0123",
         "https://khms0.google.co.uk/kh?x={x}&y={y}&z={z}",
         "https://tile.googleapis.com/v1/2dtiles/{z}/{x}/{y}",
+        "Esri.WorldImagery",
+        "https://ecn.t0.tiles.virtualearth.net/tiles/a{quadkey}.jpeg?g=1",
+        "https://api.mapbox.com/v4/mapbox.satellite/{z}/{x}/{y}.jpg",
     ],
 )
 def test_terms_are_kept_with_the_reason(spec):
@@ -146,7 +149,7 @@ def test_names_of_xyzservices():
     assert source.info.max_zoom == 8
     assert "NASA" in source.info.attribution
     assert source.url(TILE).endswith("/3/2/5.jpeg")
-    assert "World_Imagery/MapServer/tile/3/2/5" in url("Esri.WorldImagery")
+    assert url("USGS.USImagery").endswith("USGSImageryOnly/MapServer/tile/3/2/5")
 
 
 def test_a_provider_that_wants_a_token_takes_it_from_the_environment():
