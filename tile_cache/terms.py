@@ -11,7 +11,7 @@ _OSM = (
 )
 _GOOGLE = "Google's terms forbid fetching and storing its map tiles (https://cloud.google.com/maps-platform/terms)"
 
-_ESRI = "Esri's terms allow displaying its basemaps, not downloading and keeping them in bulk (https://www.esri.com/legal)"
+_ESRI = "Esri's terms forbid downloading its basemaps in bulk and keeping them (https://www.esri.com/legal)"
 _MICROSOFT = "Bing Maps' terms forbid storing its tiles (https://www.microsoft.com/maps/product/terms.html)"
 _MAPBOX = "Mapbox's terms forbid downloading its tiles in bulk (https://www.mapbox.com/legal/tos)"
 
