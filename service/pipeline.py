@@ -29,7 +29,7 @@ class Prepared:
 def prepare(locator: Locator, data: bytes, limits: PhotoLimits) -> Prepared:
     """Decode and preprocess one photo; raises PhotoError for bytes that are none."""
     started = time.perf_counter()
-    pixels = locator.prepare(decode_photo(data, limits))
+    pixels = locator.prepare(decode_photo(data, limits, locator.encoder.least_edge))
     return Prepared(pixels, _ms_since(started))
 
 

