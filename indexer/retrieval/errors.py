@@ -7,6 +7,7 @@ RetrievalError
 │   └── IndexDamagedError  a file that is missing, cut, or not what the manifest says
 ├── EncoderError           an encoder that cannot be loaded or run
 │   └── EncoderMismatchError  an encoder other than the one that the index was made with
+├── DeviceMemoryError      an index that does not fit on the device that it was meant for
 ├── CalibrationError       calibration numbers that are no calibration, or do not fit this index
 ├── QueryError             a question that cannot be answered as asked (also a ValueError)
 └── PhotoError             bytes that are no usable picture
@@ -42,6 +43,10 @@ class EncoderError(RetrievalError):
 
 class EncoderMismatchError(EncoderError):
     """An encoder whose fingerprint or dimension differs from what the index was made with."""
+
+
+class DeviceMemoryError(RetrievalError):
+    """An index that needs more memory than its device has free."""
 
 
 class CalibrationError(RetrievalError):

@@ -3,10 +3,11 @@
 It knows nothing of HTTP, files of pictures, or queues.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from PIL import Image
 from indexer.retrieval.answers import Answer, alternative_of, levels_of, trace_of
 from indexer.retrieval.beam import Descent, descend
 from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.errors import EncoderMismatchError, QueryError
+from indexer.retrieval.errors import DeviceMemoryError, EncoderMismatchError, QueryError
 from indexer.retrieval.index import TileIndex
 from indexer.retrieval.manifest import FORMAT_VERSION
 from indexer.retrieval.point import Place, paper_places, places, radius_km
@@ -23,17 +24,31 @@ from indexer.retrieval.query import BBox, LocateQuery
 from indexer.retrieval.support import Support
 
 if TYPE_CHECKING:
+    from indexer.retrieval.device_beam import DeviceBeam
     from indexer.retrieval.encoders import EncodesPhotos
 
-__all__ = ["BBox", "LocateQuery", "Locator"]
+__all__ = ["BBox", "Beam", "LocateQuery", "Locator"]
+
+Beam = Literal["auto", "lists", "device"]
+"""What searches: FAISS's lists on the CPU, or tensors on the encoder's device; `auto`: tensors where that is a GPU."""
+_AT_ONCE = 128
+"""Embeddings whose searches on a device are held at once: tens of megabytes."""
+_log = logging.getLogger("tilebeam.retrieval")
 
 
 class Locator:
     """An open index that answers. `locate` may be called from many threads at once, as may the encoder's `prepare`."""
 
-    def __init__(self, index: TileIndex, calibration: Calibration, encoder: "EncodesPhotos") -> None:
+    def __init__(
+        self,
+        index: TileIndex,
+        calibration: Calibration,
+        encoder: "EncodesPhotos",
+        device_beam: "DeviceBeam | None" = None,
+    ) -> None:
         _check_encoder(index, encoder)
         self.index, self.calibration, self.encoder = index, calibration, encoder
+        self._device_beam = device_beam
         self._coverage_hash, self._id = index.manifest.coverage_hash, index.manifest.id
         self._calibration_id = calibration.id
 
@@ -46,16 +61,20 @@ class Locator:
         encoder: "EncodesPhotos | None" = None,
         calibration: Calibration | None = None,
         mmap: bool = True,
+        beam: Beam = "auto",
     ) -> "Locator":
         """Open an index directory with the photo encoder that its manifest names, or with a given one.
 
         With a `calibration` the one in the directory is not read.
         `mmap` opens at once and lets the system hold what is asked for; without it, all is read into memory first.
-        Raises IndexFormatError's kinds, CalibrationError, EncoderError, and EncoderMismatchError for another encoder.
+        `beam` says what searches; an index that its device has no room for is searched by the lists if `device` is
+        `auto`. Raises IndexFormatError's kinds, CalibrationError, EncoderError, EncoderMismatchError for another
+        encoder, and DeviceMemoryError.
         """
         index = TileIndex.open(directory, mmap=mmap)
         calibration = Calibration.read(directory) if calibration is None else calibration
-        return cls(index, calibration, encoder or _load_encoder(directory, index.manifest.photo_encoder, device))
+        encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device)
+        return cls(index, calibration, encoder, _device_beam(index, calibration, encoder, device, beam))
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB picture to the encoder's input, (3, s, s) float32; thread-safe."""
@@ -67,12 +86,11 @@ class Locator:
 
     def locate(self, embeddings: NDArray[np.float32], query: LocateQuery) -> list[Answer]:
         """One answer for each embedding, (n, d) unit rows; raises QueryError if the query's bbox covers no tile."""
-        return [self._answer(row, query) for row in self._checked(embeddings)]
+        return [self.answer_of(descent, query) for descent in self._descents(self._checked(embeddings), query)]
 
     def descend(self, embedding: NDArray[np.float32], query: LocateQuery) -> Descent:
         """The search alone, for one embedding, (d,): all candidates with their masses."""
-        row = self._checked(embedding[None])[0]
-        return descend(self.index, row, self.calibration, query.k, query.scoring, query.bbox)
+        return next(self._descents(self._checked(embedding[None]), query))
 
     def answer_of(self, descent: Descent, query: LocateQuery) -> Answer:
         """What `locate` answers after this search; `query` must be what was searched for."""
@@ -117,6 +135,7 @@ class Locator:
                 "map": _public(manifest.map_encoders) | {"zooms": maps},
             },
             "attribution": manifest.attribution,
+            "engine": "lists on cpu" if self._device_beam is None else f"tensors on {self._device_beam.index.device}",
         }
 
     def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -127,9 +146,14 @@ class Locator:
             raise QueryError("an embedding is not finite: its picture cannot be compared with anything")
         return rows
 
-    def _answer(self, embedding: NDArray[np.float32], query: LocateQuery) -> Answer:
-        descent = descend(self.index, embedding, self.calibration, query.k, query.scoring, query.bbox)
-        return self.answer_of(descent, query)
+    def _descents(self, rows: NDArray[np.float32], query: LocateQuery) -> Iterator[Descent]:
+        """One search for each row, on the device if there is one; a bounding box is the lists' to heed."""
+        if self._device_beam is None or query.bbox is not None:
+            for row in rows:
+                yield descend(self.index, row, self.calibration, query.k, query.scoring, query.bbox)
+            return
+        for start in range(0, len(rows), _AT_ONCE):
+            yield from self._device_beam.descend_batch(rows[start : start + _AT_ONCE], query.k, query.scoring)
 
     def _is_calibrated(self, query: LocateQuery, descent: Descent) -> bool:
         zooms = [step.level.zoom for step in descent.steps]
@@ -155,6 +179,31 @@ def _load_encoder(directory: Path, description: Mapping[str, Any], device: str) 
 
     own = directory / "encoders"
     return PhotoEncoder.load(str(own) if own.is_dir() else str(description["spec"]), device=device)
+
+
+def _device_beam(
+    index: TileIndex, calibration: Calibration, encoder: "EncodesPhotos", device: str, beam: Beam
+) -> "DeviceBeam | None":
+    """The index as tensors where the encoder runs, if that is what should search; None: the lists do."""
+    if beam == "lists" or (beam == "auto" and (device == "cpu" or (device == "auto" and not _on_gpu(encoder)))):
+        return None
+    # Imported here for torch, as above.
+    from indexer.retrieval.device_beam import DeviceBeam
+    from indexer.retrieval.encoders import resolve_device
+
+    where = getattr(encoder, "device", "cpu") if device == "auto" else device
+    try:
+        return DeviceBeam.of(index, calibration, resolve_device(str(where)))
+    except DeviceMemoryError as exc:
+        if device != "auto":
+            raise
+        _log.warning("the index's lists are searched on the CPU instead: %s", exc)
+        return None
+
+
+def _on_gpu(encoder: "EncodesPhotos") -> bool:
+    """Whether an encoder has a device, which not every one does, and it is a GPU."""
+    return str(getattr(encoder, "device", "cpu")).startswith("cuda")
 
 
 def _check_encoder(index: TileIndex, encoder: "EncodesPhotos") -> None:
