@@ -1,0 +1,121 @@
+"""What users see: the refit's loss is that of real answers, and on fresh pictures it is no worse; circles hold."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from drawn_places import K, drawn, located, locator, mixed
+
+from indexer.calibration.fit import fit
+from indexer.calibration.likelihood import Free
+from indexer.calibration.shown import _seen, _Shown, as_shown, with_circles
+from indexer.metrics import great_circle_km
+from indexer.photos.known import KnownPictures
+from indexer.retrieval.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
+from indexer.retrieval.index import TileIndex
+from indexer.retrieval.query import LocateQuery
+
+TRUE = Calibration({3: ZoomNumbers(0.1), 5: ZoomNumbers(0.1, 0.7, rho=0.6)}, k=K)
+SHARP = Calibration({3: ZoomNumbers(0.03), 5: ZoomNumbers(0.02, 0.7, rho=0.6)}, k=K)
+AROUND = Calibration({3: ZoomNumbers(0.1, kappa=0.3), 5: ZoomNumbers(0.1, 0.7, kappa=0.5, rho=0.6)}, k=K)
+SOMETIMES = ElsewhereNumbers(-0.5, {"best_3": Feature(0.4, 0.1, -1.0), "entropy_5": Feature(2.0, 1.0, 0.5)})
+
+
+@pytest.fixture(scope="module")
+def pictures(holed: TileIndex) -> KnownPictures:
+    """Sure ones and hopeless ones: to a likelihood over all tiles the hopeless weigh more than to who reads answers."""
+    return mixed(holed, SHARP, 600, 1)
+
+
+@pytest.fixture(scope="module")
+def fitted(holed: TileIndex, pictures: KnownPictures) -> Calibration:
+    return fit(holed, pictures, K)
+
+
+@pytest.fixture(scope="module")
+def shown(holed: TileIndex, pictures: KnownPictures, fitted: Calibration) -> Calibration:
+    """As `calibrate` leaves it."""
+    return with_circles(holed, pictures, as_shown(holed, pictures, fitted, K), K)
+
+
+@pytest.fixture(scope="module")
+def fresh(holed: TileIndex) -> KnownPictures:
+    return mixed(holed, SHARP, 1200, 2)
+
+
+@pytest.mark.parametrize(
+    ("which", "calibration"),
+    [
+        ("holed", TRUE),
+        ("holed", replace(TRUE, elsewhere=SOMETIMES)),
+        ("flat", replace(TRUE, elsewhere=SOMETIMES)),
+        ("dense", replace(AROUND, elsewhere=SOMETIMES)),
+    ],
+    ids=["plain", "elsewhere", "one zoom", "neighbours"],
+)
+def test_the_loss_is_that_of_the_answers(which: str, calibration: Calibration, request: pytest.FixtureRequest) -> None:
+    """To what float32 leaves of the cosines' mix, where neighbours have a part."""
+    index: TileIndex = request.getfixturevalue(which)
+    known, numbers = mixed(index, TRUE, 120, 3), calibration.zooms[index.zooms[-1]]
+    seen = [s for s in _seen(index, known, calibration, K) if s is not None]
+    assert len(seen) == len(known)
+    found = float(_Shown.of(seen).loss(Free.start(numbers, neighbours=numbers.kappa > 0)).detach())
+    assert found == pytest.approx(_log_loss(index, known, calibration) * len(known), rel=1e-6)
+
+
+def test_fresh_answers_get_better_and_coarse_zooms_stay(
+    holed: TileIndex, fresh: KnownPictures, fitted: Calibration, shown: Calibration
+) -> None:
+    assert shown.zooms[3] == fitted.zooms[3]
+    assert shown.zooms[5].kappa == fitted.zooms[5].kappa
+    assert shown.zooms[5].tau != fitted.zooms[5].tau
+    assert _log_loss(holed, fresh, shown) < _log_loss(holed, fresh, fitted)
+
+
+def test_numbers_whose_answers_would_be_worse_are_not_taken(holed: TileIndex) -> None:
+    """Answers move with the numbers: here each round makes worse ones of what were right for the answers before."""
+    known = mixed(holed, TRUE, 600, 1)
+    before = fit(holed, known, K)
+    after = as_shown(holed, known, before, K)
+    assert _log_loss(holed, known, after) <= _log_loss(holed, known, before)
+
+
+def test_where_likelihood_was_right_little_changes(dense: TileIndex) -> None:
+    known, fresh = drawn(dense, AROUND, 250, 4), drawn(dense, AROUND, 250, 5)
+    before = fit(dense, known, K)
+    after = as_shown(dense, known, before, K)
+    assert (after.zooms[3], after.zooms[5].kappa) == (before.zooms[3], before.zooms[5].kappa)
+    assert _log_loss(dense, fresh, after) < _log_loss(dense, fresh, before) + 0.02
+
+
+def test_numbers_that_lack_the_deepest_zoom_stay(holed: TileIndex, pictures: KnownPictures) -> None:
+    for zooms in ({}, {3: TRUE.zooms[3]}):
+        coarse = replace(TRUE, zooms=zooms)
+        assert as_shown(holed, pictures, coarse, K) is coarse
+
+
+def test_pictures_without_a_place_change_nothing(holed: TileIndex, pictures: KnownPictures) -> None:
+    few = pictures.take(np.arange(60))
+    blank = KnownPictures(few.embeddings, np.full(60, np.nan), np.full(60, np.nan))
+    assert as_shown(holed, blank, TRUE, K) is TRUE
+    assert with_circles(holed, blank, TRUE, K) is TRUE
+    both = KnownPictures(*(np.concatenate([getattr(p, n) for p in (few, blank)]) for n in ("embeddings", "lng", "lat")))
+    assert with_circles(holed, both, TRUE, K) == with_circles(holed, few, TRUE, K)
+
+
+def test_circles_hold_what_they_promise(holed: TileIndex, fresh: KnownPictures, shown: Calibration) -> None:
+    """On fresh pictures of the same kind, by the radii that users get."""
+    fresh = fresh.take(np.arange(500))
+    answers = locator(holed, shown).locate(fresh.embeddings, LocateQuery(k=K))
+    assert {answer.calibrated for answer in answers} == {True}
+    ends = (np.array(v) for v in ([a.lng for a in answers], [a.lat for a in answers], fresh.lng, fresh.lat))
+    km = great_circle_km(*ends)
+    for promised, radii in ((0.5, [a.radius_50_km for a in answers]), (0.9, [a.radius_90_km for a in answers])):
+        assert np.mean(km <= np.array(radii, dtype=float) + 1e-6) == pytest.approx(promised, abs=0.08)
+
+
+def _log_loss(index: TileIndex, pictures: KnownPictures, calibration: Calibration) -> float:
+    """Of the confidences in answers, summed over an answer's zooms, mean over pictures; held from 0 and 1 by 1e-6."""
+    confidences, right = (np.concatenate(v) for v in located(index, pictures, calibration))
+    held = np.clip(confidences, 1e-6, 1 - 1e-6)
+    return float(-np.log(np.where(right, held, 1 - held)).sum() / len(pictures))
