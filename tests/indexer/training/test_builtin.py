@@ -1,6 +1,7 @@
 """The whole preset at a tiny size, on the real Earth: stages, resuming, encoders, index and fitted numbers."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +75,7 @@ def test_what_comes_out_loads_and_belongs_together(trained: tuple[Path, dict[str
     for folder in (run / "index", run / "encoders"):
         numbers = Calibration.read(folder)
         assert numbers.fits(64, index.zooms, index.manifest.coverage_hash, photo.fingerprint)
-        assert said["calibration"] == {
-            str(z): {"tau": n.tau, "gamma": n.gamma, "b": n.b, "lam": n.lam} for z, n in numbers.zooms.items()
-        }
+        assert said["calibration"] == {str(z): asdict(n) for z, n in numbers.zooms.items()}
     assert json.loads((run / "encoders" / "training.json").read_text())["recipe"] == RECIPE
 
 
