@@ -87,6 +87,7 @@ class PhotoEncoder:
         self.name, self.preprocess, self.architecture = name, preprocess, architecture
         self.device = resolve_device(device)
         self.spec, self.local = name, False
+        self.autocast: torch.dtype | None = None  # what `encode` computes in; `device_precision` sets it
         tower = tower.float().eval().requires_grad_(False)
         self.fingerprint = digest(
             {"architecture": architecture, "preprocess": preprocess.to_json()}, tower.state_dict()
@@ -163,7 +164,7 @@ class PhotoEncoder:
         size = self.preprocess.size
         if batch.ndim != 4 or batch.shape[1:] != (3, size, size):
             raise EncoderError(f"{self.name} takes pictures of shape (n, 3, {size}, {size}), not {batch.shape}")
-        return _run(self.tower, torch.from_numpy(batch).to(self.device), self.dim)
+        return _run(self.tower, torch.from_numpy(batch).to(self.device), self.dim, self.autocast)
 
     def save(self, directory: Path) -> None:
         """Write photo.json and photo.safetensors (fp16 where that loses nothing); `load(str(directory))` reads them."""
@@ -370,10 +371,10 @@ def _embed(tower: nn.Module, batch: Tensor) -> Tensor:
     return embeddings
 
 
-def _run(tower: nn.Module, batch: Tensor, dim: int) -> NDArray[np.float32]:
+def _run(tower: nn.Module, batch: Tensor, dim: int, autocast: torch.dtype | None = None) -> NDArray[np.float32]:
     if not len(batch):  # towers reshape to sizes that nothing cannot have
         return np.empty((0, dim), dtype=np.float32)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast(batch.device.type, autocast, enabled=autocast is not None):
         rows = functional.normalize(_embed(tower, batch).float(), dim=-1)
     return np.asarray(rows.cpu().numpy(), dtype=np.float32)
 

@@ -62,18 +62,20 @@ class Locator:
         calibration: Calibration | None = None,
         mmap: bool = True,
         beam: Beam = "auto",
+        half: bool = True,
     ) -> "Locator":
         """Open an index directory with the photo encoder that its manifest names, or with a given one.
 
         With a `calibration` the one in the directory is not read.
         `mmap` opens at once and lets the system hold what is asked for; without it, all is read into memory first.
+        `half` lets an encoder that is loaded here, on a GPU, compute in half precision if its embeddings stay the same.
         `beam` says what searches; an index that its device has no room for is searched by the lists if `device` is
         `auto`. Raises IndexFormatError's kinds, CalibrationError, EncoderError, EncoderMismatchError for another
         encoder, and DeviceMemoryError.
         """
         index = TileIndex.open(directory, mmap=mmap)
         calibration = Calibration.read(directory) if calibration is None else calibration
-        encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device)
+        encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device, half)
         return cls(index, calibration, encoder, _device_beam(index, calibration, encoder, device, beam))
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
@@ -173,12 +175,16 @@ def _radii(
     return half, most
 
 
-def _load_encoder(directory: Path, description: Mapping[str, Any], device: str) -> "EncodesPhotos":
+def _load_encoder(directory: Path, description: Mapping[str, Any], device: str, half: bool) -> "EncodesPhotos":
     # Imported here, as torch takes seconds to import and who brings an encoder may need none of it.
+    from indexer.retrieval.device_precision import use_half
     from indexer.retrieval.encoders import PhotoEncoder
 
     own = directory / "encoders"
-    return PhotoEncoder.load(str(own) if own.is_dir() else str(description["spec"]), device=device)
+    encoder = PhotoEncoder.load(str(own) if own.is_dir() else str(description["spec"]), device=device)
+    if half and _on_gpu(encoder):
+        use_half(encoder)
+    return encoder
 
 
 def _device_beam(

@@ -12,20 +12,24 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from indexer.retrieval import device_beam, device_index
+from indexer.retrieval import device_beam, device_index, device_precision
 from indexer.retrieval.beam import descend
 from indexer.retrieval.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
 from indexer.retrieval.device_beam import DeviceBeam
 from indexer.retrieval.device_index import DeviceIndex, needed_bytes
 from indexer.retrieval.device_posterior import best
+from indexer.retrieval.device_precision import use_half
 from indexer.retrieval.device_product import Queries, halved, products, products_with_all
+from indexer.retrieval.encoders import PhotoEncoder, build_tower
 from indexer.retrieval.errors import DeviceMemoryError, EncoderError, QueryError
 from indexer.retrieval.fake import FakePhotoEncoder, fake_pyramid, unit_rows, write_fake_index
 from indexer.retrieval.index import TileIndex
 from indexer.retrieval.locator import BBox, LocateQuery, Locator
 from indexer.retrieval.posterior import best as best_on_host
+from indexer.retrieval.preprocess import Preprocess
 
 CPU = torch.device("cpu")
 SEEDS = st.integers(0, 2**32 - 1)
@@ -261,6 +265,27 @@ def test_the_locator_says_which_beam_answers_and_boxes_go_to_the_lists(pyramid):
     boxed = LocateQuery(bbox=BBox(-100, -60, 120, 60))
     assert device.locate(levels[-1].vectors[:3], boxed) == lists.locate(levels[-1].vectors[:3], boxed)
     assert device.locate(levels[-1].vectors[:0], LocateQuery()) == []
+
+
+def tiny_encoder():
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 16}
+    architecture = {"embed_dim": 16, "vision_cfg": vision, "quick_gelu": False}
+    torch.manual_seed(0)
+    return PhotoEncoder("tiny", build_tower(architecture), Preprocess(32, (0.5,) * 3, (0.5,) * 3), architecture, "cpu")
+
+
+def test_half_precision_is_taken_if_it_keeps_the_embeddings(monkeypatch):
+    encoder, picture = tiny_encoder(), Image.linear_gradient("L").convert("RGB")
+    batch = encoder.prepare(picture)[None]
+    exact = encoder.encode(batch)
+    assert use_half(encoder, [torch.bfloat16]) == encoder.autocast == torch.bfloat16
+    halved = encoder.encode(batch)
+    assert halved.dtype == np.float32
+    assert 0.999 < float((exact * halved).sum()) != 1
+    assert not np.array_equal(exact, halved)
+    monkeypatch.setattr(device_precision, "LEAST_COSINE", 1.01)
+    assert use_half(encoder, [torch.bfloat16]) is encoder.autocast is None
+    assert np.array_equal(encoder.encode(batch), exact)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
