@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from indexer.retrieval.locator import Locator
 from service import handlers, routes
+from service.admission import Admission, admit
+from service.audit import Audit
 from service.errors import NotReadyError
 from service.inference import Inference
 from service.linger import LingerMiddleware
+from service.logs import RequestLogMiddleware
 from service.metrics import Metrics, MetricsMiddleware
 from service.settings import Settings
 
@@ -23,6 +26,7 @@ def create_app(settings: Settings, locator: Locator) -> FastAPI:
     """The HTTP service of one opened index. The app's lifespan warms it up, and ends its threads."""
     metrics = Metrics()
     inference = Inference(locator, settings, metrics)
+    audit = Audit(settings.audit_file)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -31,13 +35,15 @@ def create_app(settings: Settings, locator: Locator) -> FastAPI:
         yield
         warm_up.cancel()
         await asyncio.to_thread(inference.close)
+        audit.close()
 
     app = FastAPI(title="Tilebeam", description=_ABOUT, version=_version(), lifespan=lifespan)
-    app.state.service = routes.Service(settings, inference, metrics)
-    app.include_router(routes.router)
+    app.state.service = routes.Service(settings, inference, metrics, Admission(settings), audit)
+    app.include_router(routes.router, dependencies=[Depends(admit)])
     handlers.install(app, metrics)
     app.add_middleware(LingerMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
+    app.add_middleware(RequestLogMiddleware)
     return app
 
 

@@ -10,6 +10,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from indexer.retrieval.query import LocateQuery
+from service.audit import Trail
+from service.errors import AuditError
 from service.inference import Inference, Outcome
 from service.metrics import Metrics
 from service.pipeline import Prepared
@@ -53,7 +55,7 @@ class BatchResponse(StreamingResponse):
 
 
 async def batch_lines(
-    spool: Spool, inference: Inference, query: LocateQuery, metrics: Metrics
+    spool: Spool, inference: Inference, query: LocateQuery, metrics: Metrics, trail: Trail
 ) -> AsyncGenerator[bytes, None]:
     """One NDJSON line a picture; holds two groups of decoded pictures at most, however long the batch is."""
     size = inference.locator.encoder.batch_size
@@ -67,7 +69,7 @@ async def batch_lines(
             if number + 1 < len(groups):
                 ahead = asyncio.create_task(_decode(spool, inference, groups[number + 1]))
             for photo, outcome in zip(group, await _locate(inference, decoded, query), strict=True):
-                yield _line(index, photo.name, outcome, metrics)
+                yield _line(index, photo.name, _written(trail, photo, outcome), metrics)
                 index += 1
     finally:
         if ahead is not None:
@@ -92,6 +94,15 @@ async def _locate(inference: Inference, decoded: list[Prepared | Exception], que
     """An outcome for each: the decoder's errors stay in their places and the rest is located together."""
     located = iter(await inference.locate_each([photo for photo in decoded if isinstance(photo, Prepared)], query))
     return [photo if isinstance(photo, Exception) else next(located) for photo in decoded]
+
+
+def _written(trail: Trail, photo: SpooledPhoto, outcome: Outcome) -> Outcome:
+    """The outcome, once the audit has it: without that there is no answer."""
+    try:
+        trail.write(photo.sha256, outcome)
+    except AuditError as error:
+        return error
+    return outcome
 
 
 def _line(index: int, name: str, outcome: Outcome, metrics: Metrics) -> bytes:

@@ -13,12 +13,13 @@ import typer
 
 from indexer.retrieval.errors import RetrievalError
 from service.errors import RequestError, ServiceError
+from service.keys import add_key, remove_key
 from tile_cache.errors import TileCacheError
 
 if TYPE_CHECKING:
     from indexer.retrieval.locator import Locator
 
-__all__ = ["locate", "register", "serve"]
+__all__ = ["keys", "locate", "register", "serve"]
 
 
 class Scoring(StrEnum):
@@ -29,16 +30,46 @@ class Scoring(StrEnum):
 
 
 class Device(StrEnum):
-    """Where the encoder runs."""
+    """Where the encoder and the beam run; `auto` is a GPU if there is one with room for the index."""
 
     auto = "auto"
     cpu = "cpu"
+    cuda = "cuda"
 
 
 def register(app: typer.Typer) -> None:
     """Add this package's commands to the front door."""
     app.command()(serve)
     app.command()(locate)
+    app.add_typer(keys, name="key")
+
+
+keys = typer.Typer(help="API keys of a service: make them, remove them.", no_args_is_help=True)
+
+KeyFile = Annotated[Path, typer.Option("--file", help="The file of keys, TILEBEAM_KEYS_FILE.", show_default=False)]
+KeyName = Annotated[str, typer.Option("--name", help="Who it is for; the audit says it.", show_default=False)]
+
+
+@keys.command()
+def new(
+    file: KeyFile,
+    name: KeyName,
+    rate: Annotated[int, typer.Option(min=0, help="Images a minute; 0 is no limit.")] = 60,
+    admin: Annotated[bool, typer.Option("--admin", help="May also load another index.")] = False,
+) -> None:
+    """Make a key and print it, once: the file keeps its hash alone."""
+    with _reported():
+        text = add_key(file, name, rate, admin)
+        typer.echo(text)
+        _say(f"tilebeam: {name!r} is in {file}; the key above is shown once. A running service reads it on SIGHUP.")
+
+
+@keys.command()
+def remove(file: KeyFile, name: KeyName) -> None:
+    """Take a key out of the file."""
+    with _reported():
+        remove_key(file, name)
+        _say(f"tilebeam: {name!r} is no longer in {file}. A running service lets it in until SIGHUP.")
 
 
 def serve(
@@ -46,15 +77,19 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     scoring: Annotated[Scoring | None, typer.Option(help="How tiles are ranked.", show_default="posterior")] = None,
-    device: Annotated[Device, typer.Option(help="Where the encoder runs.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where encoder and beam run.")] = Device.auto,
 ) -> None:
     """Serve an index over HTTP until interrupted."""
     with _reported():
+        from service.admission import check_exposure
+        from service.logs import configure
         from service.serving import listen, run
         from service.settings import Settings
 
         settings = Settings.from_env() if scoring is None else Settings.from_env(scoring=scoring.value)
+        configure(settings.log_level)
         listener = listen(host, port)
+        check_exposure(listener.getsockname()[0], settings)
         with _threads(settings.threads):
             from service.app import create_app
 
@@ -76,7 +111,7 @@ def locate(
     scoring: Annotated[
         Scoring | None, typer.Option(help="How tiles are ranked (with --index).", show_default="posterior")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where the encoder runs (with --index).")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where encoder and beam run (with --index).")] = Device.auto,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, in order.")] = False,
 ) -> None:
     """Locate picture files, with an index here or a service there."""

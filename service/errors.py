@@ -3,11 +3,19 @@
 ServiceError
 ├── SettingsError          a TILEBEAM_ variable that cannot be meant so
 ├── AddressError           an address that the service cannot listen on
+├── KeyFileError           a file of API keys that cannot be used
+├── UnauthorizedError      no key, or an unknown one (HTTP 401)
+├── ForbiddenError         a key that may not do this (HTTP 403)
+├── ReloadError            an index or key file that is refused while the old one serves on (HTTP 409)
+├── NoTileError            a map tile that there is none of (HTTP 404)
 ├── RequestError           parameters, form or fields that are not as documented (HTTP 422)
 ├── BodyTooLargeError      a request of more bytes or images than are allowed (HTTP 413)
 ├── UnsupportedBodyError   a content type that is not taken (HTTP 415)
 ├── SlowUploadError        a client that stopped sending (HTTP 408)
 ├── UnavailableError       try again later (HTTP 503)
+│   ├── RateLimitedError   a key that has sent its images for now (HTTP 429)
+│   ├── TooSlowError       a request that took longer than is allowed
+│   ├── AuditError         what was answered cannot be written down
 │   ├── OverloadedError    as much in work as is allowed
 │   ├── SpoolError         the temporary store cannot be written
 │   └── NotReadyError      no inference has succeeded yet on what is loaded
@@ -29,6 +37,26 @@ class SettingsError(ServiceError, ValueError):
 
 class AddressError(ServiceError):
     """A host and port that the service cannot listen on."""
+
+
+class KeyFileError(ServiceError):
+    """A file of API keys that cannot be read, written or meant so."""
+
+
+class UnauthorizedError(ServiceError):
+    """A request without a key where one is needed, or with one that is unknown."""
+
+
+class ForbiddenError(ServiceError):
+    """A key that is known and may not do this."""
+
+
+class ReloadError(ServiceError):
+    """An index or key file that was not taken over; what was loaded before serves on."""
+
+
+class NoTileError(ServiceError):
+    """A map tile that the service has none of."""
 
 
 class RequestError(ServiceError):
@@ -57,6 +85,18 @@ class UnavailableError(ServiceError):
 
 class OverloadedError(UnavailableError):
     """As many requests are in work as is allowed."""
+
+
+class RateLimitedError(UnavailableError):
+    """A key that has sent the images that it may for now."""
+
+
+class TooSlowError(UnavailableError):
+    """A request that took longer than is allowed."""
+
+
+class AuditError(UnavailableError):
+    """An answer that cannot be written down, and so is not given."""
 
 
 class SpoolError(UnavailableError):

@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from service.errors import RequestError
+from service.logs import HEADER
 from service.metrics import Metrics
 from service.problems import MEDIA_TYPE, TABLE, headers_of, kind_of, problem_of
 from service.routes import LocateParams
@@ -42,8 +43,10 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
 
 def _response(request: Request, problem: dict[str, Any], headers: Mapping[str, str]) -> Response:
-    body = problem | {"instance": request.url.path}
-    return JSONResponse(body, problem["status"], dict(headers), media_type=MEDIA_TYPE)
+    # A fault's answer leaves outside all middleware, so the header is set here too.
+    request_id = request.state.request_id
+    body = problem | {"instance": request.url.path, "request_id": request_id}
+    return JSONResponse(body, problem["status"], {**headers, HEADER: request_id}, media_type=MEDIA_TYPE)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

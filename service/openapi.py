@@ -48,6 +48,7 @@ _ANSWER = _object(
 _PROBLEM = _object(
     {name: {"type": "string"} for name in ("type", "title", "detail")} | {"status": {"type": "integer"}},
     instance={"type": "string"},
+    request_id={"type": "string"},
 )
 _LINE = _object({"index": {"type": "integer"}, "name": {"type": "string"}}, result=_ANSWER, error=_PROBLEM)
 
@@ -59,10 +60,14 @@ def _form(properties: dict[str, Any]) -> dict[str, Any]:
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     words = {
         400: "The picture cannot be read",
+        401: "A key is needed",
+        403: "This key may not do that",
         408: "The upload stopped",
         413: "Too many bytes, pixels or pictures",
         415: "A format or content type that is not taken",
         422: "Parameters or form fields that are not as documented",
+        409: "What was to be loaded is refused",
+        429: "This key has sent its pictures for now; Retry-After says when to go on",
         503: "Not now; Retry-After says when",
     }
     return {
@@ -77,12 +82,12 @@ def _answered(media_type: str, schema: dict[str, Any]) -> dict[int | str, dict[s
 _RAW = {"image/*": {"schema": _BINARY}}
 
 LOCATE: dict[str, Any] = {
-    "responses": _answered("application/json", _ANSWER) | _problems(400, 408, 413, 415, 422, 503),
+    "responses": _answered("application/json", _ANSWER) | _problems(400, 401, 408, 413, 415, 422, 429, 503),
     "openapi_extra": {"requestBody": {"required": True, "content": {**_form({"image": _BINARY}), **_RAW}}},
 }
 BATCH: dict[str, Any] = {
-    "responses": _answered("application/x-ndjson", _LINE) | _problems(408, 413, 415, 422, 503),
+    "responses": _answered("application/x-ndjson", _LINE) | _problems(401, 408, 413, 415, 422, 429, 503),
     "openapi_extra": {"requestBody": {"required": True, "content": _form({"images": _list(_BINARY)})}},
 }
-INDEX: dict[str, Any] = {"responses": _answered("application/json", {"type": "object"})}
+INDEX: dict[str, Any] = {"responses": _answered("application/json", {"type": "object"}) | _problems(401)}
 READY: dict[str, Any] = {"responses": _problems(503)}

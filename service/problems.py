@@ -9,14 +9,21 @@ from typing import Any
 
 from indexer.retrieval.errors import PhotoTooLargeError, QueryError, UnreadablePhotoError, UnsupportedPhotoError
 from service.errors import (
+    AuditError,
     BodyTooLargeError,
+    ForbiddenError,
     LocalFileError,
+    NoTileError,
     NotReadyError,
     OverloadedError,
     ProblemError,
+    RateLimitedError,
+    ReloadError,
     RequestError,
     SlowUploadError,
     SpoolError,
+    TooSlowError,
+    UnauthorizedError,
     UnavailableError,
     UnsupportedBodyError,
 )
@@ -39,15 +46,22 @@ class Kind:
 TABLE: dict[type[Exception], Kind] = {
     UnreadablePhotoError: Kind(400, "unreadable-photo", "The picture cannot be read"),
     LocalFileError: Kind(400, "unreadable-file", "The file cannot be read"),
+    UnauthorizedError: Kind(401, "unauthorized", "A key is needed"),
+    ForbiddenError: Kind(403, "forbidden", "This key may not do that"),
+    NoTileError: Kind(404, "no-tile", "There is no such map tile"),
     SlowUploadError: Kind(408, "slow-upload", "The request did not arrive in time"),
+    ReloadError: Kind(409, "reload-refused", "What was to be loaded is refused"),
     PhotoTooLargeError: Kind(413, "photo-too-large", "The picture is too large"),
     BodyTooLargeError: Kind(413, "body-too-large", "The request is too large"),
     UnsupportedPhotoError: Kind(415, "unsupported-photo", "This kind of picture is not taken"),
     UnsupportedBodyError: Kind(415, "unsupported-body", "This content type is not taken"),
     QueryError: Kind(422, "invalid-query", "The question cannot be answered as asked"),
     RequestError: Kind(422, "invalid-request", "The request is not as documented"),
+    RateLimitedError: Kind(429, "rate-limited", "Too many pictures for now"),
     OverloadedError: Kind(503, "overloaded", "Too much is in work"),
     SpoolError: Kind(503, "store-unavailable", "The temporary store cannot be written"),
+    TooSlowError: Kind(503, "too-slow", "The request took too long"),
+    AuditError: Kind(503, "audit-unavailable", "The answer cannot be written down"),
     NotReadyError: Kind(503, "not-ready", "The service is not ready"),
 }
 """The one place where an error class meets its status; a subclass falls to its nearest base."""
@@ -75,5 +89,7 @@ def problem_of(error: BaseException) -> dict[str, Any]:
 
 
 def headers_of(error: BaseException) -> dict[str, str]:
-    """Retry-After, in seconds, where asking again makes sense."""
+    """Retry-After, in seconds, where asking again makes sense; how to say who asks, where that is missing."""
+    if isinstance(error, UnauthorizedError):
+        return {"WWW-Authenticate": "Bearer"}
     return {"Retry-After": str(error.retry_after_s)} if isinstance(error, UnavailableError) else {}

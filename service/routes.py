@@ -9,8 +9,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
 from indexer.retrieval.query import MAX_ALTERNATIVES, MAX_K, BBox, LocateQuery
+from service.admission import Admission
+from service.audit import Audit
 from service.batches import BatchResponse, batch_lines
 from service.bbox import parse_bbox
+from service.deadline import deadline
 from service.errors import RequestError
 from service.inference import Inference
 from service.metrics import Metrics
@@ -31,6 +34,8 @@ class Service:
     settings: Settings
     inference: Inference
     metrics: Metrics
+    admission: Admission
+    audit: Audit
 
 
 class LocateParams(BaseModel):
@@ -71,9 +76,12 @@ Question = Annotated[LocateQuery, Depends(_query)]
 async def locate(request: Request, question: Question, here: Here) -> Response:
     """Send one picture, as the file field `image` of a form or as a raw body with an `image/*` content type."""
     with here.inference.requests.place():
-        data = await read_photo(request, here.settings)
-        photo = await here.inference.prepare(lambda: data)
-        [answer] = await here.inference.locate([photo], question)
+        async with deadline(here.settings.request_timeout_s, "answering"):
+            data = await read_photo(request, here.settings)
+            with here.audit.trail(request).picture() as seen:
+                photo = await here.inference.prepare(lambda: seen.read(data))
+                [answer] = await here.inference.locate([photo], question)
+                seen.answer = answer
     return JSONResponse(answer)
 
 
@@ -83,7 +91,9 @@ async def locate_batch(request: Request, question: Question, here: Here) -> Resp
     gate = here.inference.batches
     gate.enter()
     try:
-        spool = await read_batch(request, here.settings)
+        async with deadline(here.settings.batch_upload_timeout_s, "the upload"):
+            spool = await read_batch(request, here.settings)
+        here.admission.charge(request.state.caller, len(spool.photos) - 1)
     except BaseException:
         gate.leave()
         raise
@@ -92,7 +102,7 @@ async def locate_batch(request: Request, question: Question, here: Here) -> Resp
         spool.close()
         gate.leave()
 
-    lines = batch_lines(spool, here.inference, question, here.metrics)
+    lines = batch_lines(spool, here.inference, question, here.metrics, here.audit.trail(request))
     return BatchResponse(lines, release, here.settings.client_timeout_s)
 
 

@@ -48,6 +48,23 @@ class Settings:
     )
     decode_threads: int = _setting(2, "threads", "Threads that decode and resize pictures.", 1)
     spool_dir: str = _setting("", "directory", "Where batches are spooled; empty takes the system's temporary folder.")
+    request_timeout_s: float = _setting(
+        60.0, "seconds", "How long one `/locate` may take in all, its upload included.", 0.001
+    )
+    batch_upload_timeout_s: float = _setting(600.0, "seconds", "How long a batch's upload may take in all.", 0.001)
+    keys_file: str = _setting("", "file", "API keys, as `tilebeam key` writes them; given, every request needs one.")
+    allow_anonymous: bool = _setting(
+        False, "0 or 1", "Let in whoever brings no key: beyond loopback nobody is, unless there is a key file or this."
+    )
+    anonymous_rate: int = _setting(0, "images", "Images a minute for all without a key together; 0 is no limit.")
+    audit_file: str = _setting("", "file", "A line for each picture asked about; empty writes them to the log.")
+    log_level: str = _setting("info", "name", "`debug`, `info`, `warning` or `error`; a request is an `info`.")
+    tiles: str = _setting(
+        "",
+        "path",
+        "The map of the page: a tile cache or other .mbtiles file, a z/x/y folder, or `bluemarble`; "
+        "empty takes the built-in Earth where the index is of it.",
+    )
     scoring: Scoring = _setting(  # noqa: RUF009 - it returns a dataclasses.field
         "posterior", "name", "How tiles are ranked: `posterior`, calibrated, or `paper`, by the level's similarity."
     )
@@ -71,12 +88,24 @@ class Settings:
 def _parsed(field: "dataclasses.Field[Any]", text: str) -> Any:
     kind: type = type(field.default)
     try:
-        return kind(text)
-    except ValueError as exc:
+        return _BOOLS[text.strip().lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError) as exc:
         raise SettingsError(f"{_name(field)}={text!r} is no {_WORDS[kind]}; the default is {field.default!r}") from exc
 
 
-_WORDS = {int: "whole number", float: "number", str: "text"}
+_WORDS = {int: "whole number", float: "number", str: "text", bool: "0 or 1"}
+_BOOLS = {
+    "1": True,
+    "true": True,
+    "yes": True,
+    "on": True,
+    "0": False,
+    "false": False,
+    "no": False,
+    "off": False,
+    "": False,
+}
+_LEVELS = ("debug", "info", "warning", "error")
 
 
 def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
@@ -86,6 +115,8 @@ def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
             raise SettingsError(f"{_name(field)}={value!r} must be at least {least} ({field.metadata['unit']})")
     elif field.name == "scoring" and value not in get_args(Scoring):
         raise SettingsError(f"{_name(field)}={value!r} is unknown; there are {' and '.join(get_args(Scoring))}")
+    elif field.name == "log_level" and value not in _LEVELS:
+        raise SettingsError(f"{_name(field)}={value!r} is unknown; there are {', '.join(_LEVELS)}")
     elif field.name == "spool_dir" and value and not Path(value).is_dir():
         raise SettingsError(f"{_name(field)}={value!r} is no directory; create it or leave it empty")
 

@@ -17,6 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from indexer.retrieval.errors import PhotoTooLargeError
+from service.audit import sha256_of
 from service.errors import BodyTooLargeError, RequestError, SlowUploadError, SpoolError, UnsupportedBodyError
 from service.settings import Settings
 
@@ -227,6 +228,8 @@ class SpooledPhoto:
     name: str
     offset: int
     size: int = 0
+    sha256: str | None = None
+    """Of its bytes, for the audit; made when it is first read."""
 
 
 class Spool:
@@ -281,7 +284,9 @@ class Spool:
             raise PhotoTooLargeError(
                 f"the picture has {photo.size:,} bytes and {self._max_bytes:,} are allowed; send a smaller copy"
             )
-        return os.pread(self._file.fileno(), photo.size, photo.offset)
+        data = os.pread(self._file.fileno(), photo.size, photo.offset)
+        photo.sha256 = sha256_of(data)
+        return data
 
     def close(self) -> None:
         """Give the disk space back."""

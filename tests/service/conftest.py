@@ -114,7 +114,8 @@ def problem(response: httpx.Response, status: int, slug: str) -> str:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
-    assert set(body) == {"type", "title", "status", "detail", "instance"}
+    assert set(body) == {"type", "title", "status", "detail", "instance", "request_id"}
+    assert body["request_id"] == response.headers["x-request-id"]
     assert (body["status"], body["type"]) == (status, f"urn:tilebeam:problem:{slug}")
     return str(body["detail"])
 

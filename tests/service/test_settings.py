@@ -20,7 +20,9 @@ DOCS = (ROOT / "docs" / "http-api.md").read_text()
 
 @pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
 def test_every_setting_is_documented(field: "dataclasses.Field[Any]") -> None:
-    default = "(empty)" if field.default == "" else field.default
+    default = (
+        {"": "(empty)", False: "0"}.get(field.default, field.default) if field.type in (str, bool) else field.default
+    )
     row = f"| `TILEBEAM_{field.name.upper()}` | {default} | {field.metadata['unit']} | {field.metadata['sentence']} |"
     assert row in DOCS
 
@@ -53,6 +55,10 @@ def test_the_environment_goes_before_defaults_and_arguments_before_both() -> Non
         ("CLIENT_TIMEOUT_S", "inf", "at least"),
         ("SCORING", "best", "there are posterior and paper"),
         ("SPOOL_DIR", "/no/such/folder", "no directory"),
+        ("ALLOW_ANONYMOUS", "maybe", "'maybe' is no 0 or 1"),
+        ("LOG_LEVEL", "loud", "there are debug, info, warning, error"),
+        ("ANONYMOUS_RATE", "-1", "at least 0"),
+        ("REQUEST_TIMEOUT_S", "0", "at least 0.001"),
     ],
 )
 def test_a_value_that_cannot_be_meant_is_named(name: str, value: str, named: str) -> None:
@@ -82,6 +88,7 @@ def test_every_error_that_a_request_can_meet_has_its_status() -> None:
         ServiceError,
         UnavailableError,
         retrieval_errors.PhotoError,
+        service.errors.KeyFileError,  # ends `serve`, or is the reason of a ReloadError
         SettingsError,  # ends `serve`, never a request
         service.errors.AddressError,  # likewise
     }

@@ -1,0 +1,144 @@
+"""API keys as a file keeps them: names, rights, and hashes of the keys, never the keys. It needs nothing of the engine.
+
+A key is 256 random bits, so its SHA-256 is enough: a slow hash (scrypt) makes guessing of *passwords* dear, and nobody
+guesses 256 bits; it would cost every request tens of milliseconds, and hand whoever sends wrong keys a lever.
+
+{"version": 1, "keys": [{"name": "alice", "sha256": "...", "rate": 60, "admin": false, "created": "2026-11-20"}]}
+"""
+
+import datetime
+import hashlib
+import hmac
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from service.errors import KeyFileError
+
+__all__ = ["ANONYMOUS", "Key", "KeyRing", "add_key", "remove_key"]
+
+ANONYMOUS = "anonymous"
+"""Who asks without a key; so no key is called so."""
+
+_VERSION = 1
+_PREFIX = "tilebeam_"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key's entry. `name` is its id, as the audit shows it; `rate` in images a minute, 0 for no limit."""
+
+    name: str
+    sha256: str
+    rate: int
+    admin: bool
+    created: str
+
+
+class KeyRing:
+    """The keys of one reading of a file. Immutable: another reading is another ring."""
+
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        self.keys = tuple(keys)
+
+    @classmethod
+    def read(cls, path: Path) -> "KeyRing":
+        """Read a file of keys; raises KeyFileError, which names what is wrong in it."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as exc:
+            raise KeyFileError(
+                f"the key file {path} cannot be read ({exc.strerror}); make one with `tilebeam key new --file {path}`"
+            ) from exc
+        except ValueError as exc:
+            raise KeyFileError(f"the key file {path} is no JSON ({exc}); restore it, or make new keys") from exc
+        return cls(_checked(path, document))
+
+    def find(self, presented: str) -> Key | None:
+        """The key whose hash this text has. Every entry is compared, in constant time, whichever fits."""
+        digest = _digest(presented)
+        found = None
+        for key in self.keys:
+            if hmac.compare_digest(key.sha256, digest):
+                found = key
+        return found
+
+
+def add_key(path: Path, name: str, rate: int, admin: bool) -> str:
+    """Add a key to a file, which is made if it is missing; returns the key's text, which is stored nowhere."""
+    if not _is_name(name):
+        raise KeyFileError(
+            f"{name!r} is no name of a key; use 1 to 64 letters, digits and . _ @ -, and not {ANONYMOUS!r}"
+        )
+    keys = KeyRing.read(path).keys if path.exists() else ()
+    if any(key.name == name for key in keys):
+        raise KeyFileError(f"{path} has a key {name!r}; choose another name, or remove that key first")
+    text = _PREFIX + secrets.token_urlsafe(32)
+    created = datetime.datetime.now(datetime.UTC).date().isoformat()
+    _write(path, (*keys, Key(name, _digest(text), rate, admin, created)))
+    return text
+
+
+def remove_key(path: Path, name: str) -> None:
+    """Take a key out of a file; raises KeyFileError if there is none of that name."""
+    keys = KeyRing.read(path).keys
+    if all(key.name != name for key in keys):
+        raise KeyFileError(f"{path} has no key {name!r}; there are {', '.join(key.name for key in keys) or 'none'}")
+    _write(path, tuple(key for key in keys if key.name != name))
+
+
+def _is_name(name: str) -> bool:
+    return _NAME.fullmatch(name) is not None and name != ANONYMOUS
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()
+
+
+def _checked(path: Path, document: Any) -> tuple[Key, ...]:
+    if not isinstance(document, dict) or document.get("version") != _VERSION:
+        raise KeyFileError(f"the key file {path} is not of version {_VERSION}; make it with `tilebeam key new`")
+    entries = document.get("keys")
+    if not isinstance(entries, list):
+        raise KeyFileError(f"the key file {path} has no list 'keys'; make it with `tilebeam key new`")
+    keys = tuple(_key(path, number, entry) for number, entry in enumerate(entries))
+    if len({key.name for key in keys}) < len(keys):
+        raise KeyFileError(f"the key file {path} has a name twice; the audit could not tell them apart")
+    return keys
+
+
+def _key(path: Path, number: int, entry: Any) -> Key:
+    kinds = {field.name: field.type for field in fields(Key)}
+    if not isinstance(entry, dict) or set(entry) != set(kinds):
+        raise KeyFileError(f"{path}: key number {number} must have exactly {', '.join(kinds)}")
+    for name, kind in kinds.items():
+        if type(entry[name]) is not kind:
+            raise KeyFileError(f"{path}: key number {number}: {name}={entry[name]!r} is of the wrong kind")
+    key = Key(**entry)
+    if not _is_name(key.name) or not _HASH.fullmatch(key.sha256) or key.rate < 0:
+        raise KeyFileError(f"{path}: key number {number} ({key.name!r}) has a name, hash or rate that cannot be meant")
+    return key
+
+
+def _write(path: Path, keys: tuple[Key, ...]) -> None:
+    """Whole or not at all, and for its owner's eyes: the hashes help nobody, the names are nobody's business."""
+    text = json.dumps({"version": _VERSION, "keys": [asdict(key) for key in keys]}, indent=1) + "\n"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as exc:
+        raise KeyFileError(f"the key file {path} cannot be written ({exc.strerror}); check its folder") from exc
+    finally:
+        temporary.unlink(missing_ok=True)
