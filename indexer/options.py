@@ -10,6 +10,7 @@ from indexer.inputs import Area
 from tile_cache.fetch_settings import FetchSettings
 
 __all__ = [
+    "PHOTOS_PANEL",
     "AsJson",
     "Bbox",
     "Bootstrap",
@@ -67,9 +68,11 @@ Contact = Annotated[str | None, typer.Option(help="Your address for the server's
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+PHOTOS_PANEL = "Photos"
+
 
 def _of_photos(text: str, **more: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel="Photos", **more)
+    return typer.Option(help=text, rich_help_panel=PHOTOS_PANEL, **more)
 
 
 Photos = Annotated[Path, _of_photos("A CSV or Parquet table, or a folder of photos with GPS in their EXIF.")]

@@ -10,13 +10,19 @@ import typer
 
 from indexer.errors import TrainingError
 from indexer.options import (
+    PHOTOS_PANEL,
     Bbox,
     Concurrency,
     Contact,
     Device,
     GeoJson,
+    Images,
     Land,
+    LatitudeColumn,
+    Layout,
+    LongitudeColumn,
     Overlay,
+    PathColumn,
     Photo,
     Rate,
     World,
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
 
 _BUILTIN, _PHOTOS, _TILES, _LEARNING, _MACHINE, _INDEX = (
     "The built-in Earth (--preset)",
-    "Photos (--photos)",
+    PHOTOS_PANEL,
     "Tiles",
     "Learning: paper H's recipe by default",
     "Machine",
@@ -73,13 +79,11 @@ def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
 def train(
     out: Annotated[Path, typer.Option(help="A folder for states, log and results; a killed run goes on.")],
     photos: Annotated[Path | None, _option(_PHOTOS, "A CSV or Parquet table, or a folder of JPEGs with GPS.")] = None,
-    images: Annotated[
-        Path | None, _option(_PHOTOS, "Where the table's pictures lie.", show_default="beside it")
-    ] = None,
-    layout: Annotated[str, _option(_PHOTOS, "auto, folder, table, mp16, osv5m, im2gps, im2gps3k or yfcc4k.")] = "auto",
-    path_column: Annotated[str | None, _option(_PHOTOS, "The column of paths.", show_default="recognised")] = None,
-    latitude_column: Annotated[str | None, _option(_PHOTOS, "Of latitudes.", show_default="recognised")] = None,
-    longitude_column: Annotated[str | None, _option(_PHOTOS, "Of longitudes.", show_default="recognised")] = None,
+    images: Images = None,
+    layout: Layout = "auto",
+    path_column: PathColumn = None,
+    latitude_column: LatitudeColumn = None,
+    longitude_column: LongitudeColumn = None,
     split_ratio: Annotated[
         str, _option(_PHOTOS, "Train, validation and test, unless the table has a split.", metavar="10:1:1")
     ] = "10:1:1",
