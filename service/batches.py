@@ -1,9 +1,14 @@
-"""A spooled batch to lines of JSON, in order: one group is decoded while the group before it is encoded."""
+"""A spooled batch to lines of JSON, in order: a group is decoded while the group before it is encoded.
+
+It flows through the queue of the single pictures, a few groups at a time, as there is room.
+"""
 
 import asyncio
 import json
 import logging
+from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -19,6 +24,9 @@ from service.problems import kind_of, problem_of
 from service.uploads import Spool, SpooledPhoto
 
 __all__ = ["BatchResponse", "batch_lines"]
+
+_AHEAD = 3
+"""Groups in work: one is encoded, one waits for that, one is decoded."""
 
 _log = logging.getLogger("tilebeam.service")
 
@@ -57,43 +65,57 @@ class BatchResponse(StreamingResponse):
 async def batch_lines(
     spool: Spool, inference: Inference, query: LocateQuery, metrics: Metrics, trail: Trail
 ) -> AsyncGenerator[bytes, None]:
-    """One NDJSON line a picture; holds two groups of decoded pictures at most, however long the batch is."""
-    size = inference.locator.encoder.batch_size
-    groups = [spool.photos[at : at + size] for at in range(0, len(spool.photos), size)]
-    ahead: asyncio.Task[list[Prepared | Exception]] | None = None
-    index = 0
+    """One NDJSON line a picture, in order; a few groups of pictures are in work at once, however long the batch is."""
+    groups = _groups(spool.photos, inference)
+    turn, index = asyncio.Event(), 0
+    turn.set()
+    working: deque[asyncio.Task[list[Outcome]]] = deque()
     try:
-        ahead = asyncio.create_task(_decode(spool, inference, groups[0]))
         for number, group in enumerate(groups):
-            decoded = await ahead
-            if number + 1 < len(groups):
-                ahead = asyncio.create_task(_decode(spool, inference, groups[number + 1]))
-            for photo, outcome in zip(group, await _locate(inference, decoded, query), strict=True):
+            while len(working) < min(_AHEAD, len(groups) - number):
+                before, turn = turn, asyncio.Event()
+                work = _locate(spool, inference, groups[number + len(working)], query, before, turn)
+                working.append(asyncio.create_task(work))
+            for photo, outcome in zip(group, await working[0], strict=True):
                 yield _line(index, photo.name, _written(trail, photo, outcome), metrics)
                 index += 1
+            working.popleft()
     finally:
-        if ahead is not None:
-            ahead.cancel()
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
 
 
-async def _decode(spool: Spool, inference: Inference, group: list[SpooledPhoto]) -> list[Prepared | Exception]:
-    found = await asyncio.gather(
-        *(inference.prepare(lambda photo=photo: spool.read(photo)) for photo in group),  # type: ignore[misc]
-        return_exceptions=True,
-    )
-    return [_expected(outcome) for outcome in found]
+def _groups(photos: list[SpooledPhoto], inference: Inference) -> list[list[SpooledPhoto]]:
+    """At most as many as the encoder takes, and two groups at least in what batches may hold of the queue."""
+    size = min(inference.locator.encoder.batch_size, max(1, inference.places.share // 2))
+    return [photos[at : at + size] for at in range(0, len(photos), size)]
 
 
-def _expected(outcome: Prepared | BaseException) -> Prepared | Exception:
-    if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+async def _locate(
+    spool: Spool,
+    inference: Inference,
+    group: list[SpooledPhoto],
+    query: LocateQuery,
+    before: asyncio.Event,
+    after: asyncio.Event,
+) -> list[Outcome]:
+    """An outcome for each. Decoded as soon as there is room, queued when the group `before` is: that answers first."""
+    async with inference.places.room(len(group)):
+        decoded = await asyncio.gather(
+            *(inference.prepare(partial(spool.read, photo), "batch") for photo in group), return_exceptions=True
+        )
+        await before.wait()
+        asked = inference.submit([photo for photo in decoded if isinstance(photo, Prepared)], query, "batch")
+        after.set()
+        outcomes = iter(await asyncio.gather(*asked))
+    return [next(outcomes) if isinstance(photo, Prepared) else _expected(photo) for photo in decoded]
 
 
-async def _locate(inference: Inference, decoded: list[Prepared | Exception], query: LocateQuery) -> list[Outcome]:
-    """An outcome for each: the decoder's errors stay in their places and the rest is located together."""
-    located = iter(await inference.locate_each([photo for photo in decoded if isinstance(photo, Prepared)], query))
-    return [photo if isinstance(photo, Exception) else next(located) for photo in decoded]
+def _expected(error: BaseException) -> Exception:
+    if not isinstance(error, Exception):
+        raise error
+    return error
 
 
 def _written(trail: Trail, photo: SpooledPhoto, outcome: Outcome) -> Outcome:

@@ -1,14 +1,16 @@
-"""Everything slow, off the event loop: a pool of threads that decode, and one thread that encodes and searches.
+"""Everything slow, off the event loop: a pool of threads that decode, and the queue before the one that encodes.
 
-One engine thread, because PyTorch and FAISS spread each call over the cores themselves; two calls at once would only
-fight. What waits is bounded by the gates: a request passes one before its body is read, or is refused at once.
+What waits is bounded: a request passes a gate before its body is read, and each picture takes a place before it is
+decoded; who finds none is told at once when to ask again.
 """
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from io import BytesIO
 from typing import Any, TypeVar
 
@@ -20,14 +22,14 @@ from indexer.retrieval.photo import PhotoLimits
 from indexer.retrieval.query import LocateQuery
 from service.errors import NotReadyError, OverloadedError
 from service.metrics import Metrics
-from service.pipeline import Prepared, locate_group, prepare
+from service.pipeline import Outcome, Prepared, prepare
+from service.places import Places
+from service.queueing import ImageQueue, Lane
 from service.settings import Settings
 
 __all__ = ["Gate", "Inference", "Outcome"]
 
-Outcome = dict[str, Any] | Exception
-"""What became of one photo of a group: the answer's JSON, or why there is none."""
-
+_LONGEST_RETRY_S = 60
 _log = logging.getLogger("tilebeam.service")
 _T = TypeVar("_T")
 
@@ -35,19 +37,16 @@ _T = TypeVar("_T")
 class Gate:
     """At most `limit` inside at once; whoever comes then is refused at once instead of waiting."""
 
-    def __init__(self, limit: int, what: str, retry_after_s: int) -> None:
+    def __init__(self, limit: int, what: str, refusal: Callable[[str], OverloadedError]) -> None:
         self._limit = limit
         self._what = what
-        self._retry_after_s = retry_after_s
+        self._refusal = refusal
         self.inside = 0
 
     def enter(self) -> None:
         """Take a place, or raise OverloadedError; `leave` gives it back."""
         if self.inside >= self._limit:
-            raise OverloadedError(
-                f"{self.inside} {self._what} are in work, the most allowed; ask again in {self._retry_after_s} s",
-                self._retry_after_s,
-            )
+            raise self._refusal(f"{self.inside} {self._what} are in work")
         self.inside += 1
 
     def leave(self) -> None:
@@ -70,42 +69,53 @@ class Inference:
     def __init__(self, locator: Locator, settings: Settings, metrics: Metrics) -> None:
         self.locator = locator
         self._limits = PhotoLimits(settings.max_image_bytes, settings.max_image_pixels)
-        self.requests = Gate(settings.max_in_flight, "requests", settings.retry_after_s)
-        self.batches = Gate(settings.max_batches, "batch requests", settings.retry_after_s)
+        self.requests = Gate(settings.max_in_flight, "requests", partial(self._refusal, "requests"))
+        self.batches = Gate(settings.max_batches, "batch requests", partial(self._refusal, "batches"))
+        self.places = Places(settings.max_queued_images, partial(self._refusal, "images"))
         self.ready = False
+        self._least_retry_s = settings.retry_after_s
         self._metrics = metrics
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="tilebeam-decode")
-        self._engine = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-engine")
+        self._decode_threads, self._decode_s = settings.decode_threads, 0.0
+        # One more than the threads, for none to wait; a single picture never stands behind a whole batch.
+        self._of_batches = asyncio.Semaphore(settings.decode_threads + 1)
+        self._queue = ImageQueue(metrics, self._judge)
         self._checking = asyncio.Lock()
+        metrics.watch(lambda: self.places.single, lambda: self.places.batch)
+        about = locator.describe()
+        metrics.loaded(about["id"], about["calibration_id"])
 
-    async def prepare(self, read: Callable[[], bytes]) -> Prepared:
+    async def prepare(self, read: Callable[[], bytes], lane: Lane = "single") -> Prepared:
         """Decode what `read` returns, both in a decoding thread; raises PhotoError."""
-        return await self._in(self._decoders, lambda: prepare(self.locator, read(), self._limits))
+        locator = self.locator
+        work = partial(self._in, self._decoders, lambda: prepare(locator, read(), self._limits))
+        if lane == "single":
+            photo = await work()
+        else:
+            async with self._of_batches:
+                photo = await work()
+        self._decode_s = 0.9 * self._decode_s + 0.1 * photo.decode_ms / 1000
+        return photo
 
-    async def locate(self, photos: Sequence[Prepared], query: LocateQuery) -> list[dict[str, Any]]:
-        """Encode and search in the engine thread: a JSON answer each. The seam where micro-batching will go."""
-        try:
-            found = await self._in(self._engine, lambda: locate_group(self.locator, photos, query))
-        except QueryError:
-            raise
-        except Exception:
+    async def locate(self, photo: Prepared, query: LocateQuery) -> dict[str, Any]:
+        """The answer's JSON for one picture, encoded with whatever else waits; raises what its outcome is."""
+        outcome = await self.submit([photo], query, "single")[0]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def submit(self, photos: Sequence[Prepared], query: LocateQuery, lane: Lane) -> "list[asyncio.Future[Outcome]]":
+        """An outcome to come for each picture. Cancelling one takes its picture out, unless the encoder has it."""
+        return self._queue.submit(photos, query, lane)
+
+    def _judge(self, outcomes: list[Outcome]) -> None:
+        """Learn from a group's outcomes whether what is loaded works."""
+        for outcome in outcomes:
+            if not isinstance(outcome, Exception):
+                self.ready = True
+                self._metrics.located(outcome)
+        if any(isinstance(outcome, Exception) and not isinstance(outcome, QueryError) for outcome in outcomes):
             self.ready = False
-            raise
-        self.ready = True
-        for answer in found:
-            self._metrics.located(answer["timing_ms"])
-        return found
-
-    async def locate_each(self, photos: Sequence[Prepared], query: LocateQuery) -> list[Outcome]:
-        """Like `locate`, but a photo that breaks the group is found out and the others are answered."""
-        if not photos:
-            return []
-        try:
-            return list(await self.locate(photos, query))
-        except Exception as error:
-            if len(photos) == 1:
-                return [error]
-        return [outcome for photo in photos for outcome in await self.locate_each([photo], query)]
 
     async def check(self) -> None:
         """Run a real inference unless the last one succeeded; raises NotReadyError if it fails."""
@@ -114,8 +124,9 @@ class Inference:
                 return
             try:
                 # The operator's limits are not asked: they may be smaller than the test picture.
-                photo = await self._in(self._decoders, lambda: prepare(self.locator, _test_picture(), PhotoLimits()))
-                await self.locate([photo], LocateQuery())
+                locator = self.locator
+                photo = await self._in(self._decoders, lambda: prepare(locator, _test_picture(), PhotoLimits()))
+                await self.locate(photo, LocateQuery())
             except Exception as error:
                 _log.exception("the readiness inference failed")
                 raise NotReadyError(
@@ -124,8 +135,16 @@ class Inference:
 
     def close(self) -> None:
         """Let what runs end, drop what waits, and stop the threads."""
-        for pool in (self._decoders, self._engine):
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._decoders.shutdown(wait=True, cancel_futures=True)
+        self._queue.close()
+
+    def _refusal(self, bound: str, what: str) -> OverloadedError:
+        """The error of who finds no room; it says when what is in work will be done, by what was measured."""
+        self._metrics.overloaded(bound)
+        image_s = max(self._queue.image_s, self._decode_s / self._decode_threads)
+        expected_s = math.ceil((self.places.single + self.places.batch) * image_s)
+        retry_after_s = max(self._least_retry_s, min(expected_s, _LONGEST_RETRY_S))
+        return OverloadedError(f"{what}, the most allowed; ask again in {retry_after_s} s", retry_after_s)
 
     @staticmethod
     def _in(pool: ThreadPoolExecutor, work: Callable[[], _T]) -> Awaitable[_T]:

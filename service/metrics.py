@@ -1,6 +1,8 @@
 """What the service counts, for Prometheus. One registry an app, so that two apps in a process do not mix."""
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,14 +33,64 @@ class Metrics:
             registry=self.registry,
         )
         self.in_flight = Gauge("tilebeam_requests_in_flight", "Requests being answered.", registry=self.registry)
+        self.queue = Gauge(
+            "tilebeam_queue_images",
+            "Pictures between upload and answer, by whether they came alone or in a batch.",
+            ["lane"],
+            registry=self.registry,
+        )
+        self.batch_images = Histogram(
+            "tilebeam_batch_images",
+            "Pictures encoded together.",
+            buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+            registry=self.registry,
+        )
+        self.overloads = Counter(
+            "tilebeam_overloads", "Refusals for want of room, by the bound.", ["bound"], registry=self.registry
+        )
+        self.departures = Counter(
+            "tilebeam_departures", "Clients that left before they were answered.", registry=self.registry
+        )
+        self.index = Gauge(
+            "tilebeam_index_info", "1 for the index that is loaded.", ["id", "calibration_id"], registry=self.registry
+        )
+        self.confidence = Histogram(
+            "tilebeam_confidence",
+            "Confidence of the answer's tile at a zoom.",
+            ["zoom"],
+            buckets=[n / 10 for n in range(1, 11)],
+            registry=self.registry,
+        )
         self.images = Counter("tilebeam_images", "Pictures located.", registry=self.registry)
         self.rejections = Counter("tilebeam_rejections", "Errors answered.", ["problem"], registry=self.registry)
 
-    def located(self, timing_ms: dict[str, float]) -> None:
+    def watch(self, single: Callable[[], float], batch: Callable[[], float]) -> None:
+        """Take the queue's depth from these two whenever somebody asks."""
+        self.queue.labels("single").set_function(single)
+        self.queue.labels("batch").set_function(batch)
+
+    def loaded(self, index_id: str, calibration_id: str) -> None:
+        """Name the index that answers from now on."""
+        self.index.clear()
+        self.index.labels(index_id, calibration_id).set(1)
+
+    def grouped(self, waited_s: list[float]) -> None:
+        """Count one group that goes into the encoder, by how long each of its pictures waited."""
+        self.batch_images.observe(len(waited_s))
+        for seconds in waited_s:
+            self.stage_seconds.labels("wait").observe(seconds)
+
+    def located(self, answer: dict[str, Any]) -> None:
         """Count one picture that was located."""
         self.images.inc()
-        for stage, value in timing_ms.items():
+        for stage, value in answer["timing_ms"].items():
             self.stage_seconds.labels(stage).observe(value / 1000)
+        for level in answer["levels"]:
+            self.confidence.labels(str(level["zoom"])).observe(level["confidence"])
+
+    def overloaded(self, bound: str) -> None:
+        """Count one refusal for want of room: of `requests`, `batches` or `images`."""
+        self.overloads.labels(bound).inc()
 
     def rejected(self, slug: str) -> None:
         """Count one error by the last word of its problem type."""

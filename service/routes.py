@@ -16,6 +16,7 @@ from service.bbox import parse_bbox
 from service.deadline import deadline
 from service.errors import RequestError
 from service.inference import Inference
+from service.leaving import unless_gone
 from service.metrics import Metrics
 from service.openapi import BATCH, INDEX, LOCATE, READY
 from service.page import CONTENT_SECURITY_POLICY, PAGE
@@ -76,13 +77,18 @@ Question = Annotated[LocateQuery, Depends(_query)]
 async def locate(request: Request, question: Question, here: Here) -> Response:
     """Send one picture, as the file field `image` of a form or as a raw body with an `image/*` content type."""
     with here.inference.requests.place():
+        here.inference.places.check()  # before anything is read: an upload in vain helps nobody
         async with deadline(here.settings.request_timeout_s, "answering"):
             data = await read_photo(request, here.settings)
-            with here.audit.trail(request).picture() as seen:
-                photo = await here.inference.prepare(lambda: seen.read(data))
-                [answer] = await here.inference.locate([photo], question)
-                seen.answer = answer
+            answer = await unless_gone(request, _answer(request, data, question, here))
     return JSONResponse(answer)
+
+
+async def _answer(request: Request, data: bytes, question: LocateQuery, here: Service) -> dict[str, Any]:
+    with here.audit.trail(request).picture() as seen, here.inference.places.place():
+        photo = await here.inference.prepare(lambda: seen.read(data))
+        seen.answer = await here.inference.locate(photo, question)
+    return seen.answer
 
 
 @router.post("/locate/batch", tags=["locate"], summary="Where was each of these taken?", **BATCH)

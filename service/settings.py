@@ -38,7 +38,12 @@ class Settings:
     max_in_flight: int = _setting(
         64, "requests", "Requests to `/locate` being read, decoded or waiting; one more is answered 503.", 1
     )
-    retry_after_s: int = _setting(1, "seconds", "What a 503 tells the client to wait.", 1)
+    max_queued_images: int = _setting(
+        128, "images", "Images being decoded or waiting, of batches at most half; one more is answered 503.", 1
+    )
+    retry_after_s: int = _setting(
+        1, "seconds", "What a 503 tells the client to wait at least; the measured pace may say more, up to 60.", 1
+    )
     client_timeout_s: float = _setting(
         30.0, "seconds", "How long a client may stall, sending its upload or reading a batch's answer.", 0.001
     )

@@ -42,8 +42,8 @@ class FakePhotoEncoder:
         return np.ascontiguousarray(small.transpose(2, 0, 1) / 255)
 
     def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Thumbnails, (n, 3, 16, 16), to (n, dim) unit rows."""
-        return _embed(batch, self._projection)
+        """Thumbnails, (n, 3, 16, 16), to (n, dim) unit rows, to the last bit the same in any company."""
+        return np.concatenate([_embed(one[None], self._projection) for one in batch])
 
     def describe(self) -> dict[str, Any]:
         """What a manifest keeps of it; its `spec` loads nothing, so opening an index needs this object."""

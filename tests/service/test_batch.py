@@ -147,7 +147,8 @@ def test_a_client_that_leaves_frees_its_place_and_its_disk(
             assert json.loads(next(arriving))["index"] == 0
             assert spooled(tmp_path) == 1
             refused = httpx.post(f"{url}/locate/batch", files=files[:1])
-            assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+            assert refused.status_code == 503
+            assert 1 <= int(refused.headers["retry-after"]) <= 60  # by the pace of an encoder that the test holds up
         assert until(lambda: spooled(tmp_path) == 0)
         stepped.encoder.steps.release(100)
         assert len(lines(http.post("/locate/batch", files=files))) == 6
