@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from fastapi import Depends, FastAPI
 
 from indexer.retrieval.locator import Locator
-from service import handlers, routes
+from service import handlers, page, routes
 from service.admission import Admission, admit
 from service.audit import Audit
 from service.errors import NotReadyError
@@ -36,10 +36,13 @@ def create_app(settings: Settings, locator: Locator) -> FastAPI:
         warm_up.cancel()
         await asyncio.to_thread(inference.close)
         audit.close()
+        if tiles is not None:
+            await asyncio.to_thread(tiles.close)
 
     app = FastAPI(title="Tilebeam", description=_ABOUT, version=_version(), lifespan=lifespan)
     app.state.service = routes.Service(settings, inference, metrics, Admission(settings), audit)
     app.include_router(routes.router, dependencies=[Depends(admit)])
+    tiles = page.install(app, settings, locator, [Depends(admit)])
     handlers.install(app, metrics)
     app.add_middleware(LingerMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)

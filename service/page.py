@@ -1,53 +1,84 @@
-"""A plain page to try the service with: choose a picture, see the answer. It loads nothing from elsewhere."""
+"""The page at `/`: its files, Leaflet's from the package that ships it, and the bundled samples.
 
-__all__ = ["CONTENT_SECURITY_POLICY", "PAGE"]
-
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; form-action 'self'"
-)
-
-PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Tilebeam</title>
-<style>
-  :root { color-scheme: light dark }
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 44rem; margin: 2rem auto; padding: 0 1rem }
-  pre { overflow-x: auto }
-</style>
-<h1>Where was this picture taken?</h1>
-<p>Choose a picture. What can be located depends on the index that this service has loaded:
-<a href="/index">/index</a> says what it covers, <a href="/docs">/docs</a> how programs ask.</p>
-<form action="/locate" method="post" enctype="multipart/form-data">
-  <input type="file" name="image" accept="image/*" required aria-label="Picture">
-  <button>Locate</button>
-</form>
-<p id="place" role="status"></p>
-<pre id="answer"></pre>
-<script>
-  const form = document.querySelector("form"), place = document.querySelector("#place");
-  form.addEventListener("submit", async event => {
-    event.preventDefault();
-    place.textContent = "Looking…";
-    document.querySelector("#answer").textContent = "";
-    try {
-      const response = await fetch("/locate?alternatives=3", {method: "POST", body: new FormData(form)});
-      const answer = await response.json();
-      response.ok ? show(answer) : place.textContent = answer.detail;
-      document.querySelector("#answer").textContent = JSON.stringify(answer, null, 2);
-    } catch (error) {
-      place.textContent = "The service did not answer: " + error.message;
-    }
-  });
-  function show(answer) {
-    const link = document.createElement("a"), {lat, lon} = answer;
-    link.href = `https://www.openstreetmap.org/?mlat=${lat}&mlon=${lon}#map=6/${lat}/${lon}`;
-    link.rel = "noreferrer";
-    link.textContent = `${lat.toFixed(3)}, ${lon.toFixed(3)}`;
-    const percent = (100 * answer.confidence).toFixed(0), note = answer.calibrated ? "" : ", not calibrated";
-    place.replaceChildren(link, ` (${percent} % at zoom ${answer.zoom}${note})`);
-  }
-</script>
-</html>
+The files are plain HTML, CSS and modules in `service/static`; a strict policy lets a browser run and load only what
+this service sends.
 """
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fastapi import APIRouter, FastAPI, params
+from fastapi.responses import FileResponse
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from indexer.retrieval.locator import Locator
+from service import tiles
+from service.settings import Settings
+
+__all__ = ["CONTENT_SECURITY_POLICY", "install"]
+
+CONTENT_SECURITY_POLICY = "; ".join(
+    [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' blob: data:",
+        "connect-src 'self'",
+        "form-action 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+    ]
+)
+_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/")
+async def page() -> FileResponse:
+    """Drop a picture, watch the beam."""
+    return FileResponse(_folder("service", "static/index.html") / "index.html", headers=_HEADERS)
+
+
+class _Files(StaticFiles):
+    """Files that a browser keeps and asks about again (`no-cache`), so that an update shows at once."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """A file with the page's headers, or 404."""
+        response = await super().get_response(path, scope)
+        response.headers.update(_HEADERS)
+        return response
+
+
+def install(
+    app: FastAPI, settings: Settings, locator: Locator, admission: Sequence[params.Depends]
+) -> tiles.MapTiles | None:
+    """Add the page, its files and the map's tiles to `app`; returns the tiles, for closing.
+
+    `admission` guards the tiles, which may be licensed; the page itself is the same for everyone.
+    """
+    source = str(locator.index.manifest.source.get("name", ""))
+    found = tiles.open_tiles(settings.tiles, source)
+    app.state.tiles = found
+    app.include_router(router)
+    app.include_router(tiles.router, dependencies=admission)
+    app.mount("/static/leaflet", _Files(directory=_folder("xstatic.pkg.leaflet", "data/leaflet.js")))
+    if source.split(":")[0] == tiles.BUILT_IN:  # the samples are pictures of the built-in Earth
+        app.mount("/static/samples", _Files(directory=_folder("indexer.builtin", "samples/samples.json")))
+    app.mount("/static", _Files(directory=_folder("service", "static/index.html")))
+    return found
+
+
+def _folder(package: str, file: str) -> Path:
+    """Where a package's data file lies; packages here are always installed as folders."""
+    found: Any = resources.files(package).joinpath(file)
+    return Path(str(found)).parent

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import HTMLResponse, JSONResponse, Response
+from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,7 +19,6 @@ from service.inference import Inference
 from service.leaving import unless_gone
 from service.metrics import Metrics
 from service.openapi import BATCH, INDEX, LOCATE, READY
-from service.page import CONTENT_SECURITY_POLICY, PAGE
 from service.settings import Settings
 from service.uploads import read_batch, read_photo
 
@@ -135,9 +134,3 @@ async def readyz(here: Here) -> dict[str, str]:
 async def metrics(here: Here) -> Response:
     """Requests, durations by stage, pictures and rejections since the start."""
     return Response(here.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
-
-
-@router.get("/", include_in_schema=False)
-async def page() -> HTMLResponse:
-    """A plain page to try the service with."""
-    return HTMLResponse(PAGE, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})

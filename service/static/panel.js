@@ -1,0 +1,132 @@
+// The panel beside the map: the answer in words, the chart of confidences, other places, timing. Knows nothing of the map.
+
+import {distanceKm, percent} from "./map.js";
+
+const $ = id => document.getElementById(id);
+
+export function element(tag, given = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), given);
+  made.append(...children);
+  return made;
+}
+
+export function placeName({lat, lon}) {
+  return `${Math.abs(lat).toFixed(2)}° ${lat < 0 ? "S" : "N"}, ${Math.abs(lon).toFixed(2)}° ${lon < 0 ? "W" : "E"}`;
+}
+
+function km(value) {
+  return value < 10 ? `${value.toFixed(1)} km` : `${Math.round(value).toLocaleString("en")} km`;
+}
+
+// `choose(step)` is called for a bar, `visit(place)` for one of the other places.
+export function showAnswer(answer, truth, choose, visit) {
+  $("answer").hidden = false;
+  $("place").replaceChildren(...heading(answer));
+  $("within").textContent = within(answer) + (truth ? ` The sample is ${km(distanceKm(truth, answer))} away, at ✓.` : "");
+  $("chart").replaceChildren(...answer.levels.map((level, i) => bar(level, () => choose(i))), elsewhereBar(answer));
+  $("others").hidden = !answer.alternatives.length;
+  $("alternatives").replaceChildren(...answer.alternatives.map(other => element("li", {},
+    element("button", {type: "button", onclick: () => visit(other)}, placeName(other),
+      element("span", {className: "share"}, percent(other.confidence))))));
+  $("timing").textContent = timing(answer);
+  $("save").replaceChildren("Save as ", saver("JSON", "tilebeam.json", JSON.stringify(answer, null, 2)));
+  $("attribution").textContent = answer.attribution ? `Map: ${answer.attribution}` : "";
+}
+
+function heading(answer) {
+  const name = placeName(answer);
+  const copy = element("button", {type: "button", className: "quiet", title: "Copy the coordinates"}, "copy");
+  copy.onclick = async () => {
+    await navigator.clipboard?.writeText(`${answer.lat.toFixed(5)}, ${answer.lon.toFixed(5)}`);
+    copy.textContent = "copied";
+  };
+  return [element("span", {}, name), copy];
+}
+
+function within({radius_km: radius, elsewhere, calibrated}) {
+  const doubt = calibrated ? "" : " These figures are not calibrated.";
+  if (radius["90"] === null) return `Probably none of the places that are covered: ${percent(elsewhere)}. The best guess among them is shown.${doubt}`;
+  const half = radius["50"] === null ? "" : `, and as likely as not within ${km(radius["50"])}`;
+  return `Nine times in ten within ${km(radius["90"])}${half}.${doubt}`;
+}
+
+function bar(level, onclick) {
+  const row = meter(`zoom ${level.zoom}`, level.confidence, `tiles ${km(tileKm(level))} wide`);
+  row.button.onclick = onclick;
+  row.button.setAttribute("aria-label", `Zoom ${level.zoom}: ${percent(level.confidence)}, show this step`);
+  return row.item;
+}
+
+function elsewhereBar({elsewhere}) {
+  const row = meter("elsewhere", elsewhere, "none of the covered tiles");
+  row.item.classList.add("elsewhere");
+  row.button.disabled = true;
+  return row.item;
+}
+
+function meter(name, share, note) {
+  const fill = element("i");
+  fill.style.width = `${Math.max(100 * share, 0.5)}%`;
+  const button = element("button", {type: "button", title: note}, element("span", {className: "name"}, name),
+    element("span", {className: "track"}, fill), element("span", {className: "share"}, percent(share)));
+  return {button, item: element("li", {}, button)};
+}
+
+function tileKm({zoom, lat}) {
+  return 40075 * Math.cos(lat * Math.PI / 180) / 2 ** zoom;
+}
+
+function timing({timing_ms: ms, levels, index}) {
+  const parts = Object.entries(ms).map(([stage, value]) => `${stage} ${value.toFixed(value < 10 ? 1 : 0)} ms`);
+  return `${parts.join(" · ")} · ${levels.length} of ${index.zooms.length} zooms · index ${index.id.slice(0, 8)}`;
+}
+
+function saver(label, name, text) {
+  const link = element("a", {href: "#", download: name}, label);
+  link.onclick = () => {
+    link.href = URL.createObjectURL(new Blob([text], {type: "application/json"}));
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  };
+  return link;
+}
+
+// Which step is shown: 0 for the coarsest zoom, the count of zooms for the answer.
+export function markStep(step, count, playing) {
+  [...$("chart").children].forEach((row, i) => {
+    const now = i === step || (step === count && i === count - 1);
+    row.classList.toggle("now", now && i < count);
+    row.classList.toggle("ahead", i > step && i < count);
+    row.firstChild.setAttribute("aria-current", now && i < count ? "step" : "false");
+  });
+  $("back").disabled = step <= 0;
+  $("on").disabled = step >= count;
+  $("play").textContent = playing ? "Pause" : "Replay";
+}
+
+export function say(words) {
+  $("status").textContent = words;
+}
+
+export function complain(words) {
+  $("problem").hidden = !words;
+  $("problem").textContent = words ?? "";
+}
+
+export function showPreview(blob) {
+  const image = $("preview");
+  if (image.src) URL.revokeObjectURL(image.src);
+  image.hidden = false;
+  image.onerror = () => { image.hidden = true; };  // a format that this browser does not show; the service may know it
+  image.src = URL.createObjectURL(blob);
+  $("drop").classList.add("given");
+}
+
+export function showSamples(samples, choose) {
+  $("samples").hidden = false;
+  $("samples").replaceChildren(...samples.map((sample, i) => {
+    const image = element("img", {src: `/static/samples/${sample.file}`, alt: "", loading: "lazy", width: 64, height: 64});
+    const button = element("button", {type: "button", title: `Sample ${i + 1}`, onclick: () => choose(sample)}, image);
+    button.setAttribute("aria-label", `Sample ${i + 1}`);
+    return button;
+  }));
+}
