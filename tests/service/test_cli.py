@@ -58,6 +58,20 @@ def photos(tmp_path: Path, make_picture: Picture) -> list[Path]:
     return paths
 
 
+def test_keys_are_printed_once_and_kept_as_hashes(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    made = tilebeam("key", "new", "--file", file, "--name", "alice", "--rate", 5, "--admin")
+    assert made.exit_code == 0, made.stderr
+    text = made.stdout.strip()
+    assert text.startswith("tilebeam_")
+    assert text not in file.read_text()
+    assert file.stat().st_mode & 0o777 == 0o600
+    again = tilebeam("key", "new", "--file", file, "--name", "alice")
+    assert (again.exit_code, "has a key 'alice'" in again.stderr, again.stdout) == (1, True, "")
+    assert tilebeam("key", "remove", "--file", file, "--name", "alice").exit_code == 0
+    assert tilebeam("key", "remove", "--file", file, "--name", "alice").exit_code == 1
+
+
 def test_locate_with_an_index_prints_the_services_json(engine_index: Path, photos: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(photos[0].read_bytes()[:60])
@@ -172,7 +186,9 @@ def test_serve_answers_and_ends_without_a_traceback(
     process.send_signal(number)
     assert process.wait(timeout=20) == code
     assert process.stderr is not None
-    assert process.stderr.read() == ""
+    lines = [json.loads(line) for line in process.stderr]
+    assert {line["message"] for line in lines} == {"picture", "request"}  # JSON, and no traceback
+    assert lines[-1].items() >= {"route": "/locate", "status": 200, "level": "info", "key": "anonymous"}.items()
 
 
 def test_serve_says_what_is_in_the_way(engine_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,11 +200,13 @@ def test_serve_says_what_is_in_the_way(engine_index: Path, tmp_path: Path, monke
     assert "choose another --port" in in_use.stderr
     unknown = tilebeam("serve", "--index", engine_index, "--host", "no.such.host.invalid")
     assert (unknown.exit_code, "no.such.host.invalid" in unknown.stderr) == (1, True)
+    open_to_all = tilebeam("serve", "--index", engine_index, "--host", "0.0.0.0", "--port", 0)
+    assert (open_to_all.exit_code, "TILEBEAM_ALLOW_ANONYMOUS=1" in open_to_all.stderr) == (1, True)
     no_index = tilebeam("serve", "--index", tmp_path, "--port", 0)
     assert (no_index.exit_code, str(tmp_path) in no_index.stderr) == (1, True)
     monkeypatch.setenv("TILEBEAM_MAX_BATCHES", "few")
     setting = tilebeam("serve", "--index", engine_index)
     assert (setting.exit_code, "TILEBEAM_MAX_BATCHES='few'" in setting.stderr) == (1, True)
-    for result in (in_use, unknown, no_index, setting):
+    for result in (in_use, unknown, open_to_all, no_index, setting):
         assert "Traceback" not in result.stderr
         assert result.stdout == ""
