@@ -21,6 +21,7 @@ from indexer.photos.known import KnownPictures
 from indexer.retrieval.beam import Descent, features_of
 from indexer.retrieval.calibration import Calibration, ElsewhereNumbers, Feature
 from indexer.retrieval.elsewhere import CLIP
+from indexer.retrieval.elsewhere import names as feature_names
 from indexer.retrieval.index import TileIndex
 from indexer.retrieval.point import places
 from indexer.retrieval.support import Support, distances_km, unit_vectors
@@ -51,7 +52,7 @@ def with_elsewhere(
 ) -> Calibration:
     """Fit the model of elsewhere. `pictures` are answerable all; `share` of strangers is expected in use."""
     plain = replace(calibration, elsewhere=None)
-    names = [f"{name}_{zoom}" for zoom in index.zooms for name in ("best", "mean", "spread", "entropy")]
+    names = feature_names(index.zooms)
     known = _look(index, pictures, plain, k, names)
     strange = _look(index, strangers.pictures, plain, k, names)
     unanswered = ~(strange.km <= WRONG_KM)

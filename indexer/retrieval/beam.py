@@ -154,8 +154,8 @@ def weighed(steps: Sequence[Step], elsewhere: float, calibration: Calibration) -
 def features_of(steps: Sequence[Step]) -> dict[str, float]:
     """What `retrieval.elsewhere` looks at, of every level; log masses count up to a constant."""
     features: dict[str, float] = {}
-    for step in steps:
-        features |= level_features(step.level.zoom, step.similarities, step.log_mass)
+    for i, step in enumerate(steps):
+        features |= level_features(step.level.zoom, step.similarities, step.log_mass, first=i == 0)
     return features
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from indexer.retrieval.beam import features_of
 from indexer.retrieval.calibration import Calibration, ElsewhereNumbers, Feature
-from indexer.retrieval.elsewhere import CLIP, level_features, probability
+from indexer.retrieval.elsewhere import CLIP, level_features, names, probability
 from indexer.retrieval.locator import BBox, LocateQuery, Locator
 
 FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -19,16 +19,26 @@ WEIGHTS = st.floats(-20, 20)
 def test_features_by_hand():
     cosines = np.array([0.5, 0.1, 0.3, -0.1], dtype=np.float32)
     mass = np.array([0.4, 0.2, 0.1, 0.1])  # of 0.8 that is left
-    found = level_features(6, cosines, np.log(mass))
     share = mass / 0.8
-    assert found == pytest.approx(
-        {"best_6": 0.5, "mean_6": 0.2, "spread_6": math.sqrt(0.05), "entropy_6": -(share * np.log(share)).sum()}
-    )
+    deeper = {"best_6": 0.5, "top_6": 0.2, "entropy_6": -(share * np.log(share)).sum()}
+    assert level_features(6, cosines, np.log(mass), first=False) == pytest.approx(deeper)
+    first = deeper | {"mean_6": 0.2, "spread_6": math.sqrt(0.05)}
+    assert level_features(6, cosines, np.log(mass), first=True) == pytest.approx(first)
+    assert set(names([6, 8])) == {*first, "best_8", "top_8", "entropy_8"}
+
+
+def test_the_best_are_sixteen():
+    """So that a wider beam, which adds poor candidates, changes nothing."""
+    cosines = np.linspace(-0.5, 0.5, 101, dtype=np.float32)
+    found = level_features(8, cosines, np.zeros(101), first=False)
+    assert found["top_8"] == pytest.approx(cosines[-16:].mean(), abs=1e-6)
+    wider = np.concatenate([np.full(50, -0.6, dtype=np.float32), cosines])
+    assert level_features(8, wider, np.zeros(151), first=False)["top_8"] == found["top_8"]
 
 
 def test_mass_that_underflows_is_none():
-    found = level_features(4, np.zeros(3, dtype=np.float32), np.array([0.0, -2000.0, -np.inf]))
-    assert found == {"best_4": 0, "mean_4": 0, "spread_4": 0, "entropy_4": pytest.approx(0)}
+    found = level_features(4, np.zeros(3, dtype=np.float32), np.array([0.0, -2000.0, -np.inf]), first=True)
+    assert found == {"best_4": 0, "top_4": 0, "mean_4": 0, "spread_4": 0, "entropy_4": pytest.approx(0)}
 
 
 def test_the_odds_are_a_sum_of_what_is_known_and_clipped():
