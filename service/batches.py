@@ -81,6 +81,8 @@ async def batch_lines(
                 index += 1
             working.popleft()
     finally:
+        if index < len(spool.photos):
+            metrics.departures.inc()
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)

@@ -18,6 +18,8 @@ from service.routes import LocateParams
 
 __all__ = ["install"]
 
+_CLIENT_CLOSED_REQUEST = 499
+"""nginx's name for it; nobody reads this answer, but it is counted and logged."""
 _Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
@@ -36,8 +38,12 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         assert isinstance(error, HTTPException)
         return _response(request, _http_problem(request, error), error.headers or {})
 
+    async def gone(request: Request, error: Exception) -> Response:
+        metrics.departures.inc()
+        return Response(status_code=_CLIENT_CLOSED_REQUEST)
+
     handlers: dict[type[Exception], _Handler] = dict.fromkeys(TABLE, answer)
-    handlers |= {RequestValidationError: validation, HTTPException: http, ClientDisconnect: _gone, Exception: answer}
+    handlers |= {RequestValidationError: validation, HTTPException: http, ClientDisconnect: gone, Exception: answer}
     for cls, handler in handlers.items():
         app.add_exception_handler(cls, handler)
 
@@ -47,11 +53,6 @@ def _response(request: Request, problem: dict[str, Any], headers: Mapping[str, s
     request_id = request.state.request_id
     body = problem | {"instance": request.url.path, "request_id": request_id}
     return JSONResponse(body, problem["status"], {**headers, HEADER: request_id}, media_type=MEDIA_TYPE)
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    """The client went away while it was sending: nobody reads this."""
-    return Response(status_code=HTTPStatus.BAD_REQUEST)
 
 
 def _http_problem(request: Request, error: HTTPException) -> dict[str, Any]:
