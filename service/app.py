@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from fastapi import Depends, FastAPI
 
 from indexer.retrieval.locator import Locator
-from service import handlers, page, routes
+from service import handlers, page, reload, routes
 from service.admission import Admission, admit
 from service.audit import Audit
 from service.errors import NotReadyError
@@ -22,17 +22,22 @@ __all__ = ["create_app"]
 _ABOUT = "Compares a picture with map tiles, zoom by zoom, and answers with a place and a probability for every zoom."
 
 
-def create_app(settings: Settings, locator: Locator) -> FastAPI:
-    """The HTTP service of one opened index. The app's lifespan warms it up, and ends its threads."""
+def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | None = None) -> FastAPI:
+    """The HTTP service of one opened index. The app's lifespan warms it up, and ends its threads.
+
+    `reopen` opens what `POST /index/reload` and SIGHUP take in its place; without it they are refused.
+    """
     metrics = Metrics()
     inference = Inference(locator, settings, metrics)
-    audit = Audit(settings.audit_file)
+    audit, admission = Audit(settings.audit_file), Admission(settings)
+    reloader = reload.Reloader(inference, admission, audit, reopen)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # In the background: /healthz answers at once, /readyz when a real inference has succeeded.
         warm_up = asyncio.create_task(_warm_up(inference))
-        yield
+        with reloader.on_hangup():
+            yield
         warm_up.cancel()
         await asyncio.to_thread(inference.close)
         audit.close()
@@ -40,8 +45,10 @@ def create_app(settings: Settings, locator: Locator) -> FastAPI:
             await asyncio.to_thread(tiles.close)
 
     app = FastAPI(title="Tilebeam", description=_ABOUT, version=_version(), lifespan=lifespan)
-    app.state.service = routes.Service(settings, inference, metrics, Admission(settings), audit)
-    app.include_router(routes.router, dependencies=[Depends(admit)])
+    app.state.service = routes.Service(settings, inference, metrics, admission, audit)
+    app.state.reloader = reloader
+    for router in (routes.router, reload.router):
+        app.include_router(router, dependencies=[Depends(admit)])
     tiles = page.install(app, settings, locator, [Depends(admit)])
     handlers.install(app, metrics)
     app.add_middleware(LingerMiddleware)

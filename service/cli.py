@@ -92,8 +92,9 @@ def serve(
         check_exposure(listener.getsockname()[0], settings)
         with _threads(settings.threads):
             from service.app import create_app
+            from service.reload import reopening
 
-            app = create_app(settings, _opened(index, device))
+            app = create_app(settings, _opened(index, device), reopening(index, device.value))
         bound = listener.getsockname()[1]
         _say(f"Tilebeam serves {index} at http://{host}:{bound} (for programs: /docs). Ctrl-C ends it.")
         run(app, listener, settings)

@@ -27,7 +27,7 @@ from service.places import Places
 from service.queueing import ImageQueue, Lane
 from service.settings import Settings
 
-__all__ = ["Gate", "Inference", "Outcome"]
+__all__ = ["Gate", "Inference", "Outcome", "proof_picture"]
 
 _LONGEST_RETRY_S = 60
 _log = logging.getLogger("tilebeam.service")
@@ -125,13 +125,19 @@ class Inference:
             try:
                 # The operator's limits are not asked: they may be smaller than the test picture.
                 locator = self.locator
-                photo = await self._in(self._decoders, lambda: prepare(locator, _test_picture(), PhotoLimits()))
+                photo = await self._in(self._decoders, lambda: prepare(locator, proof_picture(), PhotoLimits()))
                 await self.locate(photo, LocateQuery())
             except Exception as error:
                 _log.exception("the readiness inference failed")
                 raise NotReadyError(
                     "an inference on what is loaded has failed; the service's log has the reason"
                 ) from error
+
+    def adopt(self, locator: Locator) -> None:
+        """Answer with this one, which has located a picture, from now on; what is in work ends on the one before."""
+        self.locator, self.ready = locator, True
+        about = locator.describe()
+        self._metrics.loaded(about["id"], about["calibration_id"])
 
     def close(self) -> None:
         """Let what runs end, drop what waits, and stop the threads."""
@@ -151,7 +157,8 @@ class Inference:
         return asyncio.get_running_loop().run_in_executor(pool, work)
 
 
-def _test_picture() -> bytes:
+def proof_picture() -> bytes:
+    """A picture to prove by that what is loaded works."""
     out = BytesIO()
     Image.linear_gradient("L").convert("RGB").save(out, "JPEG")
     return out.getvalue()

@@ -4,7 +4,7 @@ from typing import Any
 
 from service.problems import MEDIA_TYPE
 
-__all__ = ["BATCH", "INDEX", "LOCATE", "READY"]
+__all__ = ["BATCH", "INDEX", "LOCATE", "READY", "RELOAD"]
 
 _BINARY = {"type": "string", "format": "binary"}
 _NUMBER_OR_NULL = {"type": ["number", "null"]}
@@ -90,4 +90,5 @@ BATCH: dict[str, Any] = {
     "openapi_extra": {"requestBody": {"required": True, "content": _form({"images": _list(_BINARY)})}},
 }
 INDEX: dict[str, Any] = {"responses": _answered("application/json", {"type": "object"}) | _problems(401)}
+RELOAD: dict[str, Any] = {"responses": _answered("application/json", {"type": "object"}) | _problems(401, 403, 409)}
 READY: dict[str, Any] = {"responses": _problems(503)}

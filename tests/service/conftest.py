@@ -70,9 +70,9 @@ Serving = Callable[..., AbstractContextManager[str]]
 
 
 @contextmanager
-def _serving(locator: Locator, **settings: Any) -> Iterator[str]:
+def _serving(locator: Locator, *, reopen: Callable[[Locator], Locator] | None = None, **settings: Any) -> Iterator[str]:
     listener = listen("127.0.0.1", 0)
-    app = create_app(Settings(**settings), locator)
+    app = create_app(Settings(**settings), locator, reopen)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

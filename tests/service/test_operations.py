@@ -115,7 +115,7 @@ def test_the_page_and_the_docs(http: httpx.Client) -> None:
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert http.get("/docs").status_code == 200
     paths = http.get("/openapi.json").json()["paths"]
-    about = {"/index", "/healthz", "/readyz", "/metrics", "/tiles", "/tiles/{z}/{x}/{y}"}
+    about = {"/index", "/index/reload", "/healthz", "/readyz", "/metrics", "/tiles", "/tiles/{z}/{x}/{y}"}
     assert set(paths) == {"/locate", "/locate/batch"} | about
     body = paths["/locate"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "image/*"}

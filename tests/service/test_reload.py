@@ -1,0 +1,264 @@
+"""Another index under load: nothing fails, nothing bad is taken, and nothing of the old one stays."""
+
+import gc
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from indexer.retrieval.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
+from indexer.retrieval.locator import Locator
+from service.keys import add_key, remove_key
+from service.reload import reopening
+
+Problem = Callable[[httpx.Response, int, str], str]
+Picture = Callable[..., bytes]
+
+
+class Site:
+    """A link to one of two indexes, as a deployment has one, and a key file with an admin and a user."""
+
+    def __init__(self, folder: Path) -> None:
+        self.live, self.keys, self.audit = folder / "live", folder / "keys.json", folder / "audit.jsonl"
+        self.indexes = [folder / "a", folder / "b"]
+        for seed, directory in enumerate(self.indexes):
+            directory.mkdir()
+            write_fake_index(directory, fake_pyramid(seed, (4, 6, 8), 32, tiles=300))
+        self.admin = {"X-API-Key": add_key(self.keys, "admin", 0, admin=True)}
+        self.user = {"X-API-Key": add_key(self.keys, "user", 0, admin=False)}
+        self.point_at(self.indexes[0])
+        self.opened: list[weakref.ref[Locator]] = []
+
+    def point_at(self, directory: Path) -> None:
+        new = self.live.with_name("live.new")
+        new.symlink_to(directory)
+        os.replace(new, self.live)
+
+    def open(self, encoder: FakePhotoEncoder | None = None) -> Locator:
+        return Locator.open(self.live, encoder=encoder or FakePhotoEncoder())
+
+    def settings(self) -> dict[str, Any]:
+        again = reopening(self.live, "cpu")
+
+        def reopen(old: Locator) -> Locator:
+            new = again(old)
+            self.opened.append(weakref.ref(new))
+            return new
+
+        return {"reopen": reopen, "keys_file": str(self.keys), "audit_file": str(self.audit)}
+
+    def alive(self) -> list[bool]:
+        """Which of the locators that reloads opened are still in memory."""
+        gc.collect()
+        return [locator() is not None for locator in self.opened]
+
+    def ids(self) -> list[str]:
+        return [json.loads((directory / "manifest.json").read_text())["id"] for directory in self.indexes]
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@contextmanager
+def load(url: str, site: Site, picture: bytes, threads: int = 4) -> Iterator[list[tuple[int, str]]]:
+    """Clients that ask on and on; yields what they were answered: status, and the index that answered."""
+    seen: list[tuple[int, str]] = []
+    ending = threading.Event()
+
+    def single(http: httpx.Client) -> None:
+        answer = http.post("/locate", files={"image": picture})
+        seen.append((answer.status_code, answer.json().get("index", {}).get("id", answer.text)))
+
+    def batch(http: httpx.Client) -> None:
+        answer = http.post("/locate/batch", files=[("images", (str(i), picture)) for i in range(8)])
+        for line in map(json.loads, answer.text.splitlines()):
+            result = line.get("result")
+            seen.append((answer.status_code if result else 0, result["index"]["id"] if result else str(line)))
+
+    def ask(one: Callable[[httpx.Client], None]) -> None:
+        with httpx.Client(base_url=url, headers=site.user, timeout=30) as http:
+            while not ending.is_set():
+                one(http)
+
+    clients = [threading.Thread(target=ask, args=(batch if n == 0 else single,)) for n in range(threads)]
+    for client in clients:
+        client.start()
+    try:
+        yield seen
+    finally:
+        ending.set()
+        for client in clients:
+            client.join()
+
+
+def maps_of(folder: Path) -> int:
+    """Files below a folder that this process has mapped or open, as often as it does."""
+    me = psutil.Process()
+    mapped = [entry.path for entry in me.memory_maps(grouped=False)] + [file.path for file in me.open_files()]
+    return sum(str(path).startswith(f"{folder}/") for path in mapped)
+
+
+@pytest.mark.parametrize("reloads", [20, pytest.param(200, marks=pytest.mark.slow)])
+def test_reloads_under_load_fail_no_request_and_leave_nothing_behind(
+    serving: Any, site: Site, make_picture: Picture, reloads: int
+) -> None:
+    me, settled = psutil.Process(), reloads // 4
+    with serving(site.open(), **site.settings()) as url, httpx.Client(base_url=url, timeout=60) as admin:
+        admin.headers.update(site.admin)
+        with load(url, site, make_picture()) as seen:
+            for number in range(reloads):
+                site.point_at(site.indexes[(number + 1) % 2])
+                done = admin.post("/index/reload")
+                assert done.status_code == 200, done.text
+                assert done.json()["id"] == site.ids()[(number + 1) % 2]
+                if number == settled:  # pools and caches are warm
+                    handles, memory = me.num_fds(), me.memory_info().rss
+            answered = len(seen)
+        assert site.alive() == [False] * (reloads - 1) + [True]
+        assert {status for status, _ in seen} == {200}, [each for each in seen if each[0] != 200][:3]
+        assert {index for _, index in seen} == set(site.ids())
+        assert answered > reloads / 4
+        assert me.num_fds() <= handles + 3
+        assert me.memory_info().rss - memory < 30e6
+        assert 0 < maps_of(site.indexes[reloads % 2].parent) <= 3 * len(list(site.indexes[0].iterdir()))
+        assert maps_of(site.indexes[(reloads + 1) % 2]) == 0
+
+
+class Held(FakePhotoEncoder):
+    """The fake encoder; once told to, it stops in the next group until the test lets it go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hold, self.inside, self.go_on = threading.Event(), threading.Event(), threading.Event()
+
+    def encode(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        if self.hold.is_set() and threading.current_thread().name.startswith("tilebeam-engine"):
+            self.inside.set()
+            assert self.go_on.wait(20)
+        return super().encode(batch)
+
+
+def test_what_is_in_work_ends_on_the_old_index_which_is_then_freed(
+    serving: Any, site: Site, make_picture: Picture
+) -> None:
+    encoder = Held()
+    with serving(site.open(encoder), **site.settings()) as url, httpx.Client(base_url=url, timeout=20) as http:
+        assert http.post("/index/reload", headers=site.admin).status_code == 200  # the first one is held by this test
+        assert http.get("/readyz").status_code == 200
+        encoder.hold.set()
+        answers: list[httpx.Response] = []
+        ask = lambda: answers.append(httpx.post(f"{url}/locate", files={"image": make_picture()}, headers=site.user))  # noqa: E731
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert encoder.inside.wait(20)
+        site.point_at(site.indexes[1])
+        assert http.post("/index/reload", headers=site.admin).json()["previous"]["id"] == site.ids()[0]
+        assert http.get("/index", headers=site.user).json()["id"] == site.ids()[1]
+        encoder.go_on.set()
+        asking.join()
+        assert answers[0].json()["index"]["id"] == site.ids()[0]
+        assert site.alive() == [False, True]
+        later = http.post("/locate", files={"image": make_picture()}, headers=site.user)
+        assert later.json()["index"]["id"] == site.ids()[1]
+        metrics = http.get("/metrics", headers=site.user).text
+        assert (site.ids()[1] in metrics, site.ids()[0] in metrics) == (True, False)
+
+
+def test_a_bad_index_is_refused_and_the_old_one_serves_on(
+    serving: Any, site: Site, make_picture: Picture, check_problem: Problem, tmp_path: Path
+) -> None:
+    damaged, other, nan = tmp_path / "damaged", tmp_path / "other", tmp_path / "nan"
+    shutil.copytree(site.indexes[1], damaged)
+    os.truncate(next(damaged.glob("z08-*.faiss")), 1000)
+    other.mkdir()
+    write_fake_index(other, fake_pyramid(3, (4, 6), 16), photo=FakePhotoEncoder(16))
+    shutil.copytree(site.indexes[1], nan)
+    (nan / "manifest.json").write_text('{"format_version": 99}')
+    with serving(site.open(), **site.settings()) as url, httpx.Client(base_url=url, timeout=60) as http:
+        with load(url, site, make_picture(), threads=2) as seen:
+            # That of another encoder imports PyTorch to load it, which takes a while.
+            for bad in (damaged, other, nan, tmp_path / "missing"):
+                site.point_at(bad)
+                detail = check_problem(http.post("/index/reload", headers=site.admin), 409, "reload-refused")
+                assert "serves on" in detail
+        assert {each for each in seen if each != (200, site.ids()[0])} == set()
+        assert http.get("/index", headers=site.user).json()["id"] == site.ids()[0]
+        assert http.get("/readyz").status_code == 200
+
+
+def test_only_an_admin_may_and_keys_change_with_a_reload(
+    serving: Any, locator: Locator, site: Site, check_problem: Problem
+) -> None:
+    with serving(site.open(), **site.settings()) as url, httpx.Client(base_url=url, timeout=20) as http:
+        check_problem(http.post("/index/reload"), 401, "unauthorized")
+        assert "--admin" in check_problem(http.post("/index/reload", headers=site.user), 403, "forbidden")
+        remove_key(site.keys, "user")
+        assert http.get("/index", headers=site.user).status_code == 200
+        site.audit.rename(site.audit.with_name("old.jsonl"))
+        assert http.post("/index/reload", headers=site.admin).status_code == 200
+        assert http.get("/index", headers=site.user).status_code == 401
+        assert site.audit.exists()
+        site.keys.write_text("{}")
+        detail = check_problem(http.post("/index/reload", headers=site.admin), 409, "reload-refused")
+        assert str(site.keys) in detail
+        assert http.get("/index", headers=site.admin).status_code == 200
+    with serving(locator) as url:  # on loopback, without keys
+        check_problem(httpx.post(f"{url}/index/reload"), 403, "forbidden")
+
+
+HANGUP = """
+import sys
+from pathlib import Path
+from indexer.retrieval.fake import FakePhotoEncoder
+from indexer.retrieval.locator import Locator
+from service.app import create_app
+from service.reload import reopening
+from service.serving import listen, run
+from service.settings import Settings
+
+live = Path(sys.argv[1])
+settings, listener = Settings(), listen("127.0.0.1", 0)
+app = create_app(settings, Locator.open(live, encoder=FakePhotoEncoder()), reopening(live, "cpu"))
+print(listener.getsockname()[1], flush=True)
+run(app, listener, settings)
+"""
+
+
+def test_sighup_reloads_and_survives_a_bad_index(site: Site) -> None:
+    command = [sys.executable, "-c", HANGUP, str(site.live)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+            shown = lambda: httpx.get(f"{url}/index", timeout=20).json()["id"]  # noqa: E731
+            assert shown() == site.ids()[0]
+            site.point_at(site.keys.parent / "missing")
+            process.send_signal(signal.SIGHUP)
+            time.sleep(0.3)
+            assert shown() == site.ids()[0]
+            site.point_at(site.indexes[1])
+            process.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + 20
+            while shown() != site.ids()[1]:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
