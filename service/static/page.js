@@ -65,7 +65,7 @@ function show(found, where) {
   $("legend").hidden = false;
   showAnswer(answer, truth, chosen => { stop(); go(chosen); }, other => { stop(); map.goTo(other, answer.lon); });
   if (!wide.matches) $("map").scrollIntoView({behavior: still.matches ? "auto" : "smooth"});
-  if (still.matches) go(answer.levels.length);
+  if (still.matches) go(answer.trace.length);
   else play();
 }
 
@@ -73,7 +73,7 @@ function show(found, where) {
 
 function go(to) {
   if (!answer) return;
-  const count = answer.levels.length;
+  const count = answer.trace.length;
   step = Math.max(0, Math.min(count, to));
   const moving = !still.matches && !document.hidden, path = answer.levels.map(level => level.tile);
   room();
@@ -81,9 +81,10 @@ function go(to) {
     map.answer(answer, path, truth, moving);
     say(`${placeName(answer)}, ${percent(answer.confidence)} for its tile of zoom ${answer.zoom}.`);
   } else {
-    const level = answer.levels[step], traced = answer.trace.find(t => t.zoom === level.zoom);
-    map.level(level.zoom, traced.kept, level.tile, path.slice(0, step), answer.lon, moving);
-    say(`Zoom ${level.zoom}: ${traced.kept.length} tiles kept, ${percent(level.confidence)} on the way to the answer.`);
+    const {zoom, kept} = answer.trace[step], own = answer.levels[step];
+    map.level(zoom, kept, own?.tile, path.slice(0, step), answer.lon, moving);
+    const onTheWay = own ? `${percent(own.confidence)} on the way to the answer` : "deeper than the answer goes";
+    say(`Zoom ${zoom}: ${kept.length} tiles kept, ${onTheWay}.`);
   }
   markStep(step, count, timer !== null);
 }
@@ -92,7 +93,7 @@ function play() {
   stop();
   step = -1;
   const tick = () => {
-    timer = step + 1 < answer.levels.length ? setTimeout(tick, STEP_MS) : null;
+    timer = step + 1 < answer.trace.length ? setTimeout(tick, STEP_MS) : null;
     go(step + 1);
   };
   tick();
@@ -101,7 +102,7 @@ function play() {
 function stop() {
   clearTimeout(timer);
   timer = null;
-  if (answer) markStep(step, answer.levels.length, false);
+  if (answer) markStep(step, answer.trace.length, false);
 }
 
 // The panel covers the map's left where there is room for both, and lies beneath it where there is not.

@@ -23,7 +23,8 @@ export function showAnswer(answer, truth, choose, visit) {
   $("answer").hidden = false;
   $("place").replaceChildren(...heading(answer));
   $("within").textContent = within(answer) + (truth ? ` The sample is ${km(distanceKm(truth, answer))} away, at ✓.` : "");
-  $("chart").replaceChildren(...answer.levels.map((level, i) => bar(level, () => choose(i))), elsewhereBar(answer));
+  $("chart").replaceChildren(...answer.trace.map(({zoom}, i) => bar(
+    answer.levels[i] ?? {zoom, lat: answer.lat, confidence: null}, () => choose(i))), elsewhereBar(answer));
   $("others").hidden = !answer.alternatives.length;
   $("alternatives").replaceChildren(...answer.alternatives.map(other => element("li", {},
     element("button", {type: "button", onclick: () => visit(other)}, placeName(other),
@@ -53,7 +54,8 @@ function within({radius_km: radius, elsewhere, calibrated}) {
 function bar(level, onclick) {
   const row = meter(`zoom ${level.zoom}`, level.confidence, `tiles ${km(tileKm(level))} wide`);
   row.button.onclick = onclick;
-  row.button.setAttribute("aria-label", `Zoom ${level.zoom}: ${percent(level.confidence)}, show this step`);
+  const words = level.confidence === null ? "deeper than the answer goes" : percent(level.confidence);
+  row.button.setAttribute("aria-label", `Zoom ${level.zoom}: ${words}, show this step`);
   return row.item;
 }
 
@@ -66,9 +68,9 @@ function elsewhereBar({elsewhere}) {
 
 function meter(name, share, note) {
   const fill = element("i");
-  fill.style.width = `${Math.max(100 * share, 0.5)}%`;
+  fill.style.width = share === null ? "0" : `${Math.max(100 * share, 0.5)}%`;
   const button = element("button", {type: "button", title: note}, element("span", {className: "name"}, name),
-    element("span", {className: "track"}, fill), element("span", {className: "share"}, percent(share)));
+    element("span", {className: "track"}, fill), element("span", {className: "share"}, share === null ? "–" : percent(share)));
   return {button, item: element("li", {}, button)};
 }
 
