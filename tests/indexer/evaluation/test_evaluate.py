@@ -73,7 +73,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 
     opened = {encoder.fingerprint: encoder for encoder in (Counting(16, 0), Counting(16, 1))}
     monkeypatch.setattr(PhotoEncoder, "load", lambda *_, **__: pytest.fail("a real encoder"))
-    monkeypatch.setattr(locator, "_load_encoder", lambda _, description, __: opened[description["fingerprint"]])
+    monkeypatch.setattr(locator, "_load_encoder", lambda _, description, *__: opened[description["fingerprint"]])
     return calls
 
 
