@@ -68,7 +68,7 @@ class Inference:
 
     def __init__(self, locator: Locator, settings: Settings, metrics: Metrics) -> None:
         self.locator = locator
-        self._limits = PhotoLimits(settings.max_image_bytes, settings.max_image_pixels)
+        self._limits = PhotoLimits(settings.max_image_bytes, settings.max_image_pixels, settings.taken_formats())
         self.requests = Gate(settings.max_in_flight, "requests", partial(self._refusal, "requests"))
         self.batches = Gate(settings.max_batches, "batch requests", partial(self._refusal, "batches"))
         self.places = Places(settings.max_queued_images, partial(self._refusal, "images"))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from indexer.retrieval.photo import accepted_formats
 from indexer.retrieval.query import Scoring
 from service.errors import SettingsError
 
@@ -29,6 +30,9 @@ class Settings:
     max_image_bytes: int = _setting(20_000_000, "bytes", "The largest picture that is accepted, as a file.", 1)
     max_image_pixels: int = _setting(
         100_000_000, "pixels", "The largest picture that is decoded, width times height.", 1
+    )
+    formats: str = _setting(
+        "all", "names", "Formats that are taken: names with commas, `JPEG,PNG` say, or `all` that can be decoded here."
     )
     max_batch_bytes: int = _setting(2_000_000_000, "bytes", "The largest batch request, spooled to `spool_dir`.", 1)
     max_batch_images: int = _setting(1000, "images", "The most pictures in one batch request.", 1)
@@ -77,6 +81,21 @@ class Settings:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check(field, getattr(self, field.name))
+        self.taken_formats()
+
+    def taken_formats(self) -> tuple[str, ...]:
+        """The names in `formats`, as people write them; none for all. Raises SettingsError for an unknown one."""
+        if self.formats.strip().lower() == "all":
+            return ()
+        known = {name.lower(): name for name in accepted_formats()}
+        given = [name.strip().lower() for name in self.formats.split(",")]
+        for name in given:
+            if name not in known:
+                raise SettingsError(
+                    f"{PREFIX}FORMATS={self.formats!r}: {name!r} cannot be decoded here; there are all, "
+                    + ", ".join(known.values())
+                )
+        return tuple(known[name] for name in given)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, **given: Any) -> "Settings":

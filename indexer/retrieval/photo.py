@@ -37,10 +37,11 @@ BACKGROUND = (128, 128, 128)
 
 @dataclass(frozen=True)
 class PhotoLimits:
-    """What a picture may weigh: `max_bytes` as a file, `max_pixels` as width times height."""
+    """What a picture may be: bytes as a file, width times height, and formats (none: all that can be decoded)."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 100_000_000
+    formats: tuple[str, ...] = ()
 
 
 def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: int | None = None) -> Image.Image:
@@ -53,6 +54,8 @@ def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: i
     """
     _check_bytes(data, limits)
     name = _sniff(data)
+    if limits.formats and name not in limits.formats:
+        raise UnsupportedPhotoError(f"{name} is not taken here; send {_listed(limits.formats)}")
     try:
         _check_pixels(_header_size(name, data), limits)
         with _open(name, data) as image:

@@ -1,7 +1,9 @@
 """Whatever is sent, the answer is a problem document that says what is wrong; never a 500."""
 
 import socket
+import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from typing import Any
@@ -56,6 +58,100 @@ def test_bytes_that_are_no_picture(
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 2), (300, 200)])
 def test_odd_pictures_get_an_answer(http: httpx.Client, mode: str, size: tuple[int, int]) -> None:
     assert http.post("/locate", files={"image": encoded(Image.new(mode, size), "TIFF")}).status_code == 200
+
+
+def lying_png(width: int, height: int) -> bytes:
+    """A PNG of 8 by 8 pixels whose header claims others, its checksum right."""
+    data = bytearray(encoded(Image.new("RGB", (8, 8)), "PNG"))
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    return bytes(data)
+
+
+def lying_jpeg(width: int, height: int) -> bytes:
+    data = bytearray(encoded(Image.new("RGB", (8, 8)), "JPEG"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def several(kind: str, count: int = 3) -> bytes:
+    frames = [Image.new("RGB", (8, 8), (80 * number, 0, 0)) for number in range(count)]
+    out = BytesIO()
+    frames[0].save(out, kind, save_all=True, append_images=frames[1:])
+    return out.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    out = BytesIO()
+    Image.new("RGB", (30, 10)).save(out, "JPEG", exif=exif)
+    return out.getvalue()
+
+
+ODD: dict[str, tuple[bytes, int]] = {
+    "png that claims 10 gigapixels": (lying_png(100_000, 100_000), 413),
+    "png that claims 2**31": (lying_png(2**31 - 1, 2**31 - 1), 413),
+    "png that claims nothing": (lying_png(0, 8), 400),
+    "png that claims 90 megapixels and has 64": (lying_png(9000, 9990), 400),
+    "jpeg that claims 4 gigapixels": (lying_jpeg(65_535, 65_535), 413),
+    "png bomb": (encoded(Image.new("1", (20_000, 20_000)), "PNG"), 413),
+    "jpeg cut off": (encoded(Image.new("RGB", (200, 200), "red"), "JPEG")[:-200], 400),
+    "webp cut off": (encoded(Image.effect_noise((64, 64), 50).convert("RGB"), "WEBP")[:-100], 400),
+    "gif animated": (several("GIF"), 200),
+    "webp animated": (several("WEBP"), 200),
+    "png animated": (several("PNG"), 200),
+    "tiff of pages": (several("TIFF"), 200),
+    "jpeg cmyk": (encoded(Image.new("CMYK", (8, 8)), "JPEG"), 200),
+    "png 16 bit": (encoded(Image.new("I;16", (8, 8), 40_000), "PNG"), 200),
+    "png palette": (encoded(Image.new("RGB", (8, 8)).quantize(4), "PNG"), 200),
+    "png transparent": (encoded(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), "PNG"), 200),
+    "png 1x1": (encoded(Image.new("RGB", (1, 1)), "PNG"), 200),
+    "jpeg 1x1": (encoded(Image.new("L", (1, 1)), "JPEG"), 200),
+    "jpeg turned by exif": (turned(), 200),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_pictures_over_http(http: httpx.Client, name: str) -> None:
+    data, status = ODD[name]
+    answer = http.post("/locate", files={"image": data})
+    assert answer.status_code == status, answer.text
+    line = http.post("/locate/batch", files=[("images", ("odd", data))]).json()
+    assert line.get("error", {"status": 200})["status"] == status
+    assert http.get("/readyz").status_code == 200
+
+
+def test_an_operator_may_take_fewer_formats(
+    serving: Any, locator: Locator, check_problem: Problem, make_picture: Picture
+) -> None:
+    with serving(locator, formats="png, jpeg") as url, httpx.Client(base_url=url, timeout=20) as http:
+        for kind in ("JPEG", "PNG"):
+            assert http.post("/locate", files={"image": make_picture(kind=kind)}).status_code == 200
+        refused = http.post("/locate", files={"image": make_picture(kind="WEBP")})
+        assert "WebP is not taken here" in check_problem(refused, 415, "unsupported-photo")
+        assert http.get("/readyz").status_code == 200
+
+
+def test_no_upload_takes_longer_than_is_allowed_however_steady(
+    serving: Any, locator: Locator, check_problem: Problem
+) -> None:
+    limits = {"request_timeout_s": 0.5, "batch_upload_timeout_s": 0.5, "max_in_flight": 1, "max_batches": 1}
+
+    def steady() -> Iterator[bytes]:
+        yield b"--x\r\n" + PART
+        for _ in range(200):
+            time.sleep(0.01)
+            yield b"\0"
+
+    with serving(locator, **limits) as url, httpx.Client(base_url=url, timeout=20) as http:
+        for route in ("/locate", "/locate/batch"):
+            body = (part.replace(b"image", b"images", 1) if route != "/locate" else part for part in steady())
+            for _ in range(2):  # and its place is free again
+                refused = http.post(route, content=body, headers=FORM)
+                assert "longer than 0.5 s" in check_problem(refused, 503, "too-slow")
+                body = (part.replace(b"image", b"images", 1) if route != "/locate" else part for part in steady())
 
 
 def test_an_empty_raw_body(http: httpx.Client, check_problem: Problem) -> None:

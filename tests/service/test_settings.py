@@ -56,6 +56,8 @@ def test_the_environment_goes_before_defaults_and_arguments_before_both() -> Non
         ("SCORING", "best", "there are posterior and paper"),
         ("SPOOL_DIR", "/no/such/folder", "no directory"),
         ("ALLOW_ANONYMOUS", "maybe", "'maybe' is no 0 or 1"),
+        ("FORMATS", "JPEG,BMP", "'bmp' cannot be decoded here"),
+        ("FORMATS", "", "cannot be decoded here"),
         ("LOG_LEVEL", "loud", "there are debug, info, warning, error"),
         ("ANONYMOUS_RATE", "-1", "at least 0"),
         ("REQUEST_TIMEOUT_S", "0", "at least 0.001"),
