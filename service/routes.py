@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from indexer.retrieval.query import MAX_ALTERNATIVES, MAX_K, BBox, LocateQuery
 from service.admission import Admission
 from service.audit import Audit
+from service import geojson
 from service.batches import BatchResponse, batch_lines
 from service.bbox import parse_bbox
 from service.deadline import deadline
@@ -25,6 +26,8 @@ from service.uploads import read_batch, read_photo
 __all__ = ["LocateParams", "Service", "router"]
 
 router = APIRouter()
+
+_VARY = {"Vary": "Accept"}
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ async def locate(request: Request, question: Question, here: Here) -> Response:
         async with deadline(here.settings.request_timeout_s, "answering"):
             data = await read_photo(request, here.settings)
             answer = await unless_gone(request, _answer(request, data, question, here))
-    return JSONResponse(answer)
+    if geojson.preferred(request.headers.get("accept", "")):
+        return JSONResponse(geojson.feature_collection(answer), headers=_VARY, media_type=geojson.MEDIA_TYPE)
+    return JSONResponse(answer, headers=_VARY)
 
 
 async def _answer(request: Request, data: bytes, question: LocateQuery, here: Service) -> dict[str, Any]:
