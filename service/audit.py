@@ -1,7 +1,7 @@
 """Who asked about which picture and what they were told, a line for each; never the picture, its EXIF or its name.
 
 The picture is its SHA-256: enough to say later whether a given file was asked about, useless to see what was on it.
-The answer is its tile at zoom 8 at most (156 km wide at the equator): enough to see a pattern of misuse, too coarse to
+The answer is its tile at zoom 8 at most (157 km wide at the equator): enough to see a pattern of misuse, too coarse to
 be a second copy of where somebody lives.
 """
 
