@@ -16,7 +16,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -98,6 +100,8 @@ def serving(index: Path) -> Iterator[httpx.Client]:
         address = next((found[0] for line in lines if (found := re.search(r"http://[\d.:]+", line))), None)
         if address is None:
             raise SystemExit(f"the service over {index} ended before it listened")
+        # Its log goes on, a line a request: unread, it would fill the pipe, and the service would wait for ever.
+        threading.Thread(target=deque, args=(lines, 0), daemon=True).start()
         with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
             yield client
     finally:
