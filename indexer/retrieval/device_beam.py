@@ -45,9 +45,13 @@ class _Kept(NamedTuple):
 class DeviceBeam:
     """A searchable copy of an index on a device. Safe to share by threads."""
 
-    def __init__(self, index: DeviceIndex, calibration: Calibration, *, graphs: bool = False) -> None:
+    def __init__(
+        self, index: DeviceIndex, calibration: Calibration, *, graphs: bool = False, gather_bytes: int | None = None
+    ) -> None:
+        """`gather_bytes`: vectors copied together before they are multiplied; None is all the scratch memory."""
         self.index, self.calibration = index, calibration
         self._scratch = SCRATCH_BYTES[index.device.type]
+        self._gather_bytes = gather_bytes or self._scratch
         self._graphs: OrderedDict[tuple[int, int, Scoring], Captured] | None = OrderedDict() if graphs else None
         self._lock = threading.Lock()
 
@@ -158,7 +162,7 @@ class DeviceBeam:
     def _similarities(self, level: DeviceLevel, asked: Queries, index: Tensor) -> Tensor:
         """Cosines of the candidates, (n, m, w), gathered within the scratch memory."""
         n, m, w = index.shape
-        step = max(1, self._scratch // (n * w * self.index.dim * 4))
+        step = max(1, self._gather_bytes // (n * w * self.index.dim * 4))
         parts = []
         for a in range(0, m, step):
             which = index[:, a : a + step].reshape(-1)

@@ -22,7 +22,7 @@ from indexer.retrieval.device_beam import DeviceBeam
 from indexer.retrieval.device_index import DeviceIndex, needed_bytes
 from indexer.retrieval.device_posterior import best
 from indexer.retrieval.device_precision import use_half
-from indexer.retrieval.device_product import Queries, halved, products, products_with_all
+from indexer.retrieval.device_product import Queries, halved, multiplies_halves, products, products_with_all
 from indexer.retrieval.encoders import PhotoEncoder, build_tower
 from indexer.retrieval.errors import DeviceMemoryError, EncoderError, QueryError
 from indexer.retrieval.fake import FakePhotoEncoder, fake_pyramid, unit_rows, write_fake_index
@@ -162,7 +162,7 @@ def test_a_batch_in_parts_is_its_single_descents(pyramid, monkeypatch):
     queries = levels[-1].vectors[:9]
     whole = beam.descend_batch(queries, 16)
     monkeypatch.setattr(device_beam, "SCRATCH_BYTES", {"cpu": 100_000})
-    little = DeviceBeam(beam.index, Calibration())
+    little = DeviceBeam(beam.index, Calibration(), gather_bytes=50_000)
     assert 1 < little.batch_size(16) < 9
     for one, *others in zip(
         whole, little.descend_batch(queries, 16), (beam.descend_batch(q[None], 16)[0] for q in queries), strict=True
@@ -210,12 +210,12 @@ def test_two_halves_of_a_query_lose_nothing_that_float32_has():
     assert (exact - torch.stack([flat[i, i] for i in range(3)])).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("scoring", ["posterior", "paper"])
-def test_nothing_waits_for_the_device_or_mixes_devices(pyramid, scoring):
+@pytest.mark.parametrize(("scoring", "kind"), [("posterior", torch.float32), ("paper", torch.float16)])
+def test_nothing_waits_for_the_device_or_mixes_devices(pyramid, scoring, kind):
     """On fake CUDA tensors anything that needs a number on the host, or a tensor of the CPU, raises."""
     directory, _, _ = pyramid
     numbers = Calibration({z: ZoomNumbers(0.05, 0.9, 0.5, kappa=0.3, rho=0.7) for z in (2, 4, 6, 8)})
-    real = DeviceBeam.of(TileIndex.open(directory), numbers, CPU, torch.float32)
+    real = DeviceBeam.of(TileIndex.open(directory), numbers, CPU, kind)
     shape = real.search(torch.zeros(4, 32), 16, scoring).shape
     cuda = torch.device("cuda:0")
     with FakeTensorMode():
@@ -223,8 +223,10 @@ def test_nothing_waits_for_the_device_or_mixes_devices(pyramid, scoring):
             replace(level, **{n: torch.empty(v.shape, dtype=v.dtype, device=cuda) for n, v in tensors_of(level)})
             for level in real.index.levels
         )
-        beam = DeviceBeam(DeviceIndex(levels, cuda, torch.float32, 32), numbers)
+        beam = DeviceBeam(DeviceIndex(levels, cuda, kind, 32), numbers)
+        multiplies_halves.cache_clear()
         found = beam.search(torch.empty(4, 32, device=cuda), 16, scoring)
+    multiplies_halves.cache_clear()  # what it found was fake
     assert (found.shape, found.device, found.dtype) == (shape, cuda, torch.uint8)
 
 
