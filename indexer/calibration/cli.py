@@ -58,7 +58,7 @@ def calibrate(
 ) -> None:
     """Fit an index's confidence on one half of the photos, measure it on the other, and store it in the index."""
     with ending_well("the index has the calibration that it had"):
-        from indexer.calibration.report import CalibrationReport, numbers_in_words
+        from indexer.calibration.report import CalibrationReport, check_folder, numbers_in_words
         from indexer.calibration.request import CalibrationRequest
         from indexer.calibration.run import calibrate as run
         from indexer.photos.reading import ReadOptions
@@ -76,6 +76,8 @@ def calibrate(
             device=device,
             cache=cache,
         )
+        if out is not None:
+            check_folder(out)
         with Bars() as bars:
             done = run(request, bars)
     with ending_well("the index is calibrated; the same command makes the report"):

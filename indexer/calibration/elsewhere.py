@@ -85,7 +85,7 @@ def _error_km(descent: Descent, truth: NDArray[np.float64]) -> float:
 def _family_weights(strangers: Strangers, unanswered: NDArray[np.bool_], share: float) -> NDArray[np.float64]:
     """(n,): families without an answer weigh alike, those of real places together as much as those of none.
 
-    The answerable among them weigh as much as their likes without an answer.
+    The answerable among them weigh as much as their likes without an answer, together no more than these.
     """
     placed = np.isfinite(strangers.pictures.lng)
     weights = np.zeros(len(unanswered))
@@ -96,7 +96,10 @@ def _family_weights(strangers: Strangers, unanswered: NDArray[np.bool_], share: 
         ]
         for family in families:
             here = kind & (strangers.families == family)
-            weights[here] = share / len(kinds) / len(families) / (here & unanswered).sum()
+            bad, good = here & unanswered, here & ~unanswered
+            part = share / len(kinds) / len(families)
+            weights[bad] = part / bad.sum()
+            weights[good] = part / max(bad.sum(), good.sum())
     return weights
 
 

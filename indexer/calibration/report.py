@@ -17,7 +17,7 @@ from indexer.evaluation.outcomes import Outcomes
 from indexer.metrics import risk_coverage
 from indexer.retrieval.files import write_json
 
-__all__ = ["CalibrationReport"]
+__all__ = ["CalibrationReport", "check_folder", "numbers_in_words"]
 
 _ZOOM_FIGURES = ("nll", "ece", "brier", "auroc", "right", "confidence")
 _JSON = "calibration-report.json"
@@ -115,6 +115,12 @@ class CalibrationReport:
         ]
         head = ["pictures without an answer, none of them fitted to", "n", "AUROC of elsewhere", "mean elsewhere"]
         return _table(head, rows)
+
+
+def check_folder(folder: Path) -> None:
+    """Before any work: a report can be put there. Raises CalibrationFitError."""
+    if folder.exists() and not folder.is_dir():
+        raise CalibrationFitError(f"--out {folder} is a file: name a folder")
 
 
 def _of_zoom(outcomes: Outcomes, number: int, resamples: Resamples) -> Figures:
