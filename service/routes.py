@@ -9,9 +9,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, ConfigDict, Field
 
 from indexer.retrieval.query import MAX_ALTERNATIVES, MAX_K, BBox, LocateQuery
+from service import geojson
 from service.admission import Admission
 from service.audit import Audit
-from service import geojson
 from service.batches import BatchResponse, batch_lines
 from service.bbox import parse_bbox
 from service.deadline import deadline
