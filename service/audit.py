@@ -90,8 +90,9 @@ class Trail:
         try:
             yield seen
         except BaseException as error:
-            with suppress(AuditError):  # nothing was disclosed, and the log says it
-                self.write(seen.sha256, error)
+            if seen.sha256:  # nobody looked at one that was not read
+                with suppress(AuditError):  # nothing was disclosed, and the log says it
+                    self.write(seen.sha256, error)
             raise
         self.write(seen.sha256, seen.answer)
 

@@ -1,9 +1,13 @@
 """What operators lean on: readiness that means something, a bound on what is in work, figures, and a quiet 500."""
 
 import logging
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -81,6 +85,47 @@ def test_more_than_is_allowed_in_work_is_refused_at_once(
         stepped.encoder.steps.release(10)
         assert [answer.result().status_code for answer in asked] == [200, 200]
         assert ask().status_code == 200
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from indexer.retrieval.fake import FakePhotoEncoder
+from indexer.retrieval.locator import Locator
+from service.app import create_app
+from service.serving import listen, run
+from service.settings import Settings
+
+class Slow(FakePhotoEncoder):
+    def encode(self, batch):
+        time.sleep(1.0)
+        return super().encode(batch)
+
+listener = listen("127.0.0.1", 0)
+app = create_app(Settings(), Locator.open(Path(sys.argv[1]), encoder=Slow()))
+print(listener.getsockname()[1], flush=True)
+run(app, listener, Settings())
+"""
+
+
+def test_sigterm_lets_requests_in_work_end(index_dir: Path, make_picture: Picture) -> None:
+    command = [sys.executable, "-c", SLOW, str(index_dir)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+            assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(httpx.post, f"{url}/locate", files={"image": make_picture()}, timeout=30)
+                while "tilebeam_requests_in_flight 2.0" not in httpx.get(f"{url}/metrics").text:
+                    time.sleep(0.02)
+                process.send_signal(signal.SIGTERM)
+                assert asked.result().status_code == 200
+            assert process.wait(timeout=20) == 0
+            with pytest.raises(httpx.ConnectError):
+                httpx.get(f"{url}/healthz")
+        finally:
+            process.kill()
 
 
 def test_metrics_count_by_route_and_status(serving: Any, locator: Locator, make_picture: Picture) -> None:
