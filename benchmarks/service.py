@@ -7,6 +7,7 @@ encode, decoding ahead in as many threads as the service; `/locate` at concurren
 the bare loop; the service's memory. `tilebeam serve` is a process of its own with its default settings, and as many
 threads as this one (OMP_NUM_THREADS; on a machine that others use too, 1 measures more and waits less). Bare work and
 service alternate, so that a machine that slows down slows both; ratios and differences are medians of neighbours.
+Processor time says the same where neighbours on the machine disturb the rest.
 """
 
 import argparse
@@ -135,12 +136,18 @@ def batch_ratio(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes]
         b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n' + photo + b"\r\n"
         for photo in sent
     )
-    bare, served = [], []
+    bare, served, bare_s, served_s, server = [], [], 0.0, 0.0, _server()
     for _ in range(asked.rounds):
+        bare_s -= time.process_time()
         bare.append(bare_rate(encoder, sent, encoder.batch_size))
+        bare_s += time.process_time()
+        served_s -= sum(server.cpu_times()[:2])
         served.append(len(sent) / _timed_ms(lambda: _post_batch(client, body + b"--x--\r\n", len(sent))) * 1e3)
-    ratios = np.divide(served, bare)
+        served_s += sum(server.cpu_times()[:2])
+    ratios, images = np.divide(served, bare), asked.rounds * len(sent)
     return {
+        "bare_cpu_ms": bare_s / images * 1e3,
+        "batch_cpu_ms": served_s / images * 1e3,
         "bare_images_s": float(np.median(bare)),
         "batch_images_s": float(np.median(served)),
         "batch_ratio": float(np.median(ratios)),
