@@ -172,6 +172,16 @@ def test_a_batch_in_parts_is_its_single_descents(pyramid, monkeypatch):
     assert beam.descend_batch(queries[:0], 16) == []
 
 
+@pytest.mark.parametrize("k", [64, 1024])
+@pytest.mark.parametrize("seed", range(4))
+def test_places_that_a_wide_beam_leaves_free_have_no_children(tmp_path, seed, k):
+    levels = fake_pyramid(seed, [1, 3, 5, 7], 12, tiles=150, thinning=0.3, holes=0.2)
+    write_fake_index(tmp_path / "i", levels)
+    index, query = TileIndex.open(tmp_path / "i"), levels[1].vectors[:1]
+    (found,) = DeviceBeam.of(index, Calibration(), CPU).descend_batch(query, k)
+    check_same(descend(index, query[0], Calibration(), k, "posterior", None), found, Calibration(), "posterior")
+
+
 def test_equal_tiles_tie_to_the_lower_row(tmp_path):
     levels = fake_pyramid(1, [3, 4], 8, tiles=1000, holes=0)
     for level in levels:
