@@ -113,6 +113,10 @@ def locate(
         Scoring | None, typer.Option(help="How tiles are ranked (with --index).", show_default="posterior")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where encoder and beam run (with --index).")] = Device.auto,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="TILEBEAM_API_KEY", help="A key that the service knows (with --url).", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, in order.")] = False,
 ) -> None:
     """Locate picture files, with an index here or a service there."""
@@ -123,7 +127,7 @@ def locate(
     box = _bbox(bbox)
     with _reported():
         if url is not None:
-            outcomes = _there(url, images, k, alternatives, box)
+            outcomes = _there(url, api_key, images, k, alternatives, box)
         else:
             assert index is not None
             outcomes = _here(index, images, k, alternatives, box, scoring or Scoring.posterior, device)
@@ -135,11 +139,13 @@ def locate(
 _Box = tuple[float, float, float, float]
 
 
-def _there(url: str, images: list[Path], k: int, alternatives: int, box: _Box | None) -> Iterator[dict[str, Any]]:
+def _there(
+    url: str, api_key: str | None, images: list[Path], k: int, alternatives: int, box: _Box | None
+) -> Iterator[dict[str, Any]]:
     from service.client import Client
     from service.files import locate_there
 
-    with Client(url) as client:
+    with Client(url, api_key=api_key) as client:
         yield from locate_there(client, images, k=k, alternatives=alternatives, bbox=box)
 
 

@@ -34,12 +34,12 @@ def locate_there(
         return
     for group in _groups(photos, _AT_ONCE):
         for line in client.locate_batch(group, k=k, alternatives=alternatives, bbox=bbox):
-            yield line["result"] if "result" in line else {"error": line["error"]}
+            yield {**line["result"]} if "result" in line else {"error": line["error"]}
 
 
 def _single(client: Client, photo: Path, *, k: int, alternatives: int, bbox: BBoxDegrees | None) -> Outcome:
     try:
-        return client.locate(photo, k=k, alternatives=alternatives, bbox=bbox)
+        return {**client.locate(photo, k=k, alternatives=alternatives, bbox=bbox)}
     except (ProblemError, LocalFileError) as error:
         return {"error": problem_of(error)}
 
