@@ -31,7 +31,7 @@ def figure(url: str, name: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came to be"
