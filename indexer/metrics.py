@@ -1,8 +1,7 @@
 """Figures that say how good answers and their confidences are. Plain arrays in, plain numbers out."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,11 +62,6 @@ def great_circle_km(lng_a: Floats, lat_a: Floats, lng_b: Floats, lat_b: Floats) 
 def geoscore(km: Floats) -> Floats:
     """OSV-5M's score of each answer, 5000 exp(-km / 1492.7), (n,) from 0 to 5000."""
     return np.asarray(5000 * np.exp(-km / _GEOSCORE_KM))
-
-
-def within_shares(km: Floats, limits: Sequence[float] = WITHIN_KM) -> dict[float, float]:
-    """The share of errors that are at most each limit."""
-    return {limit: float((km <= limit).mean()) for limit in limits}
 
 
 def reliability(confidence: Floats, right: Bools, bins: int = 15) -> Reliability:
@@ -132,24 +126,6 @@ def risk_coverage(score: Floats, wrong: Bools) -> RiskCoverage:
     steps = np.arange(1, n + 1)
     risk = np.interp(steps, answered, errors) / steps
     return RiskCoverage(steps / n, np.asarray(risk), float(risk.mean()))
-
-
-def interval(
-    statistic: Callable[..., float],
-    arrays: Sequence[NDArray[Any]],
-    n: int,
-    rng: np.random.Generator,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile bootstrap of `statistic(*arrays)`: `n` resamples of the arrays' common first axis, drawn together.
-
-    Resamples where the statistic is nan (an AUROC without both kinds) are left out. For means, quantiles and
-    calibration errors of many figures at once, `indexer.evaluation.bootstrap` is a hundred times faster.
-    """
-    size = len(arrays[0])
-    drawn = (rng.integers(0, size, size) for _ in range(n))
-    values = np.array([statistic(*(a[which] for a in arrays)) for which in drawn])
-    return percentiles(values, level)
 
 
 def percentiles(values: Floats, level: float = 0.95) -> Interval:

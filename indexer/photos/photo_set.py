@@ -142,10 +142,6 @@ class PhotoSet:
         stay[list(faults)] = False
         return replace(self.take(np.flatnonzero(stay)), rejected=(*self.rejected, *refused))
 
-    def rejecting(self, rows: NDArray[np.intp] | Sequence[int], reason: Reason, detail: str) -> "PhotoSet":
-        """`without`, where the same is wrong with all of them."""
-        return self.without(dict.fromkeys(np.asarray(rows, dtype=np.intp).tolist(), Fault(reason, detail)))
-
     def check_not_empty(self) -> "PhotoSet":
         """The set itself; raises PhotoSetError with the counts by reason where no photo is left."""
         if not len(self):

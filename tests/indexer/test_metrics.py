@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from indexer.evaluation.bootstrap import Resamples, mean
 from indexer.metrics import (
     EARTH_RADIUS_KM,
     RiskCoverage,
@@ -16,10 +17,8 @@ from indexer.metrics import (
     expected_calibration_error,
     geoscore,
     great_circle_km,
-    interval,
     reliability,
     risk_coverage,
-    within_shares,
 )
 
 QUARTER = math.pi / 2 * EARTH_RADIUS_KM
@@ -115,9 +114,8 @@ def test_certainty_that_is_wrong_costs_much_but_no_infinity() -> None:
     assert 10 < reliability(floats(1.0, 0.0), bools("01")).nll < 20
 
 
-def test_geoscore_and_shares_by_hand() -> None:
+def test_geoscore_by_hand() -> None:
     assert geoscore(floats(0, 1492.7, 2 * 1492.7)) == pytest.approx([5000, 5000 / math.e, 5000 / math.e**2])
-    assert within_shares(floats(0.5, 1, 1.01, 26, 3000)) == {1: 0.4, 25: 0.6, 200: 0.8, 750: 0.8, 2500: 0.8}
 
 
 def test_bins_are_what_the_calibration_error_is_made_of() -> None:
@@ -152,13 +150,7 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     rng = np.random.default_rng(5)
     held = 0
     for _ in range(200):
-        found = interval(np.mean, [rng.normal(3, 1, 60)], 200, rng)
+        values = rng.normal(3, 1, 60)
+        found = Resamples(60, 200, int(rng.integers(2**31))).figures({"mean": mean(values)})["mean"]
         held += found.low <= 3 <= found.high
     assert 0.88 <= held / 200 <= 0.98
-
-
-def test_an_interval_draws_its_arrays_together_and_leaves_nan_out() -> None:
-    score, positive = floats(1, 2, 3), bools("001")  # of 27 resamples some are all of one kind: no AUROC
-    found = interval(auroc, [score, positive], 300, np.random.default_rng(0))
-    assert found == (1.0, 1.0)
-    assert np.isnan(interval(auroc, [score, bools("000")], 20, np.random.default_rng(0))).all()

@@ -379,9 +379,9 @@ def test_the_digest_is_of_names_places_and_split() -> None:
     assert len({one.digest(), *(other.digest() for other in others)}) == 5
 
 
-def test_rejecting_keeps_the_line_and_the_order() -> None:
+def test_what_is_refused_later_keeps_the_line_and_the_order() -> None:
     photos = PhotoSet(("a", "b", "c"), ("a", "b", "c"), np.zeros(3), np.ones(3), lines=np.array([2, 5, 9]))
-    left = photos.rejecting([2, 0], Reason.NO_TILE, "beyond the coverage")
+    left = photos.without(dict.fromkeys((2, 0), Fault(Reason.NO_TILE, "beyond the coverage")))
     assert left.names == ("b",)
     assert left.rejected == (
         Rejection(2, "a", "no tile", "beyond the coverage"),
