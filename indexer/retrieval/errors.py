@@ -9,6 +9,7 @@ RetrievalError
 │   └── EncoderMismatchError  an encoder other than the one that the index was made with
 ├── DeviceMemoryError      an index that does not fit on the device that it was meant for
 ├── CalibrationError       calibration numbers that are no calibration, or do not fit this index
+├── PriorError             a prior that cannot be opened, or gives no probabilities
 ├── QueryError             a question that cannot be answered as asked (also a ValueError)
 └── PhotoError             bytes that are no usable picture
     ├── UnreadablePhotoError   empty, text, cut off or damaged
@@ -51,6 +52,10 @@ class DeviceMemoryError(RetrievalError):
 
 class CalibrationError(RetrievalError):
     """Calibration numbers that are malformed, or were made for another index."""
+
+
+class PriorError(RetrievalError):
+    """A prior's directory that cannot be used, or masses that are no probabilities."""
 
 
 class QueryError(RetrievalError, ValueError):

@@ -1,0 +1,72 @@
+"""A prior from its directory: `prior.json` names its kind, the kind's own module reads the rest.
+
+Modules are imported when a prior of their kind is opened, as most of them bring torch.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from indexer.retrieval.errors import PriorError
+from indexer.retrieval.files import read_json, write_json
+from indexer.retrieval.priors.interface import Prior
+
+if TYPE_CHECKING:
+    from indexer.retrieval.encoders import EncodesPhotos
+
+__all__ = ["FORMAT", "FORMAT_VERSION", "PRIOR_NAME", "kind_of", "kinds", "open_prior", "write_kind"]
+
+FORMAT, FORMAT_VERSION = "tilebeam-prior", 1
+PRIOR_NAME = "prior.json"
+_KINDS = {
+    "geocells": "indexer.retrieval.geocells:GeocellPrior",
+    "geoclip": "indexer.retrieval.priors.geoclip:GeoclipPrior",
+    "density": "indexer.retrieval.priors.density:DensityPrior",
+    "noise": "indexer.retrieval.priors.noise:NoisePrior",
+}
+
+
+def kinds() -> tuple[str, ...]:
+    """Of priors, those that this program knows."""
+    return tuple(_KINDS)
+
+
+def open_prior(directory: Path, *, device: str = "auto", photo: "EncodesPhotos | None" = None) -> Prior:
+    """Open the prior that a directory holds; raises PriorError for one that is none, and what its kind raises.
+
+    `photo`: the index's photo encoder; a prior that works on its embeddings says so by having no encoder of its own.
+    """
+    module, _, name = _KINDS[kind_of(directory)].partition(":")
+    try:
+        opened = getattr(import_module(module), name).open(directory, device=device, photo=photo)
+    except ModuleNotFoundError as exc:
+        raise PriorError(f"{directory}: a {kind_of(directory)} prior needs {exc.name}, which is not installed") from exc
+    prior: Prior = opened
+    return prior
+
+
+def kind_of(directory: Path) -> str:
+    """The kind that a directory's `prior.json` names; raises PriorError."""
+    path = directory / PRIOR_NAME
+    if not path.is_file():
+        raise PriorError(f"no prior at {directory} (no {PRIOR_NAME}): point at a directory that `geocells train` made")
+    try:
+        data = read_json(path)
+        _check(data)
+        return str(data["kind"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
+        raise PriorError(f"{path} cannot be used ({exc}): copy or make the prior again") from exc
+
+
+def write_kind(directory: Path, kind: str, about: dict[str, Any] | None = None) -> None:
+    """Write `prior.json`, the last file of a prior's directory; `about`: what else it should say."""
+    write_json(directory / PRIOR_NAME, {"format": FORMAT, "version": FORMAT_VERSION, "kind": kind} | (about or {}))
+
+
+def _check(data: Any) -> None:
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise ValueError("it does not say that it is a prior")
+    if data.get("version") != FORMAT_VERSION:
+        raise ValueError(f"it has format version {data.get('version')!r}, this program reads {FORMAT_VERSION}")
+    if data["kind"] not in _KINDS:
+        raise ValueError(f"it is of kind {data['kind']!r}; there are {', '.join(_KINDS)}")
