@@ -20,7 +20,7 @@ import service.cli
 
 GOOD_KM = 300.0
 """A sample counts as found when it is answered within this distance."""
-OFFLINE = ("plan", "fetch", "index", "inspect", "train", "calibrate", "evaluate")
+OFFLINE = ("plan", "fetch", "index", "inspect", "train", "calibrate", "evaluate", "geocells")
 """Commands that a client's install lacks."""
 NEEDED = 6
 """Samples that must be found for `demo --check` to pass, of eight."""
@@ -48,13 +48,15 @@ class Commands(TyperGroup):
             import indexer.calibration.cli
             import indexer.cli
             import indexer.evaluation.cli
+            import indexer.geocells.cli
             import indexer.training.cli
         except ModuleNotFoundError as exc:
             if exc.name and exc.name.partition(".")[0] in ("indexer", "tile_cache", "service"):
                 raise
             return  # a client's install: no NumPy, no mercantile
         offline = typer.Typer()
-        for part in (indexer.cli, indexer.training.cli, indexer.calibration.cli, indexer.evaluation.cli):
+        calibration, evaluation = indexer.calibration.cli, indexer.evaluation.cli
+        for part in (indexer.cli, indexer.training.cli, calibration, evaluation, indexer.geocells.cli):
             part.register(offline)
         self.commands.update(get_group(offline).commands)
 
