@@ -1,0 +1,106 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from indexer.retrieval.errors import PriorError
+from indexer.retrieval.priors.grid import FLOOR, GridBelief, areas
+from indexer.retrieval.priors.noise import NoisePrior
+from tile_cache.addressing import bounds, centre, children_of_codes, codes_at, tile_of_code
+
+
+def random_mass(seed: int, zoom: int) -> np.ndarray:
+    """Masses over twelve orders of magnitude, some of them zero."""
+    rng = np.random.default_rng(seed)
+    mass = np.exp(rng.uniform(-28, 0, 4**zoom))
+    mass[rng.random(4**zoom) < 0.2] = 0
+    mass[0] += 1e-3
+    return mass
+
+
+def linear(belief: GridBelief, codes: np.ndarray, zoom: int) -> np.ndarray:
+    return np.exp(belief.log_mass(codes, zoom).astype(np.float64))
+
+
+@given(seed=st.integers(0, 10**6), base=st.integers(0, 5), zoom=st.integers(0, 7), floor=st.sampled_from([0, FLOOR]))
+def test_every_zoom_sums_to_one_and_children_to_their_parent(seed: int, base: int, zoom: int, floor: float) -> None:
+    belief = GridBelief.of(random_mass(seed, base), base, floor=floor)
+    codes = np.arange(4**zoom, dtype=np.uint64)
+    mass = linear(belief, codes, zoom)
+    assert mass.sum() == pytest.approx(1, abs=1e-5)
+    children = linear(belief, children_of_codes(codes, 2), zoom + 2).reshape(-1, 16).sum(1)
+    np.testing.assert_allclose(children, mass, rtol=1e-4, atol=1e-12)
+
+
+def test_masses_are_those_that_were_given_up_to_the_floor() -> None:
+    given_mass = random_mass(3, 4)
+    belief = GridBelief.of(given_mass, 4, floor=0.01)
+    expected = 0.99 * given_mass / given_mass.sum() + 0.01 * areas(np.arange(256, dtype=np.uint64), 4)
+    np.testing.assert_allclose(linear(belief, np.arange(256, dtype=np.uint64), 4), expected, rtol=1e-5)
+
+
+def test_a_hard_belief_has_nothing_where_it_was_given_nothing_at_any_zoom() -> None:
+    mass = np.zeros(256)
+    mass[17] = 2.0
+    belief = GridBelief.of(mass, 4, floor=0)
+    for zoom in (2, 3, 4, 6, 9):
+        codes = np.arange(min(4**zoom, 4**6), dtype=np.uint64)
+        above = codes >> np.uint64(2 * max(zoom - 4, 0)) if zoom > 4 else codes
+        holds = above == (17 >> (2 * max(4 - zoom, 0)))
+        assert (np.isfinite(belief.log_mass(codes, zoom)) == holds).all()
+
+
+@pytest.mark.parametrize("zoom", [0, 4, 12, 22])
+def test_areas_are_those_on_the_sphere(zoom: int) -> None:
+    codes = np.unique(codes_at(np.array([0.0, 12.3, -179.9, 7.7]), np.array([0.0, 85.0, -84.9, 47.0]), zoom))
+    whole = bounds(tile_of_code(0, 0))
+    for code, share in zip(codes.tolist(), areas(codes, zoom), strict=True):
+        edges = [np.sin(np.radians(v)) for v in (bounds(tile_of_code(code, zoom)))]
+        band = np.sin(np.radians(whole.north)) * 2
+        assert share == pytest.approx((edges[3] - edges[1]) / band / 2**zoom, rel=1e-4)
+
+
+def test_the_best_place_is_the_heaviest_tile_unless_the_prior_names_one() -> None:
+    mass = random_mass(5, 4)
+    mass[77] = 9
+    best = GridBelief.of(mass, 4).best()
+    assert best == pytest.approx(centre(tile_of_code(77, 4)))
+
+
+@pytest.mark.parametrize(
+    "mass", [np.zeros(256), np.full(256, np.nan), np.full(256, -1.0), np.ones(255), np.full(256, np.inf)]
+)
+def test_what_is_no_probability_is_refused(mass: np.ndarray) -> None:
+    with pytest.raises(PriorError):
+        GridBelief.of(mass, 4)
+
+
+def test_a_belief_of_the_finest_grid_costs_well_under_a_millisecond() -> None:
+    mass = random_mass(1, 8)
+    codes = np.sort(np.random.default_rng(0).integers(0, 4**8, 1024)).astype(np.uint64)
+    GridBelief.of(mass, 8)  # areas are reckoned once
+    made, asked = [], []
+    for _ in range(20):
+        begun = time.perf_counter()
+        belief = GridBelief.of(mass, 8)
+        between = time.perf_counter()
+        belief.log_mass(codes, 8)
+        made.append(between - begun)
+        asked.append(time.perf_counter() - between)
+    print(f"made {1e3 * min(made):.3f} ms, asked {1e3 * min(asked):.3f} ms")
+    assert min(made) < 2e-3
+    assert min(asked) < 5e-4
+
+
+def test_noise_is_the_same_for_the_same_picture_and_another_for_another() -> None:
+    features = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
+    prior = NoisePrior()
+    places = np.array([b.best() for b in prior.beliefs(features)])
+    again = np.array([b.best() for b in prior.beliefs(features[::-1])])[::-1]
+    assert (places == again).all()
+    assert abs(np.sin(np.radians(places[:, 1])).mean()) < 0.15  # even over the sphere
+    belief = prior.beliefs(features[:1])[0]
+    best = codes_at(places[:1, 0], np.clip(places[:1, 1], -85, 85), 4)
+    assert linear(belief, best, 4)[0] > 10 / 256
