@@ -6,7 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-EARTH_RADIUS_KM = 6371.0088
+# Whoever measures asks for distances here.
+from indexer.retrieval.haversine import EARTH_RADIUS_KM as EARTH_RADIUS_KM
+from indexer.retrieval.haversine import great_circle_km as great_circle_km
+
 WITHIN_KM = (1, 25, 200, 750, 2500)
 """The literature's limits: street, city, region, country, continent."""
 
@@ -50,13 +53,6 @@ class Interval(NamedTuple):
 
     low: float
     high: float
-
-
-def great_circle_km(lng_a: Floats, lat_a: Floats, lng_b: Floats, lat_b: Floats) -> Floats:
-    """Great-circle distance on a sphere of 6371.0088 km by the haversine formula; degrees in, km out, (n,)."""
-    a, b = np.radians(lat_a), np.radians(lat_b)
-    h = np.sin((b - a) / 2) ** 2 + np.cos(a) * np.cos(b) * np.sin(np.radians(lng_b - lng_a) / 2) ** 2
-    return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0, 1))))
 
 
 def geoscore(km: Floats) -> Floats:

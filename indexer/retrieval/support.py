@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.retrieval.beam import Descent, Frontier
+from indexer.retrieval.haversine import EARTH_RADIUS_KM as EARTH_RADIUS_KM
 from indexer.retrieval.query import BBox
 from tile_cache.addressing import morton_decode
 
-EARTH_RADIUS_KM = 6371.0088
 MAX_TILES = 384
 UNREACHED = 0.001
 """The lightest tiles may be left out up to this share of the mass; radii count it as lying beyond them."""
