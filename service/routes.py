@@ -19,7 +19,7 @@ from service.errors import RequestError
 from service.inference import Inference
 from service.leaving import unless_gone
 from service.metrics import Metrics
-from service.openapi import BATCH, INDEX, LOCATE, READY
+from service.openapi import BATCH, HEALTH, INDEX, LOCATE, METRICS, READY
 from service.settings import Settings
 from service.uploads import read_batch, read_photo
 
@@ -56,7 +56,8 @@ class LocateParams(BaseModel):
     trace: bool = Field(False, description="Also tell the tiles kept per zoom.")
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
+    # A coroutine, as the next: FastAPI gives plain functions a thread's round trip each, dearer than they are.
     service: Service = request.app.state.service
     return service
 
@@ -64,7 +65,7 @@ def _service(request: Request) -> Service:
 Here = Annotated[Service, Depends(_service)]
 
 
-def _query(request: Request, params: Annotated[LocateParams, Query()], here: Here) -> LocateQuery:
+async def _query(request: Request, params: Annotated[LocateParams, Query()], here: Here) -> LocateQuery:
     repeated = {name for name in params.model_fields_set if len(request.query_params.getlist(name)) > 1}
     if repeated:
         raise RequestError(f"query parameter {min(repeated)!r} is given more than once; give it once")
@@ -122,7 +123,7 @@ async def index(here: Here) -> dict[str, Any]:
     return here.inference.locator.describe()
 
 
-@router.get("/healthz", tags=["about"], summary="Is the process alive?")
+@router.get("/healthz", tags=["about"], summary="Is the process alive?", **HEALTH)
 async def healthz() -> dict[str, str]:
     """Always answered while the process runs; says nothing about inference."""
     return {"status": "alive"}
@@ -135,7 +136,7 @@ async def readyz(here: Here) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", tags=["about"], summary="Figures for Prometheus", response_class=Response)
+@router.get("/metrics", tags=["about"], summary="Figures for Prometheus", response_class=Response, **METRICS)
 async def metrics(here: Here) -> Response:
     """Requests, durations by stage, pictures and rejections since the start."""
     return Response(here.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
