@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
+from importlib import metadata
 
 from fastapi import Depends, FastAPI
 
 from indexer.retrieval.locator import Locator
-from service import handlers, page, reload, routes
+from service import handlers, openapi, page, reload, routes
 from service.admission import Admission, admit
 from service.audit import Audit
 from service.errors import NotReadyError
@@ -17,9 +19,7 @@ from service.logs import RequestLogMiddleware
 from service.metrics import Metrics, MetricsMiddleware
 from service.settings import Settings
 
-__all__ = ["create_app"]
-
-_ABOUT = "Compares a picture with map tiles, zoom by zoom, and answers with a place and a probability for every zoom."
+__all__ = ["create_app", "version"]
 
 
 def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | None = None) -> FastAPI:
@@ -44,13 +44,16 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
         if tiles is not None:
             await asyncio.to_thread(tiles.close)
 
-    app = FastAPI(title="Tilebeam", description=_ABOUT, version=_version(), lifespan=lifespan)
+    # Its own pages of /docs and /redoc load their viewers from a public host; service.page has one that does not.
+    app = FastAPI(title="Tilebeam", version=version(), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = routes.Service(settings, inference, metrics, admission, audit)
     app.state.reloader = reloader
     for router in (routes.router, reload.router):
         app.include_router(router, dependencies=[Depends(admit)])
     tiles = page.install(app, settings, locator, [Depends(admit)])
     handlers.install(app, metrics)
+    described = functools.cache(lambda: openapi.document(app.routes, app.version))
+    app.openapi = described  # type: ignore[method-assign]  # as FastAPI documents it
     app.add_middleware(LingerMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(RequestLogMiddleware)
@@ -62,10 +65,9 @@ async def _warm_up(inference: Inference) -> None:
         await inference.check()
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
+def version() -> str:
+    """Tilebeam's, as it is installed."""
     try:
-        return version("tilebeam")
-    except PackageNotFoundError:  # run from a checkout that is not installed
+        return metadata.version("tilebeam")
+    except metadata.PackageNotFoundError:  # run from a checkout that is not installed
         return "0"

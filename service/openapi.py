@@ -1,94 +1,176 @@
-"""What OpenAPI says about bodies and answers that are parsed by hand: keyword arguments for the routes' decorators."""
+"""The OpenAPI description: for each operation keyword arguments of its route's decorator, and the whole document.
 
+Bodies are parsed by hand and answers built as plain JSON, so what they are is said here and not found in annotations.
+"""
+
+import json
+from collections.abc import Sequence
 from typing import Any
 
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from service import geojson
+from service import openapi_examples as examples
+from service.openapi_schemas import COMPONENTS, SECURITY, ref
 from service.problems import MEDIA_TYPE
 
-__all__ = ["BATCH", "INDEX", "LOCATE", "READY", "RELOAD"]
+__all__ = ["BATCH", "HEALTH", "INDEX", "LOCATE", "METRICS", "READY", "RELOAD", "TILE", "TILES", "document"]
+
+_Answers = dict[int | str, dict[str, Any]]
 
 _BINARY = {"type": "string", "format": "binary"}
-_NUMBER_OR_NULL = {"type": ["number", "null"]}
+_KEY: list[dict[str, list[str]]] = [{"bearer": []}, {"apiKey": []}]
+_TEXT: dict[str, Any] = {"type": "string"}
+_SECONDS = {"description": "Seconds after which asking again makes sense.", "schema": {"type": "integer", "minimum": 1}}
+_REQUEST_ID = {"description": "The request's id, as in the service's log.", "schema": _TEXT}
+
+_ABOUT = "Compares a picture with map tiles, zoom by zoom, and answers with a place and a probability for every zoom."
+_TAGS = {
+    "locate": "Where were these pictures taken?",
+    "about": "What the service knows and how it is.",
+    "map": "The map beneath the page.",
+}
 
 
-def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
-    return {"type": "object", "required": list(required), "properties": {**required, **optional}}
+def document(routes: Sequence[BaseRoute], version: str) -> dict[str, Any]:
+    """The whole description, OpenAPI 3.1, of these routes; needs no index and no server."""
+    tags = [{"name": name, "description": about} for name, about in _TAGS.items()]
+    found = get_openapi(title="Tilebeam", version=version, description=_ABOUT, routes=routes, tags=tags)
+    operations = [operation for path in found["paths"].values() for operation in path.values()]
+    for parameter in (each for operation in operations for each in operation.get("parameters", ())):
+        parameter["schema"] = _present(parameter["schema"])
+    for answer in (each for operation in operations for each in operation["responses"].values()):
+        answer["headers"] = {"X-Request-ID": _REQUEST_ID} | answer.get("headers", {})
+    found["components"] = {"schemas": COMPONENTS, "securitySchemes": SECURITY}
+    return found
 
 
-def _list(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
+def _present(schema: dict[str, Any]) -> dict[str, Any]:
+    """A query parameter's schema without the null that only its absence stands for."""
+    kinds = [each for each in schema.pop("anyOf", ()) if each != {"type": "null"}]
+    schema.pop("title", None)
+    return {**(kinds[0] if kinds else {}), **schema}
 
 
-_TILE = _object({axis: {"type": "integer"} for axis in ("z", "x", "y")})
-_POINT = {"lat": {"type": "number"}, "lon": {"type": "number"}, "confidence": {"type": "number"}}
-_LEVEL = _object(
-    {
-        "zoom": {"type": "integer"},
-        "tile": _TILE,
-        "quadkey": {"type": "string"},
-        "bounds": _list({"type": "number"}),
-        "similarity": _NUMBER_OR_NULL,
-        **_POINT,
-    }
-)
-_ANSWER = _object(
-    {
-        **_POINT,
-        "calibrated": {"type": "boolean"},
-        "radius_km": _object({"50": _NUMBER_OR_NULL, "90": _NUMBER_OR_NULL}),
-        "zoom": {"type": "integer"},
-        "levels": _list(_LEVEL),
-        "alternatives": _list(_object({**_POINT, "tile": _TILE})),
-        "elsewhere": {"type": "number"},
-        "index": {"type": "object"},
-        "attribution": {"type": "string"},
-        "timing_ms": _object({stage: {"type": "number"} for stage in ("decode", "encode", "search")}),
-    },
-    trace=_list({"type": "object"}),
-)
-_PROBLEM = _object(
-    {name: {"type": "string"} for name in ("type", "title", "detail")} | {"status": {"type": "integer"}},
-    instance={"type": "string"},
-    request_id={"type": "string"},
-)
-_LINE = _object({"index": {"type": "integer"}, "name": {"type": "string"}}, result=_ANSWER, error=_PROBLEM)
+def _answered(media_type: str, schema: dict[str, Any], example: Any = None, about: str = "Answered") -> _Answers:
+    content = {"schema": schema} | ({} if example is None else {"example": example})
+    return {200: {"description": about, "content": {media_type: content}}}
 
 
-def _form(properties: dict[str, Any]) -> dict[str, Any]:
-    return {"multipart/form-data": {"schema": _object(properties)}}
+def _problems(instance: str, *slugs: str) -> _Answers:
+    """The answers of these kinds of problem, by status, an example of each kind."""
+    found: _Answers = {}
+    for slug in sorted((*slugs, "internal"), key=lambda slug: examples.KINDS[slug].status):
+        kind = examples.KINDS[slug]
+        answer = found.setdefault(kind.status, {"headers": _headers(kind.status), "content": {MEDIA_TYPE: {}}})
+        answer["description"] = "; ".join(filter(None, [answer.get("description"), kind.title]))
+        content = answer["content"][MEDIA_TYPE]
+        content["schema"] = ref("Problem")
+        told = {"summary": kind.title, "value": examples.problem(slug, instance)}
+        content.setdefault("examples", {})[slug] = told
+    return found
 
 
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    words = {
-        400: "The picture cannot be read",
-        401: "A key is needed",
-        403: "This key may not do that",
-        408: "The upload stopped",
-        413: "Too many bytes, pixels or pictures",
-        415: "A format or content type that is not taken",
-        422: "Parameters or form fields that are not as documented",
-        409: "What was to be loaded is refused",
-        429: "This key has sent its pictures for now; Retry-After says when to go on",
-        503: "Not now; Retry-After says when",
-    }
+def _headers(status: int) -> dict[str, Any]:
+    if status in (429, 503):
+        return {"Retry-After": _SECONDS}
+    return {"WWW-Authenticate": {"description": "`Bearer`.", "schema": _TEXT}} if status == 401 else {}
+
+
+def _body(**content: Any) -> dict[str, Any]:
+    return {"requestBody": {"required": True, **content}}
+
+
+def _form(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A form of one field, which is a file or several."""
+    fields = {"type": "object", "required": [name], "properties": {name: schema}, "additionalProperties": False}
+    return {"multipart/form-data": {"schema": fields, "encoding": {name: {"contentType": "image/*"}}}}
+
+
+def _operation(name: str, responses: _Answers, open_to_all: bool = False, **extra: Any) -> dict[str, Any]:
+    """A decorator's keyword arguments. `open_to_all`: no key is asked for, wherever the service listens."""
+    security = [] if open_to_all else [*_KEY, {}]  # none where the service lets in whoever has none
     return {
-        status: {"description": words[status], "content": {MEDIA_TYPE: {"schema": _PROBLEM}}} for status in statuses
+        "operation_id": name,
+        "responses": responses,
+        "response_model": None,
+        "openapi_extra": {"security": security} | extra,
     }
 
 
-def _answered(media_type: str, schema: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    return {200: {"description": "Answered", "content": {media_type: {"schema": schema}}}}
+def _asked(instance: str, *slugs: str) -> _Answers:
+    """What can go wrong on both ways to locate, and `slugs`."""
+    common = ("unauthorized", "slow-upload", "body-too-large", "unsupported-body", "invalid-request", "invalid-query")
+    return _problems(instance, *common, "rate-limited", "overloaded", "too-slow", *slugs)
 
 
-_RAW = {"image/*": {"schema": _BINARY}}
+_PICTURE = "The picture's bytes; what they are is told by the bytes. Send them with any image/* content type."
+_ANSWERS = _answered("application/json", ref("Answer"), examples.ANSWER, "Answered, in the form that Accept prefers")
+_ANSWERS[200]["content"][geojson.MEDIA_TYPE] = {"schema": ref("FeatureCollection"), "example": examples.FEATURES}
 
-LOCATE: dict[str, Any] = {
-    "responses": _answered("application/json", _ANSWER) | _problems(400, 401, 408, 413, 415, 422, 429, 503),
-    "openapi_extra": {"requestBody": {"required": True, "content": {**_form({"image": _BINARY}), **_RAW}}},
-}
-BATCH: dict[str, Any] = {
-    "responses": _answered("application/x-ndjson", _LINE) | _problems(401, 408, 413, 415, 422, 429, 503),
-    "openapi_extra": {"requestBody": {"required": True, "content": _form({"images": _list(_BINARY)})}},
-}
-INDEX: dict[str, Any] = {"responses": _answered("application/json", {"type": "object"}) | _problems(401)}
-RELOAD: dict[str, Any] = {"responses": _answered("application/json", {"type": "object"}) | _problems(401, 403, 409)}
-READY: dict[str, Any] = {"responses": _problems(503)}
+LOCATE: dict[str, Any] = _operation(
+    "locate",
+    _ANSWERS
+    | _asked("/locate", "unreadable-photo", "photo-too-large", "unsupported-photo", "audit-unavailable", "not-ready"),
+    **_body(
+        description="One picture, as a form's file field `image` or as the body itself.",
+        content={
+            **_form("image", _BINARY | {"description": "The picture, as a file."}),
+            "image/*": {"schema": _BINARY | {"description": _PICTURE}},
+        },
+    ),
+)
+_LINES = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in examples.LINES)
+_NDJSON = _answered(
+    "application/x-ndjson",
+    {"type": "string", "description": "A `Line` for each picture, in the order of the request, as each is ready."},
+    _LINES,
+    "A line of JSON for each picture",
+)
+_NDJSON[200]["content"]["application/x-ndjson"]["x-item-schema"] = ref("Line")
+_FILES = {"type": "array", "items": _BINARY, "minItems": 1, "description": "The pictures, as files."}
+
+BATCH: dict[str, Any] = _operation(
+    "locate_batch",
+    _NDJSON | _asked("/locate/batch", "store-unavailable"),
+    **_body(description="Many pictures, each a file field `images` of one form.", content=_form("images", _FILES)),
+) | {"response_class": Response}
+INDEX: dict[str, Any] = _operation(
+    "describe_index",
+    _answered("application/json", ref("Index"), examples.INDEX) | _problems("/index", "unauthorized"),
+)
+RELOAD: dict[str, Any] = _operation(
+    "reload_index",
+    _answered("application/json", ref("Reloaded"), examples.RELOADED)
+    | _problems("/index/reload", "unauthorized", "forbidden", "reload-refused"),
+)
+RELOAD["openapi_extra"]["security"] = _KEY
+READY: dict[str, Any] = _operation(
+    "ready",
+    _answered("application/json", ref("Status"), {"status": "ready"}) | _problems("/readyz", "not-ready"),
+    open_to_all=True,
+)
+HEALTH: dict[str, Any] = _operation(
+    "alive", _answered("application/json", ref("Status"), {"status": "alive"}), open_to_all=True
+)
+METRICS: dict[str, Any] = _operation(
+    "metrics",
+    _answered("text/plain", _TEXT, "tilebeam_images_total 128.0\n") | _problems("/metrics", "unauthorized"),
+)
+TILES: dict[str, Any] = _operation(
+    "describe_tiles",
+    _answered("application/json", ref("TileJSON"), examples.TILE_JSON) | _problems("/tiles", "unauthorized", "no-tile"),
+)
+_KNOWN = {"ETag": {"schema": _TEXT}, "Cache-Control": {"schema": _TEXT}}
+_PICTURES = {f"image/{kind}": {"schema": _BINARY} for kind in ("jpeg", "png", "webp")}
+
+TILE: dict[str, Any] = _operation(
+    "tile",
+    {
+        200: {"description": "The tile's picture", "headers": _KNOWN, "content": _PICTURES},
+        304: {"description": "It is the one that If-None-Match names", "headers": _KNOWN},
+        **_problems("/tiles/12/0/0", "unauthorized", "no-tile", "invalid-request", "overloaded"),
+    },
+)

@@ -1,4 +1,4 @@
-"""The page at `/`: its files, Leaflet's from the package that ships it, and the bundled samples.
+"""The page at `/` and the one at `/docs`: their files, those of Leaflet and Swagger UI from packages that ship them.
 
 The files are plain HTML, CSS and modules in `service/static`; a strict policy lets a browser run and load only what
 this service sends.
@@ -49,6 +49,12 @@ async def page() -> FileResponse:
     return FileResponse(_folder("service", "static/index.html") / "index.html", headers=_HEADERS)
 
 
+@router.get("/docs")
+async def docs() -> FileResponse:
+    """The OpenAPI description, for people, in Swagger UI."""
+    return FileResponse(_folder("service", "static/docs.html") / "docs.html", headers=_HEADERS)
+
+
 class _Files(StaticFiles):
     """Files that a browser keeps and asks about again (`no-cache`), so that an update shows at once."""
 
@@ -72,6 +78,7 @@ def install(
     app.include_router(router)
     app.include_router(tiles.router, dependencies=admission)
     app.mount("/static/leaflet", _Files(directory=_folder("xstatic.pkg.leaflet", "data/leaflet.js")))
+    app.mount("/static/swagger", _Files(directory=_folder("fastapi_swagger.resources", "swagger-ui-bundle.js")))
     if source.split(":")[0] == tiles.BUILT_IN:  # the samples are pictures of the built-in Earth
         app.mount("/static/samples", _Files(directory=_folder("indexer.builtin", "samples/samples.json")))
     app.mount("/static", _Files(directory=_folder("service", "static/index.html")))

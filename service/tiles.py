@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
 from service.errors import NoTileError, OverloadedError, SettingsError
+from service.openapi import TILE, TILES
 from tile_cache.addressing import Tile, check_tile
 from tile_cache.errors import TileAddressError, TileCacheError
 from tile_cache.responses import sniff
@@ -138,13 +139,13 @@ def _tiles(request: Request) -> MapTiles:
 Tiles = Annotated[MapTiles, Depends(_tiles)]
 
 
-@router.get("/tiles", summary="What the map's tiles are")
+@router.get("/tiles", summary="What the map's tiles are", **TILES)
 async def about_tiles(tiles: Tiles) -> JSONResponse:
     """TileJSON: zooms and attribution of the map beneath the page; 404 where the service has none."""
     return JSONResponse(tiles.describe())
 
 
-@router.get("/tiles/{z}/{x}/{y}", summary="A tile of the map", response_class=Response)
+@router.get("/tiles/{z}/{x}/{y}", summary="A tile of the map", response_class=Response, **TILE)
 async def tile(z: int, x: int, y: int, request: Request, tiles: Tiles) -> Response:
     """A PNG, JPEG or WebP of a local source; 404 where it has none. Deeper zooms are for the client to enlarge."""
     try:

@@ -49,7 +49,7 @@ def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
     """A fresh page that is ready; at the end it must have had no error, and have asked no other host."""
     opened, troubles = [], []
 
-    def visit(**given: Any) -> Any:
+    def visit(path: str = "/", ready: str = "body[data-ready]", **given: Any) -> Any:
         context = browser.new_context(
             **{"reduced_motion": "reduce", "viewport": {"width": 1200, "height": 800}} | given
         )
@@ -58,8 +58,8 @@ def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.on("console", lambda m: troubles.append(m.text) if "Content Security Policy" in m.text else None)
         page.on("request", lambda r: troubles.append(r.url) if not r.url.startswith((site, "blob:", "data:")) else None)
-        page.goto(site)
-        page.wait_for_selector("body[data-ready]", state="attached")
+        page.goto(site + path)
+        page.wait_for_selector(ready, state="attached")
         opened.append(context)
         return page
 
@@ -212,6 +212,16 @@ def test_the_policy_lets_nothing_in_from_elsewhere(site: str) -> None:
     text = (STATIC / "index.html").read_text()
     assert re.findall(r"<script(?![^>]*src=)|<style| style=| on\w+=", text) == []
     assert httpx.get(f"{site}/static/leaflet/leaflet.js").status_code == 200
+
+
+def test_the_description_is_rendered_and_asks_no_other_host(visit: Any, site: str) -> None:
+    page = visit("/docs", ".opblock")
+    said = httpx.get(f"{site}/openapi.json").json()["paths"]
+    assert page.locator(".opblock").count() == sum(len(verbs) for verbs in said.values())
+    page.click("#operations-locate-locate .opblock-summary-control")
+    page.wait_for_selector("#operations-locate-locate .responses-table")
+    assert "unreadable-photo" in page.inner_text("#operations-locate-locate")
+    assert page.locator(".errors-wrapper").count() == 0
 
 
 def test_files_of_the_page_stay_small() -> None:
