@@ -1,12 +1,11 @@
 """Regions of the Earth in degrees: boxes and GeoJSON polygons, asked which tiles they share area with.
 
-The only home of shapely. Everything is decided in the plane of longitude and latitude, where a GeoJSON edge is
-straight and a tile is a rectangle. A region knows neither zoom levels to index nor imagery.
+Everything is decided in the plane of longitude and latitude, where a GeoJSON edge is straight and a tile is a
+rectangle. A region knows neither zoom levels to index nor imagery.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,16 +16,15 @@ from numpy.typing import NDArray
 from shapely.geometry import mapping, shape
 
 from indexer.errors import CoverageError
-from tile_cache.addressing import MAX_LATITUDE, bounds_of_codes
+from indexer.retrieval.errors import QueryError
+from indexer.retrieval.polygons import CLIPPED, boxes_of, checked_rings, prepared, rings_of, short
+from tile_cache.addressing import MAX_LATITUDE
 
 __all__ = ["OUTSIDE", "PARTLY", "WHOLLY", "Region"]
 
 OUTSIDE, PARTLY, WHOLLY = 0, 1, 2
 _SKIN = 1e-9
-"""Degrees (0.1 mm) taken off each side of a tile, so that a region that ends on a tile's edge does not reach beyond."""
-
-_MAX_LONGITUDE = 360.0
-_CLIPPED = f"the Web-Mercator square ends at {MAX_LATITUDE:.4f} degrees: what lies nearer to a pole has no tiles"
+"""Degrees by which a pole may be missed before people are told of clipping."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +40,7 @@ class Region:
     @classmethod
     def world(cls) -> "Region":
         """Every tile."""
-        return cls(_prepared(shapely.box(-180, -MAX_LATITUDE, 180, MAX_LATITUDE)))
+        return cls(prepared(shapely.box(-180, -MAX_LATITUDE, 180, MAX_LATITUDE)))
 
     @classmethod
     def from_bbox(cls, west: float, south: float, east: float, north: float) -> "Region":
@@ -75,9 +73,9 @@ class Region:
             raise CoverageError(f"{path} is no JSON ({exc}); a GeoJSON file with polygons is needed") from exc
         notes: list[str] = []
         try:
-            polygons = [_polygon(rings, str(path), notes) for rings in _ring_lists(document, str(path))]
-        except RecursionError as exc:
-            raise CoverageError(f"{path} is nested too deeply to be GeoJSON") from exc
+            polygons = [_polygon(rings, str(path), notes) for rings in rings_of(document, str(path))]
+        except QueryError as exc:
+            raise CoverageError(str(exc)) from exc
         if not polygons:
             raise CoverageError(f"{path} holds no polygon; points and lines cover no tiles")
         return _cut(shapely.union_all(polygons), str(path), notes)
@@ -87,12 +85,11 @@ class Region:
         shared = _polygons_of(shapely.intersection(self.geometry, other.geometry))
         if shared.is_empty:
             raise CoverageError(f"{name} shares no area with the rest of the coverage")
-        return Region(_prepared(shared), tuple(dict.fromkeys((*self.notes, *other.notes))))
+        return Region(prepared(shared), tuple(dict.fromkeys((*self.notes, *other.notes))))
 
     def classify(self, codes: NDArray[np.uint64], z: int) -> NDArray[np.uint8]:
         """OUTSIDE, PARTLY or WHOLLY inside, (n,) uint8, for tiles of zoom `z` by Morton code, (n,) uint64."""
-        west, south, east, north = bounds_of_codes(codes, z)
-        boxes = shapely.box(west + _SKIN, south + _SKIN, east - _SKIN, north - _SKIN)
+        boxes = boxes_of(codes, z)
         hit = np.asarray(shapely.intersects(self.geometry, boxes))
         state = hit.astype(np.uint8)
         state[hit] += np.asarray(shapely.contains_properly(self.geometry, boxes[hit])).astype(np.uint8)
@@ -116,11 +113,6 @@ class Region:
         return west, south, east, north
 
 
-def _prepared(geometry: Any) -> Any:
-    shapely.prepare(geometry)
-    return geometry
-
-
 def _polygons_of(geometry: Any) -> Any:
     """Only the parts with area: an intersection may leave points and lines behind."""
     parts = [p for p in shapely.get_parts(geometry) if p.geom_type in ("Polygon", "MultiPolygon") and p.area > 0]
@@ -133,93 +125,20 @@ def _cut(geometry: Any, name: str, notes: list[str]) -> Region:
     wrapped = shapely.intersection(shapely.union_all(turns), shapely.box(-180, -90, 180, 90))
     clipped = _polygons_of(shapely.intersection(wrapped, shapely.box(-180, -MAX_LATITUDE, 180, MAX_LATITUDE)))
     if clipped.is_empty:
-        raise CoverageError(f"{name} covers no tile: {_CLIPPED}")
+        raise CoverageError(f"{name} covers no tile: {CLIPPED}")
     _, south, _, north = wrapped.bounds
     if south < -MAX_LATITUDE - _SKIN or north > MAX_LATITUDE + _SKIN:
-        notes.append(f"{name} is clipped: {_CLIPPED}")
-    return Region(_prepared(clipped), tuple(notes))
-
-
-def _ring_lists(node: Any, name: str) -> Iterator[Sequence[Any]]:
-    """The coordinates of every polygon under a GeoJSON object."""
-    if not isinstance(node, dict) or not isinstance(node.get("type"), str):
-        raise CoverageError(f"{name} is JSON but no GeoJSON: an object with a 'type' is needed, not {_short(node)}")
-    kind = node["type"]
-    if kind == "FeatureCollection":
-        yield from _each(node, "features", name)
-    elif kind == "GeometryCollection":
-        yield from _each(node, "geometries", name)
-    elif kind == "Feature":
-        if node.get("geometry") is not None:
-            yield from _ring_lists(node["geometry"], name)
-    elif kind in ("Polygon", "MultiPolygon"):
-        coordinates = _listed(node, "coordinates", name)
-        yield from [coordinates] if kind == "Polygon" else coordinates
-    elif kind not in ("Point", "MultiPoint", "LineString", "MultiLineString"):
-        raise CoverageError(f"{name}: {kind!r} is no GeoJSON type")
-
-
-def _each(node: dict[str, Any], key: str, name: str) -> Iterator[Sequence[Any]]:
-    for child in _listed(node, key, name):
-        yield from _ring_lists(child, name)
-
-
-def _listed(node: dict[str, Any], key: str, name: str) -> list[Any]:
-    value = node.get(key)
-    if not isinstance(value, list):
-        raise CoverageError(f"{name}: a {node['type']} needs a list of {key}, not {_short(value)}")
-    return value
+        notes.append(f"{name} is clipped: {CLIPPED}")
+    return Region(prepared(clipped), tuple(notes))
 
 
 def _polygon(rings: Any, name: str, notes: list[str]) -> Any:
     """One polygon with its holes, checked and, if its rings cross themselves, repaired."""
-    if not isinstance(rings, list) or not rings:
-        raise CoverageError(f"{name}: a polygon needs at least one ring, not {_short(rings)}")
-    checked = [_ring(ring, name, notes) for ring in rings]
+    checked = checked_rings(rings, name, notes.append)
     polygon = shape({"type": "Polygon", "coordinates": [ring.tolist() for ring in checked]})
     if not polygon.is_valid:
         notes.append(f"{name}: a polygon crosses itself ({shapely.is_valid_reason(polygon)}); it was repaired")
         polygon = _polygons_of(shapely.make_valid(polygon))
     if polygon.is_empty or polygon.area == 0:
-        raise CoverageError(f"{name}: the polygon at {_short(rings[0][0])} has no area")
+        raise CoverageError(f"{name}: the polygon at {short(rings[0][0])} has no area")
     return polygon
-
-
-def _ring(ring: Any, name: str, notes: list[str]) -> NDArray[np.float64]:
-    """A ring's (lng, lat), (n, 2) float64, altitudes dropped."""
-    try:
-        xy = np.array([_position(p) for p in ring], dtype=np.float64).reshape(-1, 2)
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise CoverageError(f"{name}: a ring must be a list of [lng, lat] pairs, not {_short(ring)}") from exc
-    if len(xy) < 4:
-        raise CoverageError(f"{name}: a ring needs 4 positions or more, the last equal to the first; got {len(xy)}")
-    outside = ~((np.abs(xy[:, 0]) <= _MAX_LONGITUDE) & (np.abs(xy[:, 1]) <= 90))  # also true of NaN
-    if outside.any():
-        lng, lat = xy[np.flatnonzero(outside)[0]]
-        raise CoverageError(f"{name}: [{lng:g}, {lat:g}] is not on Earth; GeoJSON wants [lng, lat] in degrees")
-    if np.ptp(xy[:, 0]) > 360:
-        raise CoverageError(f"{name}: a ring spans {np.ptp(xy[:, 0]):g} degrees of longitude, more than the Earth has")
-    _note_long_edges(xy[:, 0], name, notes)
-    return xy
-
-
-def _position(value: Any) -> tuple[float, float]:
-    if not isinstance(value, list) or len(value) < 2 or not all(type(v) in (int, float) for v in value[:2]):
-        raise ValueError(f"{value!r} is no position")
-    return float(value[0]), float(value[1])
-
-
-def _note_long_edges(lng: NDArray[np.float64], name: str, notes: list[str]) -> None:
-    """A ring from 170 to -170 may mean the date line; RFC 7946 says that it does not, so say how it was read."""
-    jump = np.flatnonzero((np.abs(np.diff(lng)) > 180) & (np.abs(np.diff(lng)) < 360))
-    if jump.size:
-        a, b = lng[jump[0]], lng[jump[0] + 1]
-        notes.append(
-            f"{name}: the edge from longitude {a:g} to {b:g} was read as the long way round (RFC 7946); "
-            f"to cross the date line write {b + np.copysign(360, a):g} instead of {b:g}"
-        )
-
-
-def _short(value: Any, limit: int = 60) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= limit else text[:limit] + "..."
