@@ -15,6 +15,7 @@ from indexer.retrieval.calibration import Calibration
 from indexer.retrieval.errors import QueryError
 from indexer.retrieval.index import Level, TileIndex
 from indexer.retrieval.posterior import share
+from indexer.retrieval.priors.interface import Belief
 from indexer.retrieval.surroundings import neighbours_mean
 
 Rows = NDArray[np.int64]
@@ -90,12 +91,18 @@ class Exhaustive:
         row = int(np.argmax(cosines))
         return zoom.level.zoom, row, float(cosines[row])
 
-    def descend(self, embedding: NDArray[np.float32], calibration: Calibration) -> Descent:
-        """The posterior with nothing pruned, over every reachable tile, for one embedding, (d,) float32, contiguous."""
+    def descend(
+        self, embedding: NDArray[np.float32], calibration: Calibration, belief: Belief | None = None
+    ) -> Descent:
+        """The posterior with nothing pruned, over every reachable tile, for one embedding, (d,) float32, contiguous.
+
+        Tiles that a belief rules out are not reachable.
+        """
         steps: list[Step] = []
         elsewhere, log_mass = 0.0, np.zeros(1)
-        for zoom, cosines in zip(self._zooms, self.similarities(embedding), strict=True):
-            rows = np.flatnonzero(zoom.reachable)
+        for i, (zoom, cosines) in enumerate(zip(self._zooms, self.similarities(embedding), strict=True)):
+            said = None if belief is None else _Said.of(belief, zoom.level, self._zooms[i - 1].level if i else None)
+            rows = np.flatnonzero(zoom.reachable if said is None else zoom.reachable & np.isfinite(said.own))
             if not len(rows):
                 break
             mothers, slots = np.unique(zoom.parents[rows], return_inverse=True)
@@ -103,11 +110,32 @@ class Exhaustive:
                 steps[-1].expanded = np.searchsorted(steps[-1].rows, mothers)
                 log_mass = steps[-1].log_mass[steps[-1].expanded]
             numbers = calibration.numbers(zoom.level.zoom)
-            shares = share(log_mass, slots, _scores(zoom.level, rows, cosines[rows], numbers.kappa), numbers)
+            scores = _scores(zoom.level, rows, cosines[rows], numbers.kappa)
+            shares = share(log_mass, slots, scores, numbers, *(() if said is None else said.hint(rows, zoom.parents)))
             elsewhere += shares.elsewhere
+            prior = None if said is None else said.own[rows]
             kept = np.arange(len(rows))
-            steps.append(Step(zoom.level, rows, cosines[rows], shares.log_mass, slots, kept))
+            steps.append(Step(zoom.level, rows, cosines[rows], shares.log_mass, slots, kept, log_prior=prior))
         return weighed(steps, elsewhere, calibration)
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What a belief says of all rows of a level, (n,), and of all rows above it: logs of masses."""
+
+    own: NDArray[np.float64]
+    above: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, belief: Belief, level: Level, above: Level | None) -> "_Said":
+        """Ask the belief; above the first level lies the Earth, which has all."""
+        over = np.zeros(1) if above is None else belief.log_mass(above.codes, above.zoom)
+        return cls(belief.log_mass(level.codes, level.zoom).astype(np.float64), over.astype(np.float64))
+
+    def hint(self, rows: Rows, parents: Rows) -> tuple[NDArray[np.float64], float]:
+        """Gains of some rows, (c,), and the log of the share that they leave of what their parents have."""
+        held = np.exp(self.own[rows]).sum() / np.exp(self.above[np.unique(parents[rows])]).sum()
+        return self.own[rows] - self.above[parents[rows]], float(np.log(1 - held)) if held < 1 - 1e-5 else -np.inf
 
 
 def _scores(level: Level, rows: Rows, cosines: NDArray[np.float32], kappa: float) -> NDArray[np.float32]:

@@ -17,6 +17,8 @@ from indexer.retrieval.elsewhere import level_features, probability
 from indexer.retrieval.errors import QueryError
 from indexer.retrieval.index import Candidates, Level, TileIndex
 from indexer.retrieval.posterior import Floats, best, share
+from indexer.retrieval.priors.guidance import NO_HINT, Guidance, with_place
+from indexer.retrieval.priors.interface import Belief
 from indexer.retrieval.query import BBox, Scoring
 from indexer.retrieval.surroundings import neighbours_mean
 
@@ -40,6 +42,7 @@ class Step:
     # (a,): those of `kept` that have candidates beneath, known once the next level is searched; all other candidates
     # keep their mass here.
     expanded: Positions = field(default_factory=lambda: np.empty(0, dtype=np.intp))
+    log_prior: Floats | None = None  # (c,) the prior's, where there is one
 
 
 class Frontier(NamedTuple):
@@ -111,28 +114,44 @@ class Descent:
 
 
 def descend(
-    index: TileIndex, query: NDArray[np.float32], calibration: Calibration, k: int, scoring: Scoring, bbox: BBox | None
+    index: TileIndex,
+    query: NDArray[np.float32],
+    calibration: Calibration,
+    k: int,
+    scoring: Scoring,
+    bbox: BBox | None,
+    belief: Belief | None = None,
 ) -> Descent:
     """Search every level for one embedding, (d,) float32, contiguous.
 
-    `posterior` keeps the k tiles of most mass, `paper` the k of highest similarity; ties go to the lower row. Raises
-    QueryError if no tile with a vector qualifies.
+    `posterior` keeps the k tiles of most mass, `paper` the k of highest similarity, `bolted` also the one of the
+    belief's best place; ties go to the lower row. A zoom of no vectors at all ends it, unless `posterior` has a belief
+    to tell its tiles apart by. Raises QueryError if no tile qualifies.
     """
     steps: list[Step] = []
     elsewhere = 0.0
     parents, log_mass = np.zeros(1, dtype=np.int64), np.zeros(1)
+    guide = Guidance(belief) if belief is not None and scoring == "posterior" else None
+    bolt = belief.best() if belief is not None and scoring == "bolted" else None
     for level in index.levels:
-        found = _candidates(level, query, parents, bbox)
+        if guide is None and not level.has_vectors:
+            break
+        found = _candidates(level, query, parents, bbox, guide)
         if not len(found.rows):
             break
         alive, slots = _alive(found.slots, len(parents))
         if steps:
             steps[-1].expanded = steps[-1].kept[alive]
         numbers = calibration.numbers(level.zoom)
-        shares = share(log_mass[alive], slots, _scores(level, found, numbers), numbers)
+        hint = NO_HINT if guide is None else guide.hint(alive, slots)
+        shares = share(log_mass[alive], slots, _scores(level, found, numbers), numbers, hint.gains, hint.outside)
         elsewhere += shares.elsewhere
         kept = best(shares.log_mass if scoring == "posterior" else found.similarities, k)
-        steps.append(Step(level, found.rows, found.similarities, shares.log_mass, slots, kept))
+        if bolt is not None:
+            kept = with_place(kept, level, found.rows, bolt)
+        if guide is not None:
+            guide.keep(kept)
+        steps.append(Step(level, found.rows, found.similarities, shares.log_mass, slots, kept, log_prior=hint.log_mass))
         parents, log_mass = found.rows[kept], shares.log_mass[kept]
     if not steps:
         raise QueryError(_nothing(bbox))
@@ -155,24 +174,30 @@ def features_of(steps: Sequence[Step]) -> dict[str, float]:
     """What `retrieval.elsewhere` looks at, of every level; log masses count up to a constant."""
     features: dict[str, float] = {}
     for i, step in enumerate(steps):
-        features |= level_features(step.level.zoom, step.similarities, step.log_mass, first=i == 0)
+        similarities = step.similarities if step.level.has_vectors else None
+        features |= level_features(step.level.zoom, similarities, step.log_mass, step.log_prior, first=i == 0)
     return features
 
 
 def _scores(level: Level, found: Candidates, numbers: ZoomNumbers) -> NDArray[np.float32]:
     """The cosines, or where the zoom's kappa says so, their mix with what the neighbours have."""
+    if not level.has_vectors:
+        return np.zeros(len(found.rows), dtype=np.float32)
     if not numbers.kappa:
         return found.similarities
     around = neighbours_mean(level.codes[found.rows], level.zoom, found.similarities)
     return found.similarities + np.float32(numbers.kappa) * (around - found.similarities)
 
 
-def _candidates(level: Level, query: NDArray[np.float32], parents: NDArray[np.int64], bbox: BBox | None) -> Candidates:
+def _candidates(
+    level: Level, query: NDArray[np.float32], parents: NDArray[np.int64], bbox: BBox | None, guide: Guidance | None
+) -> Candidates:
+    """Children of the parents that may hold the place; without a prior, a tile without vector never does."""
     found = level.search(query, parents)
-    if bbox is None:
-        return found
-    inside = bbox.meets(level.codes[found.rows], level.zoom)
-    return Candidates(found.rows[inside], found.similarities[inside], found.slots[inside])
+    if bbox is not None:
+        inside = bbox.meets(level.codes[found.rows], level.zoom)
+        found = Candidates(found.rows[inside], found.similarities[inside], found.slots[inside])
+    return found if guide is None else guide.among(level, found)
 
 
 def _alive(slots: Positions, parents: int) -> tuple[Positions | slice, Positions]:
@@ -190,6 +215,6 @@ def _at(ascending: NDArray[np.signedinteger[Any]], position: int, value: int) ->
 
 def _nothing(bbox: BBox | None) -> str:
     if bbox is None:
-        return "the index holds no vector at its first zoom, so it can answer nothing: build it again"
+        return "the index holds no vector at its first zoom: ask with a prior and scoring posterior, or build it again"
     box = f"{bbox.west},{bbox.south},{bbox.east},{bbox.north}"
     return f"bbox {box} covers no indexed tile: widen it, or look at the index's coverage"

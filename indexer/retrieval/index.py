@@ -124,6 +124,11 @@ class Level:
     first_rows: Rows  # (shards,)
     first_parents: Rows  # (shards + 1,)
 
+    @property
+    def has_vectors(self) -> bool:
+        """Whether any of its tiles has one; tiles of a zoom without can only be told apart by a prior."""
+        return any(shard.vectors for shard in self.shards)
+
     def search(self, query: NDArray[np.float32], parents: Rows) -> Candidates:
         """Similarities of all children with a vector of `parents`, (m,) int64 ascending, to `query`, (d,) float32."""
         counts = self.vector_starts[parents + 1] - self.vector_starts[parents]

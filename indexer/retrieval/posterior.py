@@ -27,13 +27,16 @@ def share(
     similarities: NDArray[np.float32],
     numbers: ZoomNumbers,
     prior_gain: Floats | None = None,
+    outside: float = 0.0,
 ) -> Shares:
     """Divide the mass of the kept tiles with children among their children and "elsewhere".
 
     `log_mass`: (m,) of the kept tiles that have children, and no others; `slots`: (c,) ascending, whose child each is;
-    `similarities`: (c,) cosines, c at least 1; `prior_gain`: (c,) log prior(c) - log prior(p), where there is a prior.
+    `similarities`: (c,) cosines, c at least 1. Where there is a prior, `prior_gain`: (c,) log prior(c) - log prior(p),
+    finite, and `outside`: log of the share of the parents' prior mass that no candidate has, -inf for none.
 
-    w(c) = gamma log(P(p) / M) + s(c) / tau + lambda gain(c) + (rho - 1) I(p);  P(c) = M exp w(c) / (exp b + sum exp w).
+    w(c) = gamma log(P(p) / M) + s(c) / tau + lambda gain(c) + (rho - 1) I(p);  P(c) = M exp w(c) / (exp b + sum exp w),
+    where b is b + lambda outside.
 
     I(p) is the log-sum of exp(s(c) / tau + lambda gain(c)) over p's candidates, so that rho is how far they speak for
     their parent against other parents: the nested logit's dissimilarity parameter (McFadden 1978); at 1 it is a plain
@@ -52,9 +55,10 @@ def share(
     if numbers.b is None:
         weights += total - norm
         return Shares(weights, 0.0)
-    norm = float(np.logaddexp(norm, numbers.b))
+    nowhere = numbers.b + numbers.lam * outside if numbers.lam else numbers.b
+    norm = float(np.logaddexp(norm, nowhere))
     weights += total - norm
-    return Shares(weights, math.exp(total + numbers.b - norm))
+    return Shares(weights, math.exp(total + nowhere - norm))
 
 
 def _inclusive(weights: Floats, slots: NDArray[np.intp]) -> Floats:

@@ -12,7 +12,10 @@ from tile_cache.addressing import MAX_LATITUDE, morton_decode
 
 MAX_K = 1024
 MAX_ALTERNATIVES = 20
-Scoring = Literal["posterior", "paper"]
+Scoring = Literal["posterior", "paper", "bolted"]
+"""How tiles are ranked: by mass; by the level's similarity alone; or so with the tile of the prior's own answer kept
+as one more at every level, as paper H joins GeoCLIP to its beam."""
+NO_PRIOR = "none"
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ class BBox:
 class LocateQuery:
     """How to search and what to tell. Raises QueryError for a value out of range.
 
-    `k`: tiles kept a zoom, 1 to 1024; `alternatives`: other places wanted, 0 to 20; `trace`: tell the kept tiles.
+    `k`: tiles kept a zoom, 1 to 1024; `alternatives`: other places wanted, 0 to 20; `trace`: tell the kept tiles;
+    `prior`: the name of one that the index has, `none` for none, None for the index's own choice.
     """
 
     k: int = 64
@@ -64,6 +68,7 @@ class LocateQuery:
     bbox: BBox | None = None
     trace: bool = False
     scoring: Scoring = "posterior"
+    prior: str | None = None
 
     def __post_init__(self) -> None:
         _check_count("k", self.k, 1, MAX_K)
