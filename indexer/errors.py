@@ -7,6 +7,7 @@ IndexerError
 │   └── RunMismatchError   a training run that was begun with other arguments or data
 ├── CalibrationFitError    a calibration that the photos at hand do not allow
 ├── EvaluationError        figures that cannot be made, or written, as asked
+├── GeocellError           photos that cannot be parted into cells, or no place for what comes out
 └── BuildError             an index that cannot be made as asked
     ├── ExistingIndexError what stands at `--out` is something else
     ├── PlanMismatchError  a half-made index that was begun with other arguments
@@ -41,6 +42,10 @@ class CalibrationFitError(IndexerError):
 
 class EvaluationError(IndexerError):
     """Nothing to measure, no place to write it, or nothing to draw it with."""
+
+
+class GeocellError(IndexerError):
+    """Geocells that cannot be fitted as asked: no clusters at any setting, or nowhere to write them."""
 
 
 class BuildError(IndexerError):
