@@ -1,0 +1,49 @@
+"""Locate a folder of pictures with a Tilebeam service: a line of JSON for each, in the order of their names.
+
+    python batch_from_container.py http://service:8000 /photos > places.jsonl
+
+Pictures go in batches of 32, are read as they are sent, and answers are printed as they arrive, so that a folder of any
+size takes little memory. What the service is too busy for is sent again when it says. It needs Tilebeam's client alone
+(`pip install .`): no torch, FAISS or NumPy. A key, where the service wants one: the variable TILEBEAM_API_KEY.
+Exit code 0: all were located; 1: some were not, or the service did not answer; 2: wrong usage.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from service.client import Client, ClientError
+
+
+def main() -> int:
+    """Print a line for each picture; returns the exit code."""
+    parser = argparse.ArgumentParser(description="Locate a folder of pictures with a Tilebeam service.")
+    parser.add_argument("url", help="the service's address, http://service:8000 say")
+    parser.add_argument("folder", type=Path, help="a folder of pictures; those in folders beneath it count too")
+    given = parser.parse_args()
+    if not given.folder.is_dir():
+        parser.error(f"{given.folder} is no folder")
+    located, failed = 0, 0
+    try:
+        with Client(given.url, api_key=os.environ.get("TILEBEAM_API_KEY"), timeout_s=120) as client:
+            for path, line in client.locate_folder(given.folder):
+                entry: dict[str, Any] = {"file": str(path.relative_to(given.folder))}
+                if answer := line.get("result"):
+                    located += 1
+                    entry |= {name: answer[name] for name in ("lat", "lon", "confidence", "calibrated", "elsewhere")}
+                else:
+                    failed += 1
+                    entry["error"] = line["error"]["detail"]
+                print(json.dumps(entry), flush=True)
+    except ClientError as error:
+        print(f"after {located + failed} pictures: {error}", file=sys.stderr)
+        return 1
+    print(f"{located} located, {failed} not", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
