@@ -81,6 +81,7 @@ class Answer:
     calibration_id: str | None
     zooms: tuple[int, ...]
     attribution: str
+    prior: str | None = None  # asked with; None: none
 
     @property
     def confidence(self) -> float:
@@ -88,7 +89,10 @@ class Answer:
         return self.levels[-1].confidence
 
     def to_json(self) -> dict[str, Any]:
-        """The contract's object, but for `timing_ms`, which only the service knows; `trace` only if asked for."""
+        """The contract's object, but for `timing_ms`, which only the service knows.
+
+        `trace` only if asked for, `prior` only where one was asked.
+        """
         index = {"id": self.index_id, "calibration_id": self.calibration_id, "zooms": list(self.zooms)}
         trace = {} if self.trace is None else {"trace": [level.to_json() for level in self.trace]}
         head: dict[str, Any] = {
@@ -101,7 +105,8 @@ class Answer:
             "levels": [level.to_json() for level in self.levels],
             "alternatives": [other.to_json() for other in self.alternatives],
         }
-        return head | trace | {"elsewhere": self.elsewhere, "index": index, "attribution": self.attribution}
+        prior = {} if self.prior is None else {"prior": self.prior}
+        return head | trace | prior | {"elsewhere": self.elsewhere, "index": index, "attribution": self.attribution}
 
 
 def levels_of(descent: Descent, confidences: Sequence[Floats], place: Place) -> tuple[LevelAnswer, ...]:

@@ -1,14 +1,15 @@
 """The numbers that turn similarities into probabilities, per zoom, and the file that holds them.
 
 `calibration.json` lies in the index directory and can be replaced without touching a vector; its id is the SHA-256 of
-what it says. Keys that this version does not know are kept. How numbers are fitted is `indexer.calibration`'s to know.
+what it says. With a prior other numbers hold: `calibration-<prior>.json` beside it has them all. Keys that this version
+does not know are kept. How numbers are fitted is `indexer.calibration`'s to know.
 """
 
 import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,8 @@ class ZoomNumbers:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tau) and self.tau > 0):
             raise CalibrationError(f"tau is {self.tau}, a positive number is expected")
+        if self.lam < 0:
+            raise CalibrationError(f"lambda is {self.lam}, a prior's weight is 0 or more")
         if not all(math.isfinite(v) for v in (self.gamma, self.lam, self.rho, self.b or 0.0)):
             raise CalibrationError(
                 f"gamma {self.gamma}, lambda {self.lam}, rho {self.rho} and b {self.b} must be finite"
@@ -72,6 +75,11 @@ class ZoomNumbers:
 
 
 DEFAULT_NUMBERS = ZoomNumbers()
+
+
+def name_for(prior: str | None) -> str:
+    """The file's name: `calibration.json`, or `calibration-<prior>.json`."""
+    return CALIBRATION_NAME if prior is None else f"calibration-{prior}.json"
 
 
 class Feature(NamedTuple):
@@ -128,10 +136,28 @@ class Calibration:
         """The fitted numbers of a zoom, or the default ones."""
         return self.zooms.get(zoom, DEFAULT_NUMBERS)
 
-    def fits(self, k: int, zooms: Iterable[int], coverage: str, photo_encoder: str) -> bool:
-        """Whether probabilities at this `k` over these zooms of this index are calibrated ones."""
+    @property
+    def prior(self) -> str | None:
+        """The name of the prior that it was fitted with."""
+        return None if self.extra.get("prior") is None else str(self.extra["prior"]["name"])
+
+    def with_prior(self, name: str, fingerprint: str) -> "Calibration":
+        """The same, as fitted with a prior."""
+        return replace(self, extra={**self.extra, "prior": {"name": name, "fingerprint": fingerprint}})
+
+    def unfitted_with_prior(self, zooms: Iterable[int]) -> "Calibration":
+        """For a prior that nothing was fitted with: the prior as it is, lambda 1, and nothing is called calibrated."""
+        return replace(self, zooms={z: replace(self.numbers(z), lam=1.0) for z in zooms}, k=None)
+
+    def fits(self, k: int, zooms: Iterable[int], coverage: str, photo_encoder: str, prior: str | None = None) -> bool:
+        """Whether probabilities at this `k` over these zooms of this index are calibrated ones.
+
+        `prior`: the fingerprint of the one that is asked with.
+        """
+        own: Mapping[str, Any] = self.extra.get("prior") or {}
         return (
-            self.k == k
+            own.get("fingerprint") == prior
+            and self.k == k
             and self.coverage in (None, coverage)
             and self.photo_encoder in (None, photo_encoder)
             and all(zoom in self.zooms for zoom in zooms)
@@ -155,12 +181,15 @@ class Calibration:
     def write(self, directory: Path) -> None:
         """Put it into an index directory, replacing what was there in one step."""
         content = {"format": FORMAT, "version": FORMAT_VERSION, "id": self.id} | self._content()
-        write_json(directory / CALIBRATION_NAME, content)
+        write_json(directory / name_for(self.prior), content)
 
     @classmethod
-    def read(cls, directory: Path) -> "Calibration":
-        """Read an index's calibration; without the file, the default numbers. Raises CalibrationError for damage."""
-        path = directory / CALIBRATION_NAME
+    def read(cls, directory: Path, prior: str | None = None) -> "Calibration":
+        """Read an index's calibration, plain or with a prior; without the file, the default numbers.
+
+        Raises CalibrationError for damage.
+        """
+        path = directory / name_for(prior)
         if not path.exists():
             return cls()
         try:
@@ -171,6 +200,8 @@ class Calibration:
             raise CalibrationError(f"{path} cannot be used ({exc}): {_WAY_OUT}") from exc
         if calibration.id != data["id"]:
             raise CalibrationError(f"{path} was changed by hand or damaged, as its id is another one: {_WAY_OUT}")
+        if calibration.prior != prior:
+            raise CalibrationError(f"{path} was fitted with the prior {calibration.prior}, not {prior}: {_WAY_OUT}")
         return calibration
 
     @classmethod

@@ -4,7 +4,7 @@ It knows nothing of HTTP, files of pictures, or queues.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +20,9 @@ from indexer.retrieval.errors import DeviceMemoryError, EncoderMismatchError, Qu
 from indexer.retrieval.index import TileIndex
 from indexer.retrieval.manifest import FORMAT_VERSION
 from indexer.retrieval.point import Place, paper_places, places, radius_km
-from indexer.retrieval.query import BBox, LocateQuery
+from indexer.retrieval.priors.installed import Asked, OpenPriors, open_installed
+from indexer.retrieval.priors.interface import Belief
+from indexer.retrieval.query import NO_PRIOR, BBox, LocateQuery
 from indexer.retrieval.support import Support
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ Beam = Literal["auto", "lists", "device"]
 """What searches: FAISS's lists on the CPU, or tensors on the encoder's device; `auto`: tensors where that is a GPU."""
 _AT_ONCE = 128
 """Embeddings whose searches on a device are held at once: tens of megabytes."""
+_BELIEFS_AT_ONCE = 16
+"""Beliefs that are held at once: up to a megabyte each."""
 _log = logging.getLogger("tilebeam.retrieval")
 
 
@@ -45,9 +49,11 @@ class Locator:
         calibration: Calibration,
         encoder: "EncodesPhotos",
         device_beam: "DeviceBeam | None" = None,
+        priors: OpenPriors | None = None,
     ) -> None:
         _check_encoder(index, encoder)
         self.index, self.calibration, self.encoder = index, calibration, encoder
+        self.priors = priors or OpenPriors({})
         self._device_beam = device_beam
         self._coverage_hash, self._id = index.manifest.coverage_hash, index.manifest.id
         self._calibration_id = calibration.id
@@ -63,12 +69,16 @@ class Locator:
         mmap: bool = True,
         beam: Beam = "auto",
         half: bool = True,
+        priors: Iterable[str] | None = None,
+        prior: str | None = None,
     ) -> "Locator":
         """Open an index directory with the photo encoder that its manifest names, or with a given one.
 
         With a `calibration` the one in the directory is not read.
         `mmap` opens at once and lets the system hold what is asked for; without it, all is read into memory first.
         `half` lets an encoder that is loaded here, on a GPU, compute in half precision if its embeddings stay the same.
+        `priors` names those of the index's to open, None all; `prior` the one that is asked with unless a question
+        names another, None the manifest's (see `priors.installed.open_installed`).
         `beam` says what searches; an index that its device has no room for is searched by the lists if `device` is
         `auto`. Raises IndexFormatError's kinds, CalibrationError, EncoderError, EncoderMismatchError for another
         encoder, and DeviceMemoryError.
@@ -76,7 +86,9 @@ class Locator:
         index = TileIndex.open(directory, mmap=mmap)
         calibration = Calibration.read(directory) if calibration is None else calibration
         encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device, half)
-        return cls(index, calibration, encoder, _device_beam(index, calibration, encoder, device, beam))
+        searcher = _device_beam(index, calibration, encoder, device, beam)
+        opened = open_installed(index, calibration, encoder, device=device, names=priors, default=prior)
+        return cls(index, calibration, encoder, searcher, opened)
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
         """An RGB picture to the encoder's input, (3, s, s) float32; thread-safe."""
@@ -86,13 +98,40 @@ class Locator:
         """Prepared pictures, (n, 3, s, s) float32, to embeddings, (n, d) float32, unit rows."""
         return self.encoder.encode(batch)
 
-    def locate(self, embeddings: NDArray[np.float32], query: LocateQuery) -> list[Answer]:
-        """One answer for each embedding, (n, d) unit rows; raises QueryError if the query's bbox covers no tile."""
-        return [self.answer_of(descent, query) for descent in self._descents(self._checked(embeddings), query)]
+    def asked(self, query: LocateQuery) -> Asked | None:
+        """The prior that a question is to be answered with, None for none; raises QueryError where that cannot be."""
+        if query.scoring == "paper" and query.prior in (None, NO_PRIOR):
+            return None
+        if query.scoring == "paper":
+            raise QueryError(f"scoring paper ranks by similarity alone, so it cannot ask the prior {query.prior}")
+        asked = self.priors.asked(query.prior)
+        if asked is None and query.scoring == "bolted":
+            raise QueryError("scoring bolted adds a prior's answer to the beam, so it needs a prior")
+        return asked
 
-    def descend(self, embedding: NDArray[np.float32], query: LocateQuery) -> Descent:
-        """The search alone, for one embedding, (d,): all candidates with their masses."""
-        return next(self._descents(self._checked(embedding[None]), query))
+    def beliefs(self, features: NDArray[np.float32], query: LocateQuery) -> Iterator[Belief | None]:
+        """What the asked prior believes of each picture, by its features, (n, f): of its own encoder, if it has one."""
+        asked = self.asked(query)
+        for start in range(0, len(features), _BELIEFS_AT_ONCE):
+            part = features[start : start + _BELIEFS_AT_ONCE]
+            yield from [None] * len(part) if asked is None else asked.prior.beliefs(part)
+
+    def locate(
+        self, embeddings: NDArray[np.float32], query: LocateQuery, features: NDArray[np.float32] | None = None
+    ) -> list[Answer]:
+        """One answer for each embedding, (n, d) unit rows; raises QueryError if the query's bbox covers no tile.
+
+        `features`, (n, f): of the asked prior's own encoder; of one that has none they are the embeddings.
+        """
+        rows = self._checked(embeddings)
+        beliefs = self.beliefs(self._features(rows, query) if features is None else features, query)
+        return [self.answer_of(descent, query) for descent in self._descents(rows, query, beliefs)]
+
+    def descend(self, embedding: NDArray[np.float32], query: LocateQuery, belief: Belief | None = None) -> Descent:
+        """The search alone, for one embedding, (d,), and what the asked prior believes: all candidates' masses."""
+        row = self._checked(embedding[None])
+        beliefs = self.beliefs(self._features(row, query), query) if belief is None else iter([belief])
+        return next(self._descents(row, query, beliefs))
 
     def answer_of(self, descent: Descent, query: LocateQuery) -> Answer:
         """What `locate` answers after this search; `query` must be what was searched for."""
@@ -100,8 +139,10 @@ class Locator:
         found = (places if query.scoring == "posterior" else paper_places)(descent, support, query.bbox)
         place, *others = islice(found, 1 + query.alternatives)
         confidences = descent.confidences()
-        calibrated = self._is_calibrated(query, descent)
-        fitted = self.calibration if calibrated else Calibration()
+        asked = self.asked(query)
+        calibrated = self._is_calibrated(query, descent, asked)
+        numbers = self.calibration if asked is None else asked.calibration
+        fitted = numbers if calibrated else Calibration()
         half, most = _radii(support, descent.elsewhere, place, fitted)
         return Answer(
             lng=place.lng,
@@ -114,7 +155,8 @@ class Locator:
             alternatives=tuple(alternative_of(descent, confidences, other) for other in others),
             trace=trace_of(descent, confidences) if query.trace else None,
             index_id=self._id,
-            calibration_id=self._calibration_id,
+            calibration_id=self._calibration_id if asked is None else asked.calibration_id,
+            prior=None if asked is None else asked.name,
             zooms=tuple(self.index.zooms),
             attribution=self.index.manifest.attribution,
         )
@@ -137,8 +179,17 @@ class Locator:
                 "map": _public(manifest.map_encoders) | {"zooms": maps},
             },
             "attribution": manifest.attribution,
+            "priors": self.priors.describe(),
+            "prior": None if self.priors.default == NO_PRIOR else self.priors.default,
             "engine": "lists on cpu" if self._device_beam is None else f"tensors on {self._device_beam.index.device}",
         }
+
+    def _features(self, rows: NDArray[np.float32], query: LocateQuery) -> NDArray[np.float32]:
+        """The embeddings, as features of the asked prior; raises QueryError for one that has an encoder of its own."""
+        asked = self.asked(query)
+        if asked is not None and asked.prior.encoder is not None:
+            raise QueryError(f"the prior {asked.name} has an encoder of its own, whose features are missing")
+        return rows
 
     def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         rows = np.ascontiguousarray(embeddings, dtype=np.float32)
@@ -148,19 +199,24 @@ class Locator:
             raise QueryError("an embedding is not finite: its picture cannot be compared with anything")
         return rows
 
-    def _descents(self, rows: NDArray[np.float32], query: LocateQuery) -> Iterator[Descent]:
-        """One search for each row, on the device if there is one; a bounding box is the lists' to heed."""
-        if self._device_beam is None or query.bbox is not None:
-            for row in rows:
-                yield descend(self.index, row, self.calibration, query.k, query.scoring, query.bbox)
+    def _descents(
+        self, rows: NDArray[np.float32], query: LocateQuery, beliefs: Iterator[Belief | None]
+    ) -> Iterator[Descent]:
+        """One search for each row, on the device if there is one; boxes and priors are the lists' to heed."""
+        asked = self.asked(query)
+        numbers = self.calibration if asked is None else asked.calibration
+        if self._device_beam is None or query.bbox is not None or asked is not None:
+            for row, belief in zip(rows, beliefs, strict=False):
+                yield descend(self.index, row, numbers, query.k, query.scoring, query.bbox, belief)
             return
         for start in range(0, len(rows), _AT_ONCE):
             yield from self._device_beam.descend_batch(rows[start : start + _AT_ONCE], query.k, query.scoring)
 
-    def _is_calibrated(self, query: LocateQuery, descent: Descent) -> bool:
+    def _is_calibrated(self, query: LocateQuery, descent: Descent, asked: Asked | None) -> bool:
         zooms = [step.level.zoom for step in descent.steps]
         fingerprint = self.index.manifest.photo_encoder["fingerprint"]
-        fits = self.calibration.fits(query.k, zooms, self._coverage_hash, fingerprint)
+        numbers, prior = (self.calibration, None) if asked is None else (asked.calibration, asked.prior.fingerprint)
+        fits = numbers.fits(query.k, zooms, self._coverage_hash, fingerprint, prior)
         return query.scoring == "posterior" and fits
 
 

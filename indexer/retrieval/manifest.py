@@ -30,7 +30,6 @@ __all__ = [
 FORMAT = "tilebeam-index"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
-CALIBRATION_NAME = "calibration.json"
 SMALL_FILE_BYTES = 1 << 20
 """Files up to this size are hashed whenever an index is opened; larger ones only by `verify`."""
 
@@ -119,7 +118,8 @@ class Manifest:
     """The whole index. `source`, `coverage` and the encoder descriptions are the builder's JSON, kept as they are.
 
     `source` holds at least `identity`, which goes into the id; `photo_encoder` holds at least `fingerprint` and what
-    loads the encoder again (`spec`); `coverage` is GeoJSON.
+    loads the encoder again (`spec`); `coverage` is GeoJSON. `priors`: those that lie in `priors/<name>/`, by name, and
+    which `prior` is asked with where a question names none; they are no part of the id.
     """
 
     zooms: tuple[ZoomEntry, ...]
@@ -131,6 +131,8 @@ class Manifest:
     attribution: str
     coverage: Mapping[str, Any]
     files: tuple[FileEntry, ...]
+    priors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    prior: str | None = None
 
     @property
     def id(self) -> str:
@@ -155,6 +157,7 @@ class Manifest:
     def to_json(self) -> dict[str, Any]:
         """The content of `manifest.json`."""
         files = {f.name: {"bytes": f.bytes, "sha256": f.sha256} for f in sorted(self.files, key=lambda f: f.name)}
+        priors = {"priors": {n: dict(p) for n, p in sorted(self.priors.items())}, "prior": self.prior}
         return {
             "format": FORMAT,
             "version": FORMAT_VERSION,
@@ -167,6 +170,7 @@ class Manifest:
             "source": dict(self.source),
             "attribution": self.attribution,
             "coverage": dict(self.coverage),
+            **(priors if self.priors else {}),
             "files": files,
         }
 
@@ -176,6 +180,7 @@ class Manifest:
         files = tuple(FileEntry(n, int(f["bytes"]), str(f["sha256"])) for n, f in data["files"].items())
         zooms = tuple(ZoomEntry.from_json(z) for z in data["zooms"])
         kept = {n: data[n] for n in ("photo_encoder", "map_encoders", "source", "attribution", "coverage")}
+        kept |= {n: data[n] for n in ("priors", "prior") if n in data}
         manifest = cls(zooms=zooms, dim=int(data["dim"]), codec=str(data["codec"]), files=files, **kept)
         _check_runs(manifest)
         _check_names(manifest)
@@ -272,6 +277,8 @@ def _check_runs(manifest: Manifest) -> None:
     """Zooms ascend; shards tile the rows of their zoom and the parents of the zoom above without gap."""
     if not manifest.zooms:
         raise ValueError("it lists no zooms")
+    if manifest.prior is not None and manifest.prior not in manifest.priors:
+        raise ValueError(f"its prior {manifest.prior!r} is none of those that it lists")
     above, last = 1, -1
     for entry in manifest.zooms:
         if entry.zoom <= last:

@@ -37,7 +37,9 @@ class NoisePrior:
         self.fingerprint = hashlib.sha256(f"noise {seed} {_ZOOM} {_SPREAD}".encode()).hexdigest()
 
     @classmethod
-    def open(cls, directory: Path, *, device: str = "auto", photo: "EncodesPhotos | None" = None) -> "NoisePrior":
+    def open(
+        cls, directory: Path | None, *, device: str = "auto", photo: "EncodesPhotos | None" = None
+    ) -> "NoisePrior":
         """There is nothing to read."""
         return cls()
 

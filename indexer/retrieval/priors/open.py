@@ -14,7 +14,7 @@ from indexer.retrieval.priors.interface import Prior
 if TYPE_CHECKING:
     from indexer.retrieval.encoders import EncodesPhotos
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "PRIOR_NAME", "kind_of", "kinds", "open_prior", "write_kind"]
+__all__ = ["FORMAT", "FORMAT_VERSION", "PRIOR_NAME", "kind_of", "kinds", "open_kind", "open_prior", "write_kind"]
 
 FORMAT, FORMAT_VERSION = "tilebeam-prior", 1
 PRIOR_NAME = "prior.json"
@@ -36,12 +36,21 @@ def open_prior(directory: Path, *, device: str = "auto", photo: "EncodesPhotos |
 
     `photo`: the index's photo encoder; a prior that works on its embeddings says so by having no encoder of its own.
     """
-    module, _, name = _KINDS[kind_of(directory)].partition(":")
+    return open_kind(kind_of(directory), directory, device=device, photo=photo)
+
+
+def open_kind(
+    kind: str, directory: Path | None, *, device: str = "auto", photo: "EncodesPhotos | None" = None
+) -> Prior:
+    """Open a prior of a kind, from a directory or, of a kind that needs no files, without; raises as `open_prior`."""
+    if kind not in _KINDS:
+        raise PriorError(f"{kind!r} is no kind of prior; there are {', '.join(_KINDS)}")
+    module, _, name = _KINDS[kind].partition(":")
     try:
-        opened = getattr(import_module(module), name).open(directory, device=device, photo=photo)
+        made = getattr(import_module(module), name)
     except ModuleNotFoundError as exc:
-        raise PriorError(f"{directory}: a {kind_of(directory)} prior needs {exc.name}, which is not installed") from exc
-    prior: Prior = opened
+        raise PriorError(f"a {kind} prior needs {exc.name}, which is not installed") from exc
+    prior: Prior = made.open(directory, device=device, photo=photo)
     return prior
 
 
