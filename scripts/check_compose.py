@@ -116,10 +116,10 @@ def check_kill(project: Project) -> str:
     with contextlib.suppress(WrongError):  # the container takes the command with it
         project.inside(KILL)
     until = time.monotonic() + 60
-    while (after := project.container("service"))["RestartCount"] == before["RestartCount"]:
+    while (after := project.container("service"))["State"]["StartedAt"] == before["State"]["StartedAt"]:
         must(time.monotonic() < until, "it did not come back in 60 s")
         time.sleep(0.5)
-    must(after["Id"] == before["Id"], "it is another container")
+    must(after["Id"] == before["Id"] and after["RestartCount"] == 1, "it was not the restart policy")
     project.healthy()
     check_locate(project)
     return "`kill -9` of the service's process: it was restarted, is healthy and locates"
