@@ -9,7 +9,7 @@ from indexer.errors import TrainingError
 from indexer.photos.reading import ReadOptions
 from indexer.photos.splits import SplitPlan
 
-__all__ = ["BASELINE", "BaselineRequest", "GeocellRequest", "GeocellSettings", "Pace"]
+__all__ = ["BaselineRequest", "GeocellRequest", "GeocellSettings", "Pace"]
 
 _NOT_WEIGHTS = frozenset({"save_every", "log_every"})
 """Fields that a run may change on its way."""
@@ -86,10 +86,6 @@ class GeocellSettings:
         return own | self.pace.identity()
 
 
-BASELINE = Pace(epochs=5, batch=32, weight_decay=1e-4)
-"""Paper G's ResNet-152."""
-
-
 @dataclass(frozen=True)
 class _Photos:
     """Where photos come from; `cache` keeps embeddings, `out`/cache if none is given."""
@@ -123,7 +119,7 @@ class BaselineRequest(_Photos):
     encoder: str = "timm:resnet152"
     blocks: int = 2
     lr: float = 1e-3
-    pace: Pace = BASELINE
+    pace: Pace = field(default_factory=lambda: Pace(epochs=5, batch=32, weight_decay=1e-4))
 
     def __post_init__(self) -> None:
         above_zero("--lr", self.lr)

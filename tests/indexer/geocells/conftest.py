@@ -1,0 +1,21 @@
+"""Helpers of these tests lie beside them."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from known_structure import draw_pictures, known_partition, tiny_encoder
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with train.csv, images/, partition/ and encoder/, made once."""
+    folder = tmp_path_factory.mktemp("drawn")
+    draw_pictures(folder)
+    (folder / "partition").mkdir()
+    known_partition().write(folder / "partition")
+    tiny_encoder(folder / "encoder")
+    return folder
