@@ -3,7 +3,7 @@
 Colours are Okabe and Ito's, told apart by colour-blind eyes, each with a line style of its own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ _BINS = 15
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _GREY = "#767676"
+_MOST_DOTS = 30_000  # more photos than this are thinned out before they are drawn
 _MAP_KM = (25, 200, 750, 2500)
 _MAP_COLOURS = ("#053061", "#4393C3", "#F0C05A", "#E0703C", "#8E0B23")  # near is blue, far is red
 _LOOK: dict[Any, Any] = {
@@ -103,6 +104,35 @@ def error_map(path: Path, lng: Floats, lat: Floats, km: Floats, title: str) -> N
             axis.scatter(lng[here], lat[here], s=size, color=colour, linewidths=0, label=label)
         axis.set_title(title)
         fig.legend(loc="outside lower center", ncols=len(names), markerscale=float(np.sqrt(40 / size)))
+
+
+def cells_map(
+    path: Path, rings: Sequence[Floats], lng: Floats, lat: Floats, cell: NDArray[np.intp], dots: Floats, title: str
+) -> None:
+    """The Earth's cells: edges, photos in the colour of their cell, and a dot for each cluster.
+
+    `rings`: (p, 2) longitudes and latitudes in degrees each; `cell`: (n,) of the photos; `dots`: (m, 2) as rings.
+    """
+    from matplotlib.collections import LineCollection
+
+    some = slice(None, None, max(1, len(lng) // _MOST_DOTS))
+    with _figure(path, width=11, height=6) as (_, axes):
+        axis = axes[0][0]
+        _world(axis, np.array([-180.0, 180]), np.array([-90.0, 90]))
+        colours = np.array(_COLOURS)[cell[some] % len(_COLOURS)]
+        axis.scatter(lng[some], lat[some], s=1.5, c=colours, linewidths=0, alpha=0.5)
+        edges = [part for ring in rings for part in _without_date_line(ring)]
+        axis.add_collection(LineCollection(edges, colors=_GREY, linewidths=0.5))
+        axis.scatter(dots[:, 0], dots[:, 1], s=1.2, c="black", linewidths=0)
+        axis.grid(False)
+        axis.set_title(title)
+
+
+def _without_date_line(ring: Floats) -> list[Floats]:
+    """A ring's edges but for those that only close it along the rim of the map."""
+    rim = (np.abs(ring[:-1, 0]) == 180) & (ring[:-1, 0] == ring[1:, 0]) | (np.abs(ring[:-1, 1]) == 90)
+    parts = np.split(np.arange(len(ring)), np.flatnonzero(rim) + 1)
+    return [ring[part] for part in parts if len(part) > 1]
 
 
 def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, right: Bools) -> None:

@@ -98,7 +98,7 @@ def fit(
             say(line)
         if as_json:
             made = fitted.partition
-            counts = {"cells": len(made), "clusters": len(made.clusters), "photos": len(fitted.photos)}
+            counts = {"cells": len(made), "clusters": len(made.clusters)}
             typer.echo(json.dumps({"out": str(out), "fingerprint": made.fingerprint} | counts | made.settings))
 
 

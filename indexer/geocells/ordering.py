@@ -1,9 +1,9 @@
 """OPTICS: one ordering of points by density, out of which clusters for many settings are read.
 
-Ankerst et al. 1999 ("OPTICS: Ordering Points To Identify the Clustering Structure"), on the sphere. Neighbours come from
-a KD-tree of unit vectors: a chord is shorter exactly if its great circle is, so that the order is that of the haversine.
-scikit-learn's `compute_optics_graph` gives the same ordering to the bit (a test holds them together) but checks its
-arguments anew at every point, which takes twenty to thirty times as long; its extraction is what we use.
+Ankerst et al. 1999 ("OPTICS: Ordering Points To Identify the Clustering Structure"), on the sphere. Neighbours come
+from a KD-tree of unit vectors: a chord is shorter exactly if its great circle is, so that the order is that of the
+haversine. scikit-learn's `compute_optics_graph` gives the same ordering to the bit (a test holds them together), but
+checks its arguments anew at every point and takes some thirty times as long; its extraction of clusters is what we use.
 """
 
 from collections.abc import Callable

@@ -41,7 +41,7 @@ class Settled:
 
 
 def settle(vectors: Floats, labels: Ints) -> Settled:
-    """Cells from clusters of points, (n, 3) unit vectors; `labels`: (n,) from 0 without gaps, at least one; -1: outlier.
+    """Cells from clusters of points, (n, 3) unit vectors; `labels`: (n,) from 0 without gaps, -1 for outliers.
 
     Outliers join the nearest centroid; centroids are taken anew, once; those within MERGE_KM become one; a centroid
     that then is nobody's nearest is left out.
