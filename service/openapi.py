@@ -86,7 +86,7 @@ def _body(**content: Any) -> dict[str, Any]:
 def _form(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     """A form of one field, which is a file or several."""
     fields = {"type": "object", "required": [name], "properties": {name: schema}, "additionalProperties": False}
-    return {"multipart/form-data": {"schema": fields, "encoding": {name: {"contentType": "image/*"}}}}
+    return {"multipart/form-data": {"schema": fields}}
 
 
 def _operation(name: str, responses: _Answers, open_to_all: bool = False, **extra: Any) -> dict[str, Any]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Depends, Request
+from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
 
 from service.errors import NoTileError, OverloadedError, SettingsError
 from service.openapi import TILE, TILES
-from tile_cache.addressing import Tile, check_tile
+from tile_cache.addressing import MAX_ZOOM, Tile, check_tile, check_zoom
 from tile_cache.errors import TileAddressError, TileCacheError
 from tile_cache.responses import sniff
 from tile_cache.sources import RasterSource, TileSource, open_source
@@ -137,6 +138,9 @@ def _tiles(request: Request) -> MapTiles:
 
 
 Tiles = Annotated[MapTiles, Depends(_tiles)]
+# Described, and not checked: what is outside is a tile that there is none of.
+Zoom = Annotated[int, InPath(json_schema_extra={"minimum": 0, "maximum": MAX_ZOOM, "examples": [4]})]
+Step = Annotated[int, InPath(json_schema_extra={"minimum": 0, "examples": [7]})]
 
 
 @router.get("/tiles", summary="What the map's tiles are", **TILES)
@@ -146,10 +150,11 @@ async def about_tiles(tiles: Tiles) -> JSONResponse:
 
 
 @router.get("/tiles/{z}/{x}/{y}", summary="A tile of the map", response_class=Response, **TILE)
-async def tile(z: int, x: int, y: int, request: Request, tiles: Tiles) -> Response:
+async def tile(z: Zoom, x: Step, y: Step, request: Request, tiles: Tiles) -> Response:
     """A PNG, JPEG or WebP of a local source; 404 where it has none. Deeper zooms are for the client to enlarge."""
     try:
-        wanted = check_tile(Tile(x, y, z))
+        # The zoom first: to make a Tile works out 2 to its power, which for a large number takes all memory there is.
+        wanted = check_tile(Tile(x, y, check_zoom(z)))
     except TileAddressError as exc:
         raise NoTileError(str(exc)) from exc
     try:

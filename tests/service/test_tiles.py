@@ -10,6 +10,7 @@ from PIL import Image
 
 from service.errors import SettingsError
 from service.tiles import open_tiles
+from tile_cache.addressing import Tile
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +62,24 @@ def test_a_tile_that_is_known_is_not_sent_again(mapped: httpx.Client, asked: str
         ("1/2/0", "from 0 to 1"),
         ("1/0/-1", "y must"),
         ("99/0/0", "99"),
+        ("-1/0/0", "-1"),
+        (f"1/{10**30}/0", "from 0 to 1"),
     ],
 )
 def test_a_tile_that_there_is_none_of(mapped: httpx.Client, path: str, word: str, check_problem: Any) -> None:
     assert word in check_problem(mapped.get(f"/tiles/{path}"), 404, "no-tile")
+
+
+def test_a_zoom_that_no_computer_can_hold(mapped: httpx.Client, check_problem: Any, monkeypatch: Any) -> None:
+    """A Tile of zoom z works out 2**z: once, one such request took all memory and never ended."""
+
+    def made(x: int, y: int, z: int) -> Tile:
+        assert z <= 30
+        return Tile(x, y, z)
+
+    monkeypatch.setattr("service.tiles.Tile", made)
+    for zoom in (31, 10**9, 10**4000):
+        assert "zoom" in check_problem(mapped.get(f"/tiles/{zoom}/0/0"), 404, "no-tile")
 
 
 def test_numbers_only(mapped: httpx.Client, check_problem: Any) -> None:
@@ -90,8 +105,6 @@ def test_the_built_in_earth_for_an_index_of_it() -> None:
 
 
 def _tile(z: int, x: int, y: int) -> Any:
-    from tile_cache.addressing import Tile
-
     return Tile(x, y, z)
 
 
