@@ -26,7 +26,8 @@ class Case(NamedTuple):
     """One picture at one zoom.
 
     `log_mass`: (m,) of the expanded tiles above; `slots`, `similarities`, `around`: (c,) of the candidates, whose
-    children they are, their cosines and their neighbours' mean cosines; `truth`: the candidate that holds the place.
+    children they are, their cosines and their neighbours' mean cosines; `truth`: the candidate that holds the place;
+    `gains`: (c,) what a prior gains from parent to candidate.
     """
 
     log_mass: NDArray[np.float64]
@@ -34,12 +35,13 @@ class Case(NamedTuple):
     similarities: NDArray[np.float32]
     around: NDArray[np.float32]
     truth: int
+    gains: NDArray[np.float64] | None = None
 
 
 def descents(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int) -> Iterator[Descent]:
-    """The beam as it is served, picture by picture."""
-    for embedding in pictures.embeddings:
-        yield descend(index, embedding, calibration, k, "posterior", None)
+    """The beam as it is served, picture by picture, under what the pictures' prior believes of each."""
+    for embedding, belief in zip(pictures.embeddings, pictures.beliefs(), strict=True):
+        yield descend(index, embedding, calibration, k, "posterior", None, belief)
 
 
 def cases_of(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int, level: int) -> list[Case]:
@@ -61,8 +63,16 @@ def case_of(descent: Descent, level: int, code: int) -> Case | None:
         above = np.logaddexp.reduce(step.log_mass, keepdims=True)
     else:
         above = descent.steps[level - 1].log_mass[descent.steps[level - 1].expanded]
-    around = neighbours_mean(step.level.codes[step.rows], step.level.zoom, step.similarities)
-    return Case(above, np.asarray(step.slots), step.similarities, around, position_of(step, code))
+    similarities = step.similarities if step.level.has_vectors else np.zeros(len(step.rows), dtype=np.float32)
+    around = neighbours_mean(step.level.codes[step.rows], step.level.zoom, similarities)
+    gains = _gains(step, descent.steps[level - 1] if level else None)
+    return Case(above, np.asarray(step.slots), similarities, around, position_of(step, code), gains)
+
+
+def _gains(step: Step, above: Step | None) -> NDArray[np.float64] | None:
+    if step.log_prior is None or above is None or above.log_prior is None:
+        return step.log_prior  # above the first level lies the Earth, which has all of a prior
+    return np.asarray(step.log_prior - above.log_prior[above.expanded][step.slots])
 
 
 def position_of(step: Step, code: int) -> int:
@@ -86,6 +96,7 @@ class Chunk:
     log_share: Tensor  # (n, m) float64, of the mass above; -inf where padded
     log_total: Tensor  # (n,) float64
     truth: Tensor  # (n,) int64
+    gains: Tensor | None  # (n, c) float64, 0 where padded; None: no prior
 
     @classmethod
     def of(cls, cases: Sequence[Case]) -> "Chunk":
@@ -93,12 +104,15 @@ class Chunk:
         n, c, m = len(cases), max(len(x.slots) for x in cases), max(len(x.log_mass) for x in cases)
         similarities, around, there = np.zeros((n, c)), np.zeros((n, c)), np.zeros((n, c), dtype=bool)
         slots, log_share = np.full((n, c), m, dtype=np.int64), np.full((n, m), -np.inf)
+        gains = None if cases[0].gains is None else np.zeros((n, c))
         totals = np.array([np.logaddexp.reduce(case.log_mass) for case in cases])
         for i, case in enumerate(cases):
             count = len(case.slots)
             similarities[i, :count], around[i, :count] = case.similarities, case.around
             slots[i, :count], there[i, :count] = case.slots, True
             log_share[i, : len(case.log_mass)] = case.log_mass - totals[i]
+            if gains is not None:
+                gains[i, :count] = case.gains
         return cls(
             similarities=torch.from_numpy(similarities),
             around=torch.from_numpy(around),
@@ -107,6 +121,7 @@ class Chunk:
             log_share=torch.from_numpy(log_share),
             log_total=torch.from_numpy(totals),
             truth=torch.tensor([case.truth for case in cases]),
+            gains=None if gains is None else torch.from_numpy(gains),
         )
 
 

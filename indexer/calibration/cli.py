@@ -35,6 +35,17 @@ def register(app: typer.Typer) -> None:
 def calibrate(
     index: Annotated[Path, typer.Option(help="The index whose calibration.json is written.")],
     photos: Photos,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="NAME=DIR: fit with this prior, install it in the index, and write calibration-NAME.json; NAME alone "
+            "takes the one that the index has, or a kind that needs no files.",
+            metavar="NAME[=DIR]",
+        ),
+    ] = None,
+    prior_on_request: Annotated[
+        bool, typer.Option("--prior-on-request", help="Ask the prior only where a request names it.")
+    ] = False,
     split: Split = None,
     images: Images = None,
     layout: Layout = "auto",
@@ -59,7 +70,7 @@ def calibrate(
     """Fit an index's confidence on one half of the photos, measure it on the other, and store it in the index."""
     with ending_well("the index has the calibration that it had"):
         from indexer.calibration.report import CalibrationReport, check_folder, numbers_in_words
-        from indexer.calibration.request import CalibrationRequest
+        from indexer.calibration.request import CalibrationRequest, PriorSource
         from indexer.calibration.run import calibrate as run
         from indexer.photos.reading import ReadOptions
 
@@ -75,6 +86,7 @@ def calibrate(
             limit=limit,
             device=device,
             cache=cache,
+            prior=None if prior is None else PriorSource.of(prior, default=not prior_on_request),
         )
         if out is not None:
             check_folder(out)

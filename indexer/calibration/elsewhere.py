@@ -52,7 +52,7 @@ def with_elsewhere(
 ) -> Calibration:
     """Fit the model of elsewhere. `pictures` are answerable all; `share` of strangers is expected in use."""
     plain = replace(calibration, elsewhere=None)
-    names = feature_names(index.zooms)
+    names = feature_names(index.zooms, prior=pictures.prior is not None)
     known = _look(index, pictures, plain, k, names)
     strange = _look(index, strangers.pictures, plain, k, names)
     unanswered = ~(strange.km <= WRONG_KM)
@@ -106,6 +106,8 @@ def _family_weights(strangers: Strangers, unanswered: NDArray[np.bool_], share: 
 def _logistic(
     names: Sequence[str], features: NDArray[np.float64], nowhere: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> ElsewhereNumbers:
+    there = np.flatnonzero(np.isfinite(features).any(axis=0))  # zooms without vectors have no cosines
+    names, features = [names[int(i)] for i in there], features[:, there]
     means, scales = np.nanmean(features, 0), np.maximum(np.nanstd(features, 0), 1e-6)
     z = torch.from_numpy(np.nan_to_num(np.clip((features - means) / scales, -CLIP, CLIP)))
     target, weight = torch.from_numpy(nowhere.astype(np.float64)), torch.from_numpy(weights / weights.sum())

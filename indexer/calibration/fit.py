@@ -1,7 +1,8 @@
 """The posterior's numbers per zoom, by maximum likelihood on pictures whose places are known.
 
 Coarse to fine: at each zoom the beam is run as it is served, with the numbers already fitted above, and tau, gamma,
-kappa and rho maximise the mass of the candidates that hold the pictures' places. Knows embeddings and indexes.
+kappa, rho and, under a prior, lambda maximise the mass of the candidates that hold the pictures' places. Knows
+embeddings and indexes.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ LEAST_PICTURES = 100
 WORTH_NATS = 0.005
 """Neighbours are asked (which costs time in every search) where they make pictures likelier by at least this."""
 _START = ZoomNumbers(tau=0.05)
+_START_UNDER_PRIOR = replace(_START, lam=1.0)
 
 
 def fit(
@@ -43,6 +45,7 @@ def fit(
 
 def likeliest(chunks: Sequence[Chunk]) -> ZoomNumbers:
     """The numbers of one zoom, with the neighbours' part only where it is worth it."""
-    alone, loss = maximise(chunks, _START, neighbours=False)
+    start = _START if chunks[0].gains is None else _START_UNDER_PRIOR
+    alone, loss = maximise(chunks, start, neighbours=False)
     together, less = maximise(chunks, replace(alone, kappa=0.3), neighbours=True)
     return together if less < loss - WORTH_NATS else alone

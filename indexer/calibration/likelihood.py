@@ -25,24 +25,28 @@ class Free:
     gamma: Tensor
     kappa_logit: Tensor | None  # None: kappa stays 0
     rho: Tensor
+    lam_root: Tensor | None  # None: no prior. Squared, so that lambda is never negative and can reach 0
 
     @classmethod
-    def start(cls, numbers: ZoomNumbers, *, neighbours: bool) -> "Free":
-        """At given numbers; without `neighbours` kappa stays 0."""
+    def start(cls, numbers: ZoomNumbers, *, neighbours: bool, prior: bool = False) -> "Free":
+        """At given numbers; without `neighbours` kappa stays 0, without `prior` lambda plays no part."""
         share = min(max(numbers.kappa, 1e-3), 1 - 1e-3)
         kappa = _free(math.log(share / (1 - share))) if neighbours else None
-        return cls(_free(math.log(numbers.tau)), _free(numbers.gamma), kappa, _free(numbers.rho))
+        root = _free(math.sqrt(numbers.lam)) if prior else None
+        return cls(_free(math.log(numbers.tau)), _free(numbers.gamma), kappa, _free(numbers.rho), root)
 
     def parameters(self, *, parents: bool) -> list[Tensor]:
         """What there is to learn; gamma and rho say nothing where there is but one parent."""
-        own = [self.log_tau] if self.kappa_logit is None else [self.log_tau, self.kappa_logit]
+        own = [v for v in (self.log_tau, self.kappa_logit, self.lam_root) if v is not None]
         return [*own, self.gamma, self.rho] if parents else own
 
     def numbers(self, like: ZoomNumbers) -> ZoomNumbers:
-        """As plain numbers; b and lambda are those of `like`."""
+        """As plain numbers; b, and lambda where there is no prior, are those of `like`."""
+        lam = like.lam if self.lam_root is None else float(self.lam_root.detach()) ** 2
         kappa = 0.0 if self.kappa_logit is None else float(torch.sigmoid(self.kappa_logit.detach()))
         tau = math.exp(float(self.log_tau.detach()))
-        return replace(like, tau=tau, gamma=float(self.gamma.detach()), kappa=kappa, rho=float(self.rho.detach()))
+        gamma, rho = float(self.gamma.detach()), float(self.rho.detach())
+        return replace(like, tau=tau, gamma=gamma, lam=lam, kappa=kappa, rho=rho)
 
 
 def log_posterior(chunk: Chunk, free: Free) -> Tensor:
@@ -50,7 +54,10 @@ def log_posterior(chunk: Chunk, free: Free) -> Tensor:
     scores = chunk.similarities
     if free.kappa_logit is not None:
         scores = scores + torch.sigmoid(free.kappa_logit) * (chunk.around - scores)
-    weights = torch.where(chunk.there, scores * torch.exp(-free.log_tau), -torch.inf)
+    weights = scores * torch.exp(-free.log_tau)
+    if free.lam_root is not None and chunk.gains is not None:
+        weights = weights + free.lam_root**2 * chunk.gains
+    weights = torch.where(chunk.there, weights, -torch.inf)
     inclusive = _log_sums(weights, chunk.slots, chunk.log_share.shape[1])
     known = torch.isfinite(chunk.log_share) & torch.isfinite(inclusive)
     share, inclusive = (torch.where(known, v, torch.zeros(())) for v in (chunk.log_share, inclusive))
@@ -89,7 +96,8 @@ def minimise(parameters: list[Tensor], parts: Sequence[Callable[[], Tensor]], co
 
 def maximise(chunks: Sequence[Chunk], start: ZoomNumbers, *, neighbours: bool) -> tuple[ZoomNumbers, float]:
     """The likeliest numbers of a zoom, and the mean negative log-likelihood with them, in nats."""
-    free, count = Free.start(start, neighbours=neighbours), sum(len(chunk.truth) for chunk in chunks)
+    free = Free.start(start, neighbours=neighbours, prior=chunks[0].gains is not None)
+    count = sum(len(chunk.truth) for chunk in chunks)
     parents = any(chunk.log_share.shape[1] > 1 for chunk in chunks)
     parts = [partial(negative_log_likelihood, chunk, free) for chunk in chunks]
     loss = minimise(free.parameters(parents=parents), parts, count)

@@ -85,7 +85,8 @@ class CalibrationReport:
 
     def _parts(self) -> Iterator[str]:
         done = self.done
-        yield f"# Calibration of {done.request.index.name} at k = {done.request.k}"
+        prior = f" with the prior {done.calibration.prior}" if done.calibration.prior else ""
+        yield f"# Calibration of {done.request.index.name} at k = {done.request.k}{prior}"
         yield (
             f"Fitted to {len(done.halves.fit):,} photos, measured on {len(done.after):,} others. "
             "In brackets 95% bootstrap intervals. ECE over 15 bins."
@@ -162,6 +163,6 @@ def _text(figure: Figure, form: str, times: float) -> str:
 def numbers_in_words(numbers: Mapping[int, Any]) -> list[str]:
     """One line a zoom."""
     return [
-        f"zoom {zoom}: tau {n.tau:.4f}, gamma {n.gamma:.2f}, kappa {n.kappa:.2f}, rho {n.rho:.2f}"
+        f"zoom {zoom}: tau {n.tau:.4f}, gamma {n.gamma:.2f}, kappa {n.kappa:.2f}, rho {n.rho:.2f}, lambda {n.lam:.2f}"
         for zoom, n in sorted(numbers.items())
     ]

@@ -6,9 +6,32 @@ from pathlib import Path
 from indexer.calibration.elsewhere import EXPECTED_SHARE
 from indexer.errors import CalibrationFitError
 from indexer.photos.reading import ReadOptions
+from indexer.retrieval.priors.installed import check_name
 from indexer.retrieval.query import LocateQuery
 
-__all__ = ["CalibrationRequest"]
+__all__ = ["CalibrationRequest", "PriorSource"]
+
+
+@dataclass(frozen=True)
+class PriorSource:
+    """A prior by the name that it has, or is to have, in the index, and the directory to take it from.
+
+    `directory`: None is the one that the index has, or of a kind that needs no files, none. `default`: the index is to
+    ask it where a question names no prior. Raises PriorError for what is no name.
+    """
+
+    name: str
+    directory: Path | None = None
+    default: bool = True
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+
+    @classmethod
+    def of(cls, text: str, *, default: bool = True) -> "PriorSource":
+        """NAME or NAME=DIR."""
+        name, given, directory = text.partition("=")
+        return cls(name, Path(directory) if given else None, default)
 
 
 @dataclass(frozen=True)
@@ -18,6 +41,7 @@ class CalibrationRequest:
     `split`: None takes `validation` where the set has splits, else all photos. One half of them (drawn by `seed`) is
     fitted to, the other is only measured on. `elsewhere`: a folder of families or a table; where it has splits, `test`
     is only measured on, else a third of the families; `share`: of such pictures expected in use, above 0 and below 1.
+    `prior`: fitted together with the rest, and put into the index; without it the plain calibration is fitted.
     Raises QueryError for a beam width that is none and CalibrationFitError for another share.
     """
 
@@ -32,6 +56,7 @@ class CalibrationRequest:
     limit: int | None = None
     device: str = "auto"
     cache: Path | None = None
+    prior: PriorSource | None = None
 
     def __post_init__(self) -> None:
         LocateQuery(k=self.k)

@@ -14,14 +14,17 @@ from indexer.calibration.request import CalibrationRequest
 from indexer.calibration.stages import calibrated
 from indexer.errors import CalibrationFitError
 from indexer.evaluation.outcomes import Outcomes, Pictures, search_all
-from indexer.photos.embedding import Embedded, embed_photos
+from indexer.photos.embedding import Embedded, embed_photos, known_under
 from indexer.photos.known import KnownPictures
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import ReadOptions, read_photos
 from indexer.request import BuildProgress, OnProgress
 from indexer.retrieval.calibration import Calibration
 from indexer.retrieval.locator import Locator
-from indexer.retrieval.query import LocateQuery
+from indexer.retrieval.priors.installed import Asked, OpenPriors, install, staged
+from indexer.retrieval.priors.interface import Prior
+from indexer.retrieval.priors.open import open_prior
+from indexer.retrieval.query import NO_PRIOR, LocateQuery
 
 __all__ = ["Calibrated", "Halves", "calibrate"]
 
@@ -59,13 +62,27 @@ class Calibrated:
 
 
 def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrated:
-    """Fit, measure, and put the result into the index without touching its vectors.
+    """Fit, measure, and put the result into the index without touching its vectors; a prior goes there with it.
 
-    Raises PhotoSetError, CalibrationFitError where not even the first zoom can be fitted, and what opening raises.
+    Raises PhotoSetError, CalibrationFitError where not even the first zoom can be fitted, PriorError, and what opening
+    raises.
     """
     # An old calibration is not read: it is replaced even where it is damaged or of another format.
-    locator = Locator.open(request.index, device=request.device, calibration=Calibration())
-    embedded, halves = _load(request, locator, on_progress)
+    locator = Locator.open(request.index, device=request.device, calibration=Calibration(), priors=(), prior=NO_PRIOR)
+    if request.prior is None:
+        done = _fitted(request, locator, None, on_progress)
+        _store(done.calibration, request.index)
+        return done
+    with staged(request.index, request.prior.name, request.prior.directory) as place:
+        prior = open_prior(place, device=request.device, photo=locator.encoder)
+        done = _fitted(request, locator, prior, on_progress)
+        _store(done.calibration, request.index, lambda: _install(request, place, prior))
+    return done
+
+
+def _fitted(request: CalibrationRequest, locator: Locator, prior: Prior | None, on_progress: OnProgress) -> Calibrated:
+    """Everything but storing it."""
+    embedded, halves = _load(request, locator, prior, on_progress)
     reached: dict[int, int] = {}
 
     def on_zoom(zoom: int, count: int) -> None:
@@ -81,39 +98,58 @@ def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrate
             f"only {next(iter(reached.values()), 0)} of {len(halves.fit)} photos lie in tiles of zoom "
             f"{locator.index.zooms[0]}, and {LEAST_PICTURES} are needed: give more photos of the indexed region"
         )
+    raw, better = locator, Locator(locator.index, fitted, locator.encoder)
+    if request.prior is not None and prior is not None:
+        fitted = fitted.with_prior(request.prior.name, prior.fingerprint)
+        raw, better = (_with_prior(locator, request.prior.name, prior, own) for own in (Calibration(), fitted))
     query = LocateQuery(k=request.k)
-    better = Locator(locator.index, fitted, locator.encoder)
-    before = _search(locator, halves.test, query, "Measuring, raw", on_progress)
+    before = _search(raw, halves.test, query, "Measuring, raw", on_progress)
     after = _search(better, halves.test, query, "Measuring, calibrated", on_progress)
     strange = None
     if halves.test_strangers is not None:
         strange = _search(better, halves.test_strangers.pictures, query, "Measuring, elsewhere", on_progress)
-    _store(fitted, request.index)
     return Calibrated(request, embedded.photos, fitted, halves, reached, locator.index.zooms, before, after, strange)
 
 
-def _load(request: CalibrationRequest, locator: Locator, on_progress: OnProgress) -> tuple[Embedded, Halves]:
+def _with_prior(locator: Locator, name: str, prior: Prior, own: Calibration) -> Locator:
+    asked = Asked.of(name, prior, Calibration(), locator.index.zooms, own)
+    return Locator(locator.index, Calibration(), locator.encoder, priors=OpenPriors({name: asked}, name))
+
+
+def _load(
+    request: CalibrationRequest, locator: Locator, prior: Prior | None, on_progress: OnProgress
+) -> tuple[Embedded, Halves]:
     photos = read_photos(request.photos, request.reading)
     wanted = request.split or (None if photos.split is None else "validation")
     photos = _limited(photos if wanted is None else photos.only(wanted), request).check_not_empty()
-    show = _shown("Embedding photos", on_progress)
-    embedded = embed_photos(photos, locator.encoder, cache=request.cache, on_progress=show)
-    _note_refused("photos", embedded.photos, on_progress)
+    embedded, known = _embedded(photos, "photos", request, locator, prior, on_progress)
     first, second = halves_of(embedded.photos.names, request.seed)
-    known = embedded.known()
     if request.elsewhere is None:
         return embedded, Halves(known.take(first), known.take(second), None, None)
     strangers = read_photos(request.elsewhere, ReadOptions(need_place=False))
-    show = _shown("Embedding pictures without an answer", on_progress)
-    strange = embed_photos(strangers, locator.encoder, cache=request.cache, on_progress=show)
-    _note_refused("pictures without an answer", strange.photos, on_progress)
-    parts = [_strangers(strange, rows) for rows in families_of(strange.photos)]
+    strange, unknown = _embedded(strangers, "pictures without an answer", request, locator, prior, on_progress)
+    parts = [_strangers(strange, unknown, rows) for rows in families_of(strange.photos)]
     if parts[0] is None:
         raise CalibrationFitError(
             f"{request.elsewhere}: all {len(strange.photos)} usable pictures are in split `test`, which is only "
             "measured on: put some families into `train`"
         )
     return embedded, Halves(known.take(first), known.take(second), parts[0], parts[1])
+
+
+def _embedded(
+    photos: PhotoSet,
+    what: str,
+    request: CalibrationRequest,
+    locator: Locator,
+    prior: Prior | None,
+    on_progress: OnProgress,
+) -> tuple[Embedded, KnownPictures]:
+    show = _shown(f"Embedding {what}", on_progress)
+    embedded = embed_photos(photos, locator.encoder, cache=request.cache, on_progress=show)
+    _note_refused(what, embedded.photos, on_progress)
+    show = _shown(f"Embedding {what} for the prior", on_progress)
+    return embedded, known_under(embedded, prior, cache=request.cache, on_progress=show)
 
 
 def _note_refused(what: str, photos: PhotoSet, on_progress: OnProgress) -> None:
@@ -139,11 +175,11 @@ def families_of(strangers: PhotoSet) -> tuple[NDArray[np.intp], NDArray[np.intp]
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def _strangers(embedded: Embedded, rows: NDArray[np.intp]) -> Strangers | None:
+def _strangers(embedded: Embedded, known: KnownPictures, rows: NDArray[np.intp]) -> Strangers | None:
     if not len(rows):
         return None
     families = embedded.photos.families or ("pictures",) * len(embedded.photos)
-    return Strangers(embedded.known().take(rows), np.array(families)[rows])
+    return Strangers(known.take(rows), np.array(families)[rows])
 
 
 def _limited(photos: PhotoSet, request: CalibrationRequest) -> PhotoSet:
@@ -153,14 +189,20 @@ def _limited(photos: PhotoSet, request: CalibrationRequest) -> PhotoSet:
     return photos.take(np.sort(rng.choice(len(photos), request.limit, replace=False)))
 
 
-def _store(fitted: Calibration, index: Path) -> None:
+def _store(fitted: Calibration, index: Path, first: Callable[[], None] = lambda: None) -> None:
     try:
+        first()
         fitted.write(index)
     except OSError as exc:
         raise CalibrationFitError(
             f"{index} cannot be written to ({exc.strerror}), so it has the calibration that it had: "
             "make room or give the right to write, and run again (--cache spares the embedding)"
         ) from exc
+
+
+def _install(request: CalibrationRequest, place: Path, prior: Prior) -> None:
+    assert request.prior is not None
+    install(request.index, request.prior.name, place, prior.fingerprint, default=request.prior.default)
 
 
 def _search(

@@ -1,7 +1,7 @@
 """The deepest zoom's numbers once more, on the confidences that users see; then the circles.
 
 Likelihood over all candidates also pays for the far tail of hopeless pictures; users see the tile that the answer lies
-in, at every zoom. So tau, gamma and rho of the deepest zoom are moved to where those confidences are likeliest
+in, at every zoom. So tau, gamma, rho and lambda of the deepest zoom are moved to where those confidences are likeliest
 (Bernoulli: the tile was the right one or not, over all zooms). The answers move with them, hence two rounds, of which
 those numbers are kept whose own answers came out best: the first, if no others are better.
 """
@@ -54,11 +54,12 @@ def as_shown(index: TileIndex, pictures: KnownPictures, calibration: Calibration
         if not seen:
             return calibration
         numbers = calibration.zooms[zoom]
-        free = Free.start(numbers, neighbours=numbers.kappa > 0)
+        free = Free.start(numbers, neighbours=numbers.kappa > 0, prior=chosen.prior is not None)
         losses = [partial(_Shown.of(seen[i : i + _CHUNK]).loss, free) for i in range(0, len(seen), _CHUNK)]
         tried.append((sum(float(loss().detach()) for loss in losses) / len(seen), calibration))
         if number < _ROUNDS:
-            minimise([free.log_tau, free.gamma, free.rho], losses, len(seen))
+            moving = [free.log_tau, free.gamma, free.rho] + ([] if free.lam_root is None else [free.lam_root])
+            minimise(moving, losses, len(seen))
             moved = replace(free.numbers(numbers), kappa=numbers.kappa)
             calibration = replace(calibration, zooms={**calibration.zooms, zoom: moved})
     return min(tried, key=lambda pair: pair[0])[1]

@@ -44,7 +44,21 @@ def evaluate(
     limit: Limit = None,
     elsewhere: Elsewhere = None,
     k: Annotated[list[str] | None, typer.Option(help="Beam width; repeat it or use commas: 16,64. Default 64.")] = None,
-    scoring: Annotated[list[str] | None, typer.Option(help="posterior (default) or paper; may be repeated.")] = None,
+    scoring: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="posterior (default), paper, or bolted: paper's with the prior's answer as one candidate more."
+        ),
+    ] = None,
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A prior of the index's to ask with, or none; repeat it or use commas.", show_default="its own"
+        ),
+    ] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="beam (default), or a prior's name: that prior alone; may be repeated.")
+    ] = None,
     exhaustive: Annotated[bool, typer.Option("--exhaustive", help="Also search without a beam, and compare.")] = False,
     bootstrap: Bootstrap = 1000,
     seed: Seed = 0,
@@ -71,7 +85,15 @@ def evaluate(
             limit=limit,
             device=device,
             cache=cache,
-            measures=Measures(_widths(k), _scorings(scoring), exhaustive, bootstrap, seed),
+            measures=Measures(
+                _widths(k),
+                _names(scoring, "posterior"),
+                exhaustive,
+                bootstrap,
+                seed,
+                _names(prior, None),
+                _names(method, "beam"),
+            ),
         )
         with Bars() as bars:
             done = run(request, bars)
@@ -90,5 +112,5 @@ def _widths(given: list[str] | None) -> tuple[int, ...]:
         raise typer.BadParameter(f"--k {','.join(parts)}: whole numbers are expected, such as 16,64") from exc
 
 
-def _scorings(given: list[str] | None) -> tuple[Any, ...]:
-    return tuple(dict.fromkeys(part for text in given or ["posterior"] for part in text.split(",")))
+def _names(given: list[str] | None, default: str | None) -> tuple[Any, ...]:
+    return tuple(dict.fromkeys(part for text in given for part in text.split(","))) if given else (default,)

@@ -29,18 +29,35 @@ Figures = Mapping[str, Figure]
 
 @dataclass(frozen=True)
 class Row:
-    """One row of the tables: an index searched in one way. `k` is None for the exhaustive search."""
+    """One row of the tables: an index searched in one way, or a prior that answers alone.
+
+    `k` is None for the exhaustive search and for a prior alone.
+    """
 
     index: str
     k: int | None
     scoring: Scoring
     outcomes: Outcomes
     peak_mb: float
+    prior: str | None = None
+    alone: bool = False
 
     @property
     def name(self) -> str:
         """Without the index."""
-        return f"k={'all' if self.k is None else self.k} {self.scoring}"
+        return row_name(self.k, self.scoring, self.prior, self.alone)
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether nothing was pruned."""
+        return self.k is None and not self.alone
+
+
+def row_name(k: int | None, scoring: Scoring, prior: str | None, alone: bool) -> str:
+    """Of a row, without its index; see `Row`."""
+    if alone:
+        return f"{prior} alone"
+    return f"k={'all' if k is None else k} {scoring}{'' if prior is None else f' + {prior}'}"
 
 
 @dataclass(frozen=True)

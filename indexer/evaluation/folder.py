@@ -58,11 +58,11 @@ def _fill(folder: Path, evaluation: Evaluation) -> None:
     (folder / "evaluation.md").write_text(evaluation.markdown() + "\n", encoding="utf-8")
     write_rejections(folder / "rejected.csv", photos.rejected)
     names = {evaluation.name_of(m): m for m in evaluation.rows}
-    _draw_all(folder, {name: m for name, m in names.items() if m.row.k is not None})
+    _draw_all(folder, {name: m for name, m in names.items() if not m.row.exhaustive})
     subjects = {subject.label: subject for subject in evaluation.loaded.subjects}
     for number, (name, measured) in enumerate(names.items(), 1):
         _write_answers(folder / f"answers-{number:02d}.csv", photos, measured.row, subjects[measured.row.index])
-        if measured.row.k is not None:  # the exhaustive search's pictures look like a wide beam's
+        if not measured.row.exhaustive:  # the exhaustive search's pictures look like a wide beam's
             _draw(folder, number, name, measured, photos)
 
 

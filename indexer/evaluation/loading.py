@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ from indexer.errors import EvaluationError
 from indexer.evaluation.outcomes import Pictures
 from indexer.evaluation.request import EvaluationRequest
 from indexer.metrics import Floats
-from indexer.photos.embedding import Embedded, embed_photos
+from indexer.photos.embedding import Embedded, embed_photos, known_under
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import ReadOptions, read_photos
 from indexer.request import BuildProgress, OnProgress
 from indexer.retrieval.locator import Locator
 from indexer.retrieval.photo import decode_photo
+from indexer.retrieval.priors.interface import Prior
 
 __all__ = ["Loaded", "Subject", "load"]
 
@@ -34,6 +35,11 @@ class Subject:
     outside: Pictures | None = None
     families: tuple[str, ...] = ()
     encode_seconds: Floats | None = None  # a photo each, file to embedding, one at a time
+    believing: Mapping[str, tuple[Pictures, Pictures | None]] = field(default_factory=dict)
+
+    def pictures(self, prior: str | None) -> tuple[Pictures, Pictures | None]:
+        """Those inside and outside, under an opened prior or none."""
+        return (self.inside, self.outside) if prior is None else self.believing[prior]
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,20 @@ class Loaded:
 def load(request: EvaluationRequest, on_progress: OnProgress) -> Loaded:
     """Open, read, embed. Raises PhotoSetError, EvaluationError and what opening an index raises."""
     photos = limited(of_split(read_photos(request.photos, request.reading), request.split), request)
-    locators = {label: Locator.open(path, device=request.device) for label, path in labels(request.indexes).items()}
+    names = request.measures.prior_names()
+    locators = {
+        label: Locator.open(path, device=request.device, priors=names)
+        for label, path in labels(request.indexes).items()
+    }
     inside = _embedded(photos, locators, request.cache, "Embedding photos", on_progress)
     outside: Mapping[str, Embedded] = {}
     if request.elsewhere is not None:
         strange = of_split(read_photos(request.elsewhere, ReadOptions(need_place=False)), None)
         outside = _embedded(strange, locators, request.cache, "Embedding pictures without an answer", on_progress)
     times = {f: encode_seconds(e.photos.paths, _of(locators, f)) for f, e in inside.items()}
+    show = _shown("Embedding for priors", on_progress)
     subjects = [
-        _subject(label, path, locators[label], inside, outside, times)
+        _under_priors(_subject(label, path, locators[label], inside, outside, times), inside, outside, request, show)
         for label, path in labels(request.indexes).items()
     ]
     return Loaded(next(iter(inside.values())).photos, tuple(subjects))
@@ -132,6 +143,28 @@ def _subject(
     strange = outside[fingerprint]
     families = strange.photos.families or ("pictures",) * len(strange.photos)
     return replace(subject, outside=Pictures.of(strange.known(), locator.index), families=families)
+
+
+def _under_priors(
+    subject: Subject,
+    inside: Mapping[str, Embedded],
+    outside: Mapping[str, Embedded],
+    request: EvaluationRequest,
+    show: Callable[[int, int], None],
+) -> Subject:
+    """The subject with its pictures under each prior that was opened with its index."""
+    fingerprint = subject.locator.encoder.fingerprint
+
+    def under(pictures: Pictures, embedded: Embedded, prior: Prior) -> Pictures:
+        return replace(pictures, known=known_under(embedded, prior, cache=request.cache, on_progress=show))
+
+    believing = {}
+    for name, asked in subject.locator.priors.by_name.items():
+        strange = None
+        if subject.outside is not None:
+            strange = under(subject.outside, outside[fingerprint], asked.prior)
+        believing[name] = (under(subject.inside, inside[fingerprint], asked.prior), strange)
+    return replace(subject, believing=believing)
 
 
 def _of(locators: Mapping[str, Locator], fingerprint: str) -> Locator:

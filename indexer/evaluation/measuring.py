@@ -3,21 +3,27 @@
 It knows embedded pictures and open indexes; nothing of photo files, tables of text or drawings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from indexer.evaluation import memory
+from indexer.evaluation.alone import answers_alone
 from indexer.evaluation.answerable import COVERAGES, Answerable, abstaining, answerable
 from indexer.evaluation.bootstrap import Resamples
 from indexer.evaluation.exhaustive import Exhaustive
-from indexer.evaluation.figures import Figures, Row, RowFigures, figures_of, ranks
+from indexer.evaluation.figures import Figures, Row, RowFigures, figures_of, ranks, row_name
 from indexer.evaluation.loading import Subject
 from indexer.evaluation.outcomes import Outcomes, Pictures, Search, search_all
-from indexer.evaluation.request import Measures
+from indexer.evaluation.request import BEAM, Measures
 from indexer.metrics import risk_coverage
 from indexer.request import BuildProgress, OnProgress
+from indexer.retrieval.beam import Descent
+from indexer.retrieval.calibration import Calibration
+from indexer.retrieval.priors.interface import Belief
 from indexer.retrieval.query import MAX_K, LocateQuery
 
 __all__ = ["Agreement", "Measured", "measure_all", "silent"]
@@ -67,59 +73,85 @@ def silent(progress: BuildProgress) -> None:
 def _rows(
     subject: Subject, measures: Measures, resamples: Resamples, first: Row | None, on_progress: OnProgress
 ) -> Sequence[Measured]:
-    searches: list[tuple[LocateQuery, Search | None]] = [(query, None) for query in measures.queries()]
-    if measures.exhaustive:
-        whole, calibration = Exhaustive(subject.locator.index), subject.locator.calibration
-        everything = [LocateQuery(k=MAX_K, scoring=s) for s in measures.scorings]
-        searches += [(query, lambda e: whole.descend(e, calibration)) for query in everything]
     found: list[Measured] = []
-    for query, search in searches:
-        measured = _measured(subject, query, search, resamples, first or (found[0].row if found else None), on_progress)
+    for way in _ways(subject, measures):
+        measured = _measured(subject, way, resamples, first or (found[0].row if found else None), on_progress)
         found.append(measured)
     return found
 
 
+@dataclass(frozen=True)
+class _Way:
+    """One way to answer: a query, by the beam or another search; or a prior alone, by its name."""
+
+    query: LocateQuery
+    search: Search | None = None
+    alone: str | None = None
+
+    @property
+    def k(self) -> int | None:
+        """None where no beam searches."""
+        return None if self.search or self.alone else self.query.k
+
+
+def _ways(subject: Subject, measures: Measures) -> Iterator[_Way]:
+    queries, locator = measures.queries(), subject.locator
+    yield from (_Way(query) for query in queries)
+    if measures.exhaustive:
+        whole = Exhaustive(locator.index)
+        for query in dict.fromkeys(replace(q, k=MAX_K) for q in queries if q.scoring != "bolted"):
+            asked = locator.asked(query)
+            numbers = locator.calibration if asked is None else asked.calibration
+            yield _Way(query, partial(_everything, whole, numbers))
+    yield from (_Way(LocateQuery(prior=name), alone=name) for name in measures.methods if name != BEAM)
+
+
+def _everything(
+    whole: Exhaustive, calibration: Calibration, embedding: NDArray[np.float32], belief: Belief | None
+) -> Descent:
+    return whole.descend(embedding, calibration, belief)
+
+
 def _measured(
-    subject: Subject,
-    query: LocateQuery,
-    search: Search | None,
-    resamples: Resamples,
-    first: Row | None,
-    on_progress: OnProgress,
+    subject: Subject, way: _Way, resamples: Resamples, first: Row | None, on_progress: OnProgress
 ) -> Measured:
-    text = f"{subject.label}: k={'all' if search else query.k} {query.scoring}"
+    asked = subject.locator.asked(way.query)
+    prior = None if asked is None else asked.name
+    text = f"{subject.label}: {row_name(way.k, way.query.scoring, prior, way.alone is not None)}"
     memory.forget_peak()
-    inside = _search(subject, subject.inside, query, search, text, on_progress)
-    row = Row(subject.label, None if search else query.k, query.scoring, inside, memory.peak_mb())
+    known, strange = subject.pictures(prior)
+    inside = _search(subject, known, way, text, on_progress)
+    row = Row(subject.label, way.k, way.query.scoring, inside, memory.peak_mb(), prior, way.alone is not None)
     told = None
-    if subject.outside is not None:
-        outside = _search(subject, subject.outside, query, search, f"{text}, without an answer", on_progress)
+    if strange is not None:
+        outside = _search(subject, strange, way, f"{text}, without an answer", on_progress)
         told = answerable(inside, outside, np.array(subject.families), resamples)
     curve = risk_coverage(*abstaining(inside, None))
     risk = {share: float(np.interp(share, curve.coverage, curve.risk)) for share in COVERAGES}
     return Measured(row, figures_of(row, first, resamples), risk, curve.aurc, told)
 
 
-def _search(
-    subject: Subject, pictures: Pictures, query: LocateQuery, search: Search | None, text: str, on_progress: OnProgress
-) -> Outcomes:
+def _search(subject: Subject, pictures: Pictures, way: _Way, text: str, on_progress: OnProgress) -> Outcomes:
     total = len(pictures.known)
 
     def show(done: int) -> None:
         if done % 25 == 0 or done in (1, total):
             on_progress(BuildProgress("search", text, done, total))
 
-    return search_all(subject.locator, pictures, query, search, show)
+    if way.alone is not None:
+        return answers_alone(subject.locator.index, pictures, show)
+    return search_all(subject.locator, pictures, way.query, way.search, show)
 
 
 def _held_together(rows: list[Measured], before: int) -> list[Measured]:
     """Each beam's row with its agreement with the exhaustive row of its scoring, if there is one."""
-    whole = {m.row.scoring: (before + i, m.row.outcomes) for i, m in enumerate(rows) if m.row.k is None}
+    whole = {(m.row.scoring, m.row.prior): (before + i, m.row.outcomes) for i, m in enumerate(rows) if m.row.exhaustive}
     held = []
     for measured in rows:
-        if measured.row.k is not None and measured.row.scoring in whole:
-            number, theirs = whole[measured.row.scoring]
-            mine = measured.row.outcomes
+        row = measured.row
+        if row.k is not None and (row.scoring, row.prior) in whole:
+            number, theirs = whole[row.scoring, row.prior]
+            mine = row.outcomes
             same = float(((mine.tiles == theirs.tiles) & (mine.depth == theirs.depth)).mean())
             measured = replace(measured, agreement=Agreement(same, number))
         held.append(measured)
@@ -129,6 +161,8 @@ def _held_together(rows: list[Measured], before: int) -> list[Measured]:
 def _ranked(subject: Subject, measures: Measures, resamples: Resamples, on_progress: OnProgress) -> dict[int, Figures]:
     """Per zoom; empty where that would take long and no exhaustive search was asked for."""
     index, known = subject.locator.index, subject.inside.known
+    if not all(level.has_vectors for level in index.levels):
+        return {}
     cost = sum(len(level.codes) for level in index.levels) * len(known)
     if cost > RANKED and not measures.exhaustive:
         return {}

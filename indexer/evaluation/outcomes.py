@@ -16,12 +16,13 @@ from indexer.retrieval.answers import Answer
 from indexer.retrieval.beam import Descent, Step
 from indexer.retrieval.index import TileIndex
 from indexer.retrieval.locator import Locator
+from indexer.retrieval.priors.interface import Belief
 from indexer.retrieval.query import LocateQuery
 from tile_cache.addressing import code_of_tile
 
 Rows = NDArray[np.int64]
-Search = Callable[[NDArray[np.float32]], Descent]
-"""One embedding, (d,), to all candidates with their masses."""
+Search = Callable[[NDArray[np.float32], Belief | None], Descent]
+"""One embedding, (d,), and what the prior believes, to all candidates with their masses."""
 OnPicture = Callable[[int], None]
 
 
@@ -54,7 +55,7 @@ class Outcomes:
     elsewhere: Floats
     radius_50_km: Floats  # nan: no circle given
     radius_90_km: Floats
-    seconds: Floats  # the search and its answer, encoding not counted
+    seconds: Floats  # the search and its answer, what a prior believes included, encoding not counted
     tiles: NDArray[np.uint64]  # the answer's deepest tile, as a Morton code
     depth: NDArray[np.intp]  # and its zoom
     calibrated: Bools
@@ -98,8 +99,12 @@ def search_all(
     search: Search | None = None,
     on_picture: OnPicture | None = None,
 ) -> Outcomes:
-    """Search for every picture, with the beam or another `search`, and note what became of it."""
-    find = search or (lambda embedding: locator.descend(embedding, query))
+    """Search for every picture, with the beam or another `search`, and note what became of it.
+
+    Where the query asks a prior, the pictures must be under it.
+    """
+    find = search or (lambda embedding, belief: locator.descend(embedding, query, belief))
+    beliefs = pictures.known.beliefs(at_once=1)  # so that each takes its own time
     n = len(pictures.known)
     zooms = tuple(ZoomOutcomes.empty(zoom, n) for zoom in locator.index.zooms)
     for zoom, rows in zip(zooms, pictures.rows, strict=True):
@@ -108,7 +113,7 @@ def search_all(
     seconds = np.empty(n)
     for i, embedding in enumerate(pictures.known.embeddings):
         begun = time.perf_counter()
-        descent = find(embedding)
+        descent = find(embedding, next(beliefs))
         answer = locator.answer_of(descent, query)
         seconds[i] = time.perf_counter() - begun
         truth = [int(rows[i]) for rows in pictures.rows]

@@ -73,6 +73,9 @@ def _index_line(subject: Subject) -> str:
     rows = ", ".join(f"zoom {level.zoom}: {len(level.codes):,}" for level in locator.index.levels)
     calibration = f"calibrated at k = {locator.calibration.k}" if locator.calibration.id else "not calibrated"
     line = f"- **{subject.label}**: tiles at {rows}; photos by {locator.encoder.name}; {calibration}."
+    for name, asked in locator.priors.by_name.items():
+        fitted = f"calibrated with it at k = {asked.calibration.k}" if asked.fitted else "nothing fitted with it"
+        line += f" Prior {name}: {fitted}."
     if subject.encode_seconds is not None and len(subject.encode_seconds):
         ms = milliseconds(subject.encode_seconds)
         timed = f"{ms['median']:.1f} ms median, {ms['p95']:.1f} ms p95 of {len(subject.encode_seconds)} photos"
@@ -88,6 +91,7 @@ def _index_json(subject: Subject) -> dict[str, Any]:
         "calibration_id": locator.calibration.id,
         "calibrated_k": locator.calibration.k,
         "photo_encoder": locator.encoder.fingerprint,
+        "priors": locator.priors.describe(),
         "rows": {str(level.zoom): len(level.codes) for level in locator.index.levels},
         "encode_ms": None if subject.encode_seconds is None else plain(milliseconds(subject.encode_seconds)),
     }
@@ -99,7 +103,8 @@ def _row_json(number: int, measured: Measured) -> dict[str, Any]:
         "row": number,
         "index": row.index,
         "k": row.k,
-        "scoring": row.scoring,
+        "scoring": None if row.alone else row.scoring,
+        "prior": row.prior,
         "n": len(row.outcomes),
         "calibrated": bool(row.outcomes.calibrated.all()),
         "errors": plain(figures.errors),

@@ -17,17 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.embed import ahead
+from indexer.errors import PhotoSetError
 from indexer.photos.dhash import dhash
 from indexer.photos.embedding_cache import EmbeddingCache, photo_key
 from indexer.photos.known import KnownPictures
 from indexer.photos.photo_set import Fault, PhotoSet, Reason
 from indexer.photos.pictures import read_picture
 from indexer.retrieval.photo import PhotoLimits
+from indexer.retrieval.priors.interface import Prior
 
 if TYPE_CHECKING:  # the module that holds it loads torch, which reading and splitting photos do not need
     from indexer.retrieval.encoders import EncodesPhotos
 
-__all__ = ["SHARD_PHOTOS", "Embedded", "embed_photos"]
+__all__ = ["SHARD_PHOTOS", "Embedded", "embed_photos", "known_under"]
 
 SHARD_PHOTOS = 4096
 """Photos after which what was embedded is written to the cache: at most so many are lost when a run is killed."""
@@ -85,6 +87,26 @@ def embed_photos(
             pool.shutdown(cancel_futures=True)  # else an interrupt would wait for every picture that is queued
             work.keep()
     return work.embedded()
+
+
+def known_under(
+    embedded: Embedded,
+    prior: Prior | None,
+    *,
+    cache: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> KnownPictures:
+    """The photos as pictures under a prior, embedded by its own encoder too where it has one.
+
+    Raises PhotoSetError where that gives no numbers for some of them.
+    """
+    if prior is None or prior.encoder is None:
+        return embedded.known().under(prior)
+    theirs = embed_photos(embedded.photos, prior.encoder, cache=cache, on_progress=on_progress)
+    if len(theirs) != len(embedded):
+        name = theirs.photos.rejected[-1].name
+        raise PhotoSetError(f"{name} cannot be embedded by the encoder of the prior {prior.name}: leave it out")
+    return embedded.known().under(prior, theirs.embeddings)
 
 
 class _Prepared(NamedTuple):

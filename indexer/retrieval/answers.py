@@ -138,8 +138,9 @@ def _levels(
     found = list(zip(steps, confidences, positions, strict=True))
     codes = np.array([step.level.codes[step.rows[i]] for step, _, i in found], dtype=np.uint64)
     x, y = (v.tolist() for v in morton_decode(codes))
+    cosines = [float(step.similarities[i]) if step.level.has_vectors else None for step, _, i in found]
     return tuple(
-        LevelAnswer(Tile(x[n], y[n], step.level.zoom), min(1.0, float(mass[i])), float(step.similarities[i]))
+        LevelAnswer(Tile(x[n], y[n], step.level.zoom), min(1.0, float(mass[i])), cosines[n])
         for n, (step, mass, i) in enumerate(found)
     )
 

@@ -86,27 +86,30 @@ def open_installed(
     names: Iterable[str] | None = None,
     default: str | None = None,
 ) -> OpenPriors:
-    """Open an index's priors, all or those of `names` that it has, with their calibrations.
+    """Open an index's priors, or those of `names`, with their calibrations.
 
-    `default`: asked with in place of the manifest's choice; `none` for none; where the index has none of that name, one
-    of that kind which needs no files. Raises PriorError, CalibrationError and what the priors' encoders raise.
+    `default`: asked with in place of the manifest's choice; `none` for none. What is named and the index does not have
+    is opened as a kind that needs no files. Raises PriorError, CalibrationError and what the priors' encoders raise.
     """
     listed, default = index.manifest.priors, default or index.manifest.prior
-    wanted = list(dict.fromkeys([*(listed if names is None else names), *([default] if default else [])]))
+    wanted = list(listed) if names is None else list(names)
+    if default not in (None, NO_PRIOR):
+        wanted.append(str(default))
     found = {}
-    for name in wanted:
-        if name in listed:
-            prior = open_prior(index.directory / PRIORS / name, device=device, photo=photo)
-            if prior.fingerprint != listed[name].get("fingerprint"):
-                raise PriorError(
-                    f"{index.directory / PRIORS / name} is not what was installed: calibrate with it again"
-                )
-        elif name == default != NO_PRIOR:
-            prior = open_kind(name, None, device=device, photo=photo)
-        else:
-            continue
+    for name in dict.fromkeys(wanted):
+        prior = _open(index, name, device, photo)
         found[name] = Asked.of(name, prior, plain, index.zooms, Calibration.read(index.directory, name))
     return OpenPriors(found, default)
+
+
+def _open(index: TileIndex, name: str, device: str, photo: "EncodesPhotos") -> Prior:
+    about = index.manifest.priors.get(name)
+    if about is None:
+        return open_kind(check_name(name), None, device=device, photo=photo)
+    prior = open_prior(index.directory / PRIORS / name, device=device, photo=photo)
+    if prior.fingerprint != about.get("fingerprint"):
+        raise PriorError(f"{index.directory / PRIORS / name} is not what was installed: calibrate with it again")
+    return prior
 
 
 def check_name(name: str) -> str:

@@ -24,6 +24,8 @@ _KINDS = {
     "density": "indexer.retrieval.priors.density:DensityPrior",
     "noise": "indexer.retrieval.priors.noise:NoisePrior",
 }
+_OF_FILES = ("geocells",)
+"""Kinds that are nothing without what was trained."""
 
 
 def kinds() -> tuple[str, ...]:
@@ -44,7 +46,9 @@ def open_kind(
 ) -> Prior:
     """Open a prior of a kind, from a directory or, of a kind that needs no files, without; raises as `open_prior`."""
     if kind not in _KINDS:
-        raise PriorError(f"{kind!r} is no kind of prior; there are {', '.join(_KINDS)}")
+        raise PriorError(f"{kind!r} is neither a prior of the index nor a kind; there are {', '.join(_KINDS)}")
+    if directory is None and kind in _OF_FILES:
+        raise PriorError(f"the index has no prior {kind}: `tilebeam calibrate --prior {kind}=DIR` installs one")
     module, _, name = _KINDS[kind].partition(":")
     try:
         made = getattr(import_module(module), name)
