@@ -1,13 +1,14 @@
 """The baseline without cells: an image encoder whose last layers, with a linear head, regress the place itself.
 
 Paper G's is a ResNet-152 with its last two layers and a regression head trained, AdamW, lr 1e-3, weight decay 1e-4,
-batch 32, 5 epochs. "Layers" are read as blocks here (of a ResNet bottlenecks), and what is regressed is the unit vector
+batch 32, 5 epochs. "Layers" are read as blocks here (a ResNet's bottlenecks), and what is regressed is the unit vector
 of the place: latitude and longitude would jump at the date line. The loss is the squared distance of the vectors; the
 answer is the direction of what comes out.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,22 @@ from indexer.geocells.errors_table import ErrorRow, as_json, error_figures
 from indexer.geocells.feed import EncoderFeed
 from indexer.geocells.photo_data import Part, PhotoData
 from indexer.geocells.settings import BaselineRequest
+from indexer.geocells.tail_feed import TailFeed
 from indexer.geocells.task import features_of
 from indexer.geocells.training import claim
 from indexer.metrics import great_circle_km
 from indexer.partial import disk_errors
+from indexer.photos.photo_set import PhotoSet
 from indexer.request import OnProgress
-from indexer.retrieval.encoders import trained_layers
+from indexer.retrieval.encoders import PhotoEncoder
 from indexer.retrieval.files import write_json, write_npy
 from indexer.retrieval.image_towers import load_image_encoder
 from indexer.retrieval.weights import write_tensors
+from indexer.training.pairs.split_tower import SplitTower
 
 __all__ = ["REPORT_NAME", "RegressionTask", "last_layers", "train_baseline"]
+
+LearningFeed = EncoderFeed | TailFeed
 
 REPORT_NAME = "baseline.json"
 
@@ -47,16 +53,11 @@ def train_baseline(request: BaselineRequest, tell: OnProgress = lambda progress:
         identity = {"data": data.photos.digest(), "encoder": encoder.fingerprint} | request.identity()
         claim(request.out, identity)
         data.write(request.out)
-        tower: nn.Module = copy.deepcopy(encoder.tower).eval().requires_grad_(False)
-        feed = EncoderFeed(data.photos, encoder, tower)
-        try:
+        with learning_feed(request, encoder, data.photos, tell) as feed:
             train, validation = (data.part(name, encoder.device) for name in ("train", "validation"))
             task = RegressionTask(request, train, validation, feed)
             reached = Course(task, request.pace, request.out, tell).run()
-            test = data.part("test", encoder.device)
-            km = task.errors_km(test)
-        finally:
-            feed.close()
+            km = task.errors_km(data.part("test", encoder.device))
         write_npy(request.out / "errors.npy", km)
         write_tensors(request.out / "baseline.safetensors", task.tensors())
         rows = [ErrorRow(f"{encoder.name}, regression", km)]
@@ -66,14 +67,34 @@ def train_baseline(request: BaselineRequest, tell: OnProgress = lambda progress:
     return report
 
 
-class RegressionTask:
-    """The last layers of a feed's tower and a linear head, as a task of a course."""
+@contextmanager
+def learning_feed(
+    request: BaselineRequest, encoder: PhotoEncoder, photos: PhotoSet, tell: OnProgress
+) -> Iterator[LearningFeed]:
+    """The encoder with its last blocks set to learn; of open_clip's ViTs the rest is computed once and kept on disk."""
+    try:
+        SplitTower(encoder.tower, request.blocks)
+    except (TrainingError, AttributeError):
+        tower: nn.Module = copy.deepcopy(encoder.tower).eval().requires_grad_(False)
+        for name in last_layers(tower, request.blocks):
+            tower.get_parameter(name).requires_grad_(True)
+        feed = EncoderFeed(photos, encoder, tower)
+        try:
+            yield feed
+        finally:
+            feed.close()
+    else:
+        folder = request.cache_folder / f"{request.blocks}-blocks"
+        with TailFeed.open(photos, encoder, request.blocks, folder, tell) as tail:
+            yield tail
 
-    def __init__(self, request: BaselineRequest, train: Part, validation: Part, feed: EncoderFeed) -> None:
+
+class RegressionTask:
+    """What learns of a feed's tower, and a linear head, as a task of a course."""
+
+    def __init__(self, request: BaselineRequest, train: Part, validation: Part, feed: LearningFeed) -> None:
         self.train, self.validation, self.count, self._feed = train, validation, len(train), feed
-        self._names = last_layers(feed.tower, request.blocks)
-        for name in self._names:
-            feed.tower.get_parameter(name).requires_grad_(True)
+        self._names = [name for name, p in feed.tower.named_parameters() if p.requires_grad]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(request.pace.seed)
             self._head = nn.Linear(train.features.shape[1], 3).to(train.features.device)
@@ -120,11 +141,8 @@ class RegressionTask:
 
 
 def last_layers(tower: Any, blocks: int) -> list[str]:
-    """Parameters of the last blocks and what follows them: of an open_clip ViT, a timm ViT or a timm ResNet."""
+    """Parameters of the last blocks and what follows them: of a timm ViT or a timm ResNet."""
     names = [name for name, _ in tower.named_parameters()]
-    if hasattr(tower, "transformer"):
-        known = set(trained_layers(tower, blocks))
-        return [name for name in names if name in known]
     if hasattr(tower, "layer4"):
         every = [f"layer{i}.{j}." for i in range(1, 5) for j in range(len(getattr(tower, f"layer{i}")))]
         kept: tuple[str, ...] = tuple(every[-blocks:])

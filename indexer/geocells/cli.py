@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from indexer.geocells import training_cli
 from indexer.options import (
     AsJson,
     Images,
@@ -43,6 +44,9 @@ def register(app: typer.Typer) -> None:
 @geocells.callback()
 def _group() -> None:
     """Keeps `geocells` a group, however few commands it has."""
+
+
+training_cli.register(geocells)
 
 
 @geocells.command("fit")

@@ -56,7 +56,7 @@ class EncoderFeed:
         self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="decode")
 
     def __call__(self, rows: Rows) -> Tensor:
-        pixels = np.stack(list(self._pixels(rows)))
+        pixels = np.stack(list(self.pixels(rows)))
         made: Any = self.tower(torch.from_numpy(pixels).to(self._encoder.device))
         return functional.normalize((made[0] if isinstance(made, tuple) else made).float(), dim=-1)
 
@@ -64,7 +64,8 @@ class EncoderFeed:
         """End the threads."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _pixels(self, rows: Rows) -> Iterator[NDArray[np.float32]]:
+    def pixels(self, rows: Rows) -> Iterator[NDArray[np.float32]]:
+        """Prepared pictures, (3, s, s) each, in order. TrainingError for one that cannot be read any more."""
         return ahead(self._pool, partial(_prepare, self._photos, self._encoder), rows.tolist(), len(rows))
 
 
