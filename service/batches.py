@@ -1,6 +1,7 @@
-"""A spooled batch to lines of JSON, in order: a group is decoded while the group before it is encoded.
+"""A spooled batch to lines of JSON, in order: worked on from its first pictures on, while the rest still arrives.
 
-It flows through the queue of the single pictures, a few groups at a time, as there is room.
+It flows through the queue of the single pictures, a few groups at a time, as there is room. A client may send all it
+has before it reads: what is ready waits as lines, and once those are many, the work waits for the client.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -23,24 +24,34 @@ from service.pipeline import Prepared
 from service.problems import kind_of, problem_of
 from service.uploads import Spool, SpooledPhoto
 
-__all__ = ["BatchResponse", "batch_lines"]
+__all__ = ["BatchResponse", "BatchWork"]
 
-_AHEAD = 3
-"""Groups in work: one is encoded, one waits for that, one is decoded."""
+_AHEAD = 4
+"""Groups in work: one is encoded, one waits for that, the others are decoded."""
+_HELD = 4 << 20
+"""Bytes of finished lines, above which nothing new is begun until they are read."""
 
 _log = logging.getLogger("tilebeam.service")
 
 
+class _Line(NamedTuple):
+    """One picture's line, and what of its outcome the audit wants."""
+
+    number: int
+    photo: SpooledPhoto
+    told: Outcome
+    text: bytes
+
+
 class BatchResponse(StreamingResponse):
-    """NDJSON that calls `release` whatever happens, so that a client that leaves frees its disk space and place."""
+    """NDJSON that ends the work and calls `release` whatever happens, so that a client that leaves frees its place."""
 
     media_type = "application/x-ndjson"
 
-    def __init__(
-        self, lines: AsyncGenerator[bytes, None], release: Callable[[], None], client_timeout_s: float
-    ) -> None:
-        super().__init__(lines)
-        self._lines = lines
+    def __init__(self, work: "BatchWork", release: Callable[[], None], client_timeout_s: float) -> None:
+        self._lines = work.lines()
+        super().__init__(self._lines)
+        self._work = work
         self._release = release
         self._timeout_s = client_timeout_s
 
@@ -58,60 +69,124 @@ class BatchResponse(StreamingResponse):
         finally:
             try:
                 await self._lines.aclose()
+                await self._work.close()
             finally:
                 self._release()
 
 
-async def batch_lines(
-    spool: Spool, inference: Inference, query: LocateQuery, metrics: Metrics, trail: Trail
-) -> AsyncGenerator[bytes, None]:
-    """One NDJSON line a picture, in order; a few groups of pictures are in work at once, however long the batch is."""
-    groups = _groups(spool.photos, inference)
-    turn, index = asyncio.Event(), 0
-    turn.set()
-    working: deque[asyncio.Task[list[Outcome]]] = deque()
-    try:
-        for number, group in enumerate(groups):
-            while len(working) < min(_AHEAD, len(groups) - number):
-                before, turn = turn, asyncio.Event()
-                work = _locate(spool, inference, groups[number + len(working)], query, before, turn)
-                working.append(asyncio.create_task(work))
-            for photo, outcome in zip(group, await working[0], strict=True):
-                yield _line(index, photo.name, _written(trail, photo, outcome), metrics)
-                index += 1
-            working.popleft()
-    finally:
-        if index < len(spool.photos):
-            metrics.departures.inc()
-        for task in working:
+class BatchWork:
+    """The pictures of one spool, in groups: begun as they arrive, kept as lines until they are asked for.
+
+    `charge` is called with the number of pictures of each group when it is begun, the batch's first picture left out.
+    Memory is bounded by the groups in work and by `_HELD`, however long the batch is.
+    """
+
+    def __init__(
+        self,
+        spool: Spool,
+        inference: Inference,
+        query: LocateQuery,
+        metrics: Metrics,
+        trail: Trail,
+        charge: Callable[[int], None],
+    ) -> None:
+        self._spool, self._inference, self._query = spool, inference, query
+        self._metrics, self._trail, self._charge = metrics, trail, charge
+        # As many as the encoder takes; all that are in work fit into what batches may hold of the queue.
+        self._size = min(inference.locator.encoder.batch_size, max(1, inference.places.share // _AHEAD))
+        self._groups: deque[asyncio.Task[list[_Line]]] = deque()
+        self._begun = self._working = self._delivered = self._held = 0
+        self._closed = False
+        self._turn = asyncio.Event()
+        self._turn.set()
+        spool.on_arrival = self.advance
+
+    def advance(self) -> None:
+        """Begin what has arrived, as far as it may be."""
+        while self._may_begin():
+            first, self._begun = self._begun, min(self._begun + self._size, self._spool.arrived)
+            self._working += 1
+            self._charge(self._begun - max(first, 1))  # the first was counted when the request came
+            before, self._turn = self._turn, asyncio.Event()
+            self._groups.append(asyncio.create_task(self._work(first, self._begun, before, self._turn)))
+
+    async def lines(self) -> AsyncGenerator[bytes, None]:
+        """One NDJSON line a picture, in order, a group at once; to be asked for when the upload has ended, once."""
+        try:
+            while self._groups:  # `advance` has begun one if any picture is left
+                done = await self._groups[0]
+                text = [line.text if (error := self._audited(line)) is None else error for line in done]
+                yield b"".join(text)
+                self._delivered += len(done)
+                self._held -= sum(len(line.text) for line in done)
+                self._groups.popleft()
+                self.advance()
+        finally:
+            if self._delivered < len(self._spool.photos):
+                self._metrics.departures.inc()
+            await self.close()
+
+    async def close(self) -> None:
+        """Stop whatever is in work."""
+        self._closed = True
+        for task in self._groups:
             task.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
+        await asyncio.gather(*self._groups, return_exceptions=True)
 
+    def _may_begin(self) -> bool:
+        waiting = self._spool.arrived - self._begun
+        enough = waiting >= self._size or (self._spool.ended and waiting > 0)
+        return enough and self._working < _AHEAD and self._held < _HELD and not self._closed
 
-def _groups(photos: list[SpooledPhoto], inference: Inference) -> list[list[SpooledPhoto]]:
-    """At most as many as the encoder takes, and two groups at least in what batches may hold of the queue."""
-    size = min(inference.locator.encoder.batch_size, max(1, inference.places.share // 2))
-    return [photos[at : at + size] for at in range(0, len(photos), size)]
+    async def _work(self, first: int, stop: int, before: asyncio.Event, after: asyncio.Event) -> list[_Line]:
+        photos = self._spool.photos[first:stop]
+        try:
+            outcomes = await self._locate(photos, before, after)
+            done = [
+                self._line(first + number, photo, outcome)
+                for number, (photo, outcome) in enumerate(zip(photos, outcomes, strict=True))
+            ]
+        finally:
+            self._working -= 1
+        self._held += sum(len(line.text) for line in done)
+        self.advance()
+        return done
 
+    async def _locate(self, photos: list[SpooledPhoto], before: asyncio.Event, after: asyncio.Event) -> list[Outcome]:
+        """An outcome for each. Decoded once there is room, queued when the group `before` is: that answers first."""
+        async with self._inference.places.room(len(photos)):
+            decoded = await asyncio.gather(
+                *(self._inference.prepare(partial(self._spool.read, photo), "batch") for photo in photos),
+                return_exceptions=True,
+            )
+            await before.wait()
+            ready = [photo for photo in decoded if isinstance(photo, Prepared)]
+            asked = self._inference.submit(ready, self._query, "batch")
+            after.set()
+            outcomes = iter(await asyncio.gather(*asked))
+        return [next(outcomes) if isinstance(photo, Prepared) else _expected(photo) for photo in decoded]
 
-async def _locate(
-    spool: Spool,
-    inference: Inference,
-    group: list[SpooledPhoto],
-    query: LocateQuery,
-    before: asyncio.Event,
-    after: asyncio.Event,
-) -> list[Outcome]:
-    """An outcome for each. Decoded as soon as there is room, queued when the group `before` is: that answers first."""
-    async with inference.places.room(len(group)):
-        decoded = await asyncio.gather(
-            *(inference.prepare(partial(spool.read, photo), "batch") for photo in group), return_exceptions=True
-        )
-        await before.wait()
-        asked = inference.submit([photo for photo in decoded if isinstance(photo, Prepared)], query, "batch")
-        after.set()
-        outcomes = iter(await asyncio.gather(*asked))
-    return [next(outcomes) if isinstance(photo, Prepared) else _expected(photo) for photo in decoded]
+    def _line(self, index: int, photo: SpooledPhoto, outcome: Outcome) -> _Line:
+        if isinstance(outcome, Exception):
+            return _Line(index, photo, outcome, self._error_line(index, photo, outcome))
+        # The answer itself is let go: its trace may be a thousand times what the audit wants of it.
+        text = _json({"index": index, "name": photo.name, "result": outcome})
+        return _Line(index, photo, {"levels": outcome["levels"]}, text)
+
+    def _error_line(self, index: int, photo: SpooledPhoto, error: Exception) -> bytes:
+        kind = kind_of(error)
+        if kind.status >= 500:
+            _log.error("picture %d of a batch failed", index, exc_info=error)
+        self._metrics.rejected(kind.slug)
+        return _json({"index": index, "name": photo.name, "error": problem_of(error)})
+
+    def _audited(self, line: _Line) -> bytes | None:
+        """None once the audit has the line; else what is said instead, for without that there is no answer."""
+        try:
+            self._trail.write(line.photo.sha256, line.told)
+        except AuditError as error:
+            return self._error_line(line.number, line.photo, error)
+        return None
 
 
 def _expected(error: BaseException) -> Exception:
@@ -120,23 +195,5 @@ def _expected(error: BaseException) -> Exception:
     return error
 
 
-def _written(trail: Trail, photo: SpooledPhoto, outcome: Outcome) -> Outcome:
-    """The outcome, once the audit has it: without that there is no answer."""
-    try:
-        trail.write(photo.sha256, outcome)
-    except AuditError as error:
-        return error
-    return outcome
-
-
-def _line(index: int, name: str, outcome: Outcome, metrics: Metrics) -> bytes:
-    line: dict[str, Any] = {"index": index, "name": name}
-    if isinstance(outcome, Exception):
-        kind = kind_of(outcome)
-        if kind.status >= 500:
-            _log.error("picture %d of a batch failed", index, exc_info=outcome)
-        metrics.rejected(kind.slug)
-        line["error"] = problem_of(outcome)
-    else:
-        line["result"] = outcome
+def _json(line: dict[str, Any]) -> bytes:
     return json.dumps(line, allow_nan=False, separators=(",", ":")).encode() + b"\n"

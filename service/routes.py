@@ -12,7 +12,7 @@ from indexer.retrieval.query import MAX_ALTERNATIVES, MAX_K, BBox, LocateQuery
 from service import geojson
 from service.admission import Admission
 from service.audit import Audit
-from service.batches import BatchResponse, batch_lines
+from service.batches import BatchResponse, BatchWork
 from service.bbox import parse_bbox
 from service.deadline import deadline
 from service.errors import RequestError
@@ -21,7 +21,7 @@ from service.leaving import unless_gone
 from service.metrics import Metrics
 from service.openapi import BATCH, HEALTH, INDEX, LOCATE, METRICS, READY
 from service.settings import Settings
-from service.uploads import read_batch, read_photo
+from service.uploads import Spool, read_batch, read_photo
 
 __all__ = ["LocateParams", "Service", "router"]
 
@@ -99,12 +99,10 @@ async def _answer(request: Request, data: bytes, question: LocateQuery, here: Se
 @router.post("/locate/batch", tags=["locate"], summary="Where was each of these taken?", **BATCH)
 async def locate_batch(request: Request, question: Question, here: Here) -> Response:
     """Send many pictures as file fields `images`; a line of JSON comes back for each, in order, once it is ready."""
-    gate = here.inference.batches
+    gate, caller = here.inference.batches, request.state.caller
     gate.enter()
     try:
-        async with deadline(here.settings.batch_upload_timeout_s, "the upload"):
-            spool = await read_batch(request, here.settings)
-        here.admission.charge(request.state.caller, len(spool.photos) - 1)
+        spool = Spool(here.settings)
     except BaseException:
         gate.leave()
         raise
@@ -113,8 +111,22 @@ async def locate_batch(request: Request, question: Question, here: Here) -> Resp
         spool.close()
         gate.leave()
 
-    lines = batch_lines(spool, here.inference, question, here.metrics, here.audit.trail(request))
-    return BatchResponse(lines, release, here.settings.client_timeout_s)
+    work = BatchWork(
+        spool,
+        here.inference,
+        question,
+        here.metrics,
+        here.audit.trail(request),
+        lambda images: here.admission.charge(caller, images),
+    )
+    try:
+        async with deadline(here.settings.batch_upload_timeout_s, "the upload"):
+            await read_batch(request, here.settings, spool)
+    except BaseException:
+        await work.close()
+        release()
+        raise
+    return BatchResponse(work, release, here.settings.client_timeout_s)
 
 
 @router.get("/index", tags=["about"], summary="What the service knows", **INDEX)

@@ -8,7 +8,7 @@ nothing of decoding.
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,23 +54,17 @@ async def read_photo(request: Request, settings: Settings) -> bytes:
     )
 
 
-async def read_batch(request: Request, settings: Settings) -> "Spool":
-    """The pictures of `POST /locate/batch`, spooled. The caller closes the spool."""
+async def read_batch(request: Request, settings: Settings, spool: "Spool") -> None:
+    """The pictures of `POST /locate/batch` into a spool, which the caller closes, whatever becomes of this."""
     media_type, options = _content_type(request)
     if media_type != "multipart/form-data":
         raise UnsupportedBodyError(
             f"content type {media_type or 'none'!r} is not taken; send multipart/form-data with file fields 'images'"
         )
-    spool = Spool(settings)
-    try:
-        await _parse(request, options, spool, settings.max_batch_bytes, settings)
-        await spool.flush()
-        if not spool.photos:
-            raise RequestError("the form has no picture; send one file field 'images' for each")
-    except BaseException:
-        spool.close()
-        raise
-    return spool
+    await _parse(request, options, spool, settings.max_batch_bytes, settings)
+    await spool.end()
+    if not spool.photos:
+        raise RequestError("the form has no picture; send one file field 'images' for each")
 
 
 def _content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
@@ -228,19 +222,26 @@ class SpooledPhoto:
     name: str
     offset: int
     size: int = 0
+    kept: int = 0
     sha256: str | None = None
     """Of its bytes, for the audit; made when it is first read."""
 
 
 class Spool:
-    """The pictures of one batch, one after another in an unnamed temporary file."""
+    """The pictures of one batch, one after another in an unnamed temporary file.
+
+    The first `arrived` of them are whole on disk, and no more come once it has `ended`; `on_arrival` is called, on the
+    event loop, whenever either may have changed.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.photos: list[SpooledPhoto] = []
+        self.arrived, self.ended = 0, False
+        self.on_arrival: Callable[[], None] = _nothing
         self._max_bytes = settings.max_image_bytes
         self._max_images = settings.max_batch_images
         self._pending = bytearray()
-        self._length = 0
+        self._length = self._on_disk = 0
         try:
             self._file = tempfile.TemporaryFile(dir=settings.spool_dir or None)  # noqa: SIM115 - closed by close()
         except OSError as exc:
@@ -260,16 +261,27 @@ class Spool:
         if photo.size <= self._max_bytes:
             self._pending += chunk
             self._length += len(chunk)
+            photo.kept += len(chunk)
 
     async def settle(self) -> None:
         """Write what is pending once it is worth a thread's while."""
         if len(self._pending) >= _FLUSH_AT:
-            await self.flush()
+            await self._flush()
 
-    async def flush(self) -> None:
+    async def end(self) -> None:
+        """Write what is pending: that was all."""
+        self.ended = True
+        await self._flush()
+
+    async def _flush(self) -> None:
         """Write what is pending; raises SpoolError, on a full disk for example."""
         pending, self._pending = self._pending, bytearray()
         await asyncio.to_thread(self._write, pending)
+        self._on_disk += len(pending)
+        whole = self.photos if self.ended else self.photos[:-1]
+        while self.arrived < len(whole) and whole[self.arrived].offset + whole[self.arrived].kept <= self._on_disk:
+            self.arrived += 1
+        self.on_arrival()
 
     def _write(self, pending: bytearray) -> None:
         try:
@@ -284,10 +296,14 @@ class Spool:
             raise PhotoTooLargeError(
                 f"the picture has {photo.size:,} bytes and {self._max_bytes:,} are allowed; send a smaller copy"
             )
-        data = os.pread(self._file.fileno(), photo.size, photo.offset)
+        data = os.pread(self._file.fileno(), photo.kept, photo.offset)
         photo.sha256 = sha256_of(data)
         return data
 
     def close(self) -> None:
         """Give the disk space back."""
         self._file.close()
+
+
+def _nothing() -> None:
+    """For a spool that nobody waits for."""

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -129,6 +130,61 @@ def test_lines_arrive_while_later_ones_are_in_work(serving: Any, stepped: Any, m
                 stepped.encoder.steps.release()  # one more group may pass, and no further one
                 assert [json.loads(next(arriving))["index"] for _ in range(2)] == [first, first + 1]
             assert next(arriving, None) is None
+
+
+def test_work_begins_while_the_rest_is_being_sent(serving: Any, locator: Locator, make_picture: Picture) -> None:
+    pictures = [
+        make_picture(seed) + b"\0" * 400_000 for seed in range(12)
+    ]  # the encoder takes 8, and a disk write 1 MB
+    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
+
+    with serving(locator) as url:
+
+        def located() -> bool:
+            return "tilebeam_images_total 9.0" in httpx.get(f"{url}/metrics").text
+
+        def sent() -> Iterator[bytes]:
+            assert httpx.get(f"{url}/readyz").status_code == 200  # one picture
+            for number, picture in enumerate(pictures):
+                yield head + picture + b"\r\n"
+                if number == 10:
+                    assert until(located, 20)
+            yield b"--x--\r\n"
+
+        headers = {"Content-Type": "multipart/form-data; boundary=x"}
+        found = lines(httpx.post(f"{url}/locate/batch", content=sent(), headers=headers, timeout=60))
+    assert [line["index"] for line in found] == list(range(12))
+    assert all("result" in line for line in found)
+
+
+def test_what_nobody_reads_yet_holds_the_work_back(serving: Any, locator: Locator, make_picture: Picture) -> None:
+    """A client that sends all before it reads: finished lines wait, up to a bound, and all come in the end."""
+    count = 200  # with some 65 kB of answer each, far more than is held and buffered
+    body = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + make_picture() + b"\r\n"
+
+    with serving(locator) as url, socket.socket() as connection:
+
+        def located() -> int:
+            found = re.search(r"^tilebeam_images_total (\d+)", httpx.get(f"{url}/metrics").text, re.M)
+            return int(found[1]) if found else 0
+
+        host, port = url.removeprefix("http://").split(":")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.sendall(
+            b"POST /locate/batch?k=1024&trace=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"
+            % (count * len(body) + 7)
+            + count * body
+            + b"--x--\r\n"
+        )
+        seen = [located()]
+        while len(seen) < 8 or seen[-1] != seen[-8]:  # until nothing has moved for a while
+            time.sleep(0.1)
+            seen.append(located())
+        assert 20 < seen[-1] < count
+        answer = b"".join(iter(lambda: connection.recv(1 << 20), b""))
+        assert re.findall(rb'"index":(\d+),"name"', answer) == [b"%d" % number for number in range(count)]
 
 
 def test_a_client_that_leaves_frees_its_place_and_its_disk(
