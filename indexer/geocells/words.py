@@ -36,7 +36,7 @@ def _parts(fitted: Fitted) -> Iterator[str]:
     partition, choice = fitted.partition, fitted.choice
     clusters = np.bincount(partition.clusters["cell"])
     yield "# Geocells"
-    yield ". ".join(in_words(fitted)) + f". Fingerprint `{partition.fingerprint[:16]}`."
+    yield "; ".join(in_words(fitted)) + f". Fingerprint `{partition.fingerprint[:16]}`."
     yield _table(
         ["", "median", "mean", "least", "most"],
         [
