@@ -19,7 +19,7 @@ from indexer.rows import ZoomRows
 from indexer.units import Unit, unit_path, write_unit
 from tile_cache.addressing import parents_of_codes
 
-__all__ = ["SHARD_ROWS", "Cut", "cut_shards", "fill_from_children", "write_zoom"]
+__all__ = ["SHARD_ROWS", "Cut", "cut_shards", "fill_from_children", "parent_rows", "write_zoom"]
 
 SHARD_ROWS = 262_144
 
@@ -84,12 +84,20 @@ def write_zoom(
             codes,
             vectors,
             has_vector,
-            parents=_parent_rows(codes, parents, step, cut),
+            parents=parent_rows(codes, parents, step, cut),
             first_row=cut.first_row,
             first_parent=cut.first_parent,
             parent_count=cut.parents,
             codec=codec,
         )
+
+
+def parent_rows(codes: Codes, parents: Codes | None, step: int, cut: Cut) -> NDArray[np.int64]:
+    """The row of the zoom above that each of a shard's tiles lies in, (n,); zeros at the first zoom."""
+    if parents is None:
+        return np.zeros(len(codes), dtype=np.int64)
+    span = np.asarray(parents[cut.first_parent : cut.first_parent + cut.parents])
+    return np.searchsorted(span, parents_of_codes(codes, step)).astype(np.int64) + cut.first_parent
 
 
 def stored_dtype(codec: str) -> str:
@@ -131,14 +139,6 @@ def _vectors(rows: ZoomRows, cut: Cut) -> tuple[NDArray[np.bool_], NDArray[np.fl
     if cut.rows == 0:
         return np.zeros(0, dtype=np.bool_), rows.unit(0).vectors[:0]
     return rows.gather(cut.first_row, cut.first_row + cut.rows)
-
-
-def _parent_rows(codes: Codes, parents: Codes | None, step: int, cut: Cut) -> NDArray[np.int64]:
-    """The row of the zoom above that each tile lies in."""
-    if parents is None:
-        return np.zeros(len(codes), dtype=np.int64)
-    span = np.asarray(parents[cut.first_parent : cut.first_parent + cut.parents])
-    return np.searchsorted(span, parents_of_codes(codes, step)).astype(np.int64) + cut.first_parent
 
 
 def _children_start(codes: Codes, parents: Codes, step: int, parent: int) -> int:

@@ -10,6 +10,7 @@ import typer
 from indexer.errors import BuildError
 from indexer.inputs import cache_file, coverage_of, open_cache, reach_of
 from indexer.options import (
+    SOURCE,
     AsJson,
     Bbox,
     Cache,
@@ -32,7 +33,7 @@ from indexer.options import (
 )
 from indexer.plan import EncoderFacts, Estimate, make_plan, measured_rate, tile_bytes
 from indexer.progress import Bars, ending_well, say
-from indexer.request import BuildProgress, BuildRequest, Encoders
+from indexer.request import BuildProgress, BuildReport, BuildRequest, Encoders, RowsRequest
 from indexer.wording import fetch_in_words, plan_in_words, report_in_words
 from tile_cache.fetch_settings import FetchSettings
 from tile_cache.mbtiles import TileStore
@@ -137,9 +138,9 @@ def fetch(
 
 
 def index(
-    source: Source,
     out: Annotated[Path, typer.Option(help="The index directory to make.")],
     zooms: Zooms,
+    source: Annotated[str | None, SOURCE] = None,
     overlay: Overlay = None,
     world: World = False,
     bbox: Bbox = None,
@@ -155,10 +156,20 @@ def index(
     contact: Contact = None,
     device: Device = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another index at --out.")] = False,
+    rows_only: Annotated[
+        bool,
+        typer.Option("--rows-only", help="Tiles without vectors, in seconds: a prior answers. --source: for --land."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch what is missing, embed, and write an index; run it again to go on after whatever ended it."""
     with ending_well("the same command goes on from here"):
+        if rows_only:
+            area = area_of(world, bbox, geojson, deep_geojson, land)
+            _tell(_rows(RowsRequest(out, zooms_of(zooms), area, source, overwrite)), as_json)
+            return
+        if source is None:
+            raise typer.BadParameter("name what the tiles come from, or take --rows-only", param_hint="--source")
         request = BuildRequest(
             source=source,
             overlay=overlay,
@@ -178,10 +189,7 @@ def index(
 
         with Bars() as bars:
             report = build_index(request, on_progress=bars)
-    for line in report_in_words(report):
-        say(line)
-    if as_json:
-        typer.echo(json.dumps(report.to_json()))
+    _tell(report, as_json)
 
 
 def inspect(
@@ -197,6 +205,20 @@ def inspect(
             _verify(directory)
         facts = describe_index(directory)
         typer.echo(json.dumps(facts) if as_json else "\n".join(in_words(facts)))
+
+
+def _rows(request: RowsRequest) -> BuildReport:
+    from indexer.rows_only import build_rows  # loads FAISS
+
+    with Bars() as bars:
+        return build_rows(request, on_progress=bars)
+
+
+def _tell(report: BuildReport, as_json: bool) -> None:
+    for line in report_in_words(report):
+        say(line)
+    if as_json:
+        typer.echo(json.dumps(report.to_json()))
 
 
 def _verify(directory: Path) -> None:

@@ -50,16 +50,19 @@ class Area:
         return Region.world() if self.geojson is None else Region.from_geojson(self.geojson)
 
 
-def coverage_of(area: Area, zooms: Sequence[int], source: TileSource | XyzSource) -> Coverage:
-    """The tiles that an index of this source over this area holds. Raises CoverageError."""
+def coverage_of(area: Area, zooms: Sequence[int], source: TileSource | XyzSource | None) -> Coverage:
+    """The tiles that an index of this source over this area holds; None: of no source. Raises CoverageError."""
     zooms = check_zooms(zooms)
+    land = _land_of(area, source)
+    deep = None if area.deep_geojson is None else Region.from_geojson(area.deep_geojson)
+    if source is None:
+        return Coverage.of(zooms, area.region(), deep=deep)
     if zooms[-1] > source.info.max_zoom:
         raise CoverageError(f"{source.info.name} ends at zoom {source.info.max_zoom}; zoom {zooms[-1]} was asked for")
     if zooms[-1] < source.info.min_zoom:
         raise CoverageError(
             f"{source.info.name} begins at zoom {source.info.min_zoom}; the deepest asked is {zooms[-1]}"
         )
-    land = _land_of(area, source)
     region = area.region()
     if land is not None:
         south, north = LAND_LATITUDES
@@ -67,7 +70,6 @@ def coverage_of(area: Area, zooms: Sequence[int], source: TileSource | XyzSource
             f"{source.info.name} is indexed for land from {south:g} to {north:g} degrees (--land 0 lifts that), which"
         )
         region = region.intersection(Region.from_bbox(-180, south, 180, north), name)
-    deep = None if area.deep_geojson is None else Region.from_geojson(area.deep_geojson)
     return Coverage.of(zooms, region, deep=deep, land=land)
 
 
@@ -101,10 +103,12 @@ def open_cache(path: Path, info: SourceInfo) -> TileStore:
     return TileStore.open(path, info)
 
 
-def _land_of(area: Area, source: TileSource | XyzSource) -> Land | None:
+def _land_of(area: Area, source: TileSource | XyzSource | None) -> Land | None:
+    if source is None and area.land:
+        raise CoverageError("to keep land only, name a source that knows where it is: --source bluemarble")
     if isinstance(source, LandAware):
         fraction = DEFAULT_LAND if area.land is None else area.land
         return None if fraction == 0 else Land(source, fraction, source.info.identity)
-    if area.land:
+    if source is not None and area.land:
         raise CoverageError(f"{source.info.name} does not know where land is: leave --land out")
     return None

@@ -11,6 +11,7 @@ from tile_cache.fetch_settings import FetchSettings
 
 __all__ = [
     "PHOTOS_PANEL",
+    "SOURCE",
     "AsJson",
     "Bbox",
     "Bootstrap",
@@ -44,9 +45,8 @@ __all__ = [
     "zooms_of",
 ]
 
-Source = Annotated[
-    str, typer.Option(help="bluemarble, a folder, an .mbtiles file, a URL template or a name of xyzservices.")
-]
+SOURCE = typer.Option(help="bluemarble, a folder, an .mbtiles file, a URL template or a name of xyzservices.")
+Source = Annotated[str, SOURCE]
 Overlay = Annotated[str | None, typer.Option(help="A second source, composited on top: labels, borders.")]
 Zooms = Annotated[str, typer.Option(help="Ascending, with commas.", metavar="4,6,8")]
 World = Annotated[bool, typer.Option("--world", help="Every tile.")]

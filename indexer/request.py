@@ -14,7 +14,7 @@ from tile_cache.fetch_settings import FetchSettings
 if TYPE_CHECKING:  # loads torch
     from indexer.retrieval.encoders import EncodesPhotos, EncodesTiles
 
-__all__ = ["BuildProgress", "BuildReport", "BuildRequest", "Encoders", "OnProgress"]
+__all__ = ["BuildProgress", "BuildReport", "BuildRequest", "Encoders", "OnProgress", "RowsRequest"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,18 @@ class BuildRequest:
     unit_rows: int = UNIT_ROWS
     shard_rows: int = SHARD_ROWS
     threads: int | None = None
+
+
+@dataclass(frozen=True)
+class RowsRequest:
+    """One index of rows, as asked for. `source`: one that knows where land is, which may thin the coverage; or None."""
+
+    out: Path
+    zooms: tuple[int, ...]
+    area: Area = field(default_factory=Area)
+    source: str | None = None
+    overwrite: bool = False
+    shard_rows: int = SHARD_ROWS
 
 
 class Encoders(NamedTuple):

@@ -52,6 +52,9 @@ def report_in_words(report: BuildReport) -> list[str]:
     inferred = sum(report.inferred.values())
     means = f", {inferred:,} of them means of their children" if inferred else ""
     lines.append(f"{report.out}: {rows} tiles, {sum(report.vectors.values()):,} vectors{means}")
+    if not any(report.vectors.values()):
+        lines.append(f"rows only, in {report.seconds:.0f} s: ask it with a prior; index {report.index_id[:12]}")
+        return lines
     lines.append(f"{report.encoded:,} pictures encoded in {report.seconds:.0f} s; index {report.index_id[:12]}")
     return lines
 

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from indexer.retrieval.errors import IndexDamagedError, IndexFormatError
 from indexer.retrieval.files import write_npy
-from indexer.retrieval.lists import ShardLists, content_hash, write_lists
+from indexer.retrieval.lists import NoLists, ShardLists, content_hash, write_lists
 from indexer.retrieval.manifest import Manifest, ShardEntry, ZoomEntry, all_files, file_entry
 
-__all__ = ["Candidates", "Level", "TileIndex", "finish", "write_shard"]
+__all__ = ["Candidates", "Level", "TileIndex", "finish", "write_rows", "write_shard"]
 
 Codes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -80,6 +80,36 @@ def write_shard(
     )
 
 
+def write_rows(
+    directory: Path,
+    zoom: int,
+    number: int,
+    codes: Codes,
+    *,
+    parents: Rows,
+    first_row: int,
+    first_parent: int,
+    parent_count: int,
+) -> ShardEntry:
+    """Write a shard of tiles without any vector: their codes, no lists. Arguments and errors as of `write_shard`."""
+    none = np.zeros(len(codes), dtype=np.bool_)
+    _check_shard(zoom, number, codes, none, np.asarray(parents, dtype=np.int64) - first_parent, parent_count)
+    name = f"z{zoom:02d}-{number:04d}.tiles.npy"
+    write_npy(directory / name, np.asarray(codes, dtype=np.uint64))
+    return ShardEntry(
+        file=None,
+        tiles=name,
+        holes=None,
+        first_row=int(first_row),
+        rows=len(codes),
+        first_parent=int(first_parent),
+        parents=int(parent_count),
+        vectors=0,
+        content=content_hash(codes, none, np.empty((0, 0), dtype=np.float32), "fp16"),
+        files=(file_entry(directory, name),),
+    )
+
+
 def finish(
     directory: Path,
     zooms: Sequence[ZoomEntry],
@@ -130,7 +160,12 @@ class Level:
         return any(shard.vectors for shard in self.shards)
 
     def search(self, query: NDArray[np.float32], parents: Rows) -> Candidates:
-        """Similarities of all children with a vector of `parents`, (m,) int64 ascending, to `query`, (d,) float32."""
+        """Similarities of all children with a vector of `parents`, (m,) int64 ascending, to `query`, (d,) float32.
+
+        At a zoom of rows only: all children, their similarities 0.
+        """
+        if not self.has_vectors:
+            return self._rows_alone(parents)
         counts = self.vector_starts[parents + 1] - self.vector_starts[parents]
         slots = np.arange(len(parents)).repeat(counts)
         if len(self.shards) == 1:
@@ -138,6 +173,12 @@ class Level:
         else:
             rows, similarities = self._search_shards(query, parents)
         return Candidates(rows, similarities, slots)
+
+    def _rows_alone(self, parents: Rows) -> Candidates:
+        counts = self.starts[parents + 1] - self.starts[parents]
+        slots = np.arange(len(parents)).repeat(counts)
+        rows = np.arange(len(slots)) + (self.starts[parents + 1] - np.cumsum(counts))[slots]
+        return Candidates(rows, np.zeros(len(rows), dtype=np.float32), slots)
 
     def _search_shards(self, query: NDArray[np.float32], parents: Rows) -> tuple[Rows, NDArray[np.float32]]:
         cuts = np.searchsorted(parents, self.first_parents)
@@ -217,6 +258,8 @@ def _open_level(directory: Path, manifest: Manifest, entry: ZoomEntry, above: Le
 
 
 def _open_shard(directory: Path, manifest: Manifest, shard: ShardEntry, mmap: bool) -> ShardLists:
+    if shard.file is None:
+        return NoLists(directory / shard.tiles, manifest.dim, shard.parents)
     lists = ShardLists.open(directory / shard.file, mmap=mmap)
     found, expected = (lists.dim, lists.lists, lists.vectors), (manifest.dim, shard.parents, shard.vectors)
     if found != expected:
@@ -237,12 +280,19 @@ def _child_starts(codes: Codes, above: Level | None, zoom: int) -> Rows:
 
 
 def _vector_starts(directory: Path, entry: ZoomEntry, starts: Rows) -> Rows:
-    if all(shard.holes is None for shard in entry.shards):
+    if all(shard.vectors == shard.rows for shard in entry.shards):
         return starts
-    holed = [s for s in entry.shards if s.holes is not None]
-    parts = [_load(directory / str(s.holes), np.int64, s.rows - s.vectors, False) + s.first_row for s in holed]
-    holes = _joined(parts, np.int64)
+    if entry.vectors == 0:
+        return np.zeros_like(starts)
+    holes = _joined([_holes(directory, s) + s.first_row for s in entry.shards if s.vectors < s.rows], np.int64)
     return starts - np.searchsorted(holes, starts)
+
+
+def _holes(directory: Path, shard: ShardEntry) -> Rows:
+    """The local rows of a shard that have no vector."""
+    if shard.holes is None:
+        return np.arange(shard.rows)
+    return _load(directory / shard.holes, np.int64, shard.rows - shard.vectors, False)
 
 
 def _load(path: Path, dtype: type, rows: int, mmap: bool) -> NDArray[Any]:

@@ -128,6 +128,29 @@ class ShardLists:
         return rev_swig_ptr(inverted.get_codes(number), size * width).copy().reshape(size, width)
 
 
+class NoLists(ShardLists):
+    """The lists of a shard of rows only: as many as it has parents, all of them empty, and no file."""
+
+    def __init__(self, path: Path, dim: int, lists: int) -> None:
+        self.path, self.lists, self.vectors, self.dim = path, lists, 0, dim
+
+    def similarities(self, query: Vectors, lists: Rows) -> tuple[Rows, Vectors]:
+        """None at all."""
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+
+    def list_sizes(self) -> Rows:
+        """(lists,) zeros."""
+        return np.zeros(self.lists, dtype=np.int64)
+
+    def rows_of(self, number: int) -> Rows:
+        """None."""
+        return np.empty(0, dtype=np.int64)
+
+    def stored(self, number: int) -> NDArray[np.uint8]:
+        """No bytes."""
+        return np.empty((0, 0), dtype=np.uint8)
+
+
 def _write(path: Path, index: Any) -> None:
     # Not by name: FAISS's own file writer only prints what fails when it closes, so a full disk would leave a cut file
     # that looks written. Through Python's file the OSError comes out.

@@ -51,9 +51,9 @@ class ShardEntry:
     the SHA-256 of codes, has-vector flags and stored vectors (see `lists.content_hash`), whatever file holds them.
     """
 
-    file: str
+    file: str | None  # None: rows only, not one has a vector
     tiles: str
-    holes: str | None  # local numbers of the rows without vector; None: every row has one
+    holes: str | None  # local numbers of the rows without vector; None: every row has one, or none has
     first_row: int
     rows: int
     first_parent: int
@@ -286,7 +286,9 @@ def _check_runs(manifest: Manifest) -> None:
         row = parent = 0
         for shard in entry.shards:
             if (shard.first_row, shard.first_parent) != (row, parent):
-                raise ValueError(f"{shard.file} starts at row {shard.first_row}, parent {shard.first_parent}")
+                raise ValueError(f"{shard.tiles} starts at row {shard.first_row}, parent {shard.first_parent}")
+            if shard.file is None and shard.vectors:
+                raise ValueError(f"{shard.tiles} has {shard.vectors} vectors and no file for them")
             row, parent = row + shard.rows, parent + shard.parents
         if parent != above:
             raise ValueError(f"zoom {entry.zoom} has lists for {parent} parents, the zoom above has {above} rows")

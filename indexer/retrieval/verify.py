@@ -72,7 +72,7 @@ def _wrong_codes(level: Level, above: Level | None) -> Iterator[str]:
 
 
 def _wrong_lists(directory: Path, level: Level, shard: ShardEntry, lists: ShardLists) -> Iterator[str]:
-    flags = _flags(directory, shard)
+    name, flags = directory / (shard.file or shard.tiles), _flags(directory, shard)
     codes = level.codes[shard.first_row : shard.first_row + shard.rows]
     starts = level.starts[shard.first_parent : shard.first_parent + shard.parents + 1] - shard.first_row
     digest = hashlib.sha256(np.ascontiguousarray(codes, dtype="<u8").tobytes())
@@ -81,16 +81,16 @@ def _wrong_lists(directory: Path, level: Level, shard: ShardEntry, lists: ShardL
         first, last = int(starts[number]), int(starts[number + 1])
         expected = first + np.flatnonzero(flags[first:last])
         if not np.array_equal(lists.rows_of(number), expected):
-            yield f"{directory / shard.file}: list {number} does not hold exactly its parent's children: rebuild it"
+            yield f"{name}: list {number} does not hold exactly its parent's children: rebuild it"
             return
         digest.update(lists.stored(number).tobytes())
     if digest.hexdigest() != shard.content:
-        yield f"{directory / shard.file}: its vectors are not those that the manifest's content hash names: rebuild it"
+        yield f"{name}: its vectors are not those that the manifest's content hash names: rebuild it"
 
 
 def _flags(directory: Path, shard: ShardEntry) -> NDArray[np.bool_]:
     """Which rows of a shard have a vector, (rows,) bool."""
-    flags = np.ones(shard.rows, dtype=bool)
+    flags = np.full(shard.rows, shard.file is not None)
     if shard.holes is not None:
         flags[np.load(directory / shard.holes, allow_pickle=False)] = False
     return flags
