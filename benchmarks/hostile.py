@@ -1,0 +1,223 @@
+"""What strangers send: schemathesis against the OpenAPI description, then thousands of damaged pictures.
+
+    python -m benchmarks.hostile [--images 10000] [--seconds 60] [--clients 4] [--seed 1] [--index DIR] [--keep DIR]
+
+A real `tilebeam serve`, its keys required. Nothing that is sent may end it, break it or change what it answers next:
+no 5xx, no restart, /readyz green, a reference picture's answer the same before, after a picture of 1x1 and at the end.
+Prints what was answered, and the service's memory; exits with 1, and says why, where one of these does not hold.
+`--keep` writes what got a 5xx into a folder. --seconds is schemathesis's, and leaves its shorter phases to it.
+"""
+
+import argparse
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from os import environ
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.mutations import Hostile, mutations, originals, tiny
+from benchmarks.server import ROOT, Server, built_index, started
+from service.keys import add_key
+
+__all__ = ["Tally", "attack", "reference", "schemathesis"]
+
+_BATCH = 40
+_ROUTES = ("form", "raw", "batch")
+
+
+@dataclass
+class Tally:
+    """What was answered: how often each status on each way in, and which pictures got a 5xx or no answer at all."""
+
+    statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
+    broken: list[tuple[str, Hostile]] = field(default_factory=list)
+
+    def count(self, way: str, status: int, pictures: Sequence[Hostile], said: str) -> None:
+        """Note an answer; `pictures` are those it may be about."""
+        self.statuses[way, status] += 1
+        if status >= 500 or status == 0:
+            self.broken += [(f"{way} {status}: {said[:300]}", picture) for picture in pictures]
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures were answered."""
+        return sum(count for (way, _), count in self.statuses.items() if way != "batch")
+
+
+def attack(url: str, pictures: Iterator[Hostile], clients: int, headers: dict[str, str]) -> Tally:
+    """Send pictures from several clients at once: as forms, as raw bodies, and in batches of up to 40."""
+    tally, turn = Tally(), threading.Lock()
+
+    def take(count: int) -> list[Hostile]:
+        with turn:
+            return list(itertools.islice(pictures, count))
+
+    def client(number: int) -> None:
+        with httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False) as http:
+            for step in itertools.count(number):
+                way = _ROUTES[step % len(_ROUTES)]
+                chosen = take(_BATCH if way == "batch" else _BATCH // 4)
+                if not chosen:
+                    return
+                _send(http, way, chosen, tally)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return tally
+
+
+def _send(http: httpx.Client, way: str, pictures: list[Hostile], tally: Tally) -> None:
+    if way == "batch":
+        _send_batch(http, pictures, tally)
+        return
+    for picture in pictures:
+        given: dict[str, Any] = {"files": {"image": picture.data}}
+        if way == "raw":
+            given = {"content": picture.data, "headers": {"Content-Type": "image/png"}}
+        try:
+            answer = http.post("/locate", params={"k": 16}, **given)
+        except httpx.HTTPError as error:
+            tally.count(way, 0, [picture], repr(error))
+        else:
+            tally.count(way, answer.status_code, [picture], answer.text)
+
+
+def _send_batch(http: httpx.Client, pictures: list[Hostile], tally: Tally) -> None:
+    files = [("images", (picture.name, picture.data)) for picture in pictures]
+    try:
+        answer = http.post("/locate/batch", params={"k": 16}, files=files)
+        lines = [json.loads(line) for line in answer.text.splitlines()] if answer.status_code == 200 else []
+    except (httpx.HTTPError, ValueError) as error:
+        tally.count("batch", 0, pictures, repr(error))
+        return
+    tally.count("batch", answer.status_code, pictures, answer.text)
+    if [line.get("index") for line in lines] != list(range(len(pictures))):
+        tally.count("batch", 0, pictures, f"{len(lines)} lines for {len(pictures)} pictures")
+    for picture, line in zip(pictures, lines, strict=False):
+        tally.count("line", line.get("error", {"status": 200})["status"], [picture], json.dumps(line))
+
+
+def reference(url: str, headers: dict[str, str]) -> dict[str, Any]:
+    """What the service says of a sound picture, when it is asked nothing else, but for the times."""
+    photo = originals(0)[0].data
+    answer = httpx.post(
+        f"{url}/locate", files={"image": photo}, params={"alternatives": 3}, headers=headers, timeout=60
+    )
+    answer.raise_for_status()
+    return {name: value for name, value in answer.json().items() if name != "timing_ms"}
+
+
+def schemathesis(url: str, key: str | None, seed: int, *more: str) -> tuple[int, str]:
+    """Run it on a service's own description; returns its exit code and what it printed. `more`: how much, and what."""
+    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--no-color"]
+    command += [] if key is None else ["--header", f"Authorization: Bearer {key}"]
+    # A picture has more to it than a schema can say, and so has a box: what fits may still be no picture (400).
+    command += ["--exclude-checks", "positive_data_acceptance", "--phases", "examples,coverage,fuzzing"]
+    command += ["--seed", str(seed), "--continue-on-failure", "--generation-database", "none", *more]
+    hooks = {"SCHEMATHESIS_HOOKS": "benchmarks.hostile_hooks", "PYTHONPATH": str(ROOT)}
+    with tempfile.TemporaryDirectory() as name:  # whatever it writes beside itself
+        done = subprocess.run(command, cwd=name, env={**environ, **hooks}, capture_output=True, text=True)
+    return done.returncode, re.sub(r"curl .*", "curl ...", done.stdout + done.stderr)
+
+
+def main() -> None:
+    """Run both, print, exit."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the service must not outlive this
+    asked = _options()
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        index = asked.index or built_index(work / "index", 10_000)
+        key = add_key(work / "keys.json", "hostile", 0, admin=True)
+        limits = {"max_batches": str(asked.clients)}  # a 503 is right where there are more, and tells nothing here
+        with started(index, keys_file=str(work / "keys.json"), tiles="bluemarble", **limits) as server:
+            troubles = list(measure(server, key, asked))
+    for trouble in troubles:
+        print(f"TROUBLE: {trouble}")
+    print("nothing broke" if not troubles else f"{len(troubles)} troubles")
+    sys.exit(bool(troubles))
+
+
+def measure(server: Server, key: str, asked: argparse.Namespace) -> Iterator[str]:
+    """Print figures; yield what should not be."""
+    headers = {"Authorization": f"Bearer {key}"}
+    before, memory = reference(server.url, headers), [server.rss]
+    if asked.seconds:
+        code, said = schemathesis(server.url, key, asked.seed, "--max-time", str(asked.seconds), "-n", "10000")
+        print(said)
+        if code:
+            yield f"schemathesis ended with {code}"
+        yield from _changed(server, headers, before, "schemathesis")
+    memory.append(server.rss)
+    attack(server.url, iter([tiny()] * 3), 1, headers)
+    yield from _changed(server, headers, before, "a picture of 1x1")
+    tally = attack(server.url, mutations(asked.seed, asked.images), asked.clients, headers)
+    memory.append(server.rss)
+    print(f"{tally.pictures:,} pictures from {asked.clients} clients, seed {asked.seed}:")
+    for (way, status), count in sorted(tally.statuses.items()):
+        print(f"  {way:<5} {status:>3} {count:>7,}")
+    print(
+        f"memory: {' / '.join(f'{rss / 2**20:.0f}' for rss in memory)} MiB: ready / after schemathesis / after pictures"
+    )
+    _keep(tally.broken, asked.keep)
+    yield from _complaints(server)
+    for what, picture in tally.broken[:20]:
+        yield f"{what} for {picture.name!r}"
+    yield from _changed(server, headers, before, "all pictures")
+
+
+def _changed(server: Server, headers: dict[str, str], before: dict[str, Any], cause: str) -> Iterator[str]:
+    """What is no longer as it was."""
+    if not server.is_running:
+        yield f"after {cause} the process is gone:\n{''.join(list(server.log)[-20:])}"
+        return
+    ready = httpx.get(f"{server.url}/readyz", timeout=60)
+    if ready.status_code != 200:
+        yield f"after {cause} /readyz says {ready.status_code}"
+    if reference(server.url, headers) != before:
+        yield f"after {cause} the reference picture is answered otherwise"
+
+
+def _complaints(server: Server) -> Iterator[str]:
+    """Errors in the log, which is counted too: what decoders written in C have to say stands between its lines."""
+    other = [line for line in server.log if not line.startswith("{")]
+    print(f"log, its last {len(server.log):,} lines: {len(other)} are no JSON, such as {other[-1:]}")
+    for line in server.log:
+        told = json.loads(line) if line.startswith("{") else {}
+        if told.get("level") in ("error", "critical") and not told["logger"].startswith("PIL."):
+            yield f"in the log: {line[:1000]}"
+
+
+def _keep(broken: Sequence[tuple[str, Hostile]], folder: Path | None) -> None:
+    if folder is not None and broken:
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, (_, picture) in enumerate(broken):
+            (folder / f"{number:03} {picture.name}").write_bytes(picture.data)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--seconds", type=int, default=60, help="of schemathesis; 0 leaves it out")
+    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--index", type=Path, help="serve this one, instead of one that is built for it")
+    parser.add_argument("--keep", type=Path, help="a folder for pictures that got a 5xx")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""What schemathesis sends as a picture: real ones among bytes that are none. Loaded by it (SCHEMATHESIS_HOOKS)."""
+
+from io import BytesIO
+
+import schemathesis
+from hypothesis import strategies as st
+from PIL import Image
+
+
+def _encoded(kind: str, mode: str, size: tuple[int, int]) -> bytes:
+    out = BytesIO()
+    Image.new(mode, size).save(out, kind)
+    return out.getvalue()
+
+
+_KINDS = [
+    ("JPEG", "RGB"),
+    ("JPEG", "CMYK"),
+    ("PNG", "RGBA"),
+    ("PNG", "P"),
+    ("WEBP", "RGB"),
+    ("TIFF", "I;16"),
+    ("BMP", "L"),
+]
+_PICTURES = st.sampled_from([_encoded(kind, mode, size) for kind, mode in _KINDS for size in ((1, 1), (40, 30))])
+
+schemathesis.openapi.format("binary", _PICTURES | st.binary(max_size=200))
+schemathesis.openapi.media_type("image/*", _PICTURES | st.binary(max_size=200))

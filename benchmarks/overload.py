@@ -1,0 +1,282 @@
+"""Twice as much as the service can do: what it accepts stays quick, the rest is told at once to come again.
+
+    python -m benchmarks.overload [--seconds 300] [--factor 2] [--size "1 MP"] [--index DIR] [--quick]
+
+`tilebeam serve` in a process of its own with its default settings; this process is the client, on loopback. In turn:
+one request after another; a closed loop, whose rate is the capacity; an open loop at `factor` times that, its requests
+due at fixed times whatever is answered, each taken from when it was due; a batch of 100 and one of 1,000 pictures by a
+client that reads only after it has sent everything. Prints percentiles, counts by status, the queue's bound in
+milliseconds and the service's memory; exits with 1 where accepted requests took longer than three times the unloaded
+99th percentile and the bound, where anything but 200 and 503 with Retry-After was answered, or where memory grew.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import uvloop
+
+from benchmarks import machine
+from benchmarks.locate import SIZES, _photo
+from benchmarks.loopback import Answered, Pool, request
+from benchmarks.server import Server, built_index, started
+from service.settings import Settings
+
+PHOTOS = 16
+EVERY_S = 10
+CLOSED = 16
+_GROWN = 1.05
+_GROWN_BYTES = 32 << 20
+"""Memory is flat where it grew by less than 5% and 32 MiB: allocators keep what they were given."""
+
+
+@dataclass
+class Load:
+    """What an open loop was answered, what it could not send, and the service's memory every ten seconds."""
+
+    answered: list[Answered] = field(default_factory=list)
+    unsent: int = 0
+    late_s: list[float] = field(default_factory=list)
+    rss: list[int] = field(default_factory=list)
+
+    def took_ms(self, status: int) -> list[float]:
+        """Milliseconds of the requests that got this status."""
+        return [each.took_s * 1e3 for each in self.answered if each.status == status]
+
+
+async def closed_loop(pool: Pool, messages: Sequence[bytes], count: int, seconds: float) -> list[Answered]:
+    """`count` clients, each asking again as soon as it is answered."""
+    end, answered = time.perf_counter() + seconds, list[Answered]()
+
+    async def client(number: int) -> None:
+        while (now := time.perf_counter()) < end:
+            answered.append(await pool.ask(messages[(number + len(answered)) % len(messages)], now))
+
+    await asyncio.gather(*(client(number) for number in range(count)))
+    return answered
+
+
+async def open_loop(server: Server, pool: Pool, messages: Sequence[bytes], rate: float, seconds: float) -> Load:
+    """Requests due every 1/`rate` seconds, whatever was answered; those without a connection are not sent."""
+    load, asking, started_at = Load(), set[asyncio.Task[None]](), time.perf_counter()
+
+    async def ask(number: int, due: float) -> None:
+        load.answered.append(await pool.ask(messages[number % len(messages)], due))
+
+    watching = asyncio.create_task(_watch(server, load))
+    for number in range(int(rate * seconds)):
+        due = started_at + number / rate
+        if (ahead := due - time.perf_counter()) > 0:
+            await asyncio.sleep(ahead)
+        load.late_s.append(time.perf_counter() - due)
+        if pool.is_full:
+            load.unsent += 1
+            continue
+        task = asyncio.create_task(ask(number, due))
+        asking.add(task)
+        task.add_done_callback(asking.discard)
+    await asyncio.gather(*asking)
+    watching.cancel()
+    load.rss.append(server.rss)
+    return load
+
+
+async def _watch(server: Server, load: Load) -> None:
+    while True:
+        load.rss.append(server.rss)
+        await asyncio.sleep(EVERY_S)
+
+
+async def measure(server: Server, photos: Sequence[bytes], asked: argparse.Namespace) -> dict[str, Any]:
+    """The three loops; figures."""
+    messages = [request("/locate", photo, "image/jpeg") for photo in photos]
+    address = urlsplit(server.url)
+    assert address.hostname is not None
+    assert address.port is not None
+    pool = Pool(address.hostname, address.port, asked.connections)
+    await closed_loop(pool, messages, 4, 2)  # warm up
+    alone = await closed_loop(pool, messages, 1, asked.warm)
+    began = time.perf_counter()
+    crowd = await closed_loop(pool, messages, CLOSED, asked.warm)
+    capacity = sum(each.status == 200 for each in crowd) / (time.perf_counter() - began)
+    _say(f"capacity {capacity:.1f} images/s; {asked.seconds:g} s at {asked.factor * capacity:.1f}")
+    load = await open_loop(server, pool, messages, asked.factor * capacity, asked.seconds)
+    pool.close()
+    return {
+        "unloaded_ms": percentiles([each.took_s * 1e3 for each in alone]),
+        "capacity_images_s": capacity,
+        "offered_images_s": asked.factor * capacity,
+        "accepted_images_s": len(load.took_ms(200)) / asked.seconds,
+        "accepted_ms": percentiles(load.took_ms(200)),
+        "refused_ms": percentiles(load.took_ms(503)),
+        "statuses": dict(Counter(each.status for each in load.answered)),
+        "without_retry_after": sum(each.status == 503 and not each.retry_after_s for each in load.answered),
+        "retry_after_s": dict(sorted(Counter(e.retry_after_s for e in load.answered if e.status == 503).items())),
+        "unsent": load.unsent,
+        "client_late_p99_ms": percentiles([late * 1e3 for late in load.late_s])["p99"],
+        "rss_mib": [round(rss / 2**20) for rss in load.rss],
+        **bound(capacity, len(load.took_ms(200)) / asked.seconds),
+    }
+
+
+def bound(capacity: float, accepted: float) -> dict[str, float]:
+    """How long a full queue takes: as many single pictures as may be in work, at the capacity, and at the pace kept."""
+    settings = Settings()
+    most = min(settings.max_in_flight, settings.max_queued_images)
+    return {"queue_images": most, "bound_ms": most / capacity * 1e3, "bound_kept_ms": most / max(accepted, 1e-9) * 1e3}
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """p50 and p99; none of nothing."""
+    return {f"p{p}": float(np.percentile(values, p)) if len(values) else float("nan") for p in (50, 99)}
+
+
+def batch_peak(server: Server, photos: Sequence[bytes], count: int) -> dict[str, Any]:
+    """Send a batch whole, read only then; the service's memory before and at most, in MiB, and images a second."""
+    head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
+    parts = [head + photos[number % len(photos)] + b"\r\n" for number in range(count)]
+    message = request("/locate/batch?k=16", b"".join([*parts, b"--x--\r\n"]), "multipart/form-data; boundary=x")
+    seen, done, before, began = [server.rss], threading.Event(), server.rss, time.perf_counter()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            seen.append(server.rss)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        answer = _talk(server.url, message.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
+    finally:
+        done.set()
+        watching.join()
+    return {
+        "results": answer.count(b'"result":'),
+        "before_mib": round(before / 2**20),
+        "peak_mib": round(max(seen) / 2**20),
+        "images_s": count / (time.perf_counter() - began),
+    }
+
+
+def _talk(url: str, message: bytes) -> bytes:
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=600) as connection:
+        connection.sendall(message)
+        return b"".join(iter(lambda: connection.recv(1 << 16), b""))
+
+
+def troubles(figures: dict[str, Any]) -> Iterator[str]:
+    """What is not as it should be."""
+    allowed = 3 * figures["unloaded_ms"]["p99"] + figures["bound_ms"]
+    if not figures["accepted_ms"]["p99"] <= allowed:
+        yield f"accepted requests took {figures['accepted_ms']['p99']:.0f} ms at p99, and {allowed:.0f} ms are allowed"
+    if wrong := set(figures["statuses"]) - {200, 503}:
+        yield f"there were answers of status {sorted(wrong)} (0: none)"
+    if figures["without_retry_after"]:
+        yield f"{figures['without_retry_after']} answers of 503 were without Retry-After"
+    if figures["unsent"] > 0.01 * sum(figures["statuses"].values()):
+        yield f"{figures['unsent']} requests found no connection: give more --connections"
+    if (grown := _grown(figures["rss_mib"])) is not None:
+        yield f"memory grew from {grown[0]:.0f} to {grown[1]:.0f} MiB under load"
+    small, large = figures["batches"]["100"], figures["batches"][str(max(map(int, figures["batches"])))]
+    if large["peak_mib"] > small["peak_mib"] * _GROWN + _GROWN_BYTES / 2**20:
+        yield f"a large batch took {large['peak_mib']} MiB at most, one of 100 pictures {small['peak_mib']} MiB"
+    for count, batch in figures["batches"].items():
+        if batch["results"] != int(count):
+            yield f"a batch of {count} pictures had {batch['results']} results"
+
+
+def _grown(rss: Sequence[int]) -> tuple[float, float] | None:
+    """Memory early and late in the run, if it grew by more than allocators' noise."""
+    tenth = max(1, len(rss) // 10)
+    early, late = float(np.median(rss[tenth : 3 * tenth] or rss)), float(np.median(rss[-2 * tenth :]))
+    return (early, late) if late > early * _GROWN and late - early > _GROWN_BYTES / 2**20 else None
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Markdown."""
+    pair = lambda name: f"{figures[name]['p50']:.0f} / {figures[name]['p99']:.0f} ms"  # noqa: E731
+    allowed = 3 * figures["unloaded_ms"]["p99"] + figures["bound_ms"]
+    statuses = ", ".join(f"{status}: {count:,}" for status, count in sorted(figures["statuses"].items()))
+    waits = ", ".join(f"{wait} s: {count:,}" for wait, count in figures["retry_after_s"].items())
+    rows = [
+        ("unloaded p50 / p99", pair("unloaded_ms")),
+        ("capacity, closed loop", f"{figures['capacity_images_s']:.1f} images/s"),
+        ("offered / accepted", f"{figures['offered_images_s']:.1f} / {figures['accepted_images_s']:.1f} images/s"),
+        ("accepted p50 / p99", pair("accepted_ms")),
+        ("allowed: 3 x unloaded p99 + bound", f"{allowed:.0f} ms"),
+        ("queue's bound: images in work / at capacity", f"{figures['queue_images']} / {figures['bound_ms']:.0f} ms"),
+        ("the same at the pace kept under load", f"{figures['bound_kept_ms']:.0f} ms"),
+        ("refused p50 / p99", pair("refused_ms")),
+        ("statuses", statuses),
+        ("Retry-After", waits or "none"),
+        ("not sent for want of a connection", f"{figures['unsent']:,}"),
+        ("client behind its plan, p99", f"{figures['client_late_p99_ms']:.0f} ms"),
+        (f"memory every {EVERY_S} s", f"{' '.join(map(str, figures['rss_mib']))} MiB"),
+    ]
+    for count, batch in figures["batches"].items():
+        words = f"{batch['before_mib']} / {batch['peak_mib']} MiB, {batch['images_s']:.1f} images/s"
+        rows.append((f"batch of {count}, read at the end: memory before / peak", words))
+    return "| | |\n|---|---:|\n" + "\n".join(f"| {name} | {value} |" for name, value in rows)
+
+
+def main() -> None:
+    """Run, print Markdown, write JSON; 1 where something is not as it should be."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the service must not outlive this
+    asked = _options()
+    photos = [_photo(SIZES[asked.size], seed) for seed in range(PHOTOS)]
+    with tempfile.TemporaryDirectory() as name:
+        index = asked.index or built_index(Path(name), asked.leaves)
+        with started(index, log_level="warning") as server:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                figures = runner.run(measure(server, photos, asked))
+            counts = (100, asked.images)
+            figures["batches"] = {str(count): batch_peak(server, photos, count) for count in counts}
+            found = list(troubles(figures))
+            if httpx.get(f"{server.url}/readyz", timeout=60).status_code != 200:
+                found.append("/readyz is no longer green")
+    described = machine.describe()
+    print(f"{table(figures)}\n\n{asked.seconds:g} s, photos of {asked.size}.\n{machine.sentence(described)}")
+    asked.json.write_text(json.dumps(figures | {"machine": described, "troubles": found}, indent=1) + "\n")
+    for trouble in found:
+        print(f"TROUBLE: {trouble}")
+    sys.exit(bool(found))
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=300, help="of the open loop")
+    parser.add_argument("--factor", type=float, default=2, help="times the capacity")
+    parser.add_argument("--warm", type=float, default=15, help="seconds of each closed loop")
+    parser.add_argument("--connections", type=int, default=512)
+    parser.add_argument("--size", choices=tuple(SIZES), default="1 MP")
+    parser.add_argument("--images", type=int, default=1000, help="in the large batch")
+    parser.add_argument("--leaves", type=int, default=100_000)
+    parser.add_argument("--index", type=Path, help="serve this one, instead of one that is built for it")
+    parser.add_argument("--json", type=Path, default=Path("overload.json"))
+    parser.add_argument("--quick", action="store_true", help="ten seconds, a batch of 200: does it run?")
+    asked = parser.parse_args()
+    if asked.quick:
+        asked.seconds, asked.warm, asked.images, asked.leaves = 10, 4, 200, 10_000
+    return asked
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""`tilebeam serve` in a process of its own, over an index that is built for it: what benchmarks put load on."""
+
+import re
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import environ
+from pathlib import Path
+
+import psutil
+
+from benchmarks import pyramid
+from indexer.retrieval.encoders import PhotoEncoder
+
+__all__ = ["Server", "built_index", "started"]
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running service: its address, its process, and the last lines of its log."""
+
+    url: str
+    process: psutil.Process
+    log: deque[str]
+
+    @property
+    def rss(self) -> int:
+        """Its memory now, in bytes."""
+        return int(self.process.memory_info().rss)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process that was started still runs, and is no other one."""
+        return bool(self.process.is_running()) and self.process.status() != psutil.STATUS_ZOMBIE
+
+
+def built_index(directory: Path, leaves: int) -> Path:
+    """A seeded index for the built-in encoder, world at zooms 4 to 8 and `leaves` tiles of zoom 16."""
+    encoder = PhotoEncoder.load("builtin", device="cpu")
+    encoder.save(directory / "encoders")
+    pyramid.build(directory, leaves, encoder.dim, photo=encoder.describe())
+    return directory
+
+
+@contextmanager
+def started(index: Path, **settings: str) -> Iterator[Server]:
+    """Serve an index on loopback; `settings` are TILEBEAM_ variables in small letters, without their beginning."""
+    command = [sys.executable, "tilebeam.py", "serve", "--index", str(index), "--port", "0", "--device", "cpu"]
+    given = {f"TILEBEAM_{name.upper()}": value for name, value in settings.items()}
+    process = subprocess.Popen(command, cwd=ROOT, env={**environ, **given}, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        lines = iter(process.stderr.readline, "")
+        seen: deque[str] = deque(maxlen=50_000)
+        address = next((found[0] for line in lines if (found := _address(line, seen))), None)
+        if address is None:
+            raise SystemExit(f"the service over {index} ended before it listened:\n{''.join(seen)}")
+        # Its log goes on, a line a request: unread, it would fill the pipe, and the service would wait for ever.
+        threading.Thread(target=seen.extend, args=(lines,), daemon=True).start()
+        yield Server(address, psutil.Process(process.pid), seen)
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # it hangs, which is what it was tried for
+            process.kill()
+            process.wait()
+
+
+def _address(line: str, seen: deque[str]) -> re.Match[str] | None:
+    seen.append(line)
+    return re.search(r"http://[\d.:]+", line)

@@ -1,0 +1,67 @@
+"""What strangers send, in small, on the fake encoder; benchmarks/hostile.py is the same with ten thousand pictures."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no installed package
+
+from benchmarks.hostile import attack, reference, schemathesis
+from benchmarks.mutations import Hostile, mutations, originals, tiny
+from benchmarks.picture_parts import resized, split
+
+
+@pytest.fixture(scope="module")
+def victim(serving: Any, locator: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A service with a map of one tile, which every client may ask for a batch at a time."""
+    tiles = tmp_path_factory.mktemp("map")
+    (tiles / "0" / "0").mkdir(parents=True)
+    Image.new("RGB", (256, 256)).save(tiles / "0" / "0" / "0.png")
+    with serving(locator, max_batches=4, tiles=str(tiles)) as url:
+        yield url
+
+
+def test_damaged_pictures_change_nothing(victim: str) -> None:
+    before = reference(victim, {})
+    attack(victim, iter([tiny()] * 3), 1, {})
+    assert reference(victim, {}) == before
+    tally = attack(victim, mutations(7, 300, large=False), 4, {})
+    assert tally.broken == []
+    assert tally.pictures == 300
+    assert {status for _, status in tally.statuses} == {200, 400, 413, 415}
+    assert reference(victim, {}) == before
+    assert httpx.get(f"{victim}/readyz").status_code == 200
+
+
+def test_the_description_holds_whatever_is_asked(victim: str) -> None:
+    code, said = schemathesis(victim, None, 3, "-n", "4")
+    assert code == 0, said
+    assert "Tested: 9" in said
+
+
+def test_an_answer_that_breaks_is_told() -> None:
+    """The attack itself: a service that is not there, and one that would answer 500."""
+    tally = attack("http://127.0.0.1:9", iter([tiny()]), 1, {})
+    assert [picture for _, picture in tally.broken] == [tiny()]
+    tally.count("form", 500, [tiny()], "internal")
+    assert len(tally.broken) == 2
+
+
+def test_mutations_are_seeded_and_many_still_open() -> None:
+    made = list(mutations(5, 200, large=False))
+    assert made == list(mutations(5, 200, large=False))
+    assert made != list(mutations(6, 200, large=False))
+    assert len({picture.data for picture in made}) > 170
+
+
+@pytest.mark.parametrize("picture", originals(1), ids=lambda picture: picture.name)
+def test_pictures_come_apart_and_together(picture: Hostile) -> None:
+    head, pieces, tail = split(picture.data)
+    assert head + b"".join(pieces) + tail == picture.data
+    changed = resized(picture.data, 1234, 77)
+    assert len(changed) == len(picture.data)
+    assert changed != picture.data or picture.name.startswith(("BMP", "WEBP lossless"))
