@@ -78,6 +78,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     scoring: Annotated[Scoring | None, typer.Option(help="How tiles are ranked.", show_default="posterior")] = None,
     device: Annotated[Device, typer.Option(help="Where encoder and beam run.")] = Device.auto,
+    prior: Annotated[
+        str | None,
+        typer.Option(
+            help="Asked unless a question names another: geoclip, ... or none.", show_default="the index's own"
+        ),
+    ] = None,
 ) -> None:
     """Serve an index over HTTP until interrupted."""
     with _reported():
@@ -94,7 +100,7 @@ def serve(
             from service.app import create_app
             from service.reload import reopening
 
-            app = create_app(settings, _opened(index, device), reopening(index, device.value))
+            app = create_app(settings, _opened(index, device, prior), reopening(index, device.value, prior))
         bound = listener.getsockname()[1]
         _say(f"Tilebeam serves {index} at http://{host}:{bound} (for programs: /docs). Ctrl-C ends it.")
         run(app, listener, settings)
@@ -159,10 +165,10 @@ def _here(
     yield from locate_here(_opened(index, device), images, query)
 
 
-def _opened(index: Path, device: Device) -> "Locator":
+def _opened(index: Path, device: Device, prior: str | None = None) -> "Locator":
     from indexer.retrieval.locator import Locator
 
-    return Locator.open(index, device=device.value)
+    return Locator.open(index, device=device.value, prior=prior)
 
 
 def _bbox(text: str | None) -> _Box | None:

@@ -36,12 +36,15 @@ _log = logging.getLogger("tilebeam.service")
 router = APIRouter()
 
 
-def reopening(directory: Path, device: str) -> Reopen:
-    """Opens a directory again: another index may have been put there by renaming. An equal encoder is kept."""
+def reopening(directory: Path, device: str, prior: str | None = None) -> Reopen:
+    """Opens a directory again: another index may have been put there by renaming. An equal encoder is kept.
+
+    `prior`: what is asked unless a question names another, as for `Locator.open`; its own encoder is loaded again.
+    """
 
     def reopen(old: Locator) -> Locator:
         same = Manifest.read(directory).photo_encoder["fingerprint"] == old.encoder.fingerprint
-        return Locator.open(directory, device=device, encoder=old.encoder if same else None)
+        return Locator.open(directory, device=device, encoder=old.encoder if same else None, prior=prior)
 
     return reopen
 
