@@ -18,8 +18,10 @@ LEAST_PICTURES = 100
 """Fewer that reach a zoom with their true tile leave it, and all finer ones, as they were."""
 WORTH_NATS = 0.005
 """Neighbours are asked (which costs time in every search) where they make pictures likelier by at least this."""
+PRIOR_WORTH_NATS = 2.0
+"""A prior counts at a zoom where it makes all pictures together likelier by at least this (the likelihood ratio's 95%
+point for one number more), so that the weight of a useless one is 0 and not what chance makes of it."""
 _START = ZoomNumbers(tau=0.05)
-_START_UNDER_PRIOR = replace(_START, lam=1.0)
 
 
 def fit(
@@ -44,8 +46,11 @@ def fit(
 
 
 def likeliest(chunks: Sequence[Chunk]) -> ZoomNumbers:
-    """The numbers of one zoom, with the neighbours' part only where it is worth it."""
-    start = _START if chunks[0].gains is None else _START_UNDER_PRIOR
-    alone, loss = maximise(chunks, start, neighbours=False)
+    """The numbers of one zoom, with the prior's and the neighbours' parts only where they are worth it."""
+    alone, loss = maximise(chunks, _START, neighbours=False)
+    if chunks[0].gains is not None:
+        believing, less = maximise(chunks, replace(alone, lam=1.0), neighbours=False)
+        if (loss - less) * sum(len(chunk.truth) for chunk in chunks) > PRIOR_WORTH_NATS:
+            alone, loss = believing, less
     together, less = maximise(chunks, replace(alone, kappa=0.3), neighbours=True)
     return together if less < loss - WORTH_NATS else alone

@@ -95,8 +95,8 @@ def minimise(parameters: list[Tensor], parts: Sequence[Callable[[], Tensor]], co
 
 
 def maximise(chunks: Sequence[Chunk], start: ZoomNumbers, *, neighbours: bool) -> tuple[ZoomNumbers, float]:
-    """The likeliest numbers of a zoom, and the mean negative log-likelihood with them, in nats."""
-    free = Free.start(start, neighbours=neighbours, prior=chunks[0].gains is not None)
+    """The likeliest numbers of a zoom, and the mean negative log-likelihood with them, in nats; lambda 0 stays 0."""
+    free = Free.start(start, neighbours=neighbours, prior=start.lam > 0)
     count = sum(len(chunk.truth) for chunk in chunks)
     parents = any(chunk.log_share.shape[1] > 1 for chunk in chunks)
     parts = [partial(negative_log_likelihood, chunk, free) for chunk in chunks]

@@ -54,7 +54,7 @@ def as_shown(index: TileIndex, pictures: KnownPictures, calibration: Calibration
         if not seen:
             return calibration
         numbers = calibration.zooms[zoom]
-        free = Free.start(numbers, neighbours=numbers.kappa > 0, prior=chosen.prior is not None)
+        free = Free.start(numbers, neighbours=numbers.kappa > 0, prior=numbers.lam > 0)
         losses = [partial(_Shown.of(seen[i : i + _CHUNK]).loss, free) for i in range(0, len(seen), _CHUNK)]
         tried.append((sum(float(loss().detach()) for loss in losses) / len(seen), calibration))
         if number < _ROUNDS:

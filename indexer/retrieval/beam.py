@@ -19,7 +19,7 @@ from indexer.retrieval.index import Candidates, Level, TileIndex
 from indexer.retrieval.posterior import Floats, best, share
 from indexer.retrieval.priors.guidance import NO_HINT, Guidance, with_place
 from indexer.retrieval.priors.interface import Belief
-from indexer.retrieval.query import BBox, Scoring
+from indexer.retrieval.query import LocateQuery, Scoring
 from indexer.retrieval.surroundings import neighbours_mean
 
 Positions = NDArray[np.intp]
@@ -119,10 +119,10 @@ def descend(
     calibration: Calibration,
     k: int,
     scoring: Scoring,
-    bbox: BBox | None,
+    area: LocateQuery | None,
     belief: Belief | None = None,
 ) -> Descent:
-    """Search every level for one embedding, (d,) float32, contiguous.
+    """Search every level for one embedding, (d,) float32, contiguous; `area`: the part of the Earth that it is in.
 
     `posterior` keeps the k tiles of most mass, `paper` the k of highest similarity, `bolted` also the one of the
     belief's best place; ties go to the lower row. A zoom of no vectors at all ends it, unless `posterior` has a belief
@@ -136,7 +136,7 @@ def descend(
     for level in index.levels:
         if guide is None and not level.has_vectors:
             break
-        found = _candidates(level, query, parents, bbox, guide)
+        found = _candidates(level, query, parents, area, guide)
         if not len(found.rows):
             break
         alive, slots = _alive(found.slots, len(parents))
@@ -154,8 +154,8 @@ def descend(
         steps.append(Step(level, found.rows, found.similarities, shares.log_mass, slots, kept, log_prior=hint.log_mass))
         parents, log_mass = found.rows[kept], shares.log_mass[kept]
     if not steps:
-        raise QueryError(_nothing(bbox))
-    if bbox is not None:  # it says that the place is inside
+        raise QueryError(_nothing(area))
+    if area is not None:  # it says that the place is inside
         return Descent(tuple(steps), elsewhere)
     return weighed(steps, elsewhere, calibration)
 
@@ -190,12 +190,16 @@ def _scores(level: Level, found: Candidates, numbers: ZoomNumbers) -> NDArray[np
 
 
 def _candidates(
-    level: Level, query: NDArray[np.float32], parents: NDArray[np.int64], bbox: BBox | None, guide: Guidance | None
+    level: Level,
+    query: NDArray[np.float32],
+    parents: NDArray[np.int64],
+    area: LocateQuery | None,
+    guide: Guidance | None,
 ) -> Candidates:
     """Children of the parents that may hold the place; without a prior, a tile without vector never does."""
     found = level.search(query, parents)
-    if bbox is not None:
-        inside = bbox.meets(level.codes[found.rows], level.zoom)
+    if area is not None:
+        inside = area.meets(level.codes[found.rows], level.zoom)
         found = Candidates(found.rows[inside], found.similarities[inside], found.slots[inside])
     return found if guide is None else guide.among(level, found)
 
@@ -213,8 +217,7 @@ def _at(ascending: NDArray[np.signedinteger[Any]], position: int, value: int) ->
     return position < len(ascending) and bool(ascending[position] == value)
 
 
-def _nothing(bbox: BBox | None) -> str:
-    if bbox is None:
+def _nothing(area: LocateQuery | None) -> str:
+    if area is None:
         return "the index holds no vector at its first zoom: ask with a prior and scoring posterior, or build it again"
-    box = f"{bbox.west},{bbox.south},{bbox.east},{bbox.north}"
-    return f"bbox {box} covers no indexed tile: widen it, or look at the index's coverage"
+    return f"{area.where()} covers no indexed tile: widen it, or look at the index's coverage"

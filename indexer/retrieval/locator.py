@@ -19,11 +19,13 @@ from indexer.retrieval.calibration import Calibration
 from indexer.retrieval.errors import DeviceMemoryError, EncoderMismatchError, QueryError
 from indexer.retrieval.index import TileIndex
 from indexer.retrieval.manifest import FORMAT_VERSION
-from indexer.retrieval.point import Place, paper_places, places, radius_km
+from indexer.retrieval.no_encoder import NO_ENCODER, NoEncoder
+from indexer.retrieval.point import Place, radius_km
 from indexer.retrieval.priors.installed import Asked, OpenPriors, open_installed
 from indexer.retrieval.priors.interface import Belief
 from indexer.retrieval.query import NO_PRIOR, BBox, LocateQuery
 from indexer.retrieval.support import Support
+from indexer.retrieval.within import places_of, support_of
 
 if TYPE_CHECKING:
     from indexer.retrieval.device_beam import DeviceBeam
@@ -119,7 +121,7 @@ class Locator:
     def locate(
         self, embeddings: NDArray[np.float32], query: LocateQuery, features: NDArray[np.float32] | None = None
     ) -> list[Answer]:
-        """One answer for each embedding, (n, d) unit rows; raises QueryError if the query's bbox covers no tile.
+        """One answer for each embedding, (n, d) unit rows; raises QueryError if the query's area covers no tile.
 
         `features`, (n, f): of the asked prior's own encoder; of one that has none they are the embeddings.
         """
@@ -135,9 +137,8 @@ class Locator:
 
     def answer_of(self, descent: Descent, query: LocateQuery) -> Answer:
         """What `locate` answers after this search; `query` must be what was searched for."""
-        support = Support.of(descent, query.bbox)
-        found = (places if query.scoring == "posterior" else paper_places)(descent, support, query.bbox)
-        place, *others = islice(found, 1 + query.alternatives)
+        support = support_of(descent, query)
+        place, *others = islice(places_of(descent, support, query), 1 + query.alternatives)
         confidences = descent.confidences()
         asked = self.asked(query)
         calibrated = self._is_calibrated(query, descent, asked)
@@ -205,9 +206,9 @@ class Locator:
         """One search for each row, on the device if there is one; boxes and priors are the lists' to heed."""
         asked = self.asked(query)
         numbers = self.calibration if asked is None else asked.calibration
-        if self._device_beam is None or query.bbox is not None or asked is not None:
+        if self._device_beam is None or query.confined or asked is not None:
             for row, belief in zip(rows, beliefs, strict=False):
-                yield descend(self.index, row, numbers, query.k, query.scoring, query.bbox, belief)
+                yield descend(self.index, row, numbers, query.k, query.scoring, query.area, belief)
             return
         for start in range(0, len(rows), _AT_ONCE):
             yield from self._device_beam.descend_batch(rows[start : start + _AT_ONCE], query.k, query.scoring)
@@ -236,10 +237,13 @@ def _load_encoder(directory: Path, description: Mapping[str, Any], device: str, 
     from indexer.retrieval.device_precision import use_half
     from indexer.retrieval.encoders import PhotoEncoder
 
+    if description["fingerprint"] == NO_ENCODER:
+        return NoEncoder()
     own = directory / "encoders"
     encoder = PhotoEncoder.load(str(own) if own.is_dir() else str(description["spec"]), device=device)
     if half and _on_gpu(encoder):
         use_half(encoder)
+    encoder.expect_single()
     return encoder
 
 
@@ -247,6 +251,8 @@ def _device_beam(
     index: TileIndex, calibration: Calibration, encoder: "EncodesPhotos", device: str, beam: Beam
 ) -> "DeviceBeam | None":
     """The index as tensors where the encoder runs, if that is what should search; None: the lists do."""
+    if any(len(level.codes) and not level.has_vectors for level in index.levels):
+        return None
     if beam == "lists" or (beam == "auto" and (device == "cpu" or (device == "auto" and not _on_gpu(encoder)))):
         return None
     # Imported here for torch, as above.

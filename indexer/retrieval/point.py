@@ -5,7 +5,7 @@ tile, so that it has a tile at every zoom on the way. It knows nothing of encode
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from indexer.retrieval.beam import Descent, Frontier
 from indexer.retrieval.query import BBox
 from indexer.retrieval.support import EARTH_RADIUS_KM, Support, centres_of, distances_km, lng_lat
 from tile_cache.addressing import codes_at
+
+if TYPE_CHECKING:
+    from indexer.retrieval.priors.region import Region
 
 LOSS_CAP_KM = 2000.0
 _CAP_CHORD = 2 * np.sin(LOSS_CAP_KM / EARTH_RADIUS_KM / 2)
@@ -51,14 +54,14 @@ def radius_km(support: Support, mass: Floats, total: float, vector: Floats, shar
     return float(distances[order[reached]]) if reached < len(order) else float(np.pi * EARTH_RADIUS_KM)
 
 
-def places(descent: Descent, support: Support, bbox: BBox | None) -> Iterator[Place]:
+def places(descent: Descent, support: Support, bbox: BBox | None, region: "Region | None" = None) -> Iterator[Place]:
     """Places in order: the answer, then one after another with the mass near earlier ones removed.
 
-    Ends when no mass worth naming is left.
+    Ends when no mass worth naming is left. `support` is confined to the region, where there is one.
     """
     mass, taken = support.mass, list[Taken]()
     while mass.sum() > _NEGLIGIBLE * support.total or not taken:
-        place = _best(descent, support, mass, taken, bbox)
+        place = _best(descent, support, mass, taken, bbox, region)
         if place is None:
             return
         yield place
@@ -103,7 +106,14 @@ def centre_of(descent: Descent, support: Support, tile: int) -> Place:
     )
 
 
-def _best(descent: Descent, support: Support, mass: Floats, taken: Sequence[Taken], bbox: BBox | None) -> Place | None:
+def _best(
+    descent: Descent,
+    support: Support,
+    mass: Floats,
+    taken: Sequence[Taken],
+    bbox: BBox | None,
+    region: "Region | None",
+) -> Place | None:
     tiles = _heaviest(support, mass)
     centres = support.centres.vectors[tiles]
     arcs = _capped_km(centres, support.vectors)
@@ -117,7 +127,9 @@ def _best(descent: Descent, support: Support, mass: Floats, taken: Sequence[Take
     for i in np.argsort(losses, kind="stable"):
         if any(distances_km(t.place.vector, points[i : i + 1])[0] < t.radius_km for t in taken):
             continue
-        place = centre_of(descent, support, int(tiles[i])) if i < len(tiles) else _locate(descent, points[i], bbox)
+        place = (
+            centre_of(descent, support, int(tiles[i])) if i < len(tiles) else _locate(descent, points[i], bbox, region)
+        )
         if place is not None and all(place.path != t.place.path for t in taken):
             return place
     return None
@@ -144,10 +156,12 @@ def _pulled(arcs: Floats, vectors: Floats, mass: Floats) -> Floats:
     return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-300))
 
 
-def _locate(descent: Descent, vector: Floats, bbox: BBox | None) -> Place | None:
-    """The place at a point, or None where that is no frontier tile, or outside the bounding box."""
+def _locate(descent: Descent, vector: Floats, bbox: BBox | None, region: "Region | None") -> Place | None:
+    """The place at a point, or None where that is no frontier tile, or outside the bounding box or the region."""
     lng, lat = lng_lat(vector)
     if bbox is not None and not bbox.contains(lng, lat):
+        return None
+    if region is not None and not region.contains(np.array([lng]), np.array([lat]))[0]:
         return None
     deepest = descent.steps[-1].level.zoom
     path = descent.path_at(int(codes_at(np.array([lng]), np.array([lat]), deepest)[0]), deepest)

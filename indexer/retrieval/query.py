@@ -2,13 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from indexer.retrieval.errors import QueryError
 from tile_cache.addressing import MAX_LATITUDE, morton_decode
+
+if TYPE_CHECKING:  # brings shapely, which most questions do without
+    from indexer.retrieval.priors.region import Region
 
 MAX_K = 1024
 MAX_ALTERNATIVES = 20
@@ -60,7 +63,8 @@ class LocateQuery:
     """How to search and what to tell. Raises QueryError for a value out of range.
 
     `k`: tiles kept a zoom, 1 to 1024; `alternatives`: other places wanted, 0 to 20; `trace`: tell the kept tiles;
-    `prior`: the name of one that the index has, `none` for none, None for the index's own choice.
+    `prior`: the name of one that the index has, `none` for none, None for the index's own choice; `bbox`, `within`: the
+    place is inside both.
     """
 
     k: int = 64
@@ -69,6 +73,28 @@ class LocateQuery:
     trace: bool = False
     scoring: Scoring = "posterior"
     prior: str | None = None
+    within: "Region | None" = None
+
+    @property
+    def confined(self) -> bool:
+        """Whether it says that the place is in some part of the Earth."""
+        return self.bbox is not None or self.within is not None
+
+    @property
+    def area(self) -> "LocateQuery | None":
+        """Itself, where it says that: what the beam asks which tiles to look at."""
+        return self if self.confined else None
+
+    def where(self) -> str:
+        """That part of the Earth, in words."""
+        box = self.bbox
+        named = [] if box is None else [f"bbox {box.west},{box.south},{box.east},{box.north}"]
+        return " and ".join(named if self.within is None else [*named, "within"])
+
+    def meets(self, codes: NDArray[np.uint64], zoom: int) -> NDArray[np.bool_]:
+        """Which tiles, (n,) codes, may hold the place, (n,) bool."""
+        met = np.ones(len(codes), dtype=np.bool_) if self.bbox is None else self.bbox.meets(codes, zoom)
+        return met if self.within is None else met & self.within.meets(codes, zoom)
 
     def __post_init__(self) -> None:
         _check_count("k", self.k, 1, MAX_K)

@@ -67,7 +67,7 @@ class Support:
         total = float(frontier.mass.sum())
         heavy, light = _split(frontier.mass, total)
         tiles = frontier.take(heavy)
-        where = _addresses(descent, tiles)
+        where = addresses_of(descent, tiles)
         vectors, mass, owner = _spread(_rectangles(where, bbox), tiles.mass)
         if len(light):
             lumps, weights = _lump(descent, frontier.take(light), bbox)
@@ -78,7 +78,7 @@ class Support:
 
 def centres_of(descent: Descent, tiles: Frontier, bbox: BBox | None) -> Centres:
     """The centres of frontier tiles."""
-    return _centres(_addresses(descent, tiles), bbox)
+    return _centres(addresses_of(descent, tiles), bbox)
 
 
 def unit_vectors(lng: Floats, sine: Floats) -> Floats:
@@ -91,6 +91,12 @@ def lng_lat(vector: Floats) -> tuple[float, float]:
     """A unit vector, (3,), to degrees."""
     x, y, z = (float(v) for v in vector)
     return float(np.degrees(np.arctan2(y, x))), float(np.degrees(np.arctan2(z, np.hypot(x, y))))
+
+
+def lngs_lats(vectors: Floats) -> tuple[Floats, Floats]:
+    """Unit vectors, (n, 3), to degrees, (n,) each."""
+    x, y, z = vectors.T
+    return np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y)))
 
 
 def distances_km(vector: Floats, vectors: Floats) -> Floats:
@@ -111,7 +117,8 @@ def _split(mass: Floats, total: float) -> tuple[Ints, Ints]:
     return heavy, np.delete(np.arange(len(mass)), heavy)
 
 
-def _addresses(descent: Descent, tiles: Frontier) -> Addresses:
+def addresses_of(descent: Descent, tiles: Frontier) -> Addresses:
+    """Codes and zooms of frontier tiles."""
     codes = np.empty(len(tiles.mass), dtype=np.uint64)
     zooms = np.empty(len(tiles.mass), dtype=np.intp)
     for i, step in enumerate(descent.steps):
@@ -179,7 +186,7 @@ def _spread(shape: Rectangles, mass: Floats) -> tuple[Floats, Floats, Ints]:
 
 def _lump(descent: Descent, tiles: Frontier, bbox: BBox | None) -> tuple[Floats, Floats]:
     """Many light tiles as one point for each tile of the first zoom above them: their centre of mass."""
-    where = _addresses(descent, tiles)
+    where = addresses_of(descent, tiles)
     vectors = _centres(where, bbox).vectors
     steps_up = 2 * (where.zooms - descent.steps[0].level.zoom)
     _, group = np.unique(where.codes >> steps_up.astype(np.uint64), return_inverse=True)

@@ -157,16 +157,16 @@ def install(index: Path, name: str, place: Path, fingerprint: str, *, default: b
     manifest, own = Manifest.read(index), index / PRIORS / name
     others = {n: p for n, p in manifest.priors.items() if n != name}
     kept = tuple(f for f in manifest.files if not f.name.startswith(f"{PRIORS}/{name}/"))
+    asked = None if manifest.prior == name else manifest.prior
     if name in manifest.priors:
-        prior = None if manifest.prior == name else manifest.prior
-        replace(manifest, priors=others, prior=prior, files=kept).write(index)
+        replace(manifest, priors=others, prior=asked, files=kept).write(index)
     kind = kind_of(place)
     if own.exists():
         shutil.rmtree(own)
     os.replace(place, own)
     files = (*kept, *_files(index, own))
     priors = {**others, name: {"kind": kind, "fingerprint": fingerprint}}
-    replace(manifest, priors=priors, prior=name if default else manifest.prior, files=files).write(index)
+    replace(manifest, priors=priors, prior=name if default else asked, files=files).write(index)
 
 
 def _files(index: Path, own: Path) -> Iterator[FileEntry]:
