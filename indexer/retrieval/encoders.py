@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from indexer.retrieval.alone import threads, threads_for_one
 from indexer.retrieval.errors import EncoderError, EncoderMismatchError
 from indexer.retrieval.files import write_json
 from indexer.retrieval.preprocess import Preprocess
@@ -88,6 +89,7 @@ class PhotoEncoder:
         self.device = resolve_device(device)
         self.spec, self.local = name, False
         self.autocast: torch.dtype | None = None  # what `encode` computes in; `device_precision` sets it
+        self._threads_alone: int | None = None  # None: as many as for a batch
         tower = tower.float().eval().requires_grad_(False)
         self.fingerprint = digest(
             {"architecture": architecture, "preprocess": preprocess.to_json()}, tower.state_dict()
@@ -164,7 +166,19 @@ class PhotoEncoder:
         size = self.preprocess.size
         if batch.ndim != 4 or batch.shape[1:] != (3, size, size):
             raise EncoderError(f"{self.name} takes pictures of shape (n, 3, {size}, {size}), not {batch.shape}")
-        return _run(self.tower, torch.from_numpy(batch).to(self.device), self.dim, self.autocast)
+        rows = torch.from_numpy(batch).to(self.device)
+        if len(batch) != 1 or self._threads_alone is None:
+            return _run(self.tower, rows, self.dim, self.autocast)
+        with threads(self._threads_alone):
+            return _run(self.tower, rows, self.dim, self.autocast)
+
+    def expect_single(self) -> None:
+        """Find out with how many threads one picture alone is encoded soonest, and do so from now on; on a CPU."""
+        if self.device.type != "cpu":
+            return
+        blank = torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)
+        _run(self.tower, blank, self.dim, self.autocast)  # the first is slower for other reasons
+        self._threads_alone = threads_for_one(lambda: _run(self.tower, blank, self.dim, self.autocast))
 
     def save(self, directory: Path) -> None:
         """Write photo.json and photo.safetensors (fp16 where that loses nothing); `load(str(directory))` reads them."""

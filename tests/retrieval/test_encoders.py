@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from indexer.retrieval.alone import threads_for_one
 from indexer.retrieval.encoders import (
     MapEncoders,
     PhotoEncoder,
@@ -462,3 +463,29 @@ def test_a_hub_that_cannot_be_reached_is_an_error_and_no_wait(tmp_path: Path) ->
         assert f"cannot load the encoder '{spec}'" in line
         assert "MODEL:/path/to/checkpoint" in line
         assert float(line.split()[0]) < 60
+
+
+def test_one_picture_takes_the_threads_that_are_soonest_done() -> None:
+    before, seen = torch.get_num_threads(), list[int]()
+
+    def work(cost: dict[int, float]) -> int:
+        def encode() -> None:
+            seen.append(torch.get_num_threads())
+            time.sleep(cost[torch.get_num_threads()])
+
+        return threads_for_one(encode)
+
+    torch.set_num_threads(2)
+    try:
+        assert work({1: 0.001, 2: 0.004}) == 1
+        assert work({1: 0.004, 2: 0.001}) == 2
+        seen.clear()
+        assert work({1: 0.2, 2: 0.1}) == 2  # long work is for all, and not tried again and again
+        assert seen == [2]
+        photo = tiny()
+        photo.expect_single()
+        batch = photos(3)
+        np.testing.assert_allclose(photo.encode(batch[:1]), photo.encode(batch)[:1], atol=1e-6)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
