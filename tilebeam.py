@@ -20,7 +20,7 @@ import service.cli
 
 GOOD_KM = 300.0
 """A sample counts as found when it is answered within this distance."""
-OFFLINE = ("plan", "fetch", "index", "inspect", "train", "calibrate", "evaluate", "geocells")
+OFFLINE = ("plan", "fetch", "index", "inspect", "train", "calibrate", "evaluate", "geocells", "prior")
 """Commands that a client's install lacks."""
 NEEDED = 6
 """Samples that must be found for `demo --check` to pass, of eight."""
@@ -49,6 +49,7 @@ class Commands(TyperGroup):
             import indexer.cli
             import indexer.evaluation.cli
             import indexer.geocells.cli
+            import indexer.prior_commands
             import indexer.training.cli
         except ModuleNotFoundError as exc:
             if exc.name and exc.name.partition(".")[0] in ("indexer", "tile_cache", "service"):
@@ -56,7 +57,8 @@ class Commands(TyperGroup):
             return  # a client's install: no NumPy, no mercantile
         offline = typer.Typer()
         calibration, evaluation = indexer.calibration.cli, indexer.evaluation.cli
-        for part in (indexer.cli, indexer.training.cli, calibration, evaluation, indexer.geocells.cli):
+        priors = (indexer.geocells.cli, indexer.prior_commands)
+        for part in (indexer.cli, indexer.training.cli, calibration, evaluation, *priors):
             part.register(offline)
         self.commands.update(get_group(offline).commands)
 

@@ -5,6 +5,7 @@ Weights are read as safetensors only.
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,8 @@ def _vision(clip: str) -> Any:
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity(_ERRORS)  # it reports each weight of the text tower that is not used
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers types some of its functions
     try:
         return CLIPVisionModelWithProjection.from_pretrained(clip, use_safetensors=True)
     except Exception as exc:  # as above
