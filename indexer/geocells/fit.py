@@ -18,7 +18,7 @@ from indexer.request import BuildProgress, OnProgress
 from indexer.retrieval.haversine import great_circle_km, lng_lat_of, unit_vectors_of
 from indexer.retrieval.priors.partition import CELLS, CLUSTERS, Partition
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["Fitted", "fit", "part"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
@@ -50,7 +50,11 @@ def fit(request: FitRequest, on_progress: OnProgress) -> Fitted:
 
     Raises PhotoSetError for photos that cannot be used and GeocellError where they show no clusters.
     """
-    photos = _photos(request, on_progress)
+    return part(_photos(request, on_progress), request, on_progress)
+
+
+def part(photos: PhotoSet, request: FitRequest, on_progress: OnProgress) -> Fitted:
+    """The same for photos that are at hand; of the request, the grid, the seed and the size of clusters count."""
     vectors = unit_vectors_of(photos.lng, photos.lat)
     seen = _drawn(len(photos), request.grid.most_points, request.seed)
     if len(seen) < len(photos):

@@ -105,7 +105,7 @@ class _Walk:
 
     def _reach_from(self, point: int) -> None:
         near = np.asarray(self._tree.query_ball_point(self._vectors[point], self._limit), dtype=np.intp)
-        near = np.sort(near[~self._done[near]])
+        near = near[~self._done[near]]
         away = np.sqrt(np.square(self._vectors[near] - self._vectors[point]).sum(axis=1))
         away = np.around(np.maximum(away, self._core[point]), _DIGITS)
         nearer = away < self.reach[near]
