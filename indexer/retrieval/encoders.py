@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from indexer.retrieval.alone import threads, threads_for_one
 from indexer.retrieval.errors import EncoderError, EncoderMismatchError
 from indexer.retrieval.files import write_json
 from indexer.retrieval.preprocess import Preprocess
+from indexer.retrieval.single import threads, threads_for_one
 from indexer.retrieval.weights import FORMAT, digest, read_config, read_tensors, write_tensors
 
 Tower = Any

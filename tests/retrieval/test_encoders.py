@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from indexer.retrieval.alone import threads_for_one
 from indexer.retrieval.encoders import (
     MapEncoders,
     PhotoEncoder,
@@ -27,6 +26,7 @@ from indexer.retrieval.encoders import (
 )
 from indexer.retrieval.errors import EncoderError, EncoderMismatchError
 from indexer.retrieval.preprocess import Preprocess
+from indexer.retrieval.single import threads_for_one
 
 ROOT = Path(__file__).parents[2]
 HALF = (0.5, 0.5, 0.5)
