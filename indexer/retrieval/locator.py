@@ -23,6 +23,7 @@ from indexer.retrieval.no_encoder import NO_ENCODER, NoEncoder
 from indexer.retrieval.point import Place, radius_km
 from indexer.retrieval.priors.installed import Asked, OpenPriors, open_installed
 from indexer.retrieval.priors.interface import Belief
+from indexer.retrieval.priors.own_answer import answer_alone
 from indexer.retrieval.query import NO_PRIOR, BBox, LocateQuery
 from indexer.retrieval.support import Support
 from indexer.retrieval.within import places_of, support_of
@@ -107,8 +108,8 @@ class Locator:
         if query.scoring == "paper":
             raise QueryError(f"scoring paper ranks by similarity alone, so it cannot ask the prior {query.prior}")
         asked = self.priors.asked(query.prior)
-        if asked is None and query.scoring == "bolted":
-            raise QueryError("scoring bolted adds a prior's answer to the beam, so it needs a prior")
+        if asked is None and (query.scoring == "bolted" or query.alone):
+            raise QueryError("a prior's own answer was asked for, alone or bolted on, and no prior: name one")
         return asked
 
     def beliefs(self, features: NDArray[np.float32], query: LocateQuery) -> Iterator[Belief | None]:
@@ -127,6 +128,9 @@ class Locator:
         """
         rows = self._checked(embeddings)
         beliefs = self.beliefs(self._features(rows, query) if features is None else features, query)
+        asked = self.asked(query)
+        if query.alone and asked is not None:
+            return [answer_alone(belief, asked, self.index.manifest) for belief in beliefs if belief is not None]
         return [self.answer_of(descent, query) for descent in self._descents(rows, query, beliefs)]
 
     def descend(self, embedding: NDArray[np.float32], query: LocateQuery, belief: Belief | None = None) -> Descent:

@@ -64,7 +64,7 @@ class LocateQuery:
 
     `k`: tiles kept a zoom, 1 to 1024; `alternatives`: other places wanted, 0 to 20; `trace`: tell the kept tiles;
     `prior`: the name of one that the index has, `none` for none, None for the index's own choice; `bbox`, `within`: the
-    place is inside both.
+    place is inside both; `alone`: the prior answers without the beam, which no area can confine.
     """
 
     k: int = 64
@@ -74,6 +74,7 @@ class LocateQuery:
     scoring: Scoring = "posterior"
     prior: str | None = None
     within: "Region | None" = None
+    alone: bool = False
 
     @property
     def confined(self) -> bool:
@@ -101,6 +102,8 @@ class LocateQuery:
         _check_count("alternatives", self.alternatives, 0, MAX_ALTERNATIVES)
         if self.scoring not in get_args(Scoring):
             raise QueryError(f"scoring {self.scoring!r} is none of {', '.join(get_args(Scoring))}")
+        if self.alone and self.confined:
+            raise QueryError(f"a prior that answers alone knows no {self.where()}: ask the beam with that prior")
 
 
 def _check_count(name: str, value: int, low: int, high: int) -> None:

@@ -10,7 +10,7 @@ from indexer.retrieval.calibration import Calibration, ZoomNumbers
 from indexer.retrieval.errors import CalibrationError, IndexDamagedError, PriorError, QueryError
 from indexer.retrieval.fake import FakePhotoEncoder
 from indexer.retrieval.index import TileIndex
-from indexer.retrieval.locator import LocateQuery, Locator
+from indexer.retrieval.locator import BBox, LocateQuery, Locator
 from indexer.retrieval.manifest import Manifest
 from indexer.retrieval.priors.installed import install, staged
 from indexer.retrieval.priors.noise import NoisePrior
@@ -74,10 +74,29 @@ def test_the_default_is_asked_unless_none_is(index: Path, pictures: np.ndarray) 
         locator.locate(pictures, LocateQuery(prior="geoclip"))
     with pytest.raises(QueryError, match="cannot ask the prior noise"):
         locator.locate(pictures, LocateQuery(prior="noise", scoring="paper"))
-    with pytest.raises(QueryError, match="needs a prior"):
+    with pytest.raises(QueryError, match="no prior: name one"):
         locator.locate(pictures, LocateQuery(prior="none", scoring="bolted"))
     bolted = locator.locate(pictures, LocateQuery(scoring="bolted", k=1))
     assert [a.prior for a in bolted] == ["noise"] * 5
+
+
+def test_a_prior_may_answer_alone(index: Path, pictures: np.ndarray) -> None:
+    put(index, "noise", default=False)
+    locator = Locator.open(index, encoder=FakePhotoEncoder(32))
+    answers = locator.locate(pictures, LocateQuery(prior="noise", alone=True))
+    beliefs = NoisePrior().beliefs(pictures)
+    for answer, belief in zip(answers, beliefs, strict=True):
+        said = answer.to_json()
+        assert (said["lon"], said["lat"]) == tuple(belief.best())
+        assert [level["zoom"] for level in said["levels"]] == list(ZOOMS)
+        confidences = [level["confidence"] for level in said["levels"]]
+        assert 1 >= confidences[0] >= confidences[1] >= confidences[2] > 0
+        assert not said["calibrated"]
+        assert {level["similarity"] for level in said["levels"]} == {None}
+    with pytest.raises(QueryError, match="no prior: name one"):
+        locator.locate(pictures, LocateQuery(alone=True))
+    with pytest.raises(QueryError, match="knows no bbox"):
+        LocateQuery(alone=True, prior="noise", bbox=BBox(0, 0, 1, 1))
 
 
 def test_answers_are_calibrated_by_what_was_fitted_with_this_very_prior(index: Path, pictures: np.ndarray) -> None:

@@ -1,0 +1,206 @@
+"""What a prior brings: tiles only, geocells only, bolted on as in paper H, fused; and a prior of pure noise, fused.
+
+    python -m benchmarks.priors --index INDEX --photos photos.csv --geocells MODEL --out OUT
+
+Works on a copy of the index. Calibrates it three times on the photos' validation split (plainly, with the geocells,
+with the noise), each a `tilebeam calibrate` that is printed before it runs, and evaluates on the test split. Tables go
+to standard output and OUT/priors.md, figures to OUT/priors.json, and those of `tilebeam evaluate` to OUT/evaluation.
+The geocell model must have been trained on other photos than those two splits.
+"""
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe, sentence
+from indexer.evaluation.bootstrap import Figure, Resamples, difference
+from indexer.evaluation.figures import errors, plain
+from indexer.evaluation.folder import write_out
+from indexer.evaluation.measuring import Measured
+from indexer.evaluation.report import Evaluation, evaluate
+from indexer.evaluation.request import EvaluationRequest, Measures
+from indexer.metrics import WITHIN_KM
+from indexer.progress import Bars
+from indexer.retrieval.calibration import Calibration
+from indexer.retrieval.files import write_json
+
+PRIOR, NOISE = "geocells", "noise"
+PAIRS = (
+    ("fused", "tiles only"),
+    ("fused", "geocells only"),
+    ("fused", "bolted on"),
+    ("fused with noise", "tiles only"),
+)
+"""Ways that are held against each other, on the same resamples of the same photos."""
+
+
+def main() -> None:
+    """Calibrate, evaluate, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--index", type=Path, required=True, help="an index; it is copied")
+    parser.add_argument("--photos", type=Path, required=True, help="a table with splits validation and test")
+    parser.add_argument("--geocells", type=Path, required=True, help="a model that `tilebeam geocells train` made")
+    parser.add_argument("--elsewhere", type=Path, help="pictures without an answer, for calibrating")
+    parser.add_argument("--out", type=Path, required=True, help="a folder; what is in it already is kept")
+    parser.add_argument("--k", type=int, default=64, help="beam width")
+    parser.add_argument("--limit", type=int, help="at most so many test photos, for a quick look")
+    arguments = parser.parse_args()
+    calibrate(arguments)
+    done = measured(arguments)
+    ways = named(done)
+    machine = describe()
+    pairs = compared(ways)
+    text = "\n\n".join([*tables(arguments.out / "index", ways, pairs), sentence(machine)])
+    print(text)
+    (arguments.out / "priors.md").write_text(text + "\n", encoding="utf-8")
+    write_json(arguments.out / "priors.json", report(arguments.out / "index", ways, pairs) | {"machine": machine})
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    """A copy of the index with three calibrations; those that are there already are kept."""
+    index: Path = arguments.out / "index"
+    if not index.exists():
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(arguments.index, index, ignore=shutil.ignore_patterns("calibration*.json"))
+    known = ["--index", index, "--photos", arguments.photos, "--k", arguments.k, "--cache", arguments.out / "cache"]
+    known += ["--elsewhere", arguments.elsewhere] if arguments.elsewhere else []
+    wanted = {None: [], PRIOR: ["--prior", f"{PRIOR}={arguments.geocells}"], NOISE: ["--prior", NOISE]}
+    for name, options in wanted.items():
+        report_of = arguments.out / f"calibration-{name or 'plain'}"
+        if Calibration.read(index, name).id is None:
+            tilebeam("calibrate", *known, *options, *(["--prior-on-request"] if name else []), "--out", report_of)
+
+
+def tilebeam(*words: object) -> None:
+    """Run one command; printed before it runs."""
+    command = [sys.executable, "-m", "tilebeam", *map(str, words)]
+    print(f"$ {shlex.join(['tilebeam', *command[3:]])}", file=sys.stderr)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def measured(arguments: argparse.Namespace) -> Evaluation:
+    """All ways on the test photos."""
+    request = EvaluationRequest(
+        indexes=(arguments.out / "index",),
+        photos=arguments.photos,
+        limit=arguments.limit,
+        cache=arguments.out / "cache",
+        measures=Measures(
+            widths=(arguments.k,),
+            scorings=("posterior", "paper", "bolted"),
+            priors=("none", PRIOR, NOISE),
+            methods=("beam", PRIOR),
+        ),
+    )
+    with Bars() as bars:
+        done = evaluate(request, bars)
+        write_out(arguments.out / "evaluation", done)
+    return done
+
+
+def named(done: Evaluation) -> dict[str, Measured]:
+    """The rows by what they stand for."""
+    rows = {(m.row.prior, "alone" if m.row.alone else m.row.scoring): m for m in done.rows}
+    return {
+        "tiles only": rows[None, "posterior"],
+        "tiles only, as paper H": rows[None, "paper"],
+        "geocells only": rows[PRIOR, "alone"],
+        "bolted on": rows[PRIOR, "bolted"],
+        "fused": rows[PRIOR, "posterior"],
+        "fused with noise": rows[NOISE, "posterior"],
+    }
+
+
+def compared(ways: Mapping[str, Measured]) -> dict[tuple[str, str], dict[str, Figure]]:
+    """Differences in errors, with intervals."""
+    resamples = Resamples(len(ways["fused"].row.outcomes))
+    found = {}
+    for one, other in PAIRS:
+        mine, theirs = (errors(ways[name].row.outcomes) for name in (one, other))
+        found[one, other] = resamples.figures({name: difference(mine[name], theirs[name]) for name in mine})
+    return found
+
+
+def tables(
+    index: Path, ways: Mapping[str, Measured], pairs: Mapping[tuple[str, str], Mapping[str, Figure]]
+) -> Iterator[str]:
+    """Errors, differences, confidences, weights."""
+    limits = [f"≤ {limit:,} km %" for limit in WITHIN_KM]
+    yield table(
+        ["way", "n", "median km", *limits],
+        [[name, f"{len(m.row.outcomes):,}", *cells(m.figures.errors)] for name, m in ways.items()],
+    )
+    yield "Differences, paired (points for shares; an interval without 0 is a difference):"
+    yield table(
+        ["one less the other", "median km", *limits],
+        [[f"{one} - {other}", *cells(figures, "+")] for (one, other), figures in pairs.items()],
+    )
+    zooms = list(ways["fused"].figures.zooms)
+    yield "ECE of the answer's tile, and in how many answers it is right:"
+    yield table(
+        ["way", *(f"ECE, zoom {z}" for z in zooms), *(f"right %, zoom {z}" for z in zooms)],
+        [
+            [
+                name,
+                *(text(m.figures.zooms[z]["ece"], "{:.3f}") for z in zooms),
+                *(text(m.figures.zooms[z]["right"], "{:.1f}", 100) for z in zooms),
+            ]
+            for name, m in ways.items()
+            if m.row.scoring == "posterior"
+        ],
+    )
+    yield "What was fitted:"
+    yield table(
+        ["calibration", *(f"zoom {z}: lambda (tau, gamma, rho, kappa)" for z in zooms)],
+        [[name, *(numbers(calibration, z) for z in zooms)] for name, calibration in calibrations(index).items()],
+    )
+
+
+def cells(figures: Mapping[str, Figure], sign: str = "") -> list[str]:
+    """Median and shares."""
+    shares = [text(figures[f"within_{limit}_km"], f"{{:{sign}.1f}}", 100) for limit in WITHIN_KM]
+    return [text(figures["median_km"], f"{{:{sign},.0f}}"), *shares]
+
+
+def calibrations(index: Path) -> dict[str, Calibration]:
+    """Those of the index."""
+    return {name or "plain": Calibration.read(index, name) for name in (None, PRIOR, NOISE)}
+
+
+def numbers(calibration: Calibration, zoom: int) -> str:
+    """A zoom's, in a cell."""
+    n = calibration.numbers(zoom)
+    return f"{n.lam:.2f} ({n.tau:.4f}, {n.gamma:.2f}, {n.rho:.2f}, {n.kappa:.2f})"
+
+
+def report(
+    index: Path, ways: Mapping[str, Measured], pairs: Mapping[tuple[str, str], Mapping[str, Figure]]
+) -> dict[str, Any]:
+    """All of it as JSON."""
+    fitted = {n: {str(z): asdict(v) for z, v in c.zooms.items()} for n, c in calibrations(index).items()}
+    return {
+        "ways": {n: {"errors": plain(m.figures.errors), "zooms": plain(m.figures.zooms)} for n, m in ways.items()},
+        "differences": {f"{one} - {other}": plain(figures) for (one, other), figures in pairs.items()},
+        "fitted": fitted,
+    }
+
+
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
+
+
+def text(figure: Figure, form: str, times: float = 1.0) -> str:
+    """Value and interval."""
+    value, low, high = (form.format(times * v) for v in figure)
+    return f"{value} [{low}, {high}]"
+
+
+if __name__ == "__main__":
+    main()
