@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from indexer.retrieval.locator import Locator
 from indexer.retrieval.query import LocateQuery
 from service.errors import NotReadyError
 from service.metrics import Metrics
@@ -52,6 +53,7 @@ class ImageQueue:
         self._lanes: dict[Lane, dict[_Asked, None]] = {"single": {}, "batch": {}}
         self._picked = 0
         self._busy = False
+        self._expecting: Locator | None = None
 
     def submit(self, photos: Sequence[Prepared], query: LocateQuery, lane: Lane) -> "list[asyncio.Future[Outcome]]":
         """An outcome to come for each. Cancelling one takes its picture out, unless the encoder has it already."""
@@ -78,8 +80,16 @@ class ImageQueue:
         self._busy, started = True, time.perf_counter()
         self._metrics.grouped([started - asked.since for asked in group])
         work = [(asked.photo, asked.query) for asked in group]
-        done = asyncio.get_running_loop().run_in_executor(self._engine, locate_mixed, work)
+        done = asyncio.get_running_loop().run_in_executor(self._engine, self._work, work)
         done.add_done_callback(partial(self._finish, group, started))
+
+    def _work(self, work: list[tuple[Prepared, LocateQuery]]) -> list[Outcome]:
+        """In the engine thread: an outcome for each of a group."""
+        locator = work[0][0].locator
+        if locator is not self._expecting:
+            locator.expect_single()
+            self._expecting = locator
+        return locate_mixed(work)
 
     def _group(self) -> list[_Asked]:
         """What goes next, at most what the encoder takes; all of one index, as the index may be changed in between."""

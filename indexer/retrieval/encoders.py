@@ -30,6 +30,8 @@ Tower = Any
 
 _PHOTO_FILE, _PHOTO_CONFIG, _MAP_CONFIG = "photo.safetensors", "photo.json", "maps.json"
 _DEFAULT_TAGS = {"ViT-B-32": "openai", "ViT-B-16": "openai", "ViT-L-14": "openai"}
+_SOONEST: dict[str, int] = {}
+"""Threads for one picture alone, by the encoder's fingerprint."""
 
 
 class EncodesPhotos(Protocol):
@@ -173,12 +175,17 @@ class PhotoEncoder:
             return _run(self.tower, rows, self.dim, self.autocast)
 
     def expect_single(self) -> None:
-        """Find out with how many threads one picture alone is encoded soonest, and do so from now on; on a CPU."""
+        """Find out with how many threads this one encodes a picture alone soonest, and do so from now on; on a CPU.
+
+        Measured once in a process for each model.
+        """
         if self.device.type != "cpu":
             return
-        blank = torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)
-        _run(self.tower, blank, self.dim, self.autocast)  # the first is slower for other reasons
-        self._threads_alone = threads_for_one(lambda: _run(self.tower, blank, self.dim, self.autocast))
+        if self.fingerprint not in _SOONEST:
+            blank = torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)
+            _run(self.tower, blank, self.dim, self.autocast)  # the first is slower for other reasons
+            _SOONEST[self.fingerprint] = threads_for_one(lambda: _run(self.tower, blank, self.dim, self.autocast))
+        self._threads_alone = _SOONEST[self.fingerprint]
 
     def save(self, directory: Path) -> None:
         """Write photo.json and photo.safetensors (fp16 where that loses nothing); `load(str(directory))` reads them."""

@@ -11,14 +11,18 @@ from contextlib import contextmanager
 import torch
 
 _ROUNDS = 4
-_REST_S = 0.02
-"""Between two pictures: threads that have just worked stay awake for milliseconds, and would look better than they are."""
+_REST_S = 0.01
+"""Between two pictures: threads that have just worked are still awake, and would look better than they are."""
 _LONG_S = 0.03
 """What takes longer than this on all threads is work enough for them."""
 
 
 def threads_for_one(encode_one: Callable[[], object]) -> int:
-    """How many threads `encode_one` is soonest done with: one, or all that PyTorch has. Takes up to 0.5 s."""
+    """How many threads `encode_one` is soonest done with: one, or all that PyTorch has. Takes up to 0.5 s.
+
+    It holds for the thread that asks: each has OpenMP threads of its own, and they wait the less patiently the more
+    there are in all.
+    """
     all_threads = torch.get_num_threads()
     if all_threads == 1:
         return 1
