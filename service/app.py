@@ -30,7 +30,8 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
     metrics = Metrics()
     inference = Inference(locator, settings, metrics)
     audit, admission = Audit(settings.audit_file), Admission(settings)
-    reloader = reload.Reloader(inference, admission, audit, reopen)
+    ground = page.Ground(settings, locator)
+    reloader = reload.Reloader(inference, admission, audit, reopen, ground.follow)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -41,8 +42,7 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
         warm_up.cancel()
         await asyncio.to_thread(inference.close)
         audit.close()
-        if tiles is not None:
-            await asyncio.to_thread(tiles.close)
+        await asyncio.to_thread(ground.close)
 
     # Its own pages of /docs and /redoc load their viewers from a public host; service.page has one that does not.
     app = FastAPI(title="Tilebeam", version=version(), lifespan=lifespan, docs_url=None, redoc_url=None)
@@ -50,7 +50,7 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
     app.state.reloader = reloader
     for router in (routes.router, reload.router):
         app.include_router(router, dependencies=[Depends(admit)])
-    tiles = page.install(app, settings, locator, [Depends(admit)])
+    page.install(app, ground, [Depends(admit)])
     handlers.install(app, metrics)
     described = functools.cache(lambda: openapi.document(app.routes, app.version))
     app.openapi = described  # type: ignore[method-assign]  # as FastAPI documents it

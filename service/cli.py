@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from indexer.retrieval.errors import RetrievalError
+from service import hangup
 from service.errors import RequestError, ServiceError
 from service.keys import add_key, remove_key
 from tile_cache.errors import TileCacheError
@@ -86,6 +88,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve an index over HTTP until interrupted."""
+    hangup.note()
     with _reported():
         from service.admission import check_exposure
         from service.logs import configure
@@ -168,7 +171,9 @@ def _here(
 def _opened(index: Path, device: Device, prior: str | None = None) -> "Locator":
     from indexer.retrieval.locator import Locator
 
-    return Locator.open(index, device=device.value, prior=prior)
+    # In a thread that ends: OpenMP keeps threads for each that has used it, and those would be in the engine's way.
+    with ThreadPoolExecutor(1) as passing:
+        return passing.submit(Locator.open, index, device=device.value, prior=prior).result()
 
 
 def _bbox(text: str | None) -> _Box | None:

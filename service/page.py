@@ -4,13 +4,14 @@ The files are plain HTML, CSS and modules in `service/static`; a strict policy l
 this service sends.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, params
 from fastapi.responses import FileResponse
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
@@ -19,7 +20,7 @@ from indexer.retrieval.locator import Locator
 from service import tiles
 from service.settings import Settings
 
-__all__ = ["CONTENT_SECURITY_POLICY", "install"]
+__all__ = ["CONTENT_SECURITY_POLICY", "Ground", "install"]
 
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -65,24 +66,75 @@ class _Files(StaticFiles):
         return response
 
 
-def install(
-    app: FastAPI, settings: Settings, locator: Locator, admission: Sequence[params.Depends]
-) -> tiles.MapTiles | None:
-    """Add the page, its files and the map's tiles to `app`; returns the tiles, for closing.
+class Ground:
+    """What the page shows of the index that is loaded: the map's tiles (None: none), and whether samples are of it.
+
+    Raises SettingsError where the setting names no source of tiles.
+    """
+
+    def __init__(self, settings: Settings, locator: Locator) -> None:
+        self._setting = settings.tiles
+        self._indexed = _source(locator)
+        self.tiles = tiles.open_tiles(self._setting, self._indexed)
+
+    @property
+    def has_samples(self) -> bool:
+        """The bundled samples are pictures of the built-in Earth."""
+        return self._indexed.split(":")[0] == tiles.BUILT_IN
+
+    def follow(self, locator: Locator) -> Callable[[], None]:
+        """Open the tiles for the index that is to serve next; what is returned puts them in place of the old ones.
+
+        Files are opened again, as others may lie there now; the built-in Earth is kept. Raises SettingsError.
+        """
+        indexed, old = _source(locator), self.tiles
+        keeps = not self._setting and indexed == self._indexed
+        new = old if keeps else tiles.open_tiles(self._setting, indexed)
+
+        def take_over() -> None:
+            self._indexed, self.tiles = indexed, new
+            if old is not None and old is not new:
+                old.retire()
+
+        return take_over
+
+    def close(self) -> None:
+        """Drop what waits and close the source."""
+        if self.tiles is not None:
+            self.tiles.close()
+
+
+def _source(locator: Locator) -> str:
+    """The name of the source that an index was built from."""
+    return str(locator.index.manifest.source.get("name", ""))
+
+
+class _Samples(_Files):
+    """The bundled samples, while the index that is loaded is of what they show."""
+
+    def __init__(self, ground: Ground) -> None:
+        super().__init__(directory=_folder("indexer.builtin", "samples/samples.json"))
+        self._ground = ground
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        """A file, or 404."""
+        if not self._ground.has_samples:
+            raise HTTPException(404)
+        return await super().get_response(path, scope)
+
+
+def install(app: FastAPI, ground: Ground, admission: Sequence[params.Depends]) -> None:
+    """Add the page, its files and the map's tiles to `app`.
 
     `admission` guards the tiles, which may be licensed; the page itself is the same for everyone.
     """
-    source = str(locator.index.manifest.source.get("name", ""))
-    found = tiles.open_tiles(settings.tiles, source)
-    app.state.tiles = found
+    app.state.ground = ground
     app.include_router(router)
     app.include_router(tiles.router, dependencies=admission)
     app.mount("/static/leaflet", _Files(directory=_folder("xstatic.pkg.leaflet", "data/leaflet.js")))
     app.mount("/static/swagger", _Files(directory=_folder("fastapi_swagger.resources", "swagger-ui-bundle.js")))
-    if source.split(":")[0] == tiles.BUILT_IN:  # the samples are pictures of the built-in Earth
-        app.mount("/static/samples", _Files(directory=_folder("indexer.builtin", "samples/samples.json")))
+    app.mount("/static/samples", _Samples(ground))
     app.mount("/static", _Files(directory=_folder("service", "static/index.html")))
-    return found
 
 
 def _folder(package: str, file: str) -> Path:

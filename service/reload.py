@@ -22,7 +22,8 @@ from indexer.retrieval.photo import PhotoLimits
 from indexer.retrieval.query import LocateQuery
 from service.admission import Admission, check_admin
 from service.audit import Audit
-from service.errors import KeyFileError, ReloadError
+from service.errors import KeyFileError, ReloadError, SettingsError
+from service.hangup import noted
 from service.inference import Inference, proof_picture
 from service.openapi import RELOAD
 from service.pipeline import locate_group, prepare
@@ -31,6 +32,8 @@ __all__ = ["Reloader", "Reopen", "reopening", "router"]
 
 Reopen = Callable[[Locator], Locator]
 """Opens what is to be served next, given what serves now; raises RetrievalError."""
+Follow = Callable[[Locator], Callable[[], None]]
+"""Opens what else depends on the index, given the next one; what it returns takes that over. Raises SettingsError."""
 
 _log = logging.getLogger("tilebeam.service")
 router = APIRouter()
@@ -52,8 +55,11 @@ def reopening(directory: Path, device: str, prior: str | None = None) -> Reopen:
 class Reloader:
     """Keys, audit file and index, taken anew: in this order, so that a bad index does not keep a lost key alive."""
 
-    def __init__(self, inference: Inference, admission: Admission, audit: Audit, reopen: Reopen | None) -> None:
-        self._inference, self._admission, self._audit, self._reopen = inference, admission, audit, reopen
+    def __init__(
+        self, inference: Inference, admission: Admission, audit: Audit, reopen: Reopen | None, follow: Follow
+    ) -> None:
+        self._inference, self._admission, self._audit = inference, admission, audit
+        self._reopen, self._follow = reopen, follow
         self._turn = asyncio.Lock()
 
     async def reload(self) -> dict[str, Any]:
@@ -64,13 +70,15 @@ class Reloader:
                 self._admission.reload()
                 self._audit.reopen()
                 locator = await asyncio.to_thread(self._opened, self._inference.locator)
-            except (RetrievalError, KeyFileError) as exc:
+                take_over = await asyncio.to_thread(self._follow, locator)
+            except (RetrievalError, KeyFileError, SettingsError) as exc:
                 _log.error("a reload was refused: %s", exc)
                 raise ReloadError(f"{exc}; what was loaded serves on") from exc
             except OSError as exc:
                 _log.exception("a reload was refused")
                 raise ReloadError(f"a file cannot be opened ({exc.strerror}); what was loaded serves on") from exc
             self._inference.adopt(locator)
+            take_over()
             after = _ids(locator)
             _log.info("reloaded", extra={"fields": after})
             return after | {"previous": before}
@@ -90,7 +98,7 @@ class Reloader:
 
     @contextlib.contextmanager
     def on_hangup(self) -> Iterator[None]:
-        """Reload at SIGHUP while the block runs. Only a main thread can be told of signals; elsewhere, none is."""
+        """Reload at SIGHUP while the block runs, and at once where one came before. Told to a main thread alone."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -101,11 +109,15 @@ class Reloader:
             tasks.add(task)  # the loop itself keeps no task alive
             task.add_done_callback(tasks.discard)
 
+        before, early = signal.getsignal(signal.SIGHUP), noted()
         loop.add_signal_handler(signal.SIGHUP, hangup)
+        if early:
+            hangup()
         try:
             yield
         finally:
             loop.remove_signal_handler(signal.SIGHUP)
+            signal.signal(signal.SIGHUP, before)  # else one while requests end would end them
 
     async def _quietly(self) -> None:
         with contextlib.suppress(ReloadError):  # it is in the log

