@@ -113,10 +113,10 @@ def cells_map(
 
     `rings`: (p, 2) longitudes and latitudes in degrees each; `cell`: (n,) of the photos; `dots`: (m, 2) as rings.
     """
-    from matplotlib.collections import LineCollection
-
     some = slice(None, None, max(1, len(lng) // _MOST_DOTS))
     with _figure(path, width=11, height=6) as (_, axes):
+        from matplotlib.collections import LineCollection
+
         axis = axes[0][0]
         _world(axis, np.array([-180.0, 180]), np.array([-90.0, 90]))
         colours = np.array(_COLOURS)[cell[some] % len(_COLOURS)]

@@ -1,11 +1,14 @@
 """The command `geocells fit`, and the group that `geocells train` joins: parse, call, print."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
+from indexer.errors import GeocellError
 from indexer.geocells import training_cli
 from indexer.options import (
     AsJson,
@@ -79,7 +82,8 @@ def fit(
     as_json: AsJson = False,
 ) -> None:
     """Part the Earth into cells and clusters by where photos were taken (of a set with splits: its `train`)."""
-    with ending_well("nothing was written"):
+    with ending_well("nothing was written"), _clustering():
+        from indexer.geocells.fit import fit as run
         from indexer.geocells.folder import check_out, write_out
         from indexer.geocells.request import FitRequest, Grid
         from indexer.geocells.words import in_words
@@ -96,27 +100,31 @@ def fit(
         )
         reading = ReadOptions(layout, images, path_column, latitude_column, longitude_column)
         request = FitRequest(photos, reading, split, limit, grid, per_cluster, seed)
-        fitted = _fitted(request)
-        write_out(out, fitted)
+        with Bars() as bars:
+            fitted = run(request, bars)
+            write_out(out, fitted)
         for line in in_words(fitted):
             say(line)
         if as_json:
             made = fitted.partition
-            counts = {"cells": len(made), "clusters": len(made.clusters)}
-            typer.echo(json.dumps({"out": str(out), "fingerprint": made.fingerprint} | counts | made.settings))
+            told = {
+                "out": str(out),
+                "fingerprint": made.fingerprint,
+                "cells": len(made),
+                "clusters": len(made.clusters),
+            }
+            typer.echo(json.dumps({**told, **made.settings}))
 
 
-def _fitted(request: Any) -> Any:
-    from indexer.errors import GeocellError
-
+@contextmanager
+def _clustering() -> Iterator[None]:
+    """What is missing of the extra is said in words."""
     try:
-        from indexer.geocells.fit import fit
+        yield
     except ModuleNotFoundError as exc:
         if exc.name and exc.name.partition(".")[0] in ("scipy", "sklearn", "threadpoolctl"):
             raise GeocellError("clustering needs scikit-learn: pip install 'tilebeam[geocells]'") from exc
         raise
-    with Bars() as bars:
-        return fit(request, bars)
 
 
 def _numbers(option: str, text: str, kind: type[Number]) -> tuple[Number, ...]:

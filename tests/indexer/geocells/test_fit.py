@@ -1,6 +1,8 @@
 """`tilebeam geocells fit` as people run it: a table of photos in, a partition's folder out."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -152,3 +154,12 @@ def test_only_a_partition_is_replaced(made: Path, photos: Path, tmp_path: Path) 
     assert run("--photos", photos, "--out", made, *OPTIONS).exit_code == 0
     assert Partition.load(made).fingerprint == before
     assert [path.name for path in made.parent.iterdir()] == [made.name]
+
+
+def test_without_scikit_learn_it_says_what_to_install(photos: Path, tmp_path: Path) -> None:
+    arguments = ["geocells", "fit", "--photos", str(photos), "--out", str(tmp_path / "out")]
+    code = f"import sys; sys.modules['sklearn'] = None; import tilebeam; tilebeam.app({arguments!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "pip install 'tilebeam[geocells]'" in done.stderr
+    assert "Traceback" not in done.stderr
