@@ -11,6 +11,7 @@ import re
 import secrets
 import sys
 import time
+import warnings
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -54,6 +55,8 @@ def configure(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
+    # What Pillow has to say of a stranger's picture is no line of JSON, and Python would remember each such text.
+    warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("tilebeam").setLevel(level.upper())
 
 

@@ -172,3 +172,17 @@ def test_a_browsers_plain_form_works_too(http: httpx.Client, make_picture: Pictu
         http.post("/locate", files={"image": ("photo.png", make_picture(kind="PNG"), "image/png")}).status_code == 200
     )
     assert http.post("/locate", files={"image": ("x", b"", "application/octet-stream")}).status_code == 400
+
+
+def test_what_pillow_warns_of_is_kept_out_of_the_log() -> None:
+    """Its text quotes the picture: raw lines among JSON, and a registry that every new text makes longer."""
+    program = """
+import warnings
+from service.logs import configure
+configure("info")
+registry = {}
+warnings.warn_explicit("tag 259 had too many entries", UserWarning, "x.py", 1, "PIL.TiffImagePlugin", registry)
+print([key for key in registry if key != "version"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
