@@ -156,7 +156,7 @@ class BatchWork:
         """An outcome for each. Decoded once there is room, queued when the group `before` is: that answers first."""
         async with self._inference.places.room(len(photos)):
             decoded = await asyncio.gather(
-                *(self._inference.prepare(partial(self._spool.read, photo), "batch") for photo in photos),
+                *(self._inference.prepare(partial(self._spool.read, photo), self._query, "batch") for photo in photos),
                 return_exceptions=True,
             )
             await before.wait()

@@ -118,6 +118,15 @@ def locate(
     bbox: Annotated[
         str | None, typer.Option(help="Only there: W,S,E,N in degrees.", metavar="W,S,E,N", show_default=False)
     ] = None,
+    within: Annotated[
+        Path | None, typer.Option(help="Only there: a file of a GeoJSON polygon.", show_default=False)
+    ] = None,
+    prior: Annotated[
+        str | None, typer.Option(help="A prior of the index's to ask, or none.", show_default="the index's own")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="beam, or the name of a prior that is to answer alone (with --index).")
+    ] = "beam",
     scoring: Annotated[
         Scoring | None, typer.Option(help="How tiles are ranked (with --index).", show_default="posterior")
     ] = None,
@@ -133,13 +142,19 @@ def locate(
         raise typer.BadParameter("give either --index DIR or --url URL", param_hint="--index / --url")
     if url is not None and scoring is not None:
         raise typer.BadParameter("the service decides it: `tilebeam serve --scoring`", param_hint="--scoring")
-    box = _bbox(bbox)
+    if url is not None and method != "beam":
+        raise typer.BadParameter("a service answers with its beam; ask an index", param_hint="--method")
+    question: dict[str, Any] = {"k": k, "alternatives": alternatives, "bbox": _bbox(bbox), "prior": prior}
+    question["within"] = None if within is None else _text(within)
     with _reported():
         if url is not None:
-            outcomes = _there(url, api_key, images, k, alternatives, box)
+            outcomes = _there(url, api_key, images, question)
         else:
             assert index is not None
-            outcomes = _here(index, images, k, alternatives, box, scoring or Scoring.posterior, device)
+            question |= {"scoring": (scoring or Scoring.posterior).value}
+            if method != "beam":
+                question |= {"prior": method, "alone": True}
+            outcomes = _here(index, images, question, device)
         failed = [_print(photo, outcome, as_json) for photo, outcome in zip(images, outcomes, strict=True)]
     if any(failed):
         raise typer.Exit(1)
@@ -148,32 +163,41 @@ def locate(
 _Box = tuple[float, float, float, float]
 
 
-def _there(
-    url: str, api_key: str | None, images: list[Path], k: int, alternatives: int, box: _Box | None
-) -> Iterator[dict[str, Any]]:
+def _there(url: str, api_key: str | None, images: list[Path], question: dict[str, Any]) -> Iterator[dict[str, Any]]:
     from service.client import Client
     from service.files import locate_there
 
     with Client(url, api_key=api_key) as client:
-        yield from locate_there(client, images, k=k, alternatives=alternatives, bbox=box)
+        yield from locate_there(client, images, **question)
 
 
-def _here(
-    index: Path, images: list[Path], k: int, alternatives: int, box: _Box | None, scoring: Scoring, device: Device
-) -> Iterator[dict[str, Any]]:
+def _here(index: Path, images: list[Path], question: dict[str, Any], device: Device) -> Iterator[dict[str, Any]]:
     from indexer.retrieval.query import BBox, LocateQuery
     from service.files import locate_here
 
-    query = LocateQuery(k, alternatives, None if box is None else BBox(*box), scoring=scoring.value)
-    yield from locate_here(_opened(index, device), images, query)
+    box, within = question["bbox"], question["within"]
+    if within is not None:
+        from indexer.retrieval.priors.region import Region
+
+        within = Region.of_geojson(within)
+    query = LocateQuery(**question | {"bbox": None if box is None else BBox(*box), "within": within})
+    yield from locate_here(_opened(index, device, query.prior, ()), images, query)
 
 
-def _opened(index: Path, device: Device, prior: str | None = None) -> "Locator":
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as exc:
+        raise typer.BadParameter(f"{path} cannot be read ({exc})", param_hint="--within") from exc
+
+
+def _opened(index: Path, device: Device, prior: str | None = None, priors: tuple[str, ...] | None = None) -> "Locator":
+    """`prior`: asked by default; `priors`: opened beside it, None all that the index has."""
     from indexer.retrieval.locator import Locator
 
     # In a thread that ends: OpenMP keeps threads for each that has used it, and those would be in the engine's way.
     with ThreadPoolExecutor(1) as passing:
-        return passing.submit(Locator.open, index, device=device.value, prior=prior).result()
+        return passing.submit(Locator.open, index, device=device.value, prior=prior, priors=priors).result()
 
 
 def _bbox(text: str | None) -> _Box | None:

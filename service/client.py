@@ -108,9 +108,11 @@ class Client(_Calls):
         alternatives: int | None = None,
         bbox: BBoxDegrees | None = None,
         trace: bool = False,
+        prior: str | None = None,
+        within: str | None = None,
     ) -> Answer:
-        """Where one picture was taken. What is None is the service's default."""
-        ask = _single(photo, _params(k, alternatives, bbox, trace))
+        """Where one picture was taken. What is None is the service's default; `within` is GeoJSON as text."""
+        ask = _single(photo, _params(k, alternatives, bbox, trace, prior, within))
         with self._answer("POST", "/locate", **ask) as response:
             return cast(Answer, _object(self.url, response.read()))
 
@@ -122,13 +124,15 @@ class Client(_Calls):
         alternatives: int | None = None,
         bbox: BBoxDegrees | None = None,
         trace: bool = False,
+        prior: str | None = None,
+        within: str | None = None,
     ) -> Iterator[Line]:
         """A line of the HTTP contract for each picture, in order, as it arrives; files are read as they are sent.
 
         A file that cannot be read here has its line too, with an `error` of its own.
         """
         lines, sent = _sorted_out(photos)
-        with closing(self._batch(sent, _params(k, alternatives, bbox, trace))) as arriving:
+        with closing(self._batch(sent, _params(k, alternatives, bbox, trace, prior, within))) as arriving:
             for index, line in lines.items():
                 yield cast(Line, line if line is not None else {**next(arriving), "index": index})
 
@@ -198,9 +202,11 @@ class AsyncClient(_Calls):
         alternatives: int | None = None,
         bbox: BBoxDegrees | None = None,
         trace: bool = False,
+        prior: str | None = None,
+        within: str | None = None,
     ) -> Answer:
         """Where one picture was taken; it is read and encoded in a thread."""
-        ask = await asyncio.to_thread(_single, photo, _params(k, alternatives, bbox, trace))
+        ask = await asyncio.to_thread(_single, photo, _params(k, alternatives, bbox, trace, prior, within))
         async with self._answer("POST", "/locate", **ask) as response:
             return cast(Answer, _object(self.url, await response.aread()))
 
@@ -212,10 +218,12 @@ class AsyncClient(_Calls):
         alternatives: int | None = None,
         bbox: BBoxDegrees | None = None,
         trace: bool = False,
+        prior: str | None = None,
+        within: str | None = None,
     ) -> AsyncIterator[Line]:
         """As `Client.locate_batch`."""
         lines, sent = await asyncio.to_thread(_sorted_out, photos)
-        async with aclosing(self._batch(sent, _params(k, alternatives, bbox, trace))) as arriving:
+        async with aclosing(self._batch(sent, _params(k, alternatives, bbox, trace, prior, within))) as arriving:
             for index, line in lines.items():
                 yield cast(Line, line if line is not None else {**await anext(arriving), "index": index})
 
@@ -279,12 +287,21 @@ def _unreadable(index: int, photo: Photo) -> dict[str, Any] | None:
     return None
 
 
-def _params(k: int | None, alternatives: int | None, bbox: BBoxDegrees | None, trace: bool) -> dict[str, str]:
+def _params(
+    k: int | None,
+    alternatives: int | None,
+    bbox: BBoxDegrees | None,
+    trace: bool,
+    prior: str | None,
+    within: str | None,
+) -> dict[str, str]:
     given = {
         "k": k,
         "alternatives": alternatives,
         "bbox": None if bbox is None else ",".join(map(repr, bbox)),
         "trace": "true" if trace else None,
+        "prior": prior,
+        "within": within,
     }
     return {name: str(value) for name, value in given.items() if value is not None}
 

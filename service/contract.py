@@ -47,6 +47,7 @@ class Answer(TypedDict):
     levels: list[Level]
     alternatives: list[Alternative]
     trace: NotRequired[list[dict[str, Any]]]
+    prior: NotRequired[str]
     elsewhere: float
     index: dict[str, Any]
     attribution: str

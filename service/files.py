@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.client import BBoxDegrees, Client
+from service.client import Client
 from service.errors import LocalFileError, ProblemError
 from service.problems import problem_of
 
@@ -25,21 +25,19 @@ _AT_ONCE = 32
 """Files a request: few enough to stay under a service's limits, enough to fill its batches."""
 
 
-def locate_there(
-    client: Client, photos: Sequence[Path], *, k: int, alternatives: int, bbox: BBoxDegrees | None
-) -> Iterator[Outcome]:
-    """Ask a service; raises ClientError where it cannot be asked at all."""
+def locate_there(client: Client, photos: Sequence[Path], **question: Any) -> Iterator[Outcome]:
+    """Ask a service, with `Client.locate`'s parameters; raises ClientError where it cannot be asked at all."""
     if len(photos) == 1:
-        yield _single(client, photos[0], k=k, alternatives=alternatives, bbox=bbox)
+        yield _single(client, photos[0], **question)
         return
     for group in _groups(photos, _AT_ONCE):
-        for line in client.locate_batch(group, k=k, alternatives=alternatives, bbox=bbox):
+        for line in client.locate_batch(group, **question):
             yield {**line["result"]} if "result" in line else {"error": line["error"]}
 
 
-def _single(client: Client, photo: Path, *, k: int, alternatives: int, bbox: BBoxDegrees | None) -> Outcome:
+def _single(client: Client, photo: Path, **question: Any) -> Outcome:
     try:
-        return {**client.locate(photo, k=k, alternatives=alternatives, bbox=bbox)}
+        return {**client.locate(photo, **question)}
     except (ProblemError, LocalFileError) as error:
         return {"error": problem_of(error)}
 
@@ -49,20 +47,20 @@ def locate_here(locator: "Locator", photos: Sequence[Path], query: "LocateQuery"
     from service.pipeline import Prepared, locate_group
 
     for group in _groups(photos, locator.encoder.batch_size):
-        prepared = [_prepared(locator, photo) for photo in group]
+        prepared = [_prepared(locator, photo, query) for photo in group]
         good = [photo for photo in prepared if isinstance(photo, Prepared)]
         answers = iter(locate_group(locator, good, query) if good else ())
         yield from (next(answers) if isinstance(photo, Prepared) else photo for photo in prepared)
 
 
-def _prepared(locator: "Locator", photo: Path) -> "Prepared | Outcome":
+def _prepared(locator: "Locator", photo: Path, query: "LocateQuery") -> "Prepared | Outcome":
     from indexer.retrieval.errors import PhotoError
     from indexer.retrieval.photo import PhotoLimits
     from service.pipeline import prepare
 
     limits = PhotoLimits()
     try:
-        return prepare(locator, _head(photo, limits.max_bytes + 1), limits)
+        return prepare(locator, _head(photo, limits.max_bytes + 1), limits, query)
     except (PhotoError, LocalFileError) as error:
         return {"error": problem_of(error)}
 

@@ -85,10 +85,10 @@ class Inference:
         about = locator.describe()
         metrics.loaded(about["id"], about["calibration_id"])
 
-    async def prepare(self, read: Callable[[], bytes], lane: Lane = "single") -> Prepared:
-        """Decode what `read` returns, both in a decoding thread; raises PhotoError."""
+    async def prepare(self, read: Callable[[], bytes], query: LocateQuery, lane: Lane = "single") -> Prepared:
+        """Decode what `read` returns, to be asked this, both in a decoding thread; raises PhotoError, QueryError."""
         locator = self.locator
-        work = partial(self._in, self._decoders, lambda: prepare(locator, read(), self._limits))
+        work = partial(self._in, self._decoders, lambda: prepare(locator, read(), self._limits, query))
         if lane == "single":
             photo = await work()
         else:

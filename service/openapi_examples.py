@@ -73,6 +73,8 @@ INDEX: dict[str, Any] = {
     "coverage": {"world": True},
     "encoders": {"photo": {"name": "builtin"}, "map": {}},
     "attribution": "NASA Earth Observatory",
+    "priors": [{"name": "geocells", "fingerprint": "5b1e0c8d9f27", "calibration_id": None}],
+    "prior": "geocells",
     "engine": "lists on cpu",
 }
 RELOADED: dict[str, Any] = {

@@ -86,6 +86,7 @@ _ANSWER = _object(
         ),
     },
     trace=_list(ref("TracedLevel"), "Only if asked for."),
+    prior=_is("string", "Which prior was asked; absent where none was."),
 )
 _PROBLEM = _object(
     "An error, as RFC 9457 has it.",
@@ -121,11 +122,18 @@ _ABOUT_INDEX = _object(
         **_IDS,
         "format_version": _is("integer"),
         "zooms": _list(_object("Rows, and how many have vectors.", {"zoom": _ZOOM, "rows": _is("integer", **_COUNT)})),
-        "dim": _is("integer", minimum=1),
+        "dim": _is("integer", **_COUNT),
         "codec": _is("string"),
         "coverage": _is("object", "What was planned, with its outline as GeoJSON where it is not the world."),
         "encoders": _is("object"),
         "attribution": _is("string"),
+        "priors": _list(
+            _object(
+                "One that `prior=` may name.",
+                {"name": _is("string"), "fingerprint": _is("string"), "calibration_id": _IDS["calibration_id"]},
+            )
+        ),
+        "prior": {"type": ["string", "null"], "description": "The one that is asked unless a question names another."},
         "engine": _is("string", "What searches it, and where."),
     },
 )

@@ -19,22 +19,32 @@ __all__ = ["Outcome", "Prepared", "locate_group", "locate_mixed", "prepare"]
 
 Outcome = dict[str, Any] | Exception
 """What became of one photo of a group: the answer's JSON, or why there is none."""
+_ANYTHING = LocateQuery()
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A decoded photo as its locator's encoder wants it, (3, s, s) float32, and the milliseconds that this took."""
+    """A decoded photo as its locator's encoder wants it, (3, s, s) float32, and the milliseconds that this took.
+
+    `for_prior`: also as the asked prior's own encoder wants it, where there is such.
+    """
 
     pixels: NDArray[np.float32]
     decode_ms: float
     locator: Locator
+    for_prior: NDArray[np.float32] | None = None
 
 
-def prepare(locator: Locator, data: bytes, limits: PhotoLimits) -> Prepared:
-    """Decode and preprocess one photo; raises PhotoError for bytes that are none."""
-    started = time.perf_counter()
-    pixels = locator.prepare(decode_photo(data, limits, locator.encoder.least_edge))
-    return Prepared(pixels, _ms_since(started), locator)
+def prepare(locator: Locator, data: bytes, limits: PhotoLimits, query: LocateQuery = _ANYTHING) -> Prepared:
+    """Decode and preprocess one photo to be asked this; raises PhotoError for bytes that are none, and QueryError."""
+    started, own = time.perf_counter(), locator.encoder_beside(query)
+    if own is None:
+        pixels, for_prior = locator.prepare(decode_photo(data, limits, locator.encoder.least_edge)), None
+    else:
+        edges = (locator.encoder.least_edge, own.least_edge)
+        image = decode_photo(data, limits, None if None in edges else max(edge or 0 for edge in edges))
+        pixels, for_prior = locator.prepare(image), own.prepare(image)
+    return Prepared(pixels, _ms_since(started), locator, for_prior)
 
 
 def locate_group(locator: Locator, photos: Sequence[Prepared], query: LocateQuery) -> list[dict[str, Any]]:
@@ -91,13 +101,27 @@ def _searched(
     query: LocateQuery,
     encode_ms: float,
 ) -> list[dict[str, Any]]:
+    features, more_ms = _features(locator, photos, query)
+    encode_ms += more_ms
     started = time.perf_counter()
-    found = [answer.to_json() for answer in locator.locate(embeddings, query)]
+    found = [answer.to_json() for answer in locator.locate(embeddings, query, features)]
     search_ms = _ms_since(started) / len(photos)
     return [
         answer | {"timing_ms": _rounded(decode=photo.decode_ms, encode=encode_ms, search=search_ms)}
         for photo, answer in zip(photos, found, strict=True)
     ]
+
+
+def _features(
+    locator: Locator, photos: Sequence[Prepared], query: LocateQuery
+) -> tuple[NDArray[np.float32] | None, float]:
+    """What the asked prior's own encoder makes of the photos, (n, f), and the milliseconds that each took."""
+    own = locator.encoder_beside(query)
+    if own is None:
+        return None, 0.0
+    started = time.perf_counter()
+    features = own.encode(np.stack([photo.for_prior for photo in photos if photo.for_prior is not None]))
+    return features, _ms_since(started) / len(photos)
 
 
 def _ms_since(started: float) -> float:

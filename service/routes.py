@@ -1,7 +1,7 @@
 """The routes: parse, call, answer. They build no error responses; `service.handlers` does, from one table."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -22,6 +22,9 @@ from service.metrics import Metrics
 from service.openapi import BATCH, HEALTH, INDEX, LOCATE, METRICS, READY
 from service.settings import Settings
 from service.uploads import Spool, read_batch, read_photo
+
+if TYPE_CHECKING:
+    from indexer.retrieval.priors.region import Region
 
 __all__ = ["LocateParams", "Service", "router"]
 
@@ -54,6 +57,18 @@ class LocateParams(BaseModel):
         examples=["-10,35,30,60"],
     )
     trace: bool = Field(False, description="Also tell the tiles kept per zoom.")
+    prior: str | None = Field(
+        None,
+        max_length=40,
+        description="A prior to ask, of those that `GET /index` lists, or `none`; by default the index's own choice.",
+        examples=["none"],
+    )
+    within: str | None = Field(
+        None,
+        max_length=16_000,
+        description="Only there: a GeoJSON polygon (also MultiPolygon, Feature, ...) as text; with `bbox`, in both.",
+        examples=['{"type":"Polygon","coordinates":[[[5,45],[11,45],[8,48],[5,45]]]}'],
+    )
 
 
 async def _service(request: Request) -> Service:
@@ -70,7 +85,16 @@ async def _query(request: Request, params: Annotated[LocateParams, Query()], her
     if repeated:
         raise RequestError(f"query parameter {min(repeated)!r} is given more than once; give it once")
     bbox = None if params.bbox is None else BBox(*parse_bbox(params.bbox))
-    return LocateQuery(params.k, params.alternatives, bbox, params.trace, here.settings.scoring)
+    within = None if params.within is None else _region(params.within)
+    query = LocateQuery(params.k, params.alternatives, bbox, params.trace, here.settings.scoring, params.prior, within)
+    here.inference.locator.asked(query)  # a prior that is not there is told before the picture is read
+    return query
+
+
+def _region(text: str) -> "Region":
+    from indexer.retrieval.priors.region import Region  # brings shapely, which most questions do without
+
+    return Region.of_geojson(text)
 
 
 Question = Annotated[LocateQuery, Depends(_query)]
@@ -91,7 +115,7 @@ async def locate(request: Request, question: Question, here: Here) -> Response:
 
 async def _answer(request: Request, data: bytes, question: LocateQuery, here: Service) -> dict[str, Any]:
     with here.audit.trail(request).picture() as seen, here.inference.places.place():
-        photo = await here.inference.prepare(lambda: seen.read(data))
+        photo = await here.inference.prepare(lambda: seen.read(data), question)
         seen.answer = await here.inference.locate(photo, question)
     return seen.answer
 

@@ -8,10 +8,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from indexer.retrieval.photo import accepted_formats
-from indexer.retrieval.query import Scoring
+from indexer.retrieval.query import SERVED, Scoring
 from service.errors import SettingsError
 
 __all__ = ["PREFIX", "Settings"]
@@ -137,8 +137,8 @@ def _check(field: "dataclasses.Field[Any]", value: Any) -> None:
         least = field.metadata["least"]
         if not least <= value < float("inf"):
             raise SettingsError(f"{_name(field)}={value!r} must be at least {least} ({field.metadata['unit']})")
-    elif field.name == "scoring" and value not in get_args(Scoring):
-        raise SettingsError(f"{_name(field)}={value!r} is unknown; there are {' and '.join(get_args(Scoring))}")
+    elif field.name == "scoring" and value not in SERVED:
+        raise SettingsError(f"{_name(field)}={value!r} is unknown; there are {' and '.join(SERVED)}")
     elif field.name == "log_level" and value not in _LEVELS:
         raise SettingsError(f"{_name(field)}={value!r} is unknown; there are {', '.join(_LEVELS)}")
     elif field.name == "spool_dir" and value and not Path(value).is_dir():

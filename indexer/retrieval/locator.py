@@ -112,6 +112,11 @@ class Locator:
             raise QueryError("a prior's own answer was asked for, alone or bolted on, and no prior: name one")
         return asked
 
+    def encoder_beside(self, query: LocateQuery) -> "EncodesPhotos | None":
+        """The encoder of the asked prior, where it has one of its own: what makes `features` for `locate`."""
+        asked = self.asked(query)
+        return None if asked is None else asked.prior.encoder
+
     def beliefs(self, features: NDArray[np.float32], query: LocateQuery) -> Iterator[Belief | None]:
         """What the asked prior believes of each picture, by its features, (n, f): of its own encoder, if it has one."""
         asked = self.asked(query)
@@ -138,6 +143,12 @@ class Locator:
         row = self._checked(embedding[None])
         beliefs = self.beliefs(self._features(row, query), query) if belief is None else iter([belief])
         return next(self._descents(row, query, beliefs))
+
+    def expect_single(self) -> None:
+        """Let the encoder find out how it encodes one picture alone soonest, in the thread that will do so."""
+        expect = getattr(self.encoder, "expect_single", None)  # not every encoder has a choice
+        if expect is not None:
+            expect()
 
     def answer_of(self, descent: Descent, query: LocateQuery) -> Answer:
         """What `locate` answers after this search; `query` must be what was searched for."""
@@ -191,9 +202,8 @@ class Locator:
 
     def _features(self, rows: NDArray[np.float32], query: LocateQuery) -> NDArray[np.float32]:
         """The embeddings, as features of the asked prior; raises QueryError for one that has an encoder of its own."""
-        asked = self.asked(query)
-        if asked is not None and asked.prior.encoder is not None:
-            raise QueryError(f"the prior {asked.name} has an encoder of its own, whose features are missing")
+        if (encoder := self.encoder_beside(query)) is not None:
+            raise QueryError(f"the asked prior has an encoder of its own, {encoder.name}, whose features are missing")
         return rows
 
     def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -247,7 +257,6 @@ def _load_encoder(directory: Path, description: Mapping[str, Any], device: str, 
     encoder = PhotoEncoder.load(str(own) if own.is_dir() else str(description["spec"]), device=device)
     if half and _on_gpu(encoder):
         use_half(encoder)
-    encoder.expect_single()
     return encoder
 
 

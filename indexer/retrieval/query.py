@@ -18,6 +18,8 @@ MAX_ALTERNATIVES = 20
 Scoring = Literal["posterior", "paper", "bolted"]
 """How tiles are ranked: by mass; by the level's similarity alone; or so with the tile of the prior's own answer kept
 as one more at every level, as paper H joins GeoCLIP to its beam."""
+SERVED: tuple[Scoring, ...] = ("posterior", "paper")
+"""Scorings that answers to people are made by; the other is for comparing."""
 NO_PRIOR = "none"
 
 

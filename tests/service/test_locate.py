@@ -97,7 +97,7 @@ def test_paper_scoring_is_the_servers_setting(serving: Any, locator: Locator, ma
         ("trace=perhaps", "trace='perhaps'"),
         ("bbox=1,2,3", "3 values instead of 4"),
         ("bbox=1,2,3,x", "'x' is no number"),
-        ("kk=3", "'kk' is unknown; there are alternatives, bbox, k, trace"),
+        ("kk=3", "'kk' is unknown; there are alternatives, bbox, k, prior, trace, within"),
         ("scoring=paper", "'scoring' is unknown"),
     ],
 )

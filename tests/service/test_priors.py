@@ -1,0 +1,160 @@
+"""Questions with a prior, or a region, over HTTP and on the command line: the locator's own answers."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from indexer.retrieval.calibration import Calibration
+from indexer.retrieval.fake import FakePhotoEncoder
+from indexer.retrieval.index import TileIndex
+from indexer.retrieval.locator import LocateQuery, Locator
+from indexer.retrieval.photo import PhotoLimits, decode_photo
+from indexer.retrieval.priors.installed import Asked, OpenPriors
+from indexer.retrieval.priors.noise import NoisePrior
+from indexer.retrieval.priors.region import Region
+from service.client import Client
+from service.pipeline import Prepared, locate_mixed, prepare
+from tilebeam import app
+
+Picture = Callable[..., bytes]
+TRIANGLE = {"type": "Polygon", "coordinates": [[[-60, -50], [120, -40], [20, 70], [-60, -50]]]}
+
+
+class SeeingNoise(NoisePrior):
+    """A prior with an encoder of its own, whose features are no embeddings of the index."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.encoder = FakePhotoEncoder(dim=5, seed=seed)
+
+
+@pytest.fixture(scope="module")
+def believing(index_dir: Path) -> Locator:
+    """An index with two priors of different encoders and one without, which is the default."""
+    index, plain = TileIndex.open(index_dir), Calibration()
+    priors = {"one": SeeingNoise(1), "two": SeeingNoise(2), "blind": NoisePrior()}
+    asked = {name: Asked.of(name, prior, plain, index.zooms, plain) for name, prior in priors.items()}
+    return Locator(index, plain, FakePhotoEncoder(), priors=OpenPriors(asked, "blind"))
+
+
+@pytest.fixture(scope="module")
+def site(believing: Locator, serving: Any) -> Iterator[str]:
+    with serving(believing) as url:
+        yield url
+
+
+def direct(locator: Locator, data: bytes, query: LocateQuery) -> dict[str, Any]:
+    """The answer without a service, and without any of its code."""
+    image, asked = decode_photo(data), locator.asked(query)
+    features = None
+    if asked is not None and asked.prior.encoder is not None:
+        features = asked.prior.encoder.encode(asked.prior.encoder.prepare(image)[None])
+    rows = locator.encode(locator.prepare(image)[None])
+    found: dict[str, Any] = json.loads(json.dumps(locator.locate(rows, query, features)[0].to_json()))
+    return found
+
+
+def told(answer: dict[str, Any]) -> dict[str, Any]:
+    assert set(answer.pop("timing_ms")) == {"decode", "encode", "search"}
+    return answer
+
+
+@pytest.mark.parametrize("prior", [None, "none", "one", "two", "blind"])
+def test_the_prior_that_is_named_is_asked(site: str, believing: Locator, make_picture: Picture, prior: str) -> None:
+    data, params = make_picture(3), {} if prior is None else {"prior": prior}
+    answer = told(httpx.post(f"{site}/locate", params=params, files={"image": data}, timeout=20).json())
+    assert answer == direct(believing, data, LocateQuery(prior=prior))
+    assert answer.get("prior") == {None: "blind", "none": None}.get(prior, prior)
+
+
+def test_a_batch_asks_its_prior(site: str, believing: Locator, make_picture: Picture) -> None:
+    pictures = [make_picture(seed) for seed in range(5)]
+    with Client(site) as client:
+        lines = list(client.locate_batch(pictures, prior="two"))
+    for data, line in zip(pictures, lines, strict=True):
+        assert told(dict(line["result"])) == direct(believing, data, LocateQuery(prior="two"))
+
+
+def test_questions_with_different_priors_share_a_group(believing: Locator, make_picture: Picture) -> None:
+    names = ["one", "none", "two", "one", None]
+    pictures = [make_picture(seed) for seed in range(len(names))]
+    queries = [LocateQuery(prior=name) for name in names]
+    ready = [prepare(believing, d, PhotoLimits(), q) for d, q in zip(pictures, queries, strict=True)]
+    assert [p.for_prior is None for p in ready] == [False, True, False, False, True]
+    found = locate_mixed(list(zip(ready, queries, strict=True)))
+    for data, query, outcome in zip(pictures, queries, found, strict=True):
+        assert isinstance(outcome, dict)
+        assert told(outcome) == direct(believing, data, query)
+
+
+def test_a_picture_that_the_prior_s_encoder_breaks_on_spoils_no_other(
+    believing: Locator, make_picture: Picture
+) -> None:
+    query = LocateQuery(prior="one")
+    good = prepare(believing, make_picture(1), PhotoLimits(), query)
+    bad = Prepared(good.pixels, 0.0, believing, np.zeros((3, 1, 1), np.float32))
+    found = locate_mixed([(good, query), (bad, query), (good, query)])
+    assert isinstance(found[1], Exception)
+    assert all(isinstance(outcome, dict) for outcome in (found[0], found[2]))
+
+
+def test_an_unknown_prior_is_told_before_the_upload_is_read(site: str, check_problem: Any) -> None:
+    response = httpx.post(f"{site}/locate?prior=oracle", content=b"no picture", headers={"Content-Type": "image/png"})
+    assert "there are none, one, two, blind" in check_problem(response, 422, "invalid-query")
+
+
+def test_the_index_lists_its_priors(site: str) -> None:
+    about = httpx.get(f"{site}/index").json()
+    assert about["prior"] == "blind"
+    assert [p["name"] for p in about["priors"]] == ["one", "two", "blind"]
+    assert about["priors"][2]["fingerprint"] == NoisePrior().fingerprint
+
+
+def test_answers_lie_within_the_polygon(site: str, believing: Locator, make_picture: Picture) -> None:
+    region = Region.of_geojson(TRIANGLE)
+    for seed in range(4):
+        data = make_picture(seed)
+        with Client(site) as client:
+            answer = told(dict(client.locate(data, within=json.dumps(TRIANGLE), prior="none")))
+        assert answer == direct(believing, data, LocateQuery(within=region, prior="none"))
+        assert region.contains(np.array([answer["lon"]]), np.array([answer["lat"]]))[0]
+
+
+@pytest.mark.parametrize(
+    "within", ["", "nonsense", "[]", '{"type":"Point","coordinates":[1,2]}', '{"type":"Polygon","coordinates":[[]]}']
+)
+def test_what_is_no_polygon_is_refused(site: str, make_picture: Picture, check_problem: Any, within: str) -> None:
+    response = httpx.post(f"{site}/locate", params={"within": within}, files={"image": make_picture()})
+    assert "within" in check_problem(response, 422, "invalid-query")
+
+
+def test_too_long_a_polygon_is_refused_unread(site: str, make_picture: Picture, check_problem: Any) -> None:
+    response = httpx.post(f"{site}/locate", params={"within": " " * 16_001}, files={"image": make_picture()})
+    assert "within" in check_problem(response, 422, "invalid-request")
+
+
+def test_the_command_line_refuses_what_a_service_cannot_do(tmp_path: Path, make_picture: Picture) -> None:
+    (tmp_path / "photo.jpg").write_bytes(make_picture(1))
+    refused = CliRunner().invoke(app, ["locate", str(tmp_path / "photo.jpg"), "--url", "http://x", "--method", "noise"])
+    assert refused.exit_code == 2
+    missing = CliRunner().invoke(
+        app, ["locate", str(tmp_path / "photo.jpg"), "--url", "http://x", "--within", str(tmp_path / "no.json")]
+    )
+    assert missing.exit_code == 2
+    assert "cannot be read" in missing.output
+
+
+def test_the_command_line_at_a_service(site: str, believing: Locator, tmp_path: Path, make_picture: Picture) -> None:
+    (tmp_path / "photo.jpg").write_bytes(make_picture(1))
+    (tmp_path / "area.json").write_text(json.dumps(TRIANGLE))
+    asked = ["locate", str(tmp_path / "photo.jpg"), "--url", site, "--json", "--prior", "two"]
+    done = CliRunner().invoke(app, [*asked, "--within", str(tmp_path / "area.json")])
+    assert done.exit_code == 0, done.output
+    query = LocateQuery(prior="two", within=Region.of_geojson(TRIANGLE))
+    assert told(json.loads(done.stdout)) == direct(believing, make_picture(1), query)
