@@ -12,13 +12,13 @@ from tile_cache.addressing import LngLat
 class SeededPlaces:
     """A location encoder of smooth random features of the unit sphere; counts what it is asked."""
 
-    dim = 24
     logit_scale = 12.0
 
-    def __init__(self, seed: int = 0, frequency: float = 20.0) -> None:
+    def __init__(self, seed: int = 0, frequency: float = 20.0, dim: int = 24) -> None:
+        self.dim = dim
         rng = np.random.default_rng(seed)
-        self._waves, self._phases = rng.normal(0, frequency, (3, self.dim)), rng.uniform(0, 6.28, self.dim)
-        self.fingerprint = f"{seed:064x}"
+        self._waves, self._phases = rng.normal(0, frequency, (3, dim)), rng.uniform(0, 6.28, dim)
+        self.fingerprint = f"{seed:060x}{dim:04x}"
         self.asked = 0
 
     def encode(self, lat: np.ndarray, lng: np.ndarray) -> np.ndarray:
