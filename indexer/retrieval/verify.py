@@ -27,10 +27,11 @@ def verify(directory: Path, on_file: Callable[[str, int], None] | None = None) -
     problems = list(_wrong_files(directory, manifest, on_file))
     if not problems:  # what is in a damaged file says nothing about the lists
         problems = list(_wrong_structure(directory))
-    try:
-        Calibration.read(directory)
-    except CalibrationError as exc:
-        problems.append(str(exc))
+    for prior in (None, *manifest.priors):
+        try:
+            Calibration.read(directory, prior)
+        except CalibrationError as exc:
+            problems.append(str(exc))
     return problems
 
 
