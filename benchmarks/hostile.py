@@ -55,9 +55,11 @@ class Tally:
         return sum(count for (way, _), count in self.statuses.items() if way != "batch")
 
 
-def attack(url: str, pictures: Iterator[Hostile], clients: int, headers: dict[str, str]) -> Tally:
+def attack(
+    url: str, pictures: Iterator[Hostile], clients: int, headers: dict[str, str], tally: Tally | None = None
+) -> Tally:
     """Send pictures from several clients at once: as forms, as raw bodies, and in batches of up to 40."""
-    tally, turn = Tally(), threading.Lock()
+    tally, turn = Tally() if tally is None else tally, threading.Lock()
 
     def take(count: int) -> list[Hostile]:
         with turn:
@@ -164,13 +166,16 @@ def measure(server: Server, key: str, asked: argparse.Namespace) -> Iterator[str
     memory.append(server.rss)
     attack(server.url, iter([tiny()] * 3), 1, headers)
     yield from _changed(server, headers, before, "a picture of 1x1")
-    tally = attack(server.url, mutations(asked.seed, asked.images), asked.clients, headers)
-    memory.append(server.rss)
+    tally, pictures = Tally(), mutations(asked.seed, asked.images)
+    for _ in range(4):
+        share = itertools.islice(pictures, -(-asked.images // 4))
+        attack(server.url, share, asked.clients, headers, tally)
+        memory.append(server.rss)
     print(f"{tally.pictures:,} pictures from {asked.clients} clients, seed {asked.seed}:")
     for (way, status), count in sorted(tally.statuses.items()):
         print(f"  {way:<5} {status:>3} {count:>7,}")
     print(
-        f"memory: {' / '.join(f'{rss / 2**20:.0f}' for rss in memory)} MiB: ready / after schemathesis / after pictures"
+        f"memory: {' / '.join(f'{rss / 2**20:.0f}' for rss in memory)} MiB: ready / after schemathesis / each quarter"
     )
     _keep(tally.broken, asked.keep)
     yield from _complaints(server)

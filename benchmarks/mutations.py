@@ -12,7 +12,9 @@ import random
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
@@ -55,6 +57,7 @@ def originals(seed: int) -> list[Hostile]:
     found = [Hostile(f"{kind} {mode}", encoded(_in_mode(base, mode), kind)) for kind, mode in plain]
     found += [Hostile(f"TIFF {how}", encoded(base, "TIFF", compression=how)) for how in _TIFF_COMPRESSIONS]
     found += [Hostile(f"JPEG turned {turn}", encoded(base, "JPEG", exif=_exif(turn))) for turn in range(1, 9)]
+    found += [Hostile("HEIC", data) for data in _heic(base)]
     frames = [_photo(seed + i) for i in range(3)]
     animated = {
         kind: encoded(base, kind, save_all=True, append_images=frames) for kind in ("GIF", "WEBP", "PNG", "TIFF")
@@ -100,6 +103,14 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     if mode == "LAB":
         return Image.frombytes("LAB", image.size, image.tobytes())
     return image.convert(mode)
+
+
+def _heic(image: Image.Image) -> Iterator[bytes]:
+    """One, where the library that is asked to read it is there to write it."""
+    with suppress(ImportError):
+        out = io.BytesIO()
+        import_module("pillow_heif").from_pillow(image).save(out)
+        yield out.getvalue()
 
 
 def _exif(turn: int) -> Image.Exif:

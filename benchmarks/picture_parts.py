@@ -13,13 +13,15 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def split(data: bytes) -> tuple[bytes, list[bytes], bytes]:
-    """Head, parts and tail of a PNG, JPEG or WebP; damaged ones as far as they make sense."""
+    """Head, parts and tail of a PNG, JPEG, WebP or HEIC; damaged ones as far as they make sense."""
     if data.startswith(_PNG):
         return _split(data, len(_PNG), lambda at: 12 + int.from_bytes(data[at : at + 4], "big"))
     if data.startswith(b"\xff\xd8"):
         return _split(data, 2, lambda at: _jpeg_length(data, at))
     if data[:4] == b"RIFF":
         return _split(data, 12, lambda at: 8 + (int.from_bytes(data[at + 4 : at + 8], "little") + 1 & ~1))
+    if data[4:8] == b"ftyp":
+        return _split(data, 0, lambda at: max(8, int.from_bytes(data[at : at + 4], "big")))
     third = max(1, len(data) // 3)
     return b"", [data[at : at + third] for at in range(0, len(data), third)], b""
 
@@ -62,6 +64,11 @@ def resized(data: bytes, width: int, height: int) -> bytes:
         return data[:24] + size + data[30:]
     if data[12:16] == b"VP8 ":
         return data[:26] + small + data[30:]
+    if data[4:8] == b"ftyp":
+        at = data.find(b"ispe") + 8
+        return (
+            data if at < 8 else data[:at] + struct.pack(">II", width & 0xFFFFFFFF, height & 0xFFFFFFFF) + data[at + 8 :]
+        )
     return _resized_tiff(data, width, height)
 
 
