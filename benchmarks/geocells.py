@@ -1,151 +1,222 @@
-"""What parting the Earth costs: `tilebeam geocells fit` on drawn places, step by step, in time and memory.
+"""Geocell models on the built-in Earth and on a set of known structure: the tables of docs/priors.md.
 
-    python -m benchmarks.geocells [--photos 100000] [--optics-photos 100000] [--min-samples 5,10,20,50]
-                                  [--scikit-learn 10000] [--out DIR] [--json FILE]
+    OMP_NUM_THREADS=1 python -m benchmarks.geocells --photos EARTH/photos.csv --out DIR
 
-Places are drawn on land: three in ten anywhere, the others around 1,500 towns, whose sizes fall as 1 / rank ** 0.9, of
-10 to 100 km. `--scikit-learn N` also times one ordering of N places by scikit-learn's own loop and by ours. Seconds are
-of the clock, beside those of the processor, as the machine may be busy. Prints a Markdown table, writes JSON.
+Splits the photos as `tilebeam train --split-ratio 8:2:2` does, fits a partition to the training photos, trains the grid
+of (tau, alpha) with a frozen encoder, one epoch each with a frozen and a learning encoder, and the regression without
+cells; measures answers and beliefs on the test photos. Every step is one command, printed before it runs; what is there
+is kept, so a killed run goes on. --only names some of the parts.
 """
 
 import argparse
 import json
-import resource
-import time
+import shlex
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from benchmarks import machine
+from indexer.geocells.artefact import model_parts
+from indexer.geocells.course import Course
+from indexer.geocells.errors_table import ErrorRow, error_figures, error_table
+from indexer.geocells.feed import TableFeed
 from indexer.geocells.fit import part
-from indexer.geocells.folder import write_out
-from indexer.geocells.ordering import chord_of, order
+from indexer.geocells.grid import errors_km
+from indexer.geocells.photo_data import Part, PhotoData
 from indexer.geocells.request import FitRequest, Grid
+from indexer.geocells.settings import GeocellSettings, Pace
+from indexer.geocells.task import GeocellTask, Owned
+from indexer.metrics import great_circle_km
+from indexer.photos.embedding import embed_photos
 from indexer.photos.photo_set import PhotoSet
-from indexer.request import BuildProgress
-from indexer.retrieval.haversine import lng_lat_of, unit_vectors_of
-from tile_cache.bluemarble import load_land
+from indexer.photos.reading import ReadOptions, read_photos
+from indexer.photos.splits import SplitPlan
+from indexer.retrieval.geocells import GeocellModel, GeocellPrior, Spread
+from indexer.retrieval.image_towers import load_image_encoder
+from indexer.retrieval.priors.partition import Partition
+from tile_cache.addressing import codes_at
 
-TOWNS, ANYWHERE = 1500, 0.3
-MOST_LATITUDE = 75.0
-Floats = NDArray[np.float64]
-
-
-class Watch:
-    """Seconds between what a run tells; a step's begin when it is first told of."""
-
-    def __init__(self) -> None:
-        self.steps: dict[str, tuple[float, float]] = {}
-        self._text, self._since = "drawing", (time.perf_counter(), time.process_time())
-
-    def __call__(self, progress: BuildProgress) -> None:
-        """Take note of a step."""
-        if progress.stage != "note" and progress.text != self._text:
-            self.lap(progress.text)
-
-    def lap(self, following: str) -> None:
-        """End a step, begin another."""
-        now = (time.perf_counter(), time.process_time())
-        clock, processor = (b - a for a, b in zip(self._since, now, strict=True))
-        before = self.steps.get(self._text, (0.0, 0.0))
-        self.steps[self._text] = (before[0] + clock, before[1] + processor)
-        self._text, self._since = following, now
-
-
-def on_land(count: int, rng: np.random.Generator) -> Floats:
-    """(count, 3) unit vectors, even over land."""
-    land, found = load_land(), np.zeros((0, 3))
-    while len(found) < count:
-        vectors = rng.normal(size=(4 * count, 3))
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        lng, lat = lng_lat_of(vectors)
-        rows = np.minimum((90 - lat) / 180 * land.shape[0], land.shape[0] - 1).astype(int)
-        columns = ((lng + 180) / 360 * land.shape[1]).astype(int) % land.shape[1]
-        found = np.concatenate([found, vectors[(land[rows, columns] > 0) & (np.abs(lat) < MOST_LATITUDE)]])
-    return found[:count]
-
-
-def drawn(count: int, seed: int = 0) -> PhotoSet:
-    """Photos at drawn places; there are no pictures."""
-    rng = np.random.default_rng(seed)
-    sizes = 1 / np.arange(1, TOWNS + 1) ** 0.9
-    town = rng.choice(TOWNS, round(count * (1 - ANYWHERE)), p=sizes / sizes.sum())
-    width = rng.choice([10, 30, 100], TOWNS)[town, None] / 6371
-    around = on_land(TOWNS, rng)[town] + rng.normal(size=(len(town), 3)) * width
-    lng, lat = lng_lat_of(np.concatenate([around, on_land(count - len(town), rng)]))
-    names = tuple(map(str, range(count)))
-    return PhotoSet(names, names, lng, lat)
-
-
-def fitted(photos: int, grid: Grid, out: Path | None) -> dict[str, Any]:
-    """Fit, write, and tell what it took."""
-    watch = Watch()
-    places = drawn(photos)
-    watch.lap("begin")
-    made = part(places, FitRequest(Path("drawn"), grid=grid), watch)
-    watch.lap("writing")
-    if out is not None:
-        write_out(out, made)
-    watch.lap("end")
-    picked = made.choice.picked
-    return {
-        "photos": photos,
-        "seconds": {name: {"clock": c, "processor": p} for name, (c, p) in watch.steps.items()},
-        "memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
-        "cells": len(made.partition),
-        "clusters": len(made.partition.clusters),
-        "setting": str(picked.setting),
-        "silhouette": picked.silhouette,
-        "davies_bouldin": picked.davies_bouldin,
-        "to_cluster_km": float(np.median(made.to_cluster_km)),
-    }
-
-
-def beside_scikit_learn(count: int, min_samples: int = 20, max_eps_km: float = 300.0) -> dict[str, float]:
-    """Seconds of the clock for one ordering, by either loop."""
-    from sklearn.cluster import compute_optics_graph
-
-    places = drawn(count)
-    vectors, limit = unit_vectors_of(places.lng, places.lat), float(chord_of(np.float64(max_eps_km)))
-    more: dict[str, Any] = {"metric": "minkowski", "p": 2, "metric_params": None, "algorithm": "kd_tree"}
-    begin = time.perf_counter()
-    theirs = compute_optics_graph(vectors, min_samples=min_samples, max_eps=limit, leaf_size=30, n_jobs=1, **more)
-    between = time.perf_counter()
-    ours = order(vectors, min_samples, max_eps_km)
-    end = time.perf_counter()
-    if not np.array_equal(theirs[0], ours.order):
-        raise SystemExit("the two orderings differ")
-    return {"points": count, "scikit_learn": between - begin, "ours": end - between}
-
-
-def table(result: dict[str, Any]) -> str:
-    """For people."""
-    rows = [f"| {name} | {s['clock']:.1f} | {s['processor']:.1f} |" for name, s in result["seconds"].items()]
-    return "\n".join(["| step | clock, s | processor, s |", "|---|---|---|", *rows])
+PARTS = ("known", "grid", "encoder", "baseline", "prior")
+PAIRS = ((0.3, 0.5), (0.5, 0.5), (0.5, 0.75))
+SPREADS: tuple[Spread, ...] = ("photos", "area", "clusters")
+FINE = ("--per-cluster", "8")
 
 
 def main() -> None:
-    """Parse, measure, print."""
+    """Parse, run the parts, print the tables and write them to tables.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=100_000)
-    parser.add_argument("--optics-photos", type=int, default=100_000)
-    parser.add_argument("--min-samples", default="5,10,20,50")
-    parser.add_argument("--scikit-learn", type=int, default=0)
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
-    samples = tuple(int(part) for part in given.min_samples.split(","))
-    result = fitted(given.photos, Grid(min_samples=samples, most_points=given.optics_photos), given.out)
-    print(table(result), "", *(f"{k}: {v}" for k, v in result.items() if k != "seconds"), sep="\n")
-    if given.scikit_learn:
-        result["ordering"] = beside_scikit_learn(given.scikit_learn)
-        print(f"one ordering: {result['ordering']}")
-    described = machine.describe()
-    print(machine.sentence(described))
-    if given.json:
-        given.json.write_text(json.dumps(result | {"machine": described}, indent=1) + "\n")
+    parser.add_argument("--photos", type=Path, help="photos.csv of `python -m benchmarks.earth_photos photos`")
+    parser.add_argument("--out", type=Path, required=True, help="a folder for models and tables")
+    parser.add_argument("--only", action="append", choices=PARTS, help="some of the parts")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    out: Path = asked.out
+    out.mkdir(parents=True, exist_ok=True)
+    wanted = asked.only or PARTS
+    tables = []
+    if "known" in wanted:
+        tables.append(known_structure())
+    if set(wanted) - {"known"}:
+        if asked.photos is None:
+            parser.error("--photos is needed for all parts but `known`")
+        tables += earth(asked.photos, out, wanted)
+    text = "\n\n".join(tables) + "\n"
+    (out / "tables.md").write_text(text)
+    print(text)
+
+
+def earth(photos: Path, out: Path, wanted: tuple[str, ...]) -> list[str]:
+    """Tables of the built-in Earth."""
+    table, partition = prepare(photos, out)
+    learn = ("--photos", table, "--partition", partition, "--cache", out / "cache", "--threads", 1)
+    test = read_photos(table).only("test")
+    found = []
+    if "grid" in wanted:
+        tilebeam("geocells", "grid", *learn, "--lr-encoder", 0, "--tau", "0.3,0.5", "--alpha", "0.5,0.75",
+                 "--out", out / "grid")  # fmt: skip
+        found.append("### The grid of (tau, alpha)\n\n" + (out / "grid/grid.md").read_text())
+    if "encoder" in wanted or "baseline" in wanted:
+        found.append(others(out, learn, table, test, wanted))
+    if "prior" in wanted:
+        tilebeam("geocells", "train", *learn, "--lr-encoder", 0, "--out", out / "grid/tau-0.5-alpha-0.5")
+        found.append(as_prior(out / "grid/tau-0.5-alpha-0.5/model", test, out))
+    return found
+
+
+def prepare(photos: Path, out: Path) -> tuple[Path, Path]:
+    """Photos with the splits that `tilebeam train --split-ratio 8:2:2` makes, and a partition of the training ones."""
+    if not (out / "photos.csv").exists():
+        encoder = load_image_encoder("builtin", device="cpu")
+        plan = SplitPlan(ratio=(8, 2, 2))
+        data = PhotoData.read(photos, ReadOptions(), plan, encoder, out / "cache", lambda progress: None)
+        data.write(out)
+    if not (out / "partition/partition.json").exists():
+        tilebeam("geocells", "fit", "--photos", out / "photos.csv", *FINE, "--out", out / "partition")
+    return out / "photos.csv", out / "partition"
+
+
+def others(out: Path, learn: tuple[Any, ...], table: Path, test: PhotoSet, wanted: tuple[str, ...]) -> str:
+    """An encoder that learns, and the regression without cells, over the same test photos."""
+    rows = []
+    if "encoder" in wanted:
+        for name, rate in (("encoder frozen, 1 epoch", 0.0), ("encoder at 1e-7, 1 epoch", 1e-7)):
+            folder = out / f"one-epoch-{rate:g}"
+            tilebeam("geocells", "train", *learn, "--lr-encoder", rate, "--epochs", 1, "--out", folder)
+            rows.append(ErrorRow(name, errors_km(GeocellModel.load(folder / "model"), test, out / "cache")))
+    if "baseline" in wanted:
+        folder, photos = out / "baseline", ("--photos", table, "--cache", out / "cache", "--threads", 1)
+        tilebeam("geocells", "baseline", *photos, "--encoder", "builtin", "--out", folder)
+        rows.append(
+            ErrorRow("regression, last two blocks of the built-in encoder, 5 epochs", np.load(folder / "errors.npy"))
+        )
+    return "### Other ways\n\n" + error_table(rows, error_figures(rows))
+
+
+def as_prior(model: Path, test: PhotoSet, out: Path) -> str:
+    """How likely beliefs make the true tile: the mean natural logarithm of its mass."""
+    loaded = GeocellModel.load(model, device="cpu")
+    embedded = embed_photos(test, loaded.encoder, cache=out / "cache/photos")
+    about = "Mean natural logarithm of the test photos' true tiles' masses; the higher, the better."
+    lines = ["### As a prior, unfused", "", about, "", "| spread | zoom 4 | zoom 6 | zoom 8 |", "|---|---:|---:|---:|"]
+    for spread in SPREADS:
+        beliefs = GeocellPrior(loaded, loaded.encoder, spread=spread).beliefs(embedded.embeddings)
+        values = []
+        for zoom in (4, 6, 8):
+            codes = codes_at(embedded.photos.lng, embedded.photos.lat, zoom)
+            values.append(np.mean([b.log_mass(codes[i : i + 1], zoom)[0] for i, b in enumerate(beliefs)]))
+        lines.append(f"| {spread} | " + " | ".join(f"{v:.2f}" for v in values) + " |")
+    config = json.loads((model / "config.json").read_text())
+    lines += ["", f"Temperatures fitted on the validation photos: {config['temperature']}."]
+    return "\n".join(lines)
+
+
+def known_structure(seeds: int = 5) -> str:
+    """Six cells of six clusters, features of a direction a cluster and noise: what is found, with and without pairs."""
+    names = ["haversine loss alone", *(f"tau {tau:g}, alpha {alpha:g}" for tau, alpha in PAIRS)]
+    km: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
+    right: dict[str, list[float]] = {name: [] for name in names}
+    pure = []
+    for seed in range(seeds):
+        photos, cluster, features = known_set(seed)
+        fitted = part(photos, FitRequest(Path(), grid=Grid((10,), (500.0,), (), 2), per_cluster=60), lambda p: None)
+        pure.append(agreement(fitted.partition, photos, cluster))
+        for name, (tau, alpha) in zip(names, ((0.5, 0.0), *PAIRS), strict=True):
+            away, found = learn_known(fitted.partition, photos, features, seed, tau, alpha)
+            km[name].append(away)
+            right[name].append(found)
+    rows = [ErrorRow(name, np.concatenate(km[name])) for name in names]
+    cells, clusters = np.mean(pure, axis=0)
+    accuracy = ", ".join(f"{name} {np.mean(right[name]):.1%}" for name in names)
+    return (
+        f"### A set of known structure ({seeds} draws)\n\nOf the photos, {cells:.1%} lie in a fitted cell, and "
+        f"{clusters:.1%} in a fitted cluster, whose photos are mostly of their own true one. Test photos whose own "
+        f"cluster is answered: {accuracy}.\n\n{error_table(rows, error_figures(rows))}"
+    )
+
+
+def known_set(seed: int, photos: int = 60, dim: int = 64, noise: float = 2.0) -> tuple[PhotoSet, Any, Any]:
+    """Photos (n), their true clusters (n,), their features (n, dim): rings of six clusters, 700 km across."""
+    rng = np.random.default_rng(seed)
+    homes = np.array([[48.0, 2.0], [-15.0, -55.0], [35.0, 139.0], [-30.0, 140.0], [60.0, -150.0], [5.0, 178.0]])
+    turns = np.arange(6) * np.pi / 3
+    rings = homes[:, None] + 3 * np.stack([np.sin(turns), np.cos(turns)], axis=1)
+    cluster = np.tile(np.arange(36), photos)
+    lat, lng = (rings.reshape(-1, 2)[cluster] + rng.normal(0, 0.3, (len(cluster), 2))).T
+    # Directions of one cell's clusters are alike, as its pictures would be.
+    directions = np.repeat(rng.normal(0, 1, (6, dim)), 6, axis=0) + 0.7 * rng.normal(0, 1, (36, dim))
+    features = directions[cluster] + noise * rng.normal(0, 1, (len(cluster), dim))
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    names = tuple(str(i) for i in range(len(cluster)))
+    return PhotoSet(names, names, (lng + 180) % 360 - 180, lat), cluster, features.astype(np.float32)
+
+
+def agreement(partition: Partition, photos: PhotoSet, cluster: NDArray[np.int64]) -> tuple[float, float]:
+    """Shares of photos in a found cell, and in a found cluster, most of whose photos are of their own true one."""
+    found = (partition.cell_of(photos.lat, photos.lng), partition.cluster_of(photos.lat, photos.lng))
+    return purity(found[0], cluster // 6), purity(found[1], cluster)
+
+
+def purity(found: NDArray[Any], true: NDArray[Any]) -> float:
+    """The share of rows that are of the kind that is most frequent in their group."""
+    table = np.zeros((int(found.max()) + 1, int(true.max()) + 1))
+    np.add.at(table, (found, true), 1)
+    return float(table.max(axis=1).sum() / len(true))
+
+
+def learn_known(
+    partition: Partition, photos: PhotoSet, features: NDArray[np.float32], seed: int, tau: float, alpha: float
+) -> tuple[NDArray[np.float64], float]:
+    """Kilometres of the test third's answers, (n,), and the share whose cluster is the photo's own."""
+    rows = np.arange(len(photos))
+    thirds = [rows[rows // 36 % 3 == i] for i in range(3)]
+    places = np.stack([photos.lat, photos.lng], axis=1)
+    parts = [Part(r, torch.from_numpy(places[r]), torch.from_numpy(features[r])) for r in thirds]
+    train, validation, test = (Owned.of(p, partition) for p in parts)
+    settings = GeocellSettings(Pace(seed=seed), lr_encoder=0, alpha=alpha, temperature=tau)
+    task = GeocellTask(settings, partition, train, validation, TableFeed(features, torch.device("cpu")), None)
+    with tempfile.TemporaryDirectory() as folder:
+        Course(task, settings.pace, Path(folder), lambda progress: None).run()
+    encoder = {"spec": "none", "fingerprint": "none", "dim": features.shape[1], "inside": False}
+    config, tensors = model_parts(task, partition, encoder)
+    model = GeocellModel(config, {k: v.numpy() for k, v in tensors.items()}, partition, Path("known"))
+    answers = model.answer(features[thirds[2]])
+    lat, lng = np.array([(a.lat, a.lng) for a in answers]).T
+    own = np.array([a.cluster for a in answers]) == test.cluster.numpy()
+    return great_circle_km(lng, lat, photos.lng[thirds[2]], photos.lat[thirds[2]]), float(own.mean())
+
+
+def tilebeam(*arguments: object) -> None:
+    """Run one of Tilebeam's commands; the first that fails ends everything, with its own words."""
+    words = ["-m", "tilebeam", *map(str, arguments)]
+    print(f"$ python {shlex.join(words)}", file=sys.stderr, flush=True)
+    status = subprocess.run([sys.executable, *words], check=False, stdout=subprocess.DEVNULL).returncode
+    if status:
+        raise SystemExit(status)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from indexer.retrieval.priors.open import PRIOR_NAME, write_kind
 from indexer.retrieval.priors.partition import Partition
 from indexer.retrieval.weights import FORMAT, digest, write_tensors
 
-__all__ = ["cluster_embeddings", "fit_temperature", "write_model"]
+__all__ = ["cluster_embeddings", "fit_temperature", "model_parts", "write_model"]
 
 
 def write_model(
@@ -35,15 +35,23 @@ def write_model(
     inside = task.tower is not None or encoder.local
     if inside:
         encoder.save(out / ENCODER_NAME)
-    tensors = _tensors(task, len(partition.clusters))
-    config: dict[str, Any] = {"encoder": _of_encoder(encoder, inside), "partition": partition.fingerprint}
-    config |= {"temperature": _temperatures(task), "top": task.settings.top, "spread": task.settings.spread}
-    config["fingerprint"] = digest(config, tensors)
+    config, tensors = model_parts(task, partition, _of_encoder(encoder, inside))
     write_tensors(out / HEADS_NAME, tensors)
     config = {"format": FORMAT, "kind": KIND, **config, **about}
     write_json(out / CONFIG_NAME, config)
     write_kind(out, KIND, {"fingerprint": config["fingerprint"]})
     return config
+
+
+def model_parts(
+    task: GeocellTask, partition: Partition, encoder: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a `GeocellModel` is made of, temperatures fitted on the validation photos; `encoder`: what is said of it."""
+    tensors = _tensors(task, len(partition.clusters))
+    config: dict[str, Any] = {"encoder": encoder, "partition": partition.fingerprint}
+    config |= {"temperature": _temperatures(task), "top": task.settings.top, "spread": task.settings.spread}
+    config["fingerprint"] = digest(config, tensors)
+    return config, tensors
 
 
 def cluster_embeddings(embeddings: Tensor, cluster: Tensor, count: int) -> Tensor:
