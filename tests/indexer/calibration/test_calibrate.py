@@ -240,3 +240,51 @@ def test_whole_families_are_kept_for_measuring(place: Path) -> None:
     families = np.array(strangers.families)
     assert (len(fit), len(test)) == (36, 12)
     assert not set(families[fit]) & set(families[test])
+
+
+def test_a_prior_is_fitted_put_into_the_index_and_asked(
+    place: Path, done: tuple[Path, Path, str], tmp_path: Path
+) -> None:
+    index = Path(shutil.copytree(done[0], tmp_path / "index"))
+    code, out, err = calibrate(place, index, "--prior", "noise")
+    assert code == 0, err
+    assert "with the prior noise" in out
+    assert (index / "calibration.json").read_bytes() == (done[0] / "calibration.json").read_bytes()
+    code, _, err = run("inspect", index, "--verify")
+    assert code == 0, err
+    opened = Locator.open(index)
+    rows = opened.encode(opened.prepare(Image.open(place / "photos" / "0.png"))[None])
+    for asked, calibration, prior in (
+        (None, Calibration.read(index, "noise"), "noise"),
+        ("none", Calibration.read(index), None),
+    ):
+        (answer,) = opened.locate(rows, LocateQuery(k=K, prior=asked))
+        assert (answer.calibrated, answer.calibration_id, answer.prior) == (True, calibration.id, prior)
+    ways = ("--prior", "none,noise", "--scoring", "posterior,paper,bolted", "--method", "beam,noise", "--exhaustive")
+    asked_of = ("--index", index, "--photos", place / "photos.csv", "--k", K, "--bootstrap", 0, "--limit", 20)
+    code, out, err = run("evaluate", *asked_of, *ways, "--json")
+    assert code == 0, err
+    found = [(row["k"], row["scoring"], row["prior"]) for row in json.loads(out)["rows"]]
+    assert found == [
+        (K, "posterior", None),
+        (K, "posterior", "noise"),
+        (K, "paper", None),
+        (K, "bolted", "noise"),
+        (None, "posterior", None),
+        (None, "posterior", "noise"),
+        (None, "paper", None),
+        (None, None, "noise"),
+    ]
+    code, _, err = run("evaluate", *asked_of, "--prior", "none", "--scoring", "bolted")
+    assert code == 1
+    assert "name one with --prior" in err
+
+
+def test_a_prior_that_is_none_changes_nothing(place: Path, done: tuple[Path, Path, str], tmp_path: Path) -> None:
+    index = Path(shutil.copytree(done[0], tmp_path / "index"))
+    before = digests(index)
+    for given in (f"geocells={tmp_path}", "geocells", "Upper=x", "oracle"):
+        code, _, err = calibrate(place, index, "--prior", given)
+        assert code == 1, given
+        assert "prior" in err
+    assert digests(index) == before
