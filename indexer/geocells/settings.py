@@ -13,6 +13,8 @@ __all__ = ["BaselineRequest", "GeocellRequest", "GeocellSettings", "Pace"]
 
 _NOT_WEIGHTS = frozenset({"save_every", "log_every"})
 """Fields that a run may change on its way."""
+_NOT_LEARNT = frozenset({"top", "spread"})
+"""How a model is used: a run that is done writes it again with others."""
 SPREADS = ("photos", "area", "clusters")
 
 
@@ -67,8 +69,8 @@ class GeocellSettings:
     """Numbers in a geo-embedding."""
     top: int = 5
     """Cells whose clusters are looked at for an answer."""
-    spread: str = "photos"
-    """How, as a prior, a cell's probability is shared among its tiles: photos, area, or clusters."""
+    spread: str = "clusters"
+    """As a prior: a cell's probability by its `photos` or by `area`, or the head of `clusters`', each by area."""
 
     def __post_init__(self) -> None:
         for name in ("lr_encoder", "alpha"):
@@ -81,8 +83,8 @@ class GeocellSettings:
             raise TrainingError(f"--spread {self.spread!r} is none of {', '.join(SPREADS)}")
 
     def identity(self) -> dict[str, Any]:
-        """What decides the artefact, as JSON values: two runs of one folder must agree in it."""
-        own = {k: v for k, v in vars(self).items() if k != "pace"}
+        """What decides the weights, as JSON values: two runs of one folder must agree in it."""
+        own = {k: v for k, v in vars(self).items() if k not in ("pace", *_NOT_LEARNT)}
         return own | self.pace.identity()
 
 

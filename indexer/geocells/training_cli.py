@@ -49,7 +49,7 @@ GeoDim = Annotated[int, _option(_LEARNING, "Numbers in a geo-embedding.")]
 Top = Annotated[int, _option(_LEARNING, "Cells whose clusters are looked at for an answer.")]
 Seed = Annotated[int, _option(_LEARNING, "Decides splits, first weights and batches.", min=0)]
 SpreadName = Annotated[
-    str, _option(_PRIOR, "photos or area: how a cell's probability is shared among its tiles; clusters: their head's.")
+    str, _option(_PRIOR, "clusters: their head's probabilities; photos, area: how a cell's is shared among tiles.")
 ]
 CacheDir = Annotated[Path | None, _option(_MACHINE, "Folder for photo embeddings.", show_default="OUT/cache")]
 SaveEvery = Annotated[int, _option(_MACHINE, "Steps from one saved state to the next.")]
@@ -81,7 +81,7 @@ def train(
     geo_dim: GeoDim = 256,
     top: Top = 5,
     seed: Seed = 0,
-    spread: SpreadName = "photos",
+    spread: SpreadName = "clusters",
     cache: CacheDir = None,
     save_every: SaveEvery = 200,
     log_every: LogEvery = 50,
@@ -145,7 +145,7 @@ def grid(
     asked = dict(locals())
     with ending_well(_GO_ON):
         taus, alphas = _numbers("--tau", tau), _numbers("--alpha", alpha)
-        request = _request(asked | {"alpha": 0.0, "temperature": taus[0], "spread": "photos"})
+        request = _request(asked | {"alpha": 0.0, "temperature": taus[0], "spread": "clusters"})
         from indexer.geocells.grid import train_grid
 
         _set_threads(threads)
