@@ -1,5 +1,6 @@
 """What is in an index directory, as JSON and as words. Reads the manifest and the calibration, no vectors."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def describe_index(directory: Path) -> dict[str, Any]:
         "format_version": FORMAT_VERSION,
         "calibration_id": calibration.id,
         "calibrated_at_k": calibration.k,
+        "prior": manifest.prior,
+        "priors": [_prior(directory, name, about) for name, about in manifest.priors.items()],
         "dim": manifest.dim,
         "codec": manifest.codec,
         "zooms": zooms,
@@ -54,7 +57,8 @@ def in_words(facts: dict[str, Any]) -> list[str]:
         f"attribution  {facts['attribution'] or '-'}",
         f"photos by    {facts['photo_encoder'].get('name')} ({facts['photo_encoder']['fingerprint'][:12]})",
         f"calibration  {fitted}",
-        f"vectors      {facts['dim']} x {facts['codec']}",
+        f"priors       {'; '.join(_prior_in_words(p, facts['prior']) for p in facts['priors']) or 'none'}",
+        f"vectors      {facts['dim']} x {facts['codec']}" if facts["dim"] else "vectors      none: a prior answers",
         f"size         {facts['bytes']:,} bytes in {facts['files']} files",
         "zoom         rows      vectors     inferred  shards  margin",
     ]
@@ -62,3 +66,14 @@ def in_words(facts: dict[str, Any]) -> list[str]:
         counts = f"{z['rows']:>13,}{z['vectors']:>13,}{z['inferred']:>13,}{z['shards']:>8}{z['context']:>8g}"
         lines.append(f"{z['zoom']:>4}{counts}")
     return lines
+
+
+def _prior(directory: Path, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    fitted = Calibration.read(directory, name)
+    return {"name": name, **about, "calibration_id": fitted.id, "calibrated_at_k": fitted.k}
+
+
+def _prior_in_words(prior: dict[str, Any], default: str | None) -> str:
+    asked = "asked unless a question says otherwise" if prior["name"] == default else "asked on request"
+    fitted = f"fitted at k = {prior['calibrated_at_k']}" if prior["calibration_id"] else "not fitted"
+    return f"{prior['name']} ({asked}, {fitted})"

@@ -142,6 +142,8 @@ def test_the_commands_make_it_and_look_at_it(tmp_path: Path) -> None:
     seen = run(app, ["inspect", str(tmp_path / "i"), "--verify"])
     assert seen.exit_code == 0, seen.output
     assert "photos by    none" in seen.stdout
+    assert "vectors      none: a prior answers" in seen.stdout
+    assert "priors       none" in seen.stdout
     refused = run(app, ["index", "--zooms", "4,6", "--world", "--out", str(tmp_path / "j")])
     assert refused.exit_code == 2
     assert "--rows-only" in refused.output
