@@ -28,7 +28,7 @@ from tile_cache.addressing import LngLat, children_of_codes, codes_at
 if TYPE_CHECKING:
     from indexer.retrieval.encoders import EncodesPhotos
 
-__all__ = ["GeoclipBelief", "GeoclipPrior", "GeoclipSettings"]
+__all__ = ["GeoclipBelief", "GeoclipPrior", "GeoclipSettings", "user_cache"]
 
 CLIP_VARIABLE = "TILEBEAM_CLIP"
 _AT_ONCE = 16
@@ -122,7 +122,7 @@ class GeoclipPrior:
 
         settings, places = _settings(directory), gallery()
         encoder = GeoclipPhotos.load(environ.get(CLIP_VARIABLE) or CLIP, device)
-        folders = [*([directory] if directory else []), _user_cache(environ)]
+        folders = [*([directory] if directory else []), user_cache(environ)]
         return cls(LocationEncoder.load(device), encoder, places, settings, folders)
 
     @staticmethod
@@ -228,6 +228,7 @@ def _settings(directory: Path | None) -> GeoclipSettings:
         raise PriorError(f"{path} holds no settings of GeoCLIP ({exc}): make it again") from exc
 
 
-def _user_cache(environ: Mapping[str, str]) -> Path:
+def user_cache(environ: Mapping[str, str]) -> Path:
+    """Where tables are kept that no directory holds: under XDG_CACHE_HOME or ~/.cache."""
     base = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "tilebeam" / "geoclip"
