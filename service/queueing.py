@@ -6,6 +6,7 @@ call over the cores themselves, and two calls at once would only fight. It knows
 
 import asyncio
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -53,7 +54,7 @@ class ImageQueue:
         self._lanes: dict[Lane, dict[_Asked, None]] = {"single": {}, "batch": {}}
         self._picked = 0
         self._busy = False
-        self._expecting: Locator | None = None
+        self._expecting: Callable[[], Locator | None] = lambda: None  # weakly: an index that was replaced is freed
 
     def submit(self, photos: Sequence[Prepared], query: LocateQuery, lane: Lane) -> "list[asyncio.Future[Outcome]]":
         """An outcome to come for each. Cancelling one takes its picture out, unless the encoder has it already."""
@@ -86,9 +87,9 @@ class ImageQueue:
     def _work(self, work: list[tuple[Prepared, LocateQuery]]) -> list[Outcome]:
         """In the engine thread: an outcome for each of a group."""
         locator = work[0][0].locator
-        if locator is not self._expecting:
+        if locator is not self._expecting():
             locator.expect_single()
-            self._expecting = locator
+            self._expecting = weakref.ref(locator)
         return locate_mixed(work)
 
     def _group(self) -> list[_Asked]:

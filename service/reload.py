@@ -10,6 +10,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Reloader:
             try:
                 self._admission.reload()
                 self._audit.reopen()
-                locator = await asyncio.to_thread(self._opened, self._inference.locator)
+                locator = await self._opened_apart()
                 take_over = await asyncio.to_thread(self._follow, locator)
             except (RetrievalError, KeyFileError, SettingsError) as exc:
                 _log.error("a reload was refused: %s", exc)
@@ -82,6 +83,15 @@ class Reloader:
             after = _ids(locator)
             _log.info("reloaded", extra={"fields": after})
             return after | {"previous": before}
+
+    async def _opened_apart(self) -> Locator:
+        # In a thread that ends: OpenMP keeps threads for each that has used it, and those would be in the engine's way.
+        passing = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-reload")
+        try:
+            running = asyncio.get_running_loop().run_in_executor(passing, self._opened, self._inference.locator)
+            return await running
+        finally:
+            passing.shutdown(wait=False)
 
     def _opened(self, old: Locator) -> Locator:
         if self._reopen is None:
