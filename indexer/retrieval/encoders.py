@@ -22,7 +22,7 @@ from torch.nn import functional
 from indexer.retrieval.errors import EncoderError, EncoderMismatchError
 from indexer.retrieval.files import write_json
 from indexer.retrieval.preprocess import Preprocess
-from indexer.retrieval.single import threads, threads_for_one
+from indexer.retrieval.single import soonest, threads
 from indexer.retrieval.weights import FORMAT, digest, read_config, read_tensors, write_tensors
 
 Tower = Any
@@ -30,8 +30,6 @@ Tower = Any
 
 _PHOTO_FILE, _PHOTO_CONFIG, _MAP_CONFIG = "photo.safetensors", "photo.json", "maps.json"
 _DEFAULT_TAGS = {"ViT-B-32": "openai", "ViT-B-16": "openai", "ViT-L-14": "openai"}
-_SOONEST: dict[str, int] = {}
-"""Threads for one picture alone, by the encoder's fingerprint."""
 
 
 class EncodesPhotos(Protocol):
@@ -169,23 +167,14 @@ class PhotoEncoder:
         if batch.ndim != 4 or batch.shape[1:] != (3, size, size):
             raise EncoderError(f"{self.name} takes pictures of shape (n, 3, {size}, {size}), not {batch.shape}")
         rows = torch.from_numpy(batch).to(self.device)
-        if len(batch) != 1 or self._threads_alone is None:
-            return _run(self.tower, rows, self.dim, self.autocast)
-        with threads(self._threads_alone):
+        with threads(self._threads_alone if len(batch) == 1 else None):
             return _run(self.tower, rows, self.dim, self.autocast)
 
     def expect_single(self) -> None:
-        """Find out with how many threads this one encodes a picture alone soonest, and do so from now on; on a CPU.
-
-        Measured once in a process for each model.
-        """
-        if self.device.type != "cpu":
-            return
-        if self.fingerprint not in _SOONEST:
+        """Find out with how many threads this one encodes a picture alone soonest, and do so from now on; on a CPU."""
+        if self.device.type == "cpu":
             blank = torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)
-            _run(self.tower, blank, self.dim, self.autocast)  # the first is slower for other reasons
-            _SOONEST[self.fingerprint] = threads_for_one(lambda: _run(self.tower, blank, self.dim, self.autocast))
-        self._threads_alone = _SOONEST[self.fingerprint]
+            self._threads_alone = soonest(self.fingerprint, lambda: _run(self.tower, blank, self.dim, self.autocast))
 
     def save(self, directory: Path) -> None:
         """Write photo.json and photo.safetensors (fp16 where that loses nothing); `load(str(directory))` reads them."""

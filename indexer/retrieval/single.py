@@ -17,6 +17,17 @@ _LONG_S = 0.03
 """What takes longer than this on all threads is work enough for them."""
 
 
+_SOONEST: dict[str, int] = {}
+
+
+def soonest(fingerprint: str, encode_one: Callable[[], object]) -> int:
+    """`threads_for_one` of an encoder, measured once in a process for each fingerprint."""
+    if fingerprint not in _SOONEST:
+        encode_one()  # the first is slower for other reasons
+        _SOONEST[fingerprint] = threads_for_one(encode_one)
+    return _SOONEST[fingerprint]
+
+
 def threads_for_one(encode_one: Callable[[], object]) -> int:
     """How many threads `encode_one` is soonest done with: one, or all that PyTorch has. Takes up to 0.5 s.
 
@@ -36,8 +47,11 @@ def threads_for_one(encode_one: Callable[[], object]) -> int:
 
 
 @contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Let PyTorch work with so many threads on what this thread does in the block."""
+def threads(count: int | None) -> Iterator[None]:
+    """Let PyTorch work with so many threads on what this thread does in the block; None changes nothing."""
+    if count is None:
+        yield
+        return
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
