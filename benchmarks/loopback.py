@@ -28,10 +28,15 @@ def request(path: str, body: bytes, content_type: str) -> bytes:
     return head.encode() + body
 
 
+_KEPT_S = 4
+"""Seconds that a connection may have been idle: uvicorn closes it after five."""
+
+
 @dataclass
 class _Connection:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    idle_since: float = 0.0
 
 
 class Pool:
@@ -49,7 +54,7 @@ class Pool:
 
     async def ask(self, message: bytes, due: float) -> Answered:
         """Send a request that was due at `due` on time.perf_counter; status 0 where the connection broke."""
-        connection = self._idle.pop() if self._idle else None
+        connection = self._kept()
         if connection is None:
             self.open += 1
         try:
@@ -66,14 +71,22 @@ class Pool:
             connection.writer.close()
             self.open -= 1
         else:
+            connection.idle_since = time.perf_counter()
             self._idle.append(connection)
         wait = headers.get(b"retry-after")
         return Answered(status, None if wait is None else int(wait), took_s)
 
+    def _kept(self) -> _Connection | None:
+        """The connection lately used, unless the service may be about to close it: then all others are as old."""
+        if self._idle and time.perf_counter() - self._idle[-1].idle_since > _KEPT_S:
+            self.close()
+        return self._idle.pop() if self._idle else None
+
     def close(self) -> None:
         """Close what is idle."""
-        for connection in self._idle:
-            connection.writer.close()
+        self.open -= len(self._idle)
+        while self._idle:
+            self._idle.pop().writer.close()
 
 
 async def _answer(reader: asyncio.StreamReader) -> tuple[int, dict[bytes, bytes]]:

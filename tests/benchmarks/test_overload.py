@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import pytest
@@ -21,6 +21,7 @@ class Busy(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     seen = 0
+    clients: ClassVar[set[tuple[str, int]]] = set()
 
     def do_POST(self) -> None:
         """Count, read, answer."""
@@ -29,6 +30,7 @@ class Busy(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         Busy.seen += 1
+        Busy.clients.add(self.client_address)
         self.send_response(503 if Busy.seen % 3 == 0 else 200)
         if Busy.seen % 3 == 0:
             self.send_header("Retry-After", "7")
@@ -43,6 +45,7 @@ class Busy(BaseHTTPRequestHandler):
 @pytest.fixture
 def port() -> Iterator[int]:
     Busy.seen = 0
+    Busy.clients.clear()
     with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -81,6 +84,20 @@ def test_the_open_loop_keeps_its_rate_and_says_what_it_could_not_send(port: int)
     assert len(load.rss) >= 2
     none = asyncio.run(run(0))
     assert (none.answered, none.unsent) == ([], 50)
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> list[int]:
+        pool, seen = Pool("127.0.0.1", port, 4), []
+        for _ in range(2):
+            await pool.ask(request("/locate", b"x", "image/jpeg"), time.perf_counter())
+            seen.append(len(Busy.clients))
+        monkeypatch.setattr("benchmarks.loopback._KEPT_S", 0)
+        await pool.ask(request("/locate", b"x", "image/jpeg"), time.perf_counter())
+        assert pool.open == 1
+        return [*seen, len(Busy.clients)]
+
+    assert asyncio.run(ask()) == [1, 1, 2]
 
 
 def test_the_closed_loop_asks_again_until_time_is_up(port: int) -> None:
