@@ -99,8 +99,12 @@ class GeocellModel:
         shapes = {name: self._heads[name][0].shape[0] for name in counts}
         if shapes != counts or self._heads["embedding"][0].shape[1] != self.dim:
             raise ValueError(f"heads of {shapes} over {self.dim} numbers for {counts}")
-        if config["partition"] != self.partition.fingerprint or min(self.temperatures.values()) <= 0:
-            raise ValueError(f"another partition, or temperatures {self.temperatures}")
+        if self.cluster_embeddings.shape != (counts["clusters"], len(self._heads["embedding"][0])):
+            raise ValueError(f"clusters' embeddings of shape {self.cluster_embeddings.shape}")
+        if config["partition"] != self.partition.fingerprint:
+            raise ValueError("another partition than the one that it was trained with")
+        if self.top < 1 or not all(t > 0 for t in (self.temperatures["cells"], self.temperatures["clusters"])):
+            raise ValueError(f"top {self.top}, temperatures {self.temperatures}")
 
     @classmethod
     def load(cls, directory: Path, *, device: str = "auto") -> "GeocellModel":
