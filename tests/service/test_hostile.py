@@ -37,6 +37,7 @@ def test_damaged_pictures_change_nothing(victim: str) -> None:
     assert httpx.get(f"{victim}/readyz").status_code == 200
 
 
+@pytest.mark.slow
 def test_the_description_holds_whatever_is_asked(victim: str) -> None:
     code, said = schemathesis(victim, None, 3, "-n", "4")
     assert code == 0, said
