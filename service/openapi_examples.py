@@ -73,7 +73,7 @@ INDEX: dict[str, Any] = {
     "coverage": {"world": True},
     "encoders": {"photo": {"name": "builtin"}, "map": {}},
     "attribution": "NASA Earth Observatory",
-    "priors": [{"name": "geocells", "fingerprint": "5b1e0c8d9f27", "calibration_id": None}],
+    "priors": [{"name": "geocells", "fingerprint": "5b1e0c8d9f27", "calibration_id": "77ab31f00c2e"}],
     "prior": "geocells",
     "engine": "lists on cpu",
 }

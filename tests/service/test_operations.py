@@ -164,7 +164,9 @@ def test_the_page_and_the_docs(http: httpx.Client) -> None:
     assert set(paths) == {"/locate", "/locate/batch"} | about
     body = paths["/locate"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "image/*"}
-    assert {p["name"] for p in paths["/locate"]["post"]["parameters"]} == {"k", "alternatives", "bbox", "trace"}
+    assert {p["name"] for p in paths["/locate"]["post"]["parameters"]} == {
+        "k", "alternatives", "bbox", "trace", "prior", "within",
+    }  # fmt: skip
 
 
 def test_a_browsers_plain_form_works_too(http: httpx.Client, make_picture: Picture) -> None:
