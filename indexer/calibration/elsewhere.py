@@ -52,7 +52,8 @@ def with_elsewhere(
 ) -> Calibration:
     """Fit the model of elsewhere. `pictures` are answerable all; `share` of strangers is expected in use."""
     plain = replace(calibration, elsewhere=None)
-    names = feature_names(index.zooms, prior=pictures.prior is not None)
+    # A prior that no zoom hears says nothing of this either.
+    names = feature_names(index.zooms, prior=any(n.lam > 0 for n in calibration.zooms.values()))
     known = _look(index, pictures, plain, k, names)
     strange = _look(index, strangers.pictures, plain, k, names)
     unanswered = ~(strange.km <= WRONG_KM)

@@ -246,9 +246,11 @@ def test_a_prior_is_fitted_put_into_the_index_and_asked(
     place: Path, done: tuple[Path, Path, str], tmp_path: Path
 ) -> None:
     index = Path(shutil.copytree(done[0], tmp_path / "index"))
-    code, out, err = calibrate(place, index, "--prior", "noise")
+    code, out, err = calibrate(place, index, "--prior", "noise", "--elsewhere", place / "odd")
     assert code == 0, err
     assert "with the prior noise" in out
+    plain, noisy = Calibration.read(index), Calibration.read(index, "noise")
+    assert (noisy.zooms, noisy.elsewhere) == (plain.zooms, plain.elsewhere)  # it is not heard
     assert (index / "calibration.json").read_bytes() == (done[0] / "calibration.json").read_bytes()
     code, _, err = run("inspect", index, "--verify")
     assert code == 0, err
