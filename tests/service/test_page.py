@@ -183,6 +183,24 @@ def test_light_and_dark(visit: Any) -> None:
     assert light.evaluate(paper) == dark.evaluate(paper)
 
 
+def test_map_and_samples_follow_an_index_that_was_loaded_meanwhile(visit: Any, site: str, make_picture: Any) -> None:
+    page = visit()
+    assert not page.is_visible("#samples")
+    about = httpx.get(f"{site}/tiles").json() | {"tiles": ["/tiles/{z}/{x}/{y}?of=another"]}
+    page.route("**/tiles", lambda route: route.fulfill(json=about))
+    sample = [{"file": "sample-1.jpg", "lat": 1, "lon": 2}]
+    page.route("**/samples/samples.json", lambda route: route.fulfill(json=sample))
+    with page.expect_request("**/tiles/0/0/0?of=another"):
+        drop(page, make_picture(1))
+    page.wait_for_selector("#samples button")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    drop(page, make_picture(2))
+    level(page, "answer")
+    page.wait_for_function("!document.body.classList.contains('busy')")
+    assert f"{site}/tiles" not in asked  # the same index
+
+
 def test_where_a_key_is_needed_it_is_asked_for(visit: Any, make_picture: Any) -> None:
     page = visit()
     refusal = {"type": "urn:tilebeam:problem:unauthorized", "status": 401, "detail": "this service asks for a key"}
