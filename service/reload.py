@@ -41,14 +41,19 @@ router = APIRouter()
 
 
 def reopening(directory: Path, device: str, prior: str | None = None) -> Reopen:
-    """Opens a directory again: another index may have been put there by renaming. An equal encoder is kept.
+    """Opens a directory again: another index may have been put there by renaming. Equal encoders and priors are kept.
 
-    `prior`: what is asked unless a question names another, as for `Locator.open`; its own encoder is loaded again.
+    `prior`: what is asked unless a question names another, as for `Locator.open`.
     """
 
     def reopen(old: Locator) -> Locator:
-        same = Manifest.read(directory).photo_encoder["fingerprint"] == old.encoder.fingerprint
-        return Locator.open(directory, device=device, encoder=old.encoder if same else None, prior=prior)
+        manifest = Manifest.read(directory)
+        if manifest.photo_encoder["fingerprint"] != old.encoder.fingerprint:
+            return Locator.open(directory, device=device, prior=prior)
+        # One of the index's own is no substitute for one of the same name that comes without files, nor the other way.
+        before = old.index.manifest.priors
+        alike = {n: asked.prior for n, asked in old.priors.by_name.items() if (n in before) == (n in manifest.priors)}
+        return Locator.open(directory, device=device, encoder=old.encoder, prior=prior, kept=alike)
 
     return reopen
 

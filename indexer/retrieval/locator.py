@@ -22,7 +22,7 @@ from indexer.retrieval.manifest import FORMAT_VERSION
 from indexer.retrieval.no_encoder import NO_ENCODER, NoEncoder
 from indexer.retrieval.point import Place, radius_km
 from indexer.retrieval.priors.installed import Asked, OpenPriors, open_installed
-from indexer.retrieval.priors.interface import Belief
+from indexer.retrieval.priors.interface import Belief, Prior
 from indexer.retrieval.priors.own_answer import answer_alone
 from indexer.retrieval.query import NO_PRIOR, BBox, LocateQuery
 from indexer.retrieval.support import Support
@@ -74,6 +74,7 @@ class Locator:
         half: bool = True,
         priors: Iterable[str] | None = None,
         prior: str | None = None,
+        kept: Mapping[str, Prior] | None = None,
     ) -> "Locator":
         """Open an index directory with the photo encoder that its manifest names, or with a given one.
 
@@ -81,7 +82,7 @@ class Locator:
         `mmap` opens at once and lets the system hold what is asked for; without it, all is read into memory first.
         `half` lets an encoder that is loaded here, on a GPU, compute in half precision if its embeddings stay the same.
         `priors` names those of the index's to open, None all; `prior` the one that is asked with unless a question
-        names another, None the manifest's (see `priors.installed.open_installed`).
+        names another, None the manifest's; `kept` those that are open already (`priors.installed.open_installed`).
         `beam` says what searches; an index that its device has no room for is searched by the lists if `device` is
         `auto`. Raises IndexFormatError's kinds, CalibrationError, EncoderError, EncoderMismatchError for another
         encoder, and DeviceMemoryError.
@@ -90,7 +91,7 @@ class Locator:
         calibration = Calibration.read(directory) if calibration is None else calibration
         encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device, half)
         searcher = _device_beam(index, calibration, encoder, device, beam)
-        opened = open_installed(index, calibration, encoder, device=device, names=priors, default=prior)
+        opened = open_installed(index, calibration, encoder, device=device, names=priors, default=prior, kept=kept)
         return cls(index, calibration, encoder, searcher, opened)
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ checkpoint in transformers' format, and places are encoded by a quick stand-in (
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,7 +19,8 @@ from typer.testing import CliRunner
 from indexer.retrieval.errors import EncoderError
 from indexer.retrieval.locator import Locator
 from indexer.retrieval.photo import decode_photo
-from indexer.retrieval.priors.geoclip import GeoclipPrior
+from indexer.retrieval.priors.geoclip import GeoclipPrior, GeoclipSettings
+from indexer.retrieval.priors.installed import install, staged
 from service.reload import reopening
 from tile_cache.addressing import LngLat, Tile, code_of_tile
 from tilebeam import app
@@ -97,10 +99,20 @@ def test_asked_without_a_prior_it_says_what_is_missing(index: Path, serving: Ser
     assert "prior" in response.json()["detail"]
 
 
-def test_reloading_keeps_the_prior(index: Path) -> None:
-    old = Locator.open(index, device="cpu", prior="geoclip")
-    new = reopening(index, "cpu", "geoclip")(old)
+def test_reloading_keeps_the_prior_as_long_as_it_is_the_same(index: Path, tmp_path: Path) -> None:
+    """CLIP takes seconds to load; but what the index brings itself is not what came without files."""
+    place = tmp_path / "index"
+    shutil.copytree(index, place)
+    old = Locator.open(place, device="cpu", prior="geoclip")
+    new = reopening(place, "cpu", "geoclip")(old)
     assert new.priors.default == "geoclip"
+    assert new.priors.by_name["geoclip"].prior is old.priors.by_name["geoclip"].prior
+    with staged(place, "geoclip", None) as own:
+        GeoclipPrior.write(own, GeoclipSettings(weighting="area"))
+        install(place, "geoclip", own, GeoclipPrior.open(own, device="cpu").fingerprint, default=True)
+    changed = reopening(place, "cpu")(new)
+    assert changed.priors.by_name["geoclip"].prior.fingerprint != new.priors.by_name["geoclip"].prior.fingerprint
+    assert reopening(place, "cpu")(changed).priors.by_name == changed.priors.by_name
 
 
 def test_the_command_locates_files_with_it(index: Path, make_picture: Picture, tmp_path: Path) -> None:

@@ -85,11 +85,13 @@ def open_installed(
     device: str = "auto",
     names: Iterable[str] | None = None,
     default: str | None = None,
+    kept: Mapping[str, Prior] | None = None,
 ) -> OpenPriors:
     """Open an index's priors, or those of `names`, with their calibrations.
 
     `default`: asked with in place of the manifest's choice; `none` for none. What is named and the index does not have
-    is opened as a kind that needs no files. Raises PriorError, CalibrationError and what the priors' encoders raise.
+    is opened as a kind that needs no files. `kept`: priors that are open already, with this photo encoder; one is taken
+    again if it is what the manifest lists. Raises PriorError, CalibrationError and what the priors' encoders raise.
     """
     listed, default = index.manifest.priors, default or index.manifest.prior
     wanted = list(listed) if names is None else list(names)
@@ -97,9 +99,17 @@ def open_installed(
         wanted.append(str(default))
     found = {}
     for name in dict.fromkeys(wanted):
-        prior = _open(index, name, device, photo)
+        prior = _still(index, name, kept) or _open(index, name, device, photo)
         found[name] = Asked.of(name, prior, plain, index.zooms, Calibration.read(index.directory, name))
     return OpenPriors(found, default)
+
+
+def _still(index: TileIndex, name: str, kept: Mapping[str, Prior] | None) -> Prior | None:
+    """The kept prior of this name, if it is this one; one that needs no files is what it was."""
+    prior, about = (kept or {}).get(name), index.manifest.priors.get(name)
+    if prior is not None and about is not None and about.get("fingerprint") != prior.fingerprint:
+        return None
+    return prior
 
 
 def _open(index: TileIndex, name: str, device: str, photo: "EncodesPhotos") -> Prior:
