@@ -2,6 +2,7 @@
 
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from indexer.retrieval.errors import PriorError
 from indexer.retrieval.priors.geoclip import GeoclipPrior, GeoclipSettings
 from indexer.retrieval.priors.geoclip_location import LocationEncoder
 from indexer.retrieval.priors.geoclip_package import folder, gallery
+from indexer.retrieval.priors.geoclip_tables import QuarterTable, tile_embeddings
 from indexer.retrieval.priors.grid import areas
 from tile_cache.addressing import LngLat, centres_of_codes, children_of_codes, codes_at
 
@@ -205,6 +207,23 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
 
 
 PRIORS_FINGERPRINT = of_stand_ins().fingerprint
+
+
+def test_quarters_are_the_same_however_few_are_kept_and_however_many_ask() -> None:
+    places = SeededPlaces()
+    small, large = QuarterTable(places, most=3), QuarterTable(places)
+    tiles = np.arange(40, dtype=np.uint64) * np.uint64(25)
+    expected = tile_embeddings(places, children_of_codes(tiles, 1), 6).reshape(40, 4, -1)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [tiles[start : start + 10] for start in (0, 10, 20, 30, 5, 15, 0, 10) * 4]
+        for table in (small, large):
+            for which, found in zip(asked, pool.map(lambda codes, t=table: t.quarters(codes, 5), asked), strict=True):
+                assert found == pytest.approx(expected[(which // np.uint64(25)).astype(int)], abs=1e-3)
+    before = places.asked
+    large.quarters(tiles, 5)
+    assert places.asked == before
+    small.quarters(tiles, 5)
+    assert places.asked > before
 
 
 def test_the_fingerprint_tells_settings_apart(prior: GeoclipPrior) -> None:
