@@ -20,12 +20,11 @@ from indexer.retrieval.errors import DeviceMemoryError, EncoderMismatchError, Qu
 from indexer.retrieval.index import TileIndex
 from indexer.retrieval.manifest import FORMAT_VERSION
 from indexer.retrieval.no_encoder import NO_ENCODER, NoEncoder
-from indexer.retrieval.point import Place, radius_km
+from indexer.retrieval.point import radii_km
 from indexer.retrieval.priors.installed import Asked, OpenPriors, open_installed
 from indexer.retrieval.priors.interface import Belief, Prior
 from indexer.retrieval.priors.own_answer import answer_alone
 from indexer.retrieval.query import NO_PRIOR, BBox, LocateQuery
-from indexer.retrieval.support import Support
 from indexer.retrieval.within import places_of, support_of
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ class Locator:
         calibrated = self._is_calibrated(query, descent, asked)
         numbers = self.calibration if asked is None else asked.calibration
         fitted = numbers if calibrated else Calibration()
-        half, most = _radii(support, descent.elsewhere, place, fitted)
+        half, most = radii_km(support, descent.elsewhere, place, [fitted.radius_share(p) for p in ("50", "90")])
         return Answer(
             lng=place.lng,
             lat=place.lat,
@@ -236,24 +235,13 @@ class Locator:
         return query.scoring == "posterior" and fits
 
 
-def _radii(
-    support: Support, elsewhere: float, place: Place, calibration: Calibration
-) -> tuple[float | None, float | None]:
-    """Radii that hold 50% and 90% of what is not elsewhere; None where elsewhere is more than that mass."""
-    if elsewhere > support.total:
-        return None, None
-    shares = (calibration.radius_share(promised) for promised in ("50", "90"))
-    half, most = (radius_km(support, support.mass, support.total, place.vector, share) for share in shares)
-    return half, most
-
-
 def _load_encoder(directory: Path, description: Mapping[str, Any], device: str, half: bool) -> "EncodesPhotos":
+    if description["fingerprint"] == NO_ENCODER:
+        return NoEncoder()
     # Imported here, as torch takes seconds to import and who brings an encoder may need none of it.
     from indexer.retrieval.device_precision import use_half
     from indexer.retrieval.encoders import PhotoEncoder
 
-    if description["fingerprint"] == NO_ENCODER:
-        return NoEncoder()
     own = directory / "encoders"
     encoder = PhotoEncoder.load(str(own) if own.is_dir() else str(description["spec"]), device=device)
     if half and _on_gpu(encoder):

@@ -54,6 +54,13 @@ def radius_km(support: Support, mass: Floats, total: float, vector: Floats, shar
     return float(distances[order[reached]]) if reached < len(order) else float(np.pi * EARTH_RADIUS_KM)
 
 
+def radii_km(support: Support, elsewhere: float, place: Place, shares: Sequence[float]) -> list[float | None]:
+    """Radii that hold these shares of what is not elsewhere; None where elsewhere is more than that mass."""
+    if elsewhere > support.total:
+        return [None] * len(shares)
+    return [radius_km(support, support.mass, support.total, place.vector, share) for share in shares]
+
+
 def places(descent: Descent, support: Support, bbox: BBox | None, region: "Region | None" = None) -> Iterator[Place]:
     """Places in order: the answer, then one after another with the mass near earlier ones removed.
 

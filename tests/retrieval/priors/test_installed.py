@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,6 +98,17 @@ def test_a_prior_may_answer_alone(index: Path, pictures: np.ndarray) -> None:
         locator.locate(pictures, LocateQuery(alone=True))
     with pytest.raises(QueryError, match="knows no bbox"):
         LocateQuery(alone=True, prior="noise", bbox=BBox(0, 0, 1, 1))
+
+
+def test_a_device_is_not_asked_with_a_prior(index: Path, pictures: np.ndarray) -> None:
+    put(index, "noise", default=False)
+    lists = Locator.open(index, encoder=FakePhotoEncoder(32))
+    nobody: Any = object()  # whatever is asked of it, it has not
+    device = Locator(lists.index, lists.calibration, lists.encoder, nobody, lists.priors)
+    query = LocateQuery(prior="noise")
+    assert device.locate(pictures, query) == lists.locate(pictures, query)
+    with pytest.raises(AttributeError):
+        device.locate(pictures, LocateQuery())
 
 
 def test_answers_are_calibrated_by_what_was_fitted_with_this_very_prior(index: Path, pictures: np.ndarray) -> None:
