@@ -89,6 +89,7 @@ def test_a_run_that_is_cut_off_ends_with_the_same_weights(
     assert (whole.out / "model/config.json").read_bytes() == (cut.out / "model/config.json").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupt_leaves_a_state_and_the_command_goes_on(drawn: Path, tmp_path: Path) -> None:
     arguments = ["geocells", "train", "--photos", drawn / "train.csv", "--partition", drawn / "partition"]
     arguments += ["--encoder", drawn / "encoder", "--out", tmp_path, "--epochs", 60, "--batch", 16, "--lr-encoder", 0]
