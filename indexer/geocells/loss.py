@@ -4,10 +4,11 @@ Knows logits, embeddings and kilometres, not photos or partitions. The whole is
 
     L = H(cells) + H(clusters) + alpha C
 
-with H as in PIGEON (Haas et al. 2023, "PIGEON: Predicting Image Geolocations", equation 2): a cell's target is
+with H as in PIGEON (Haas et al. 2023, "PIGEON: Predicting Image Geolocations"): a cell's target is
 exp(-(d(g_n, x) - d(g_x, x)) / tau), d the great-circle distance, g_n the cell's centroid, g_x that of the photo's own
-cell, x where the photo was taken, tau 75 km; targets are not normalised. C is a softmax over a batch whose targets
-fall off with distance. Paper G names alpha and a temperature for it, (0.5, 0.5) at best, but what is known of the
+cell, x where the photo was taken, tau 75 km; targets are not normalised. (PIGEON's code takes off the least distance of
+all: of cells that are the nearest centroid's, that is the own one's.) C is a softmax over a batch whose targets fall
+off with distance. Paper G names alpha and a temperature for it, (0.5, 0.5) at best, but what is known of the
 paper here does not give its formula; the one below is ours.
 """
 

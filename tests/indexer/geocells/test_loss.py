@@ -17,7 +17,7 @@ def log_softmax(x: Floats) -> Floats:
 
 
 def plain_haversine(logits: Floats, km: Floats, own: NDArray[np.int64], tau: float) -> float:
-    """PIGEON's equations 1 and 2, one photo and one cell at a time."""
+    """PIGEON's smoothed cross-entropy, one photo and one cell at a time."""
     total = 0.0
     for n, row in enumerate(log_softmax(logits)):
         for i, log_p in enumerate(row):
