@@ -126,6 +126,7 @@ GOOD: dict[str, Any] = {
         ({"accepted_ms": {"p99": 701.0}}, "p99"),
         ({"accepted_ms": percentiles([])}, "p99"),
         ({"statuses": {200: 1, 500: 1}}, "500"),
+        ({"statuses": {200: 190}}, "nothing was refused"),
         ({"without_retry_after": 1}, "Retry-After"),
         ({"unsent": 5}, "connection"),
         ({"rss_mib": [900, 1000, 1000, 1100, 1200, 1300]}, "memory grew"),
@@ -139,7 +140,9 @@ def test_what_should_not_be_is_told(change: dict[str, Any], word: str) -> None:
 
 
 def test_the_bound_is_what_a_full_queue_takes() -> None:
-    assert bound(64.0, 32.0) == {"queue_images": 64, "bound_ms": 1000.0, "bound_kept_ms": 2000.0}
+    found = bound(64.0, 32.0)
+    assert (found["queue_images"], found["bound_ms"]) == (128, 2000.0)
+    assert (found["singles"], found["singles_ms"], found["singles_kept_ms"]) == (64, 1000.0, 2000.0)
 
 
 def test_allocators_noise_is_no_growth() -> None:
