@@ -94,6 +94,7 @@ def check_locate(project: Project) -> str:
 
 def check_example(project: Project) -> str:
     """examples/: a batch from another container."""
+    project.compose("build", "batch", timeout_s=1800)  # else `run` does, and tells stdout about it
     lines = [json.loads(x) for x in project.compose("run", "--rm", "-T", "--no-deps", "batch").splitlines()]
     places = {sample["file"]: sample for sample in TRUE_PLACES}
     must({line["file"] for line in lines} == set(places) and len(lines) == len(places), f"lines: {lines}")
