@@ -93,6 +93,17 @@ def test_its_own_answer_is_the_softmax_over_its_gallery(location: LocationEncode
     assert [b.best() for b in prior.beliefs(features)] == [LngLat(lng, lat) for lat, lng, _ in answers.tolist()]
 
 
+def test_of_neighbours_that_rounding_cannot_tell_apart_it_answers_with_the_right_one() -> None:
+    """Two hundred places around a town: by fp16 tables alone, half of the photos would be taken for a neighbour's."""
+    rng = np.random.default_rng(2)
+    crowd = np.array([47.0, 8.0]) + rng.normal(0, 0.4, (200, 2))
+    places = SeededPlaces()
+    prior = GeoclipPrior(places, FeaturesOfPlaces(places), crowd, GeoclipSettings(base_zoom=1))
+    features = places.encode(*crowd.T)
+    assert np.abs(prior.answers(features)[:, :2] - crowd).max() < 1e-9
+    assert [(b.best().lat, b.best().lng) for b in prior.beliefs(features[:9])] == list(map(tuple, crowd[:9].tolist()))
+
+
 @pytest.mark.slow
 def test_the_package_itself_predicts_the_same(location: LocationEncoder, tmp_path: Path) -> None:
     """Its own `predict`, run on a picture file, with features given in place of CLIP's."""
