@@ -3,6 +3,7 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from indexer.geocells.photo_data import Part
+from indexer.geocells.settings import GeocellRequest, GeocellSettings, Pace
+from indexer.photos.reading import ReadOptions
+from indexer.photos.splits import SplitPlan
 from indexer.retrieval.encoders import PhotoEncoder, build_tower
 from indexer.retrieval.haversine import unit_vectors_of
 from indexer.retrieval.preprocess import Preprocess
@@ -100,3 +104,21 @@ def tiny_encoder(folder: Path) -> Path:
     preprocess = Preprocess(24, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     PhotoEncoder("tiny", build_tower(ARCHITECTURE), preprocess, ARCHITECTURE, "cpu").save(folder)
     return folder
+
+
+def request_of(drawn: Path, out: Path, **changes: Any) -> GeocellRequest:
+    """A run of a second or two; changes are of the settings, or of their pace."""
+    pace: dict[str, Any] = {"epochs": 3, "batch": 16, "save_every": 4, "log_every": 4}
+    numbers: dict[str, Any] = {"lr_encoder": 1e-4, "lr_heads": 1e-2, "geo_dim": 16, "top": 2}
+    for name, value in changes.items():
+        (pace if name in Pace.__dataclass_fields__ else numbers)[name] = value
+    return GeocellRequest(
+        photos=drawn / "train.csv",
+        out=out,
+        read=ReadOptions(layout="osv5m"),
+        split=SplitPlan(ratio=(6, 2, 2), near_duplicates=False),
+        device="cpu",
+        partition=drawn / "partition",
+        encoder=str(drawn / "encoder"),
+        settings=GeocellSettings(Pace(**pace), **numbers),
+    )

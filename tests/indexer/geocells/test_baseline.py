@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from known_structure import draw_pictures
+from known_structure import draw_pictures, request_of
 from safetensors.numpy import load_file
-from test_training import request_of
 from typer.testing import CliRunner
 
 import tilebeam

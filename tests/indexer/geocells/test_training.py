@@ -12,38 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known_structure import request_of
 from PIL import Image
 from safetensors.numpy import load_file
 
 from indexer.errors import RunMismatchError, TrainingError
 from indexer.geocells.course import Course
 from indexer.geocells.grid import errors_km
-from indexer.geocells.settings import GeocellRequest, GeocellSettings, Pace
 from indexer.geocells.training import train_geocells
-from indexer.photos.reading import ReadOptions, read_photos
-from indexer.photos.splits import SplitPlan
+from indexer.photos.reading import read_photos
 from indexer.retrieval.errors import EncoderMismatchError, PriorError
 from indexer.retrieval.geocells import GeocellModel
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def request_of(drawn: Path, out: Path, **changes: Any) -> GeocellRequest:
-    """A run of a second or two; changes are of the settings, or of their pace."""
-    pace: dict[str, Any] = {"epochs": 3, "batch": 16, "save_every": 4, "log_every": 4}
-    numbers: dict[str, Any] = {"lr_encoder": 1e-4, "lr_heads": 1e-2, "geo_dim": 16, "top": 2}
-    for name, value in changes.items():
-        (pace if name in Pace.__dataclass_fields__ else numbers)[name] = value
-    return GeocellRequest(
-        photos=drawn / "train.csv",
-        out=out,
-        read=ReadOptions(layout="osv5m"),
-        split=SplitPlan(ratio=(6, 2, 2), near_duplicates=False),
-        device="cpu",
-        partition=drawn / "partition",
-        encoder=str(drawn / "encoder"),
-        settings=GeocellSettings(Pace(**pace), **numbers),
-    )
 
 
 def test_a_model_is_trained_from_pictures_and_answers(drawn: Path, tmp_path: Path) -> None:
