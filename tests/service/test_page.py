@@ -197,7 +197,7 @@ def test_map_and_samples_follow_an_index_that_was_loaded_meanwhile(visit: Any, s
     page.on("request", lambda request: asked.append(request.url))
     drop(page, make_picture(2))
     level(page, "answer")
-    page.wait_for_selector("body:not(.busy)")
+    page.wait_for_selector("body:not(.busy)", state="attached")
     assert f"{site}/tiles" not in asked  # the same index
 
 
