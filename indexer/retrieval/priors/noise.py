@@ -1,6 +1,8 @@
 """A prior that knows nothing and does not say so: the control that fusing must not be harmed by.
 
 For each picture it is sure of some place, drawn by the picture's features, as a real prior would be of the right one.
+Places and what is left are even over tiles, not over the sphere: that tiles near the poles are small is knowledge, and
+where photos are even over land, worth something.
 """
 
 import hashlib
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.retrieval.priors.grid import GridBelief, areas
+from indexer.retrieval.priors.grid import GridBelief
 from indexer.retrieval.priors.interface import Belief
 from tile_cache.addressing import LngLat, centres_of_codes
 
@@ -24,17 +26,21 @@ __all__ = ["NoisePrior"]
 _ZOOM = 6
 _SPREAD = 0.08
 """Of the bump, in radians: 500 km."""
+_REST = 1e-3
+"""What every tile has besides, where the bump's highest has 1."""
 
 
 class NoisePrior:
-    """Beliefs about places at random, even over the sphere; equal features give equal ones."""
+    """Beliefs about places at random; equal features give equal ones."""
 
     name = "noise"
     encoder: "EncodesPhotos | None" = None
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-        self.fingerprint = hashlib.sha256(f"noise {seed} {_ZOOM} {_SPREAD}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(
+            f"noise {seed} {_ZOOM} {_SPREAD} {_REST} even over tiles".encode()
+        ).hexdigest()
 
     @classmethod
     def open(
@@ -49,16 +55,15 @@ class NoisePrior:
 
     def _belief(self, said: bytes) -> Belief:
         digest = hashlib.blake2b(said, digest_size=8, key=str(self.seed).encode()).digest()
-        vector = np.random.default_rng(int.from_bytes(digest)).standard_normal(3)
-        vector /= np.linalg.norm(vector)
-        centres, area = _tiles()
-        bump = np.exp((centres @ vector - 1) / _SPREAD**2) * area + 1e-3 * area
-        lng, lat = np.degrees(np.arctan2(vector[1], vector[0])), np.degrees(np.arcsin(vector[2]))
-        return GridBelief.of(bump, _ZOOM, best=LngLat(float(lng), float(lat)))
+        lng, lat, vectors = _tiles()
+        at = int(np.random.default_rng(int.from_bytes(digest)).integers(len(lng)))
+        mass = np.exp((vectors @ vectors[at] - 1) / _SPREAD**2) + _REST
+        return GridBelief.of(mass, _ZOOM, floor=0.0, best=LngLat(float(lng[at]), float(lat[at])))
 
 
 @cache
-def _tiles() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    codes = np.arange(4**_ZOOM, dtype=np.uint64)
-    lng, lat = (np.radians(v) for v in centres_of_codes(codes, _ZOOM))
-    return np.stack([np.cos(lat) * np.cos(lng), np.cos(lat) * np.sin(lng), np.sin(lat)], axis=1), areas(codes, _ZOOM)
+def _tiles() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Centres of all tiles: degrees, and unit vectors, (n, 3)."""
+    lng, lat = centres_of_codes(np.arange(4**_ZOOM, dtype=np.uint64), _ZOOM)
+    x, y = np.radians(lng), np.radians(lat)
+    return lng, lat, np.stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)], axis=1)

@@ -100,7 +100,7 @@ def test_noise_is_the_same_for_the_same_picture_and_another_for_another() -> Non
     places = np.array([b.best() for b in prior.beliefs(features)])
     again = np.array([b.best() for b in prior.beliefs(features[::-1])])[::-1]
     assert (places == again).all()
-    assert abs(np.sin(np.radians(places[:, 1])).mean()) < 0.15  # even over the sphere
+    assert abs(places[:, 1].mean()) < 10  # even over tiles
     belief = prior.beliefs(features[:1])[0]
     best = codes_at(places[:1, 0], np.clip(places[:1, 1], -85, 85), 4)
     assert linear(belief, best, 4)[0] > 10 / 256
