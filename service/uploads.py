@@ -120,7 +120,7 @@ class _Form:
         self._sink = sink
         self._name = bytearray()
         self._value = bytearray()
-        self._disposition = b""
+        self._disposition = self._type = b""
         self._ended = False
         try:
             self._parser = MultipartParser(
@@ -151,11 +151,13 @@ class _Form:
             raise RequestError("the multipart body ends before its closing boundary; send it again, whole")
 
     def _on_part_begin(self) -> None:
-        self._disposition = b""
+        self._disposition = self._type = b""
 
     def _on_header_end(self) -> None:
         if self._name.lower() == b"content-disposition":
             self._disposition = bytes(self._value)
+        elif self._name.lower() == b"content-type":
+            self._type = bytes(self._value)
         self._name.clear()
         self._value.clear()
 
@@ -163,7 +165,8 @@ class _Form:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise RequestError("a part of the form has no field name; let your HTTP library write the form")
-        filename = options.get(b"filename")
+        # A file's name may be left out (RFC 7578, 4.2); without one, its type tells a picture from text.
+        filename = options.get(b"filename", b"" if self._type.lower().startswith(b"image/") else None)
         self._sink.begin(_text(options[b"name"]), None if filename is None else _text(filename))
 
     def _on_end(self) -> None:

@@ -33,6 +33,8 @@ __all__ = [
 
 BACKGROUND = (128, 128, 128)
 """What shows through transparent pixels: mid-grey, close to the mean that encoders subtract, so that it says little."""
+_LONG_EDGE = 1000
+"""Of so many pixels one more or less is nothing."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: i
     """Decode a JPEG, PNG, WebP, TIFF or GIF (HEIC where pillow-heif is installed) to an upright RGB picture.
 
     An animation gives its first frame; transparency is laid over BACKGROUND; 16-bit greys are scaled, not clipped.
-    With `least_edge`, in pixels, a large JPEG comes out at 1/2, 1/4 or 1/8 of its size where both edges divide by that,
-    in a fraction of the time, with no edge below that many; the limits are those of its full size.
+    With `least_edge`, in pixels, a large JPEG comes out at 1/2, 1/4 or 1/8 of its size where both edges divide by that
+    or stay long, in a fraction of the time, with no edge below that many; the limits are those of its full size.
     Raises UnreadablePhotoError, PhotoTooLargeError or UnsupportedPhotoError, and nothing else for any bytes.
     """
     _check_bytes(data, limits)
@@ -76,11 +78,13 @@ def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: i
 def _shrink(image: ImageFile.ImageFile, least_edge: int) -> None:
     """Let the JPEG decoder scale while it decodes; the other formats have no such thing, and ignore it.
 
-    Only by what divides both edges: a rounded edge is another aspect ratio, so another crop further on.
+    By what divides both edges, as a rounded edge is another aspect ratio, so another crop further on; or by what leaves
+    edges so long that a pixel of them is nothing: a file of 2 kB may claim 100 megapixels.
     """
     width, height = image.size
     for scale in (8, 4, 2):
-        if width % scale == height % scale == 0 and min(image.size) >= scale * least_edge:
+        room = min(image.size) // scale
+        if room >= least_edge and (width % scale == height % scale == 0 or room >= _LONG_EDGE):
             image.draft(None, (width // scale, height // scale))
             return
 

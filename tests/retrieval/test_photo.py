@@ -387,6 +387,8 @@ def builtin() -> PhotoEncoder:
         ((1602, 1202), 120, (801, 601)),  # a quarter would be no whole pixels
         ((1601, 1200), 120, (1601, 1200)),
         ((20_000, 8), 1, (2500, 1)),
+        ((4003, 2999), 120, (2002, 1500)),  # long edges may be rounded: a pixel of them is nothing
+        ((8001, 8003), 120, (1001, 1001)),
     ],
 )
 def test_how_much_smaller(size: tuple[int, int], least_edge: int, expected: tuple[int, int]) -> None:

@@ -144,3 +144,12 @@ def test_one_client_may_keep_its_connection_after_an_error(http: httpx.Client, m
     for _ in range(3):
         assert http.post("/locate", files={"image": b"no"}).status_code == 400
         assert http.post("/locate", files={"image": make_picture()}).status_code == 200
+
+
+def test_a_picture_without_a_file_name(http: httpx.Client, make_picture: Picture) -> None:
+    """Names may be left out (RFC 7578); the part's type says that it is a picture."""
+    head = b'--x\r\nContent-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = http.post("/locate", content=head + make_picture(3) + b"\r\n--x--\r\n", headers=headers).json()
+    named = http.post("/locate", files={"image": ("a.jpg", make_picture(3))}).json()
+    assert (answer["lat"], answer["lon"]) == (named["lat"], named["lon"])
