@@ -120,7 +120,9 @@ class ImageQueue:
         if done.cancelled():  # `close` came first
             outcomes: list[Outcome] = [NotReadyError("the service is ending") for _ in group]
         else:
-            outcomes = done.result()
+            # An error of the work itself is these pictures' answer: whoever waits must not wait for ever.
+            failed = done.exception()
+            outcomes = done.result() if failed is None else [_as_exception(failed) for _ in group]
             cost = (time.perf_counter() - started) / len(group)
             self.image_s = 0.8 * self.image_s + 0.2 * cost if self.image_s else cost
             self._busy = False
@@ -129,3 +131,7 @@ class ImageQueue:
         for asked, outcome in zip(group, outcomes, strict=True):
             if not asked.answer.done():
                 asked.answer.set_result(outcome)
+
+
+def _as_exception(error: BaseException) -> Exception:
+    return error if isinstance(error, Exception) else RuntimeError(f"the engine's work ended with {error!r}")

@@ -125,6 +125,19 @@ def test_what_breaks_the_encoder_breaks_nobody_else(index_dir: Any, make_picture
     assert [isinstance(outcome, RuntimeError) for outcome in found] == [False, True, False]
 
 
+def test_a_fault_around_the_encoder_is_answered_and_over(
+    serving: Any, locator: Locator, make_picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever breaks in the engine's thread, who waits hears of it, and the next one is served."""
+    files = {"image": make_picture()}
+    with serving(locator) as url:
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        with monkeypatch.context() as broken:
+            broken.setattr("service.queueing.locate_mixed", lambda work: 1 / 0)
+            assert httpx.post(f"{url}/locate", files=files).status_code == 500
+        assert httpx.post(f"{url}/locate", files=files).status_code == 200
+
+
 def test_beyond_the_bound_it_says_no_at_once(held: Any, make_picture: Picture, check_problem: Problem) -> None:
     with held(8, max_queued_images=3, retry_after_s=2) as service:
         asked = [service.ask(make_picture(seed)) for seed in range(2)]
