@@ -55,7 +55,7 @@ class Exhaustive:
 
     def __init__(self, index: TileIndex) -> None:
         self._zooms = _Zoom.all_of(index)
-        if not self._zooms[0].reachable.any():
+        if not (self._zooms[0].level.has_vectors and self._zooms[0].reachable.any()):
             raise QueryError(f"{index.directory} holds no vector at its first zoom: build it again")
 
     def similarities(self, embedding: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -85,7 +85,7 @@ class Exhaustive:
 
         Leaves are the reachable tiles of the deepest zoom that has any.
         """
-        deepest = max(i for i, zoom in enumerate(self._zooms) if zoom.reachable.any())
+        deepest = max(i for i, zoom in enumerate(self._zooms) if zoom.level.has_vectors and zoom.reachable.any())
         zoom = self._zooms[deepest]
         cosines = np.where(zoom.reachable, self.similarities(embedding)[deepest], -np.inf)
         row = int(np.argmax(cosines))
@@ -101,6 +101,8 @@ class Exhaustive:
         steps: list[Step] = []
         elsewhere, log_mass = 0.0, np.zeros(1)
         for i, (zoom, cosines) in enumerate(zip(self._zooms, self.similarities(embedding), strict=True)):
+            if belief is None and not zoom.level.has_vectors:
+                break
             said = None if belief is None else _Said.of(belief, zoom.level, self._zooms[i - 1].level if i else None)
             rows = np.flatnonzero(zoom.reachable if said is None else zoom.reachable & np.isfinite(said.own))
             if not len(rows):
