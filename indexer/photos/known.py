@@ -25,6 +25,10 @@ class KnownPictures:
     prior: Prior | None = None
     features: NDArray[np.float32] | None = None
 
+    def __post_init__(self) -> None:
+        if not len(self.embeddings) == len(self.lng) == len(self.lat):
+            raise ValueError(f"{len(self.embeddings)} embeddings of {len(self.lng)} pictures")
+
     def __len__(self) -> int:
         return len(self.lng)
 

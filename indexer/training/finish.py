@@ -63,9 +63,9 @@ def _strangers(recipe: Recipe, encoder: PhotoEncoder) -> Strangers:
     sea = sea_views(_SEA, recipe.footprint_km, recipe.turn, _SEED, recipe.zooms[-1] - 1)
     seen = embed_views(Stylist(Earth(recipe.products), recipe.style), sea, _SIZE, encoder, rng)
     drawn = embed_pictures(nowhere_pictures(_NOWHERE, _SIZE, _SEED), encoder)
-    empty = np.full(_SEA + _NOWHERE, np.nan)
-    families = ["sea"] * _SEA + [f"drawing {i % 5}" for i in range(_NOWHERE)]
-    return Strangers(KnownPictures(np.concatenate([seen.embeddings, drawn]), empty, empty), np.array(families))
+    families = ["sea"] * len(seen) + [f"drawing {i % 5}" for i in range(len(drawn))]  # there may be little open sea
+    nowhere = np.full(len(families), np.nan)
+    return Strangers(KnownPictures(np.concatenate([seen.embeddings, drawn]), nowhere, nowhere), np.array(families))
 
 
 def describe(recipe_file: Path, options: dict[str, Any], encoders: Path, numbers: dict[str, Any], log: Path) -> None:
