@@ -38,7 +38,7 @@ PHOTOS = 16
 _JPEG = {"Content-Type": "image/jpeg"}
 _BOUNDARY = b"----tilebeam7MA4YWxkTrZu0gW"
 _REST_S = 0.03
-"""Before one picture is timed: OpenMP's threads stay awake for a while, and would hold the other process's cores."""
+"""Before a batch is timed: OpenMP's threads stay awake for a while, and would hold the other process's cores."""
 
 
 def main() -> None:
@@ -96,9 +96,7 @@ def overhead(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], c
     encoder.expect_single()  # as the service does
     for number in range(count):
         photo = photos[number % len(photos)]
-        time.sleep(_REST_S)
         over.append(_timed_ms(lambda photo=photo: _post(client, photo)))
-        time.sleep(_REST_S)
         alone.append(_timed_ms(lambda photo=photo: encoder.encode(_prepared(encoder, photo)[None])))
     return {
         "alone_p50_ms": float(np.median(alone)),

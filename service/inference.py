@@ -79,7 +79,7 @@ class Inference:
         self._decode_threads, self._decode_s = settings.decode_threads, 0.0
         # One more than the threads, for none to wait; a single picture never stands behind a whole batch.
         self._of_batches = asyncio.Semaphore(settings.decode_threads + 1)
-        self._queue = ImageQueue(metrics, self._judge)
+        self._queue = ImageQueue(metrics, self._judge, lambda: (self._decode_s, self._decode_threads))
         self._checking = asyncio.Lock()
         metrics.watch(lambda: self.places.single, lambda: self.places.batch)
         about = locator.describe()

@@ -15,6 +15,7 @@ from typing import Literal
 
 from indexer.retrieval.locator import Locator
 from indexer.retrieval.query import LocateQuery
+from indexer.retrieval.single import all_threads, threads
 from service.errors import NotReadyError
 from service.metrics import Metrics
 from service.pipeline import Outcome, Prepared, locate_mixed
@@ -43,17 +44,22 @@ class _Asked:
 class ImageQueue:
     """Decoded pictures to outcomes, which `judge` sees first, group by group.
 
-    `image_s` is what a picture costs the engine lately, in seconds; 0 at first.
+    `image_s` is what a picture costs the engine lately, in seconds; 0 at first. `decoding` tells what one costs a
+    thread that decodes, and how many of those there are.
     """
 
-    def __init__(self, metrics: Metrics, judge: Callable[[list[Outcome]], None]) -> None:
+    def __init__(
+        self, metrics: Metrics, judge: Callable[[list[Outcome]], None], decoding: Callable[[], tuple[float, int]]
+    ) -> None:
         self.image_s = 0.0
+        self._decoding = decoding
         self._metrics = metrics
         self._judge = judge
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-engine")
         self._lanes: dict[Lane, dict[_Asked, None]] = {"single": {}, "batch": {}}
         self._picked = 0
         self._busy = False
+        self._used = all_threads()
         self._expecting: Callable[[], Locator | None] = lambda: None  # weakly: an index that was replaced is freed
 
     def submit(self, photos: Sequence[Prepared], query: LocateQuery, lane: Lane) -> "list[asyncio.Future[Outcome]]":
@@ -90,7 +96,22 @@ class ImageQueue:
         if locator is not self._expecting():
             locator.expect_single()
             self._expecting = weakref.ref(locator)
-        return locate_mixed(work)
+        with threads(self._threads() if len(work) > 1 else None):
+            return locate_mixed(work)
+
+    def _threads(self) -> int | None:
+        """How many threads a group is encoded with, so that those that decode the next have cores left to do so.
+
+        Cores are shared as the work is: of two cores a small encoder gets one, as decoding is most of the work there,
+        and OpenMP's threads would hold both cores, waiting. None: all that there are.
+        """
+        decode_s, decoders = self._decoding()
+        if not (self.image_s and decode_s):
+            return None
+        encode_s, cores = self.image_s * self._used, all_threads()
+        busy = min(decoders, cores * decode_s / (decode_s + encode_s))
+        self._used = max(1, round(cores - busy))
+        return self._used
 
     def _group(self) -> list[_Asked]:
         """What goes next, at most what the encoder takes; all of one index, as the index may be changed in between."""

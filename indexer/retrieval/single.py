@@ -28,6 +28,11 @@ def soonest(fingerprint: str, encode_one: Callable[[], object]) -> int:
     return _SOONEST[fingerprint]
 
 
+def all_threads() -> int:
+    """How many threads PyTorch takes in this thread unless it is told otherwise."""
+    return torch.get_num_threads()
+
+
 def threads_for_one(encode_one: Callable[[], object]) -> int:
     """How many threads `encode_one` is soonest done with: one, or all that PyTorch has. Takes up to 0.5 s.
 
