@@ -84,20 +84,22 @@ class ImageQueue:
         """Give the engine what waits, if it is idle."""
         if self._busy or not (group := self._group()):
             return
-        self._busy, started = True, time.perf_counter()
-        self._metrics.grouped([started - asked.since for asked in group])
+        self._busy, now = True, time.perf_counter()
+        self._metrics.grouped([now - asked.since for asked in group])
         work = [(asked.photo, asked.query) for asked in group]
         done = asyncio.get_running_loop().run_in_executor(self._engine, self._work, work)
-        done.add_done_callback(partial(self._finish, group, started))
+        done.add_done_callback(partial(self._finish, group))
 
-    def _work(self, work: list[tuple[Prepared, LocateQuery]]) -> list[Outcome]:
-        """In the engine thread: an outcome for each of a group."""
+    def _work(self, work: list[tuple[Prepared, LocateQuery]]) -> tuple[list[Outcome], float]:
+        """In the engine thread: an outcome for each of a group, and the seconds that one took."""
         locator = work[0][0].locator
         if locator is not self._expecting():
             locator.expect_single()
             self._expecting = weakref.ref(locator)
+        started = time.perf_counter()
         with threads(self._threads() if len(work) > 1 else None):
-            return locate_mixed(work)
+            outcomes = locate_mixed(work)
+        return outcomes, (time.perf_counter() - started) / len(work)
 
     def _threads(self) -> int | None:
         """How many threads a group is encoded with, so that those that decode the next have cores left to do so.
@@ -137,15 +139,15 @@ class ImageQueue:
         size = asked.photo.locator.encoder.batch_size
         return min(size, max(_LEAST, int(_GROUP_S / self.image_s))) if self.image_s else size
 
-    def _finish(self, group: list[_Asked], started: float, done: "asyncio.Future[list[Outcome]]") -> None:
+    def _finish(self, group: list[_Asked], done: "asyncio.Future[tuple[list[Outcome], float]]") -> None:
         if done.cancelled():  # `close` came first
             outcomes: list[Outcome] = [NotReadyError("the service is ending") for _ in group]
         else:
-            # An error of the work itself is these pictures' answer: whoever waits must not wait for ever.
-            failed = done.exception()
-            outcomes = done.result() if failed is None else [_as_exception(failed) for _ in group]
-            cost = (time.perf_counter() - started) / len(group)
-            self.image_s = 0.8 * self.image_s + 0.2 * cost if self.image_s else cost
+            if (failed := done.exception()) is None:
+                outcomes, cost = done.result()
+                self.image_s = 0.8 * self.image_s + 0.2 * cost if self.image_s else cost
+            else:  # an error of the work itself is their answer: whoever waits must not wait for ever
+                outcomes = [_as_exception(failed) for _ in group]
             self._busy = False
             self._pump()  # first of all: the encoder should not wait for what follows
             self._judge(outcomes)

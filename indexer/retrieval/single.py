@@ -39,16 +39,16 @@ def threads_for_one(encode_one: Callable[[], object]) -> int:
     It holds for the thread that asks: each has OpenMP threads of its own, and they wait the less patiently the more
     there are in all.
     """
-    all_threads = torch.get_num_threads()
-    if all_threads == 1:
+    most = all_threads()
+    if most == 1:
         return 1
     with_all, with_one = [], []
     for _ in range(_ROUNDS):
-        with_all.append(_timed_s(encode_one, all_threads))
+        with_all.append(_timed_s(encode_one, most))
         if min(with_all) > _LONG_S:
-            return all_threads
+            return most
         with_one.append(_timed_s(encode_one, 1))
-    return 1 if sorted(with_one)[_ROUNDS // 2] < sorted(with_all)[_ROUNDS // 2] else all_threads
+    return 1 if sorted(with_one)[_ROUNDS // 2] < sorted(with_all)[_ROUNDS // 2] else most
 
 
 @contextmanager
