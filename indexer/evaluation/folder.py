@@ -1,15 +1,12 @@
 """An evaluation's folder: page, JSON, a table of answers and pictures for each row; there whole or not at all."""
 
 import csv
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from indexer import plots
+from indexer import out_folder, plots
 from indexer.errors import EvaluationError
 from indexer.evaluation.answerable import WRONG_KM, abstaining
 from indexer.evaluation.figures import Row
@@ -26,30 +23,12 @@ _JSON = "evaluation.json"
 
 def check_out(out: Path) -> None:
     """Before any work: the place is free, empty, or an earlier evaluation. Raises EvaluationError."""
-    if out.exists() and not out.is_dir():
-        raise EvaluationError(f"--out {out} is a file: name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / _JSON).exists():
-        raise EvaluationError(f"--out {out} holds other things and no {_JSON}: name another folder, or empty it")
-    if not out.absolute().parent.is_dir():
-        raise EvaluationError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
+    out_folder.check_out(out, _JSON, EvaluationError)
 
 
 def write_out(out: Path, evaluation: Evaluation) -> None:
     """Write the folder beside its place and put it there, instead of an earlier evaluation."""
-    out = out.absolute()
-    try:
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            fresh = beside / "new"
-            fresh.mkdir()
-            _fill(fresh, evaluation)
-            if out.exists():
-                os.replace(out, beside / "old")
-            os.replace(fresh, out)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    except OSError as exc:
-        raise EvaluationError(f"--out {out} cannot be written ({exc.strerror}): free space, or name another") from exc
+    out_folder.write_out(out, lambda fresh: _fill(fresh, evaluation), EvaluationError)
 
 
 def _fill(folder: Path, evaluation: Evaluation) -> None:

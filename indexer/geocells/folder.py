@@ -1,14 +1,11 @@
 """The partition's directory: tables, GeoJSON, a map and a page; there whole or not at all."""
 
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from indexer import plots
+from indexer import out_folder, plots
 from indexer.errors import GeocellError
 from indexer.geocells.fit import Fitted
 from indexer.geocells.outlines import outline
@@ -22,30 +19,12 @@ __all__ = ["check_out", "write_out"]
 
 def check_out(out: Path) -> None:
     """Before any work: the place is free, empty, or an earlier partition. Raises GeocellError."""
-    if out.exists() and not out.is_dir():
-        raise GeocellError(f"--out {out} is a file: name a folder")
-    if out.is_dir() and any(out.iterdir()) and not (out / PARTITION_NAME).exists():
-        raise GeocellError(f"--out {out} holds other things and no {PARTITION_NAME}: name another folder, or empty it")
-    if not out.absolute().parent.is_dir():
-        raise GeocellError(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
+    out_folder.check_out(out, PARTITION_NAME, GeocellError)
 
 
 def write_out(out: Path, fitted: Fitted) -> None:
     """Write the folder beside its place and put it there, instead of an earlier partition."""
-    out = out.absolute()
-    try:
-        beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
-            fresh = beside / "new"
-            fresh.mkdir()
-            _fill(fresh, fitted)
-            if out.exists():
-                os.replace(out, beside / "old")
-            os.replace(fresh, out)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    except OSError as exc:
-        raise GeocellError(f"--out {out} cannot be written ({exc.strerror}): free space, or name another") from exc
+    out_folder.write_out(out, lambda fresh: _fill(fresh, fitted), GeocellError)
 
 
 def _fill(folder: Path, fitted: Fitted) -> None:

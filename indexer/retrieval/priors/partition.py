@@ -141,23 +141,6 @@ class Partition:
         parts = probability[:, self.tiles["cell"]] * share.astype(np.float32)
         return np.asarray(np.add.reduceat(parts, self._tile_starts, axis=1), dtype=np.float32)
 
-    def shares_in(self, codes: Codes, zoom: int) -> NDArray[np.float32]:
-        """Which share of each tile's area each cell has, (n, c), rows summing to 1; `codes`: (n,) Morton codes.
-
-        Down to TILE_ZOOM by the table on disk; a deeper tile is its centre's.
-        """
-        if zoom > TILE_ZOOM:
-            return np.asarray(self.cell_of_tiles(codes, zoom)[:, None] == np.arange(len(self)), dtype=np.float32)
-        shift = np.uint64(2 * (TILE_ZOOM - zoom))
-        rows = self.tiles["code"].astype(np.uint64)
-        shares = np.zeros((len(codes), len(self)), dtype=np.float32)
-        firsts, lasts = np.searchsorted(rows, codes << shift), np.searchsorted(rows, (codes + np.uint64(1)) << shift)
-        for i, (first, last) in enumerate(zip(firsts.tolist(), lasts.tolist(), strict=True)):
-            here = self.tiles[first:last]
-            areas = np.bincount(here["cell"], here["area_km2"], len(self))
-            shares[i] = areas / areas.sum()
-        return shares
-
     @cached_property
     def _vectors(self) -> Floats:
         return unit_vectors_of(self.cells["lng"], self.cells["lat"])

@@ -110,24 +110,19 @@ def test_probabilities_of_other_cells_are_refused(partition: Partition) -> None:
         partition.spread(np.ones((1, COUNT + 1)))
 
 
-@pytest.mark.parametrize("zoom", [0, 2, 8])
-def test_shares_of_a_tile(partition: Partition, zoom: int) -> None:
-    """Against a thousand random places in each of some tiles."""
-    rng = np.random.default_rng(zoom)
-    codes = np.unique(np.append(rng.integers(0, 4**zoom, 8, dtype=np.uint64), codes_at(LNG[-1:], LAT[-1:], zoom)))
-    shares = partition.shares_in(codes, zoom)
-    assert np.allclose(shares.sum(axis=1), 1, atol=1e-5)
-    for code, share in zip(codes, shares, strict=True):
-        west, south, east, north = (float(v[0]) for v in bounds_of_codes(np.array([code]), zoom))
+def test_areas_of_tiles(partition: Partition) -> None:
+    """The table against a thousand random places in each of some tiles."""
+    rng = np.random.default_rng(8)
+    drawn_codes, home = rng.integers(0, 4**TILE_ZOOM, 8, dtype=np.uint64), codes_at(LNG[-1:], LAT[-1:], TILE_ZOOM)
+    codes = np.unique(np.append(drawn_codes, home))
+    for code in codes:
+        here = partition.tiles[partition.tiles["code"] == code]
+        areas = np.bincount(here["cell"], here["area_km2"], COUNT)
+        west, south, east, north = (float(v[0]) for v in bounds_of_codes(np.array([code]), TILE_ZOOM))
         sine = rng.uniform(np.sin(np.radians(south)), np.sin(np.radians(north)), 1000)
         lat, lng = np.degrees(np.arcsin(sine)), rng.uniform(west, east, 1000)
         drawn = np.bincount(partition.cell_of(lat, lng), minlength=COUNT) / 1000
-        assert np.abs(drawn - share).max() < 0.08
-
-
-def test_a_deep_tile_is_all_its_centres_cells(partition: Partition) -> None:
-    codes = codes_at(LNG, LAT, 12)
-    assert np.array_equal(partition.shares_in(codes, 12), np.eye(COUNT, dtype=np.float32))
+        assert np.abs(drawn - areas / areas.sum()).max() < 0.08
 
 
 @pytest.mark.parametrize("name", ["cells.npy", "clusters.npy", "tiles.npy"])
