@@ -44,7 +44,7 @@ test: $(STAMP) ## run every test
 check: $(STAMP) ## lint, formatting, types, architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy -p tile_cache -p indexer -p service -m tilebeam
+	$(BIN)/mypy -p tile_cache -p retrieval -p indexer -p service -m tilebeam
 	$(BIN)/python -m pytest tests/test_architecture.py tests/test_packaging.py
 
 bench: $(STAMP) ## measure the descent, indexing, a whole answer and training; tables and JSON

@@ -45,20 +45,20 @@ class Commands(TyperGroup):
 
     def _mount(self) -> None:
         try:
-            import indexer.calibration.cli
-            import indexer.cli
-            import indexer.evaluation.cli
-            import indexer.geocells.cli
-            import indexer.prior_commands
-            import indexer.training.cli
+            import indexer.cli.build
+            import indexer.cli.calibrate
+            import indexer.cli.evaluate
+            import indexer.cli.geocells
+            import indexer.cli.prior
+            import indexer.cli.train
         except ModuleNotFoundError as exc:
             if exc.name and exc.name.partition(".")[0] in ("indexer", "tile_cache", "service"):
                 raise
             return  # a client's install: no NumPy, no mercantile
         offline = typer.Typer()
-        calibration, evaluation = indexer.calibration.cli, indexer.evaluation.cli
-        priors = (indexer.geocells.cli, indexer.prior_commands)
-        for part in (indexer.cli, indexer.training.cli, calibration, evaluation, *priors):
+        calibration, evaluation = indexer.cli.calibrate, indexer.cli.evaluate
+        priors = (indexer.cli.geocells, indexer.cli.prior)
+        for part in (indexer.cli.build, indexer.cli.train, calibration, evaluation, *priors):
             part.register(offline)
         self.commands.update(get_group(offline).commands)
 
@@ -127,13 +127,13 @@ def _builtin_json(name: str) -> Any:
 
 def build_builtin(out: Path) -> None:
     """Index the built-in Earth at `out`, or find it there."""
-    from indexer.cli import builtin_calibration
+    from indexer.build.report import report_in_words
+    from indexer.cli.build import builtin_calibration
     from indexer.progress import Bars, ending_well
-    from indexer.wording import report_in_words
 
     with ending_well("the same command goes on from here"):
-        from indexer.build import build_index
-        from indexer.request import BuildRequest
+        from indexer.build.build import build_index
+        from indexer.build.request import BuildRequest
 
         try:
             out.parent.mkdir(parents=True, exist_ok=True)  # the cache folder: nobody's to make but ours
@@ -155,10 +155,10 @@ def locate_samples(index: Path) -> list[Found]:
     from indexer.progress import ending_well
 
     with ending_well("nothing was changed"):
-        from indexer.metrics import great_circle_km
-        from indexer.retrieval.locator import Locator
-        from indexer.retrieval.query import LocateQuery
-        from service.files import locate_here
+        from indexer.evaluation.metrics import great_circle_km
+        from retrieval.locator import Locator
+        from retrieval.search.query import LocateQuery
+        from service.client.files import locate_here
 
         samples, found = bundled_samples(), []
         answers = locate_here(Locator.open(index), [s.path for s in samples], LocateQuery())

@@ -17,17 +17,17 @@ import torch
 
 import tilebeam
 from benchmarks.machine import describe, sentence
+from indexer.builtin.pictures import PictureSet, embed_set
+from indexer.builtin.views import Centres, Earth
 from indexer.evaluation.bootstrap import Resamples
 from indexer.evaluation.figures import Figures, Row, figures_of
+from indexer.evaluation.metrics import reliability
 from indexer.evaluation.outcomes import Outcomes, Pictures, ZoomOutcomes, search_all
-from indexer.metrics import reliability
 from indexer.photos.known import KnownPictures
-from indexer.retrieval.locator import Locator
-from indexer.retrieval.query import LocateQuery
-from indexer.training.pictures import PictureSet, embed_set
-from indexer.training.views import Centres, Earth
+from retrieval.locator import Locator
+from retrieval.search.query import LocateQuery
 
-SETS = Path(__file__).with_name("accuracy_sets.json")
+SETS = Path(__file__).parents[1] / "indexer/sample_data/accuracy_sets.json"
 WITHIN_KM = (25, 200, 750, 2500)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.retrieval.priors.density import DEEPEST, Density
-from indexer.retrieval.priors.geoclip_package import gallery
-from indexer.retrieval.priors.grid import areas
-from indexer.retrieval.support import EARTH_RADIUS_KM, unit_vectors
+from retrieval.priors.density import DEEPEST, Density
+from retrieval.priors.geoclip_package import gallery
+from retrieval.priors.grid import areas
+from retrieval.search.points import EARTH_RADIUS_KM, unit_vectors
 from tile_cache.addressing import centres_of_codes, children_of_codes, codes_at
 
 ZOOM = 8
@@ -71,7 +71,7 @@ def smoothed(counts: Floats, area: Floats, km: float) -> Floats:
 
 def spreads(places: Floats, count: int = 150) -> Iterator[tuple[int, float, float]]:
     """Per zoom the deviation of the logits of a tile's quarters: for features of a place in it, and of others."""
-    from indexer.retrieval.priors.geoclip_location import LocationEncoder
+    from retrieval.priors.geoclip_location import LocationEncoder
 
     encoder = LocationEncoder.load("cpu")
     here, elsewhere = places[:count], places[count : 2 * count]

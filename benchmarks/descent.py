@@ -27,9 +27,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import machine, pyramid
-from indexer.retrieval.beam import Descent, descend
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
-from indexer.retrieval.index import Candidates, TileIndex
+from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.index.reader import Candidates, TileIndex
+from retrieval.search.beam import Descent, descend
 
 NUMBERS = Calibration({z: ZoomNumbers(tau=0.05, b=0.0) for z in pyramid.ZOOMS})
 PASSES = 3

@@ -21,25 +21,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexer.geocells.artefact import model_parts
-from indexer.geocells.course import Course
-from indexer.geocells.errors_table import ErrorRow, error_figures, error_table
-from indexer.geocells.feed import TableFeed
-from indexer.geocells.fit import part
-from indexer.geocells.grid import errors_km
-from indexer.geocells.photo_data import Part, PhotoData
-from indexer.geocells.request import FitRequest, Grid
-from indexer.geocells.settings import GeocellSettings, Pace
-from indexer.geocells.task import GeocellTask, Owned
-from indexer.metrics import great_circle_km
+from indexer.evaluation.metrics import great_circle_km
+from indexer.geocells.model.artefact import model_parts
+from indexer.geocells.model.course import Course
+from indexer.geocells.model.errors_table import ErrorRow, error_figures, error_table
+from indexer.geocells.model.feed import TableFeed
+from indexer.geocells.model.grid import errors_km
+from indexer.geocells.model.photo_data import Part, PhotoData
+from indexer.geocells.model.request import FitRequest, Grid
+from indexer.geocells.model.settings import GeocellSettings, Pace
+from indexer.geocells.model.task import GeocellTask, Owned
+from indexer.geocells.partition.fit import part
 from indexer.photos.embedding import embed_photos
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import ReadOptions, read_photos
 from indexer.photos.splits import SplitPlan
-from indexer.retrieval.geocells import GeocellModel, GeocellPrior, Spread
-from indexer.retrieval.image_towers import load_image_encoder
-from indexer.retrieval.priors.grid import areas
-from indexer.retrieval.priors.partition import Partition
+from retrieval.encoders.timm import load_image_encoder
+from retrieval.priors.geocells import GeocellModel, GeocellPrior, Spread
+from retrieval.priors.grid import areas
+from retrieval.priors.partition import Partition
 from tile_cache.addressing import codes_at
 
 PARTS = ("known", "grid", "encoder", "baseline", "prior")
@@ -51,7 +51,7 @@ FINE = ("--per-cluster", "8")
 def main() -> None:
     """Parse, run the parts, print the tables and write them to tables.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="photos.csv of `python -m benchmarks.earth_photos photos`")
+    parser.add_argument("--photos", type=Path, help="photos.csv of `python -m indexer.sample_data photos`")
     parser.add_argument("--out", type=Path, required=True, help="a folder for models and tables")
     parser.add_argument("--only", action="append", choices=PARTS, help="some of the parts")
     asked = parser.parse_args()

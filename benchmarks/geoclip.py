@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from benchmarks.machine import describe, sentence
-from indexer.retrieval.preprocess import Preprocess
-from indexer.retrieval.priors.geoclip import GeoclipPrior, user_cache
-from indexer.retrieval.priors.geoclip_location import LocationEncoder
-from indexer.retrieval.priors.geoclip_package import gallery
-from indexer.retrieval.priors.geoclip_photos import GeoclipPhotos
+from retrieval.encoders.preprocess import Preprocess
+from retrieval.priors.geoclip import GeoclipPrior, user_cache
+from retrieval.priors.geoclip_location import LocationEncoder
+from retrieval.priors.geoclip_package import gallery
+from retrieval.priors.geoclip_photos import GeoclipPhotos
 from tile_cache.addressing import children_of_codes
 
 PLACES = np.array([[48.8584, 2.2945], [47.37, 8.54], [-33.86, 151.2], [40.71, -74.0], [35.68, 139.77]])

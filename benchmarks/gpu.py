@@ -32,16 +32,16 @@ from PIL import Image
 
 from benchmarks import machine, pyramid
 from benchmarks.locate import MEAN, STD, VIT_B_32
-from indexer.retrieval.beam import Descent, descend
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
-from indexer.retrieval.device_beam import DeviceBeam
-from indexer.retrieval.device_graph import Captured
-from indexer.retrieval.device_precision import use_half
-from indexer.retrieval.encoders import PhotoEncoder, build_tower
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.locator import LocateQuery, Locator
-from indexer.retrieval.photo import decode_photo
-from indexer.retrieval.preprocess import Preprocess
+from retrieval.encoders.open_clip import PhotoEncoder, build_tower
+from retrieval.encoders.photo import decode_photo
+from retrieval.encoders.precision import use_half
+from retrieval.encoders.preprocess import Preprocess
+from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.index.reader import TileIndex
+from retrieval.locator import LocateQuery, Locator
+from retrieval.search.beam import Descent, descend
+from retrieval.search.gpu.beam import DeviceBeam
+from retrieval.search.gpu.graph import Captured
 
 NUMBERS = Calibration({z: ZoomNumbers(tau=0.05, b=0.0, kappa=0.3, rho=0.8) for z in pyramid.ZOOMS})
 MOST_RESULTS = 2048

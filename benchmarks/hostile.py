@@ -29,7 +29,7 @@ import httpx
 
 from benchmarks.mutations import Hostile, mutations, originals, tiny
 from benchmarks.server import ROOT, Server, built_index, started
-from service.keys import add_key
+from service.access.keys import add_key
 
 __all__ = ["Tally", "attack", "reference", "schemathesis"]
 

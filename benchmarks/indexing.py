@@ -24,13 +24,13 @@ import torch
 from PIL import Image
 
 from benchmarks import machine
-from indexer.build import build_index
-from indexer.compose import Composer
-from indexer.embed import embed_zoom
-from indexer.inputs import Area
-from indexer.request import BuildRequest, Encoders
-from indexer.retrieval.encoders import MapEncoders, PhotoEncoder, build_tower
-from indexer.retrieval.preprocess import Preprocess
+from indexer.build.area import Area
+from indexer.build.build import build_index
+from indexer.build.compose import Composer
+from indexer.build.embed import embed_zoom
+from indexer.build.request import BuildRequest, Encoders
+from retrieval.encoders.open_clip import MapEncoders, PhotoEncoder, build_tower
+from retrieval.encoders.preprocess import Preprocess
 from tile_cache.addressing import bounds_of_codes, children_of_codes, codes_at, tile_of_code
 from tile_cache.bluemarble import BlueMarble
 from tile_cache.mbtiles import TileRecord, TileStore

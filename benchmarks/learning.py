@@ -2,7 +2,7 @@
 
     python -m benchmarks.learning --out DIR
 
-Draws photos and tiles (`benchmarks.earth_photos`), trains map encoders in several ways with `tilebeam train`, indexes
+Draws photos and tiles (`indexer.sample_data`), trains map encoders in several ways with `tilebeam train`, indexes
 with each, calibrates each on the validation photos and evaluates all on the test photos. Every step is one command,
 printed before it runs; what is there already is kept, so a killed run goes on. Hours on a laptop: see --only.
 """
@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.retrieval.encoders import builtin_directory
+from retrieval.encoders.open_clip import builtin_directory
 
 ZOOMS = "4,6,8"
 MARGINS = ("--context", "6=0.25", "--context", "8=1.0")  # as the built-in encoders have them
@@ -60,8 +60,8 @@ def main() -> None:
 
 def draw(out: Path, count: int) -> None:
     """Photos with places, tiles, and pictures without an answer."""
-    python("benchmarks.earth_photos", "photos", "--out", out / "earth", "--count", count)
-    python("benchmarks.earth_photos", "elsewhere", "--out", out / "elsewhere")
+    python("indexer.sample_data", "photos", "--out", out / "earth", "--count", count)
+    python("indexer.sample_data", "elsewhere", "--out", out / "elsewhere")
 
 
 def make(out: Path, way: Way) -> None:

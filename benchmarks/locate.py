@@ -31,9 +31,9 @@ import torch
 from PIL import Image
 
 from benchmarks import machine, pyramid
-from indexer.retrieval.encoders import PhotoEncoder, build_tower, builtin_directory
-from indexer.retrieval.photo import decode_photo
-from indexer.retrieval.preprocess import Preprocess
+from retrieval.encoders.open_clip import PhotoEncoder, build_tower, builtin_directory
+from retrieval.encoders.photo import decode_photo
+from retrieval.encoders.preprocess import Preprocess
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"1 MP": (1200, 900), "12 MP": (4000, 3000)}

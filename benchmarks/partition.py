@@ -19,13 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import machine
-from indexer.geocells.fit import part
-from indexer.geocells.folder import write_out
-from indexer.geocells.ordering import chord_of, order
-from indexer.geocells.request import FitRequest, Grid
+from indexer.build.request import BuildProgress
+from indexer.geocells.model.request import FitRequest, Grid
+from indexer.geocells.partition.fit import part
+from indexer.geocells.partition.folder import write_out
+from indexer.geocells.partition.optics import chord_of, order
 from indexer.photos.photo_set import PhotoSet
-from indexer.request import BuildProgress
-from indexer.retrieval.haversine import lng_lat_of, unit_vectors_of
+from retrieval.sphere import lng_lat_of, unit_vectors_of
 from tile_cache.bluemarble import load_land
 
 TOWNS, ANYWHERE = 1500, 0.3

@@ -23,12 +23,12 @@ from indexer.evaluation.bootstrap import Figure, Resamples, difference
 from indexer.evaluation.figures import errors, plain
 from indexer.evaluation.folder import write_out
 from indexer.evaluation.measuring import Measured
+from indexer.evaluation.metrics import WITHIN_KM
 from indexer.evaluation.report import Evaluation, evaluate
 from indexer.evaluation.request import EvaluationRequest, Measures
-from indexer.metrics import WITHIN_KM
 from indexer.progress import Bars
-from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.files import write_json
+from retrieval.files import write_json
+from retrieval.index.calibration import Calibration
 
 PRIOR, NOISE = "geocells", "noise"
 PAIRS = (

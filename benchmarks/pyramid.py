@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.retrieval.fake import FakePhotoEncoder, unit_rows
-from indexer.retrieval.index import finish, write_shard
-from indexer.retrieval.manifest import Manifest, ShardEntry, ZoomEntry
+from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry
+from retrieval.index.reader import finish, write_shard
+from retrieval.testing.fake import FakePhotoEncoder, unit_rows
 from tile_cache.addressing import parents_of_codes
 
 ZOOMS = (4, 6, 8, 10, 12, 14, 16)

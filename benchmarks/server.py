@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import pyramid
-from indexer.retrieval.encoders import PhotoEncoder
+from retrieval.encoders.open_clip import PhotoEncoder
 
 __all__ = ["Server", "built_index", "started"]
 

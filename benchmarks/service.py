@@ -29,8 +29,8 @@ import torch
 
 from benchmarks import machine, pyramid
 from benchmarks.locate import SIZES, _photo, encoders, serving
-from indexer.retrieval.encoders import PhotoEncoder
-from indexer.retrieval.photo import PhotoLimits, decode_photo
+from retrieval.encoders.open_clip import PhotoEncoder
+from retrieval.encoders.photo import PhotoLimits, decode_photo
 from service.settings import Settings
 
 CONCURRENCY = (1, 8, 32)

@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import machine
-from indexer.retrieval.encoders import build_tower, trained_layers
-from indexer.training.pairs.activations import ActivationCache, CacheLimits
-from indexer.training.pairs.loss import in_batch_loss
-from indexer.training.pairs.split_tower import SplitTower
+from indexer.learning.activations import ActivationCache, CacheLimits
+from indexer.learning.split_tower import SplitTower
+from indexer.training.loss import in_batch_loss
+from retrieval.encoders.open_clip import build_tower, trained_layers
 
 Step = Callable[[np.ndarray], float]
 Series = dict[str, list[float]]

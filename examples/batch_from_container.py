@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from service.client import Client, ClientError
+from service.client.client import Client, ClientError
 
 
 def main() -> int:

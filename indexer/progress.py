@@ -12,11 +12,11 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from indexer.build.request import BuildProgress
 from indexer.errors import CoverageError, IndexerError
-from indexer.request import BuildProgress
-from indexer.retrieval.errors import RetrievalError
+from retrieval.errors import RetrievalError
 from tile_cache.errors import TileCacheError
-from tile_cache.fetch_settings import FetchReport
+from tile_cache.fetch.settings import FetchReport
 
 __all__ = ["Bars", "ending_well", "say"]
 

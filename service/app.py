@@ -8,15 +8,16 @@ from importlib import metadata
 
 from fastapi import Depends, FastAPI
 
-from indexer.retrieval.locator import Locator
-from service import handlers, openapi, page, reload, routes
-from service.admission import Admission, admit
-from service.audit import Audit
+from retrieval.locator import Locator
+from service import reload
+from service.access.admission import Admission, admit
+from service.access.audit import Audit
+from service.engine.inference import Inference
 from service.errors import NotReadyError
-from service.inference import Inference
-from service.linger import LingerMiddleware
-from service.logs import RequestLogMiddleware
-from service.metrics import Metrics, MetricsMiddleware
+from service.http import handlers, openapi, page, routes
+from service.ops.linger import LingerMiddleware
+from service.ops.logs import RequestLogMiddleware
+from service.ops.metrics import Metrics, MetricsMiddleware
 from service.settings import Settings
 
 __all__ = ["create_app", "version"]
@@ -44,7 +45,7 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
         audit.close()
         await asyncio.to_thread(ground.close)
 
-    # Its own pages of /docs and /redoc load their viewers from a public host; service.page has one that does not.
+    # Its own pages of /docs and /redoc load their viewers from a public host; service.http.page has one that does not.
     app = FastAPI(title="Tilebeam", version=version(), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = routes.Service(settings, inference, metrics, admission, audit)
     app.state.reloader = reloader

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from indexer.retrieval.errors import RetrievalError
+from retrieval.errors import RetrievalError
 from service import hangup
+from service.access.keys import add_key, remove_key
 from service.errors import RequestError, ServiceError
-from service.keys import add_key, remove_key
 from tile_cache.errors import TileCacheError
 
 if TYPE_CHECKING:
-    from indexer.retrieval.locator import Locator
+    from retrieval.locator import Locator
 
 __all__ = ["keys", "locate", "register", "serve"]
 
@@ -90,8 +90,8 @@ def serve(
     """Serve an index over HTTP until interrupted."""
     hangup.note()
     with _reported():
-        from service.admission import check_exposure
-        from service.logs import configure
+        from service.access.admission import check_exposure
+        from service.ops.logs import configure
         from service.serving import listen, run
         from service.settings import Settings
 
@@ -164,20 +164,20 @@ _Box = tuple[float, float, float, float]
 
 
 def _there(url: str, api_key: str | None, images: list[Path], question: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    from service.client import Client
-    from service.files import locate_there
+    from service.client.client import Client
+    from service.client.files import locate_there
 
     with Client(url, api_key=api_key) as client:
         yield from locate_there(client, images, **question)
 
 
 def _here(index: Path, images: list[Path], question: dict[str, Any], device: Device) -> Iterator[dict[str, Any]]:
-    from indexer.retrieval.query import BBox, LocateQuery
-    from service.files import locate_here
+    from retrieval.search.query import BBox, LocateQuery
+    from service.client.files import locate_here
 
     box, within = question["bbox"], question["within"]
     if within is not None:
-        from indexer.retrieval.priors.region import Region
+        from retrieval.geo.region import Region
 
         within = Region.of_geojson(within)
     query = LocateQuery(**question | {"bbox": None if box is None else BBox(*box), "within": within})
@@ -193,7 +193,7 @@ def _text(path: Path) -> str:
 
 def _opened(index: Path, device: Device, prior: str | None = None, priors: tuple[str, ...] | None = None) -> "Locator":
     """`prior`: asked by default; `priors`: opened beside it, None all that the index has."""
-    from indexer.retrieval.locator import Locator
+    from retrieval.locator import Locator
 
     # In a thread that ends: OpenMP keeps threads for each that has used it, and those would be in the engine's way.
     with ThreadPoolExecutor(1) as passing:
@@ -201,7 +201,7 @@ def _opened(index: Path, device: Device, prior: str | None = None, priors: tuple
 
 
 def _bbox(text: str | None) -> _Box | None:
-    from service.bbox import parse_bbox
+    from service.http.bbox import parse_bbox
 
     try:
         return None if text is None else parse_bbox(text)

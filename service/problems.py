@@ -7,7 +7,7 @@ detail says nothing: what it knows is for the log.
 from dataclasses import dataclass
 from typing import Any
 
-from indexer.retrieval.errors import PhotoTooLargeError, QueryError, UnreadablePhotoError, UnsupportedPhotoError
+from retrieval.errors import PhotoTooLargeError, QueryError, UnreadablePhotoError, UnsupportedPhotoError
 from service.errors import (
     AuditError,
     BodyTooLargeError,

@@ -16,18 +16,18 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from indexer.retrieval.errors import RetrievalError
-from indexer.retrieval.locator import Locator
-from indexer.retrieval.manifest import Manifest
-from indexer.retrieval.photo import PhotoLimits
-from indexer.retrieval.query import LocateQuery
-from service.admission import Admission, check_admin
-from service.audit import Audit
+from retrieval.encoders.photo import PhotoLimits
+from retrieval.errors import RetrievalError
+from retrieval.index.manifest import Manifest
+from retrieval.locator import Locator
+from retrieval.pipeline import locate_group, prepare
+from retrieval.search.query import LocateQuery
+from service.access.admission import Admission, check_admin
+from service.access.audit import Audit
+from service.engine.inference import Inference, proof_picture
 from service.errors import KeyFileError, ReloadError, SettingsError
 from service.hangup import noted
-from service.inference import Inference, proof_picture
-from service.openapi import RELOAD
-from service.pipeline import locate_group, prepare
+from service.http.openapi import RELOAD
 
 __all__ = ["Reloader", "Reopen", "reopening", "router"]
 

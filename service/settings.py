@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from indexer.retrieval.photo import accepted_formats
-from indexer.retrieval.query import SERVED, Scoring
+from retrieval.encoders.photo import accepted_formats
+from retrieval.search.query import SERVED, Scoring
 from service.errors import SettingsError
 
 __all__ = ["PREFIX", "Settings"]

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("tile_cache", "indexer", "service")
+PACKAGES = ("tile_cache", "retrieval", "indexer", "service")
 SOURCES = sorted([*ROOT.glob("*.py"), *(path for name in PACKAGES for path in (ROOT / name).rglob("*.py"))])
 MOST_LINES = 400
 ENGINE = ("torch", "faiss", "numpy", "PIL", "open_clip", "safetensors", "shapely", "mercantile", "fastapi", "uvicorn")
@@ -127,14 +127,13 @@ def test_the_tables_name_nothing_that_is_gone(imports: list[Import]) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("tile_cache/xyz.py", "import indexer.coverage"),
-        ("tile_cache/xyz.py", "from indexer.retrieval import beam"),
-        ("indexer/retrieval/index.py", "def f():\n    from indexer.build import build_index"),
-        ("indexer/retrieval/index.py", "from indexer import build"),
-        ("indexer/retrieval/index.py", "from .. import build"),
-        ("indexer/build.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import service.app"),
-        ("service/app.py", "from indexer import coverage"),
-        ("service/app.py", "import importlib\nimportlib.import_module('indexer.build')"),
+        ("tile_cache/xyz.py", "import indexer.build.coverage"),
+        ("tile_cache/xyz.py", "from retrieval.search import beam"),
+        ("retrieval/index/reader.py", "def f():\n    from indexer.build.build import build_index"),
+        ("retrieval/index/reader.py", "from indexer import build"),
+        ("indexer/build/build.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import service.app"),
+        ("service/app.py", "from indexer.build import coverage"),
+        ("service/app.py", "import importlib\nimportlib.import_module('indexer.build.build')"),
         ("service/cli.py", "import tilebeam"),
     ],
 )
@@ -145,10 +144,10 @@ def test_a_wrong_arrow_is_seen_wherever_it_stands(path: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("service/routes.py", "def f():\n    import faiss"),
-        ("indexer/embed.py", "from torch.nn import functional"),
-        ("service/routes.py", "from tile_cache import fetcher"),
-        ("indexer/retrieval/locator.py", "from tile_cache.fetcher import fetch"),
+        ("service/http/routes.py", "def f():\n    import faiss"),
+        ("indexer/build/embed.py", "from torch.nn import functional"),
+        ("service/http/routes.py", "from tile_cache.fetch import client"),
+        ("retrieval/locator.py", "from tile_cache.fetch.client import fetch"),
         ("tile_cache/mbtiles.py", "from sqlite3 import Connection"),
     ],
 )
@@ -159,8 +158,8 @@ def test_a_stray_library_is_seen_wherever_it_stands(path: str, text: str) -> Non
 @pytest.mark.parametrize(
     ("path", "text"),
     [
-        ("indexer/fetching.py", "from indexer.retrieval import manifest\nfrom tile_cache.fetcher import fetch"),
-        ("indexer/retrieval/lists.py", "import faiss\nfrom . import errors"),
+        ("indexer/build/fetch.py", "from retrieval.index import manifest\nfrom tile_cache.fetch.client import fetch"),
+        ("retrieval/index/shards.py", "import faiss\nfrom . import errors"),
         ("service/app.py", "import torchmetrics"),
     ],
 )
@@ -178,7 +177,7 @@ def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
     assert [path for path in SOURCES if path.stem in {"utils", "util", "common", "helpers", "misc"}] == []
 
 
-@pytest.mark.parametrize("module", ["service.client", "service.cli", "tilebeam"])
+@pytest.mark.parametrize("module", ["service.client.client", "service.cli", "tilebeam"])
 def test_imports_without_the_engine(module: str) -> None:
     """As on a machine where only the base dependencies are installed: each library of the engine is made missing."""
     code = f"import sys; sys.modules.update(dict.fromkeys({ENGINE!r})); import {module}"

@@ -21,7 +21,7 @@ from tile_cache import mbtiles_format as fmt
 from tile_cache.addressing import MAX_ZOOM, Tile, check_tile, check_zoom, morton_decode
 from tile_cache.database import Connection, Database, enter_wal_mode
 from tile_cache.errors import StoreError
-from tile_cache.responses import BadImageError, image_size, sniff
+from tile_cache.images import BadImageError, image_size, sniff
 from tile_cache.sources import SourceInfo
 
 __all__ = ["MBTilesSource", "TileRecord", "TileStore", "Validators"]

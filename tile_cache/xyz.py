@@ -13,8 +13,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from tile_cache.addressing import MAX_ZOOM, Tile, check_tile, quadkey
 from tile_cache.errors import RefusedSourceError, SourceError
+from tile_cache.fetch.terms import refusal
 from tile_cache.sources import SourceInfo
-from tile_cache.terms import refusal
 
 __all__ = ["KEY_VARIABLE", "XyzSource", "provider_names"]
 

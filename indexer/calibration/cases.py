@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from indexer.photos.known import KnownPictures
-from indexer.retrieval.beam import Descent, Step, descend
-from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.surroundings import neighbours_mean
+from retrieval.index.calibration import Calibration
+from retrieval.index.reader import TileIndex
+from retrieval.search.beam import Descent, Step, descend
+from retrieval.search.neighbours import neighbours_mean
 
 _CHUNK = 256
 NOT_THERE = -1

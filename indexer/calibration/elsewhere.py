@@ -18,13 +18,13 @@ from indexer.calibration.cases import descents
 from indexer.calibration.likelihood import minimise
 from indexer.evaluation.answerable import WRONG_KM
 from indexer.photos.known import KnownPictures
-from indexer.retrieval.beam import Descent, features_of
-from indexer.retrieval.calibration import Calibration, ElsewhereNumbers, Feature
-from indexer.retrieval.elsewhere import CLIP
-from indexer.retrieval.elsewhere import names as feature_names
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.point import places
-from indexer.retrieval.support import Support, distances_km, unit_vectors
+from retrieval.index.calibration import Calibration, ElsewhereNumbers, Feature
+from retrieval.index.reader import TileIndex
+from retrieval.search.answer_point import places
+from retrieval.search.beam import Descent, features_of
+from retrieval.search.elsewhere import CLIP
+from retrieval.search.elsewhere import names as feature_names
+from retrieval.search.points import Support, distances_km, unit_vectors
 
 EXPECTED_SHARE = 0.1
 """Of pictures without an answer among those that a service is sent, where nobody says otherwise."""

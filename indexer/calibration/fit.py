@@ -11,8 +11,8 @@ from dataclasses import replace
 from indexer.calibration.cases import Chunk, cases_of, chunks_of
 from indexer.calibration.likelihood import maximise
 from indexer.photos.known import KnownPictures
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
-from indexer.retrieval.index import TileIndex
+from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.index.reader import TileIndex
 
 LEAST_PICTURES = 100
 """Fewer that reach a zoom with their true tile leave it, and all finer ones, as they were."""

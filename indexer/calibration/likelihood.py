@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from indexer.calibration.cases import Chunk
-from indexer.retrieval.calibration import ZoomNumbers
+from retrieval.index.calibration import ZoomNumbers
 
 _STEPS = 60
 

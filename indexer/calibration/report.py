@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from indexer import plots
 from indexer.calibration.run import Calibrated
 from indexer.errors import CalibrationFitError
+from indexer.evaluation import plots
 from indexer.evaluation.answerable import COVERAGES, Answerable, abstaining, answerable
 from indexer.evaluation.bootstrap import Figure, Resamples
 from indexer.evaluation.figures import Figures, at_zoom, circles, plain
+from indexer.evaluation.metrics import risk_coverage
 from indexer.evaluation.outcomes import Outcomes
-from indexer.metrics import risk_coverage
-from indexer.retrieval.files import write_json
+from retrieval.files import write_json
 
 __all__ = ["CalibrationReport", "check_folder", "numbers_in_words"]
 

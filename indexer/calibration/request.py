@@ -6,8 +6,8 @@ from pathlib import Path
 from indexer.calibration.elsewhere import EXPECTED_SHARE
 from indexer.errors import CalibrationFitError
 from indexer.photos.reading import ReadOptions
-from indexer.retrieval.priors.installed import check_name
-from indexer.retrieval.query import LocateQuery
+from retrieval.installed_priors import check_name
+from retrieval.search.query import LocateQuery
 
 __all__ = ["CalibrationRequest", "PriorSource"]
 

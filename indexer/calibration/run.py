@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.build.request import BuildProgress, OnProgress
 from indexer.calibration.elsewhere import Strangers
 from indexer.calibration.fit import LEAST_PICTURES
 from indexer.calibration.request import CalibrationRequest
@@ -18,13 +19,12 @@ from indexer.photos.embedding import Embedded, embed_photos, known_under
 from indexer.photos.known import KnownPictures
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import ReadOptions, read_photos
-from indexer.request import BuildProgress, OnProgress
-from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.locator import Locator
-from indexer.retrieval.priors.installed import Asked, OpenPriors, install, staged
-from indexer.retrieval.priors.interface import Prior
-from indexer.retrieval.priors.open import open_prior
-from indexer.retrieval.query import NO_PRIOR, LocateQuery
+from retrieval.index.calibration import Calibration
+from retrieval.installed_priors import Asked, OpenPriors, install, staged
+from retrieval.locator import Locator
+from retrieval.priors.base import Prior
+from retrieval.priors.registry import open_prior
+from retrieval.search.query import NO_PRIOR, LocateQuery
 
 __all__ = ["Calibrated", "Halves", "calibrate"]
 

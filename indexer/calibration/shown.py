@@ -18,11 +18,11 @@ from torch import Tensor
 from indexer.calibration.cases import Case, Chunk, case_of, descents
 from indexer.calibration.likelihood import Free, log_posterior, minimise
 from indexer.photos.known import KnownPictures
-from indexer.retrieval.beam import Descent
-from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.point import Place, places
-from indexer.retrieval.support import Support, distances_km, unit_vectors
+from retrieval.index.calibration import Calibration
+from retrieval.index.reader import TileIndex
+from retrieval.search.answer_point import Place, places
+from retrieval.search.beam import Descent
+from retrieval.search.points import Support, distances_km, unit_vectors
 
 LOOKED_AT = 3000
 """Pictures that are looked at; more say little more and take minutes."""

@@ -10,8 +10,8 @@ from indexer.calibration.elsewhere import EXPECTED_SHARE, Strangers, with_elsewh
 from indexer.calibration.fit import fit
 from indexer.calibration.shown import as_shown, with_circles
 from indexer.photos.known import KnownPictures
-from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.index import TileIndex
+from retrieval.index.calibration import Calibration
+from retrieval.index.reader import TileIndex
 
 __all__ = ["calibrated"]
 

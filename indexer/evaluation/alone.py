@@ -4,10 +4,10 @@ import time
 
 import numpy as np
 
+from indexer.evaluation.metrics import great_circle_km
 from indexer.evaluation.outcomes import OnPicture, Outcomes, Pictures, ZoomOutcomes
-from indexer.metrics import great_circle_km
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.priors.interface import Belief
+from retrieval.index.reader import TileIndex
+from retrieval.priors.base import Belief
 from tile_cache.addressing import codes_at
 
 __all__ = ["answers_alone"]

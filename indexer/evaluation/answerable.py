@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.evaluation.bootstrap import Figure, Resamples, Statistic, area_under_roc
+from indexer.evaluation.metrics import Bools, Floats, risk_coverage
 from indexer.evaluation.outcomes import Outcomes
-from indexer.metrics import Bools, Floats, risk_coverage
 
 WRONG_KM = 750.0
 """An answer farther off than this (the literature's "country") is wrong."""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.metrics import Bools, Floats, bin_of, percentiles
+from indexer.evaluation.metrics import Bools, Floats, bin_of, percentiles
 
 _CELLS = 1_000_000  # counts held at once
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.retrieval.beam import Descent, Step, weighed
-from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.errors import QueryError
-from indexer.retrieval.index import Level, TileIndex
-from indexer.retrieval.posterior import share
-from indexer.retrieval.priors.interface import Belief
-from indexer.retrieval.surroundings import neighbours_mean
+from retrieval.errors import QueryError
+from retrieval.index.calibration import Calibration
+from retrieval.index.reader import Level, TileIndex
+from retrieval.priors.base import Belief
+from retrieval.search.beam import Descent, Step, weighed
+from retrieval.search.neighbours import neighbours_mean
+from retrieval.search.posterior import share
 
 Rows = NDArray[np.int64]
 NO_RANK = -1

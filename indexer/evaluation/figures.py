@@ -20,9 +20,9 @@ from indexer.evaluation.bootstrap import (
     mean,
     median,
 )
+from indexer.evaluation.metrics import WITHIN_KM, Floats, geoscore, log_losses
 from indexer.evaluation.outcomes import Outcomes, ZoomOutcomes
-from indexer.metrics import WITHIN_KM, Floats, geoscore, log_losses
-from indexer.retrieval.query import Scoring
+from retrieval.search.query import Scoring
 
 Figures = Mapping[str, Figure]
 

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer import out_folder, plots
+from indexer import out_folder
 from indexer.errors import EvaluationError
+from indexer.evaluation import plots
 from indexer.evaluation.answerable import WRONG_KM, abstaining
 from indexer.evaluation.figures import Row
 from indexer.evaluation.loading import Subject
 from indexer.evaluation.measuring import Measured
 from indexer.evaluation.report import Evaluation
 from indexer.photos.photo_set import PhotoSet, write_rejections
-from indexer.retrieval.files import write_json
+from retrieval.files import write_json
 
 __all__ = ["check_out", "write_out"]
 

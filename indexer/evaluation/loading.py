@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from indexer.build.request import BuildProgress, OnProgress
 from indexer.errors import EvaluationError
+from indexer.evaluation.metrics import Floats
 from indexer.evaluation.outcomes import Pictures
 from indexer.evaluation.request import EvaluationRequest
-from indexer.metrics import Floats
 from indexer.photos.embedding import Embedded, embed_photos, known_under
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import ReadOptions, read_photos
-from indexer.request import BuildProgress, OnProgress
-from indexer.retrieval.locator import Locator
-from indexer.retrieval.photo import decode_photo
-from indexer.retrieval.priors.interface import Prior
+from retrieval.encoders.photo import decode_photo
+from retrieval.locator import Locator
+from retrieval.priors.base import Prior
 
 __all__ = ["Loaded", "Subject", "load"]
 

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.build.request import BuildProgress, OnProgress
 from indexer.evaluation import memory
 from indexer.evaluation.alone import answers_alone
 from indexer.evaluation.answerable import COVERAGES, Answerable, abstaining, answerable
@@ -17,14 +18,13 @@ from indexer.evaluation.bootstrap import Resamples
 from indexer.evaluation.exhaustive import Exhaustive
 from indexer.evaluation.figures import Figures, Row, RowFigures, figures_of, ranks, row_name
 from indexer.evaluation.loading import Subject
+from indexer.evaluation.metrics import risk_coverage
 from indexer.evaluation.outcomes import Outcomes, Pictures, Search, search_all
 from indexer.evaluation.request import BEAM, Measures
-from indexer.metrics import risk_coverage
-from indexer.request import BuildProgress, OnProgress
-from indexer.retrieval.beam import Descent
-from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.priors.interface import Belief
-from indexer.retrieval.query import MAX_K, LocateQuery
+from retrieval.index.calibration import Calibration
+from retrieval.priors.base import Belief
+from retrieval.search.beam import Descent
+from retrieval.search.query import MAX_K, LocateQuery
 
 __all__ = ["Agreement", "Measured", "measure_all", "silent"]
 

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.metrics import Bools, Floats, great_circle_km
+from indexer.evaluation.metrics import Bools, Floats, great_circle_km
 from indexer.photos.known import KnownPictures
-from indexer.retrieval.answers import Answer
-from indexer.retrieval.beam import Descent, Step
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.locator import Locator
-from indexer.retrieval.priors.interface import Belief
-from indexer.retrieval.query import LocateQuery
+from retrieval.index.reader import TileIndex
+from retrieval.locator import Locator
+from retrieval.priors.base import Belief
+from retrieval.search.answer import Answer
+from retrieval.search.beam import Descent, Step
+from retrieval.search.query import LocateQuery
 from tile_cache.addressing import code_of_tile
 
 Rows = NDArray[np.int64]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from indexer.errors import EvaluationError
 from indexer.photos.reading import ReadOptions
-from indexer.retrieval.query import NO_PRIOR, LocateQuery, Scoring
+from retrieval.search.query import NO_PRIOR, LocateQuery, Scoring
 
 __all__ = ["BEAM", "EvaluationRequest", "Measures"]
 

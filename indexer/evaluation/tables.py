@@ -8,7 +8,7 @@ from indexer.evaluation.answerable import COVERAGES, WRONG_KM, Family
 from indexer.evaluation.bootstrap import Figure
 from indexer.evaluation.figures import Figures, milliseconds
 from indexer.evaluation.measuring import Measured
-from indexer.metrics import WITHIN_KM
+from indexer.evaluation.metrics import WITHIN_KM
 
 __all__ = ["markdown"]
 

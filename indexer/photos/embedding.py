@@ -16,18 +16,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.embed import ahead
+from indexer.build.embed import ahead
 from indexer.errors import PhotoSetError
 from indexer.photos.dhash import dhash
 from indexer.photos.embedding_cache import EmbeddingCache, photo_key
 from indexer.photos.known import KnownPictures
 from indexer.photos.photo_set import Fault, PhotoSet, Reason
 from indexer.photos.pictures import read_picture
-from indexer.retrieval.photo import PhotoLimits
-from indexer.retrieval.priors.interface import Prior
+from retrieval.encoders.photo import PhotoLimits
+from retrieval.priors.base import Prior
 
 if TYPE_CHECKING:  # the module that holds it loads torch, which reading and splitting photos do not need
-    from indexer.retrieval.encoders import EncodesPhotos
+    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["SHARD_PHOTOS", "Embedded", "embed_photos", "known_under"]
 

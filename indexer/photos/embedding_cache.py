@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.retrieval.files import write_atomically
+from retrieval.files import write_atomically
 
 __all__ = ["EmbeddingCache", "photo_key"]
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from indexer.photos.photo_set import Fault, Reason
 from indexer.photos.pictures import file_fault, os_fault, read_picture
 from indexer.photos.places import Place, check_place
-from indexer.retrieval.photo import PhotoLimits
+from retrieval.encoders.photo import PhotoLimits
 
 __all__ = ["place_of"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.retrieval.priors.interface import Belief, Prior
+from retrieval.priors.base import Belief, Prior
 from tile_cache.addressing import codes_at
 
 _BELIEFS_AT_ONCE = 16  # up to a megabyte each

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import PhotoSetError
-from indexer.retrieval.files import write_atomically
+from retrieval.files import write_atomically
 
 __all__ = ["SPLITS", "Fault", "PhotoSet", "Reason", "Rejection", "write_rejections"]
 

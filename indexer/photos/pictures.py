@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from indexer.photos.photo_set import Fault, Reason
-from indexer.retrieval.photo import (
+from retrieval.encoders.photo import (
     PhotoError,
     PhotoLimits,
     PhotoTooLargeError,

@@ -13,7 +13,7 @@ import typer
 import yaml
 from typer.main import get_group
 
-import indexer.cli
+import indexer.cli.build
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,7 +86,7 @@ def test_two_areas_are_refused(arguments: Any) -> None:
 
 def test_the_command_line_knows_every_option_of_the_script(arguments: Any) -> None:
     app = typer.Typer()
-    indexer.cli.register(app)
+    indexer.cli.build.register(app)
     command = get_group(app).commands["index"]
     known = {name for parameter in command.params for name in parameter.opts}
     given = arguments(

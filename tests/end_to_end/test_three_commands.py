@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.earth_photos.photos import PhotoSet, write_photos
+from indexer.sample_data.photos import PhotoSet, write_photos
 
 COUNT = 1000
 

@@ -29,7 +29,7 @@ from PIL import Image
 from towers import Towers
 from world import HOLE_14, PLACE, ZOOMS, Server, bbox, covered, deep_geojson, imagery, serving
 
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
+from retrieval.index.calibration import Calibration, ZoomNumbers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # 90 s on two idle cores
 

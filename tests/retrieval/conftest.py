@@ -9,9 +9,9 @@ import mercantile
 import numpy as np
 import pytest
 
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
-from indexer.retrieval.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, write_fake_index
-from indexer.retrieval.locator import BBox, Locator
+from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.locator import BBox, Locator
+from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, write_fake_index
 from tile_cache.addressing import tile_of_code
 
 DIM = 8

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
-from indexer.retrieval.errors import EncoderMismatchError, QueryError
-from indexer.retrieval.fake import FakePhotoEncoder, FakeTileEncoder, fake_pyramid, write_fake_index
-from indexer.retrieval.locator import BBox, LocateQuery, Locator
+from retrieval.errors import EncoderMismatchError, QueryError
+from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.locator import BBox, LocateQuery, Locator
+from retrieval.testing.fake import FakePhotoEncoder, FakeTileEncoder, fake_pyramid, write_fake_index
 from tile_cache.addressing import quadkey, tile_at
 
 

@@ -14,8 +14,8 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from indexer.retrieval.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
-from indexer.retrieval.locator import Locator
+from retrieval.locator import Locator
+from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
 from service.app import create_app
 from service.serving import listen
 from service.settings import Settings

@@ -33,9 +33,9 @@ def engine_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random pyramid with a real, tiny open_clip encoder in it, as `tilebeam index` would leave it."""
     import torch
 
-    from indexer.retrieval.encoders import PhotoEncoder, build_tower
-    from indexer.retrieval.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
-    from indexer.retrieval.preprocess import Preprocess
+    from retrieval.encoders.open_clip import PhotoEncoder, build_tower
+    from retrieval.encoders.preprocess import Preprocess
+    from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
 
     directory = tmp_path_factory.mktemp("engine")
     vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}

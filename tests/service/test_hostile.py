@@ -1,14 +1,10 @@
 """What strangers send, in small, on the fake encoder; benchmarks/hostile.py is the same with ten thousand pictures."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # benchmarks are no installed package
 
 from benchmarks.hostile import attack, reference, schemathesis
 from benchmarks.mutations import Hostile, mutations, originals, tiny

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.fake import FakePhotoEncoder
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.locator import LocateQuery, Locator
-from indexer.retrieval.photo import PhotoLimits, decode_photo
-from indexer.retrieval.priors.installed import Asked, OpenPriors
-from indexer.retrieval.priors.noise import NoisePrior
-from indexer.retrieval.priors.region import Region
-from service.client import Client
-from service.pipeline import Prepared, locate_mixed, prepare
+from retrieval.encoders.photo import PhotoLimits, decode_photo
+from retrieval.geo.region import Region
+from retrieval.index.calibration import Calibration
+from retrieval.index.reader import TileIndex
+from retrieval.installed_priors import Asked, OpenPriors
+from retrieval.locator import LocateQuery, Locator
+from retrieval.pipeline import Prepared, locate_mixed, prepare
+from retrieval.priors.noise import NoisePrior
+from retrieval.testing.fake import FakePhotoEncoder
+from service.client.client import Client
 from tilebeam import app
 
 Picture = Callable[..., bytes]

@@ -20,9 +20,9 @@ import numpy as np
 import psutil
 import pytest
 
-from indexer.retrieval.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
-from indexer.retrieval.locator import Locator
-from service.keys import add_key, remove_key
+from retrieval.locator import Locator
+from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
+from service.access.keys import add_key, remove_key
 from service.reload import reopening
 
 Problem = Callable[[httpx.Response, int, str], str]
@@ -227,8 +227,8 @@ def test_only_an_admin_may_and_keys_change_with_a_reload(
 HANGUP = """
 import sys
 from pathlib import Path
-from indexer.retrieval.fake import FakePhotoEncoder
-from indexer.retrieval.locator import Locator
+from retrieval.testing.fake import FakePhotoEncoder
+from retrieval.locator import Locator
 from service.app import create_app
 from service.reload import reopening
 from service.serving import listen, run

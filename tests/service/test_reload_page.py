@@ -18,11 +18,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import tilebeam
-from indexer.retrieval.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
-from indexer.retrieval.locator import Locator
+from retrieval.locator import Locator
+from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
 from service import hangup
+from service.access.keys import add_key
 from service.errors import SettingsError
-from service.keys import add_key
 
 Problem = Callable[[httpx.Response, int, str], str]
 
@@ -119,8 +119,8 @@ hangup.note()
 print("noting", flush=True)
 sys.stdin.readline()
 from pathlib import Path
-from indexer.retrieval.fake import FakePhotoEncoder
-from indexer.retrieval.locator import Locator
+from retrieval.testing.fake import FakePhotoEncoder
+from retrieval.locator import Locator
 from service.app import create_app
 from service.reload import reopening
 from service.serving import listen, run

@@ -6,7 +6,6 @@ checkpoint in transformers' format, and places are encoded by a quick stand-in (
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,20 +13,17 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from geoclip_stand_ins import SeededPlaces, photos_around, tiny_clip
 from typer.testing import CliRunner
 
-from indexer.retrieval.errors import EncoderError
-from indexer.retrieval.locator import Locator
-from indexer.retrieval.photo import decode_photo
-from indexer.retrieval.priors.geoclip import GeoclipPrior, GeoclipSettings
-from indexer.retrieval.priors.installed import install, staged
+from retrieval.encoders.photo import decode_photo
+from retrieval.errors import EncoderError
+from retrieval.installed_priors import install, staged
+from retrieval.locator import Locator
+from retrieval.priors.geoclip import GeoclipPrior, GeoclipSettings
 from service.reload import reopening
 from tile_cache.addressing import LngLat, Tile, code_of_tile
 from tilebeam import app
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "retrieval" / "priors"))
-
-from geoclip_stand_ins import SeededPlaces, photos_around, tiny_clip
 
 Serving = Callable[..., AbstractContextManager[str]]
 Picture = Callable[..., bytes]
@@ -53,8 +49,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
     places = SeededPlaces(dim=512)
     monkeypatch.setenv("TILEBEAM_CLIP", str(clip))
     monkeypatch.setenv("XDG_CACHE_HOME", str(clip / "cache"))
-    monkeypatch.setattr("indexer.retrieval.priors.geoclip.gallery", lambda: photos_around(CITIES, 50))
-    monkeypatch.setattr("indexer.retrieval.priors.geoclip_location.LocationEncoder.load", lambda device="auto": places)
+    monkeypatch.setattr("retrieval.priors.geoclip.gallery", lambda: photos_around(CITIES, 50))
+    monkeypatch.setattr("retrieval.priors.geoclip_location.LocationEncoder.load", lambda device="auto": places)
 
 
 def test_a_street_photo_is_answered_by_geoclip(index: Path, serving: Serving, make_picture: Picture) -> None:

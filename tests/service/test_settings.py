@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import service.errors
-from indexer.retrieval import errors as retrieval_errors
+from retrieval import errors as retrieval_errors
 from service.errors import ClientError, ServiceError, SettingsError, UnavailableError
 from service.problems import TABLE, headers_of, kind_of, problem_of
 from service.settings import Settings

@@ -1,17 +1,12 @@
 """Fixtures: a tile server that misbehaves on demand, and a cache of it."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-# Under importlib mode a test folder is not on the path, and `loopback` is shared by the tests here.
-sys.path.insert(0, str(Path(__file__).parent))
-
 from loopback import TileServer, serving
 
-from tile_cache.fetcher import FetchSettings
+from tile_cache.fetch.client import FetchSettings
 from tile_cache.mbtiles import TileStore
 from tile_cache.sources import SourceInfo
 

@@ -244,8 +244,8 @@ with TileStore.open(Path({path!r}), INFO) as store:
 
 
 def test_several_processes_make_and_fill_one_store(path):
-    here = Path(__file__).parent
-    script = _WRITER.format(root=str(here.parents[1]), here=str(here), path=str(path))
+    root = Path(__file__).parents[2]
+    script = _WRITER.format(root=str(root), here=str(root / "tests/support"), path=str(path))
     # Overlapping ranges, and nobody made the file before: all four lay it out at once.
     writers = [subprocess.Popen([sys.executable, "-c", script, str(first)]) for first in (0, 100, 200, 300)]
     assert [w.wait(120) for w in writers] == [0, 0, 0, 0]

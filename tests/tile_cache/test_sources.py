@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tile_cache.addressing import Tile, quadkey
 from tile_cache.errors import RefusedSourceError, SourceError, StoreError
+from tile_cache.fetch.terms import is_local, redirect_refusal, refusal
 from tile_cache.sources import open_source
-from tile_cache.terms import is_local, redirect_refusal, refusal
 from tile_cache.xyz import XyzSource, provider_names
 
 KEY = {"TILEBEAM_TILE_KEY": "s3cret/&key"}

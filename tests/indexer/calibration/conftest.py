@@ -1,18 +1,13 @@
 """What calibration's tests share: small indexes, and pictures whose places are drawn from a posterior."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-# Under importlib mode a test folder is not on the path, and `drawn_places` is shared by the tests here.
-sys.path.insert(0, str(Path(__file__).parent))
-
 from drawn_places import DIM, SEED
 
-from indexer.retrieval.fake import fake_pyramid, write_fake_index
-from indexer.retrieval.index import TileIndex
+from retrieval.index.reader import TileIndex
+from retrieval.testing.fake import fake_pyramid, write_fake_index
 
 
 @pytest.fixture(autouse=True, scope="session")

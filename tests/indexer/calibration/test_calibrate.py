@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 from indexer.calibration.fit import LEAST_PICTURES
 from indexer.calibration.run import families_of, halves_of
 from indexer.photos.reading import ReadOptions, read_photos
-from indexer.retrieval import locator
-from indexer.retrieval.calibration import Calibration
-from indexer.retrieval.encoders import PhotoEncoder
-from indexer.retrieval.fake import FakeLevel, FakePhotoEncoder, unit_rows, write_fake_index
-from indexer.retrieval.locator import LocateQuery, Locator
+from retrieval import locator
+from retrieval.encoders.open_clip import PhotoEncoder
+from retrieval.index.calibration import Calibration
+from retrieval.locator import LocateQuery, Locator
+from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, unit_rows, write_fake_index
 from tile_cache.addressing import centres_of_codes
 from tilebeam import app
 

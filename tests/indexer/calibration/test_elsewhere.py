@@ -8,14 +8,14 @@ import pytest
 from drawn_places import DIM, K, drawn, locator, nowhere
 
 from indexer.calibration.elsewhere import Strangers, _logistic, with_elsewhere
-from indexer.metrics import auroc
+from indexer.evaluation.metrics import auroc
 from indexer.photos.known import KnownPictures, joined
-from indexer.retrieval.beam import descend
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
-from indexer.retrieval.elsewhere import probability
-from indexer.retrieval.fake import fake_pyramid, unit_rows, write_fake_index
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.locator import LocateQuery
+from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.index.reader import TileIndex
+from retrieval.locator import LocateQuery
+from retrieval.search.beam import descend
+from retrieval.search.elsewhere import probability
+from retrieval.testing.fake import fake_pyramid, unit_rows, write_fake_index
 
 TRUE = Calibration({3: ZoomNumbers(0.05), 5: ZoomNumbers(0.05, 0.7)}, k=K)
 ODD = np.random.default_rng(8).standard_normal((3, DIM))

@@ -10,11 +10,11 @@ from drawn_places import K, deepest_tiles, drawn, likelihoods, located, locator,
 
 from indexer.calibration.cases import cases_of, chunks_of
 from indexer.calibration.fit import LEAST_PICTURES, fit, likeliest
-from indexer.metrics import reliability
+from indexer.evaluation.metrics import reliability
 from indexer.photos.known import KnownPictures, joined
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.query import LocateQuery
+from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.index.reader import TileIndex
+from retrieval.search.query import LocateQuery
 from tile_cache.addressing import centres_of_codes
 
 ALONE = Calibration({3: ZoomNumbers(0.12), 5: ZoomNumbers(0.15, 0.7, rho=0.6)}, k=K)

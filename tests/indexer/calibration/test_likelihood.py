@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from indexer.calibration.cases import Case, Chunk, chunks_of
 from indexer.calibration.likelihood import Free, log_posterior, maximise, negative_log_likelihood
-from indexer.retrieval.calibration import ZoomNumbers
-from indexer.retrieval.posterior import share
+from retrieval.index.calibration import ZoomNumbers
+from retrieval.search.posterior import share
 
 
 def case(rng: np.random.Generator) -> Case:

@@ -11,12 +11,12 @@ from indexer.calibration.cases import Case, Chunk, cases_of, chunks_of
 from indexer.calibration.fit import fit, likeliest
 from indexer.calibration.likelihood import Free, log_posterior, negative_log_likelihood
 from indexer.photos.known import KnownPictures
-from indexer.retrieval.beam import descend
-from indexer.retrieval.calibration import Calibration, ZoomNumbers
-from indexer.retrieval.fake import unit_rows
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.posterior import share
-from indexer.retrieval.priors.noise import NoisePrior
+from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.index.reader import TileIndex
+from retrieval.priors.noise import NoisePrior
+from retrieval.search.beam import descend
+from retrieval.search.posterior import share
+from retrieval.testing.fake import unit_rows
 from tile_cache.addressing import centres_of_codes
 
 TRUTH = Calibration({3: ZoomNumbers(0.15, lam=0.8), 5: ZoomNumbers(0.2, 0.8, lam=0.5)}, k=K)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from indexer.evaluation.bootstrap import Resamples, area_under_roc, calibration_error, difference, mean, median
-from indexer.metrics import auroc, expected_calibration_error
+from indexer.evaluation.metrics import auroc, expected_calibration_error
 
 
 @given(n=st.integers(1, 25), seed=st.integers(0, 999))

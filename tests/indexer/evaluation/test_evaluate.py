@@ -10,13 +10,12 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from indexer import plots
-from indexer.evaluation import tables
+from indexer.cli.evaluate import register
+from indexer.evaluation import plots, tables
 from indexer.evaluation.bootstrap import Figure
-from indexer.evaluation.cli import register
-from indexer.retrieval import locator
-from indexer.retrieval.encoders import PhotoEncoder
-from indexer.retrieval.fake import FakeLevel, FakePhotoEncoder, write_fake_index
+from retrieval import locator
+from retrieval.encoders.open_clip import PhotoEncoder
+from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, write_fake_index
 from tile_cache.addressing import centre, tile_of_code
 
 PARENTS = np.array([3, 5, 9, 12], dtype=np.uint64)

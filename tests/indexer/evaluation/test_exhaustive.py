@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from indexer.evaluation.exhaustive import NO_RANK, Exhaustive
-from indexer.retrieval.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
-from indexer.retrieval.errors import QueryError
-from indexer.retrieval.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, write_fake_index
-from indexer.retrieval.index import TileIndex
-from indexer.retrieval.locator import Locator
-from indexer.retrieval.query import MAX_K, LocateQuery
+from retrieval.errors import QueryError
+from retrieval.index.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
+from retrieval.index.reader import TileIndex
+from retrieval.locator import Locator
+from retrieval.search.query import MAX_K, LocateQuery
+from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, write_fake_index
 from tile_cache.addressing import code_of_tile
 
 DIM = 4

@@ -1,12 +1,8 @@
 """Helpers of these tests lie beside them."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from known_structure import draw_pictures, known_partition, tiny_encoder
 
 

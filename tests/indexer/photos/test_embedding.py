@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged import encoded, make_damaged, picture
 from numpy.typing import NDArray
-from photos.damaged import encoded, make_damaged, picture
 from PIL import Image
 
 from indexer.errors import PhotoSetError
@@ -15,8 +15,8 @@ from indexer.photos.embedding import embed_photos
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import read_photos
 from indexer.photos.splits import split
-from indexer.retrieval.fake import FakePhotoEncoder
-from indexer.retrieval.photo import PhotoLimits, decode_photo
+from retrieval.encoders.photo import PhotoLimits, decode_photo
+from retrieval.testing.fake import FakePhotoEncoder
 
 
 class CountingEncoder(FakePhotoEncoder):

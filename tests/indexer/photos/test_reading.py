@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damaged import FOUND_WHEN_DECODED, KINDS, encoded, make_damaged, picture
 from hypothesis import given
 from hypothesis import strategies as st
-from photos.damaged import FOUND_WHEN_DECODED, KINDS, encoded, make_damaged, picture
 from PIL import Image
 
 from indexer.errors import PhotoSetError
@@ -19,7 +19,7 @@ from indexer.photos.photo_set import Fault, PhotoSet, Reason, Rejection, write_r
 from indexer.photos.pictures import read_picture
 from indexer.photos.places import check_place
 from indexer.photos.reading import ReadOptions, read_photos
-from indexer.retrieval.photo import PhotoLimits
+from retrieval.encoders.photo import PhotoLimits
 
 PLACES = {"a.jpg": (2.35, 48.85), "b.jpg": (-0.12, 51.5), "c,1.jpg": (139.7, 35.7)}
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damaged import encoded, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from photos.damaged import encoded, picture
 from PIL import Image, ImageEnhance
 
 from indexer.errors import PhotoSetError
@@ -18,7 +18,7 @@ from indexer.photos.dhash import dhash
 from indexer.photos.duplicates import MOST_BITS, components, near_duplicates
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.splits import SPLIT_ZOOM, SplitPlan, split
-from indexer.retrieval.photo import decode_photo
+from retrieval.encoders.photo import decode_photo
 from tile_cache.addressing import codes_at
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.retrieval.errors import PriorError
-from indexer.retrieval.priors.density import Density, DensityPrior
-from indexer.retrieval.priors.geoclip_package import gallery
-from indexer.retrieval.priors.grid import areas
-from indexer.retrieval.priors.open import open_prior
+from retrieval.errors import PriorError
+from retrieval.priors.density import Density, DensityPrior
+from retrieval.priors.geoclip_package import gallery
+from retrieval.priors.grid import areas
+from retrieval.priors.registry import open_prior
 from tile_cache.addressing import children_of_codes, codes_at
 
 places = st.lists(st.tuples(st.floats(-90, 90), st.floats(-180, 180)), min_size=1, max_size=30)

@@ -12,12 +12,12 @@ from geoclip_stand_ins import FeaturesOfPlaces, SeededPlaces, photos_around
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from indexer.retrieval.errors import PriorError
-from indexer.retrieval.priors.geoclip import GeoclipPrior, GeoclipSettings
-from indexer.retrieval.priors.geoclip_location import LocationEncoder
-from indexer.retrieval.priors.geoclip_package import folder, gallery
-from indexer.retrieval.priors.geoclip_tables import QuarterTable, tile_embeddings
-from indexer.retrieval.priors.grid import areas
+from retrieval.errors import PriorError
+from retrieval.priors.geoclip import GeoclipPrior, GeoclipSettings
+from retrieval.priors.geoclip_location import LocationEncoder
+from retrieval.priors.geoclip_package import folder, gallery
+from retrieval.priors.geoclip_tables import QuarterTable, tile_embeddings
+from retrieval.priors.grid import areas
 from tile_cache.addressing import LngLat, centres_of_codes, children_of_codes, codes_at
 
 CITIES = [LngLat(8.5, 47.4), LngLat(2.3, 48.9), LngLat(151.2, -33.9), LngLat(-179.9, -16.5), LngLat(30.0, 78.0)]

@@ -7,9 +7,9 @@ import pytest
 from geoclip_stand_ins import tiny_clip
 from PIL import Image
 
-from indexer.retrieval.errors import EncoderError
-from indexer.retrieval.priors.geoclip_package import weights
-from indexer.retrieval.priors.geoclip_photos import GeoclipPhotos
+from retrieval.errors import EncoderError
+from retrieval.priors.geoclip_package import weights
+from retrieval.priors.geoclip_photos import GeoclipPhotos
 
 
 @pytest.fixture(scope="module")

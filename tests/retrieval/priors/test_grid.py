@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.retrieval.errors import PriorError
-from indexer.retrieval.priors.grid import FLOOR, GridBelief, areas
-from indexer.retrieval.priors.noise import NoisePrior
+from retrieval.errors import PriorError
+from retrieval.priors.grid import FLOOR, GridBelief, areas
+from retrieval.priors.noise import NoisePrior
 from tile_cache.addressing import bounds, centre, children_of_codes, codes_at, tile_of_code
 
 

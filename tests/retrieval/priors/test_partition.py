@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.geocells.tiles import share_out
-from indexer.geocells.voronoi import areas_km2, cells
-from indexer.retrieval.errors import PriorError
-from indexer.retrieval.haversine import great_circle_km, unit_vectors_of
-from indexer.retrieval.priors.grid import GridBelief, areas
-from indexer.retrieval.priors.partition import CELLS, CLUSTERS, TILE_ZOOM, TILES, Partition
+from indexer.geocells.partition.tiles import share_out
+from indexer.geocells.partition.voronoi import areas_km2, cells
+from retrieval.errors import PriorError
+from retrieval.priors.grid import GridBelief, areas
+from retrieval.priors.partition import CELLS, CLUSTERS, TILE_ZOOM, TILES, Partition
+from retrieval.sphere import great_circle_km, unit_vectors_of
 from tile_cache.addressing import bounds_of_codes, codes_at
 
 # The last two are ten kilometres apart, so that hardly a tile's sample falls between them; some lie at the map's rims.

@@ -1,0 +1,116 @@
+"""A tile's bytes to RGB pixels at the size wanted, with an overlay on top. Judges bytes that came from anywhere.
+
+Resizing is bicubic with Pillow's antialiasing (the filter widens when an image shrinks). Base and overlay are brought
+to the wanted size first and composited there. It knows nothing of neighbours, margins or encoders.
+"""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from tile_cache.addressing import Tile
+from tile_cache.images import MAX_SIDE, BadImageError, check_whole, sniff
+from tile_cache.sources import RasterSource, TileSource
+
+__all__ = ["Decoded", "TileProblem", "decode_tile", "resized"]
+
+Pixels = NDArray[np.uint8]
+
+
+class TileProblem(NamedTuple):
+    """A tile that is there and cannot be used. `layer` is `source` or `overlay`."""
+
+    z: int
+    x: int
+    y: int
+    layer: str
+    reason: str
+
+
+class Decoded(NamedTuple):
+    """A tile's pixels, (t, t, 3) uint8, or None: no imagery there; and what was wrong on the way."""
+
+    pixels: Pixels | None
+    problems: tuple[TileProblem, ...]
+
+
+def decode_tile(tile: Tile, source: TileSource, overlay: TileSource | None, side: int) -> Decoded:
+    """The tile as the encoder's margin is built from: (side, side, 3) uint8, overlay included.
+
+    Bytes that are no image count as no imagery and come back as a problem. Errors of the source itself pass through.
+    """
+    problems: list[TileProblem] = []
+    pixels = _base(tile, source, side, problems)
+    if pixels is not None and overlay is not None:
+        pixels = _with_overlay(pixels, _image(tile, overlay, "overlay", problems))
+    return Decoded(pixels, tuple(problems))
+
+
+def resized(pixels: Pixels, side: int) -> Pixels:
+    """(h, w, 3) to (side, side, 3) uint8; the same array where it has that size."""
+    if pixels.shape[:2] == (side, side):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
+
+
+def _base(tile: Tile, source: TileSource, side: int, problems: list[TileProblem]) -> Pixels | None:
+    if isinstance(source, RasterSource):
+        return source.render(tile, side)
+    image = _image(tile, source, "source", problems)
+    if image is None:
+        return None
+    if image.mode == "RGBA":
+        if image.getchannel("A").getextrema() == (0, 0):
+            return None  # how many servers say that they have nothing there
+        # Premultiplied onto black, which mosaics show where they end.
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
+    return resized(np.asarray(image), side)
+
+
+def _with_overlay(pixels: Pixels, overlay: Image.Image | None) -> Pixels:
+    if overlay is None:
+        return pixels
+    side = pixels.shape[0]
+    top = overlay.convert("RGBA")
+    if top.size != (side, side):
+        top = top.resize((side, side), Image.Resampling.BICUBIC)  # Pillow resizes RGBA premultiplied
+    base = Image.fromarray(pixels).convert("RGBA")
+    return np.asarray(Image.alpha_composite(base, top).convert("RGB"))
+
+
+def _image(tile: Tile, source: TileSource, layer: str, problems: list[TileProblem]) -> Image.Image | None:
+    data = source.read(tile)
+    if data is None:
+        return None
+    try:
+        return _decoded(data)
+    except BadImageError as exc:
+        problems.append(TileProblem(tile.z, tile.x, tile.y, layer, str(exc)))
+        return None
+
+
+def _decoded(data: bytes) -> Image.Image:
+    """Bytes to an RGB image, or RGBA where there is transparency; raises BadImageError with a short reason."""
+    kind = sniff(data)
+    if kind is None:
+        check_whole(data)  # raises with what it is instead
+    try:
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))  # reads the header only
+        if max(image.size) > MAX_SIDE:
+            raise BadImageError(f"image over {MAX_SIDE} pixels wide")
+        return _plain(image)
+    except BadImageError:
+        raise
+    except Exception as exc:  # whatever a decoder throws at hostile bytes, one tile must not stop a build
+        raise BadImageError(f"image does not decode ({kind}): {str(exc)[:80] or type(exc).__name__}") from exc
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        return Image.fromarray((np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        return image.convert("RGBA")
+    return image.convert("RGB")

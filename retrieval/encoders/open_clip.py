@@ -1,0 +1,396 @@
+"""Encoders: a picture's tower and, zoom by zoom, towers for map tiles, all of them open_clip's.
+
+`PhotoEncoder` is any open_clip image tower: by model and pretrained tag, `hf-hub:` name, local checkpoint, or a
+directory that `save` wrote. `MapEncoders` are the same tower with, per zoom, the few layers that training changed, from
+small safetensors files; the untouched layers are shared in memory. Weights load with `weights_only`; no pickle is read.
+This is the only module that imports open_clip. It knows nothing of tiles, indexes or HTTP.
+"""
+
+import copy
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from retrieval.encoders.preprocess import Preprocess
+from retrieval.encoders.threads import soonest, threads
+from retrieval.encoders.weights import FORMAT, digest, read_config, read_tensors, write_tensors
+from retrieval.errors import EncoderError, EncoderMismatchError
+from retrieval.files import write_json
+
+Tower = Any
+"""An open_clip image tower: a torch module whose parts open_clip gives no types for."""
+
+_PHOTO_FILE, _PHOTO_CONFIG, _MAP_CONFIG = "photo.safetensors", "photo.json", "maps.json"
+_DEFAULT_TAGS = {"ViT-B-32": "openai", "ViT-B-16": "openai", "ViT-L-14": "openai"}
+
+
+class EncodesPhotos(Protocol):
+    """What the beam needs of a photo encoder."""
+
+    dim: int
+    fingerprint: str
+    name: str
+    batch_size: int
+
+    @property
+    def least_edge(self) -> int | None:
+        """Pixels that a picture's edges must keep where it can be decoded smaller; None: decode it whole."""
+        ...
+
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB picture to (3, s, s) float32; thread-safe."""
+        ...
+
+    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n, 3, s, s) float32 to (n, dim) float32, unit rows."""
+        ...
+
+
+class EncodesTiles(Protocol):
+    """What indexing needs of map encoders."""
+
+    dim: int
+    input_size: int
+    batch_size: int
+
+    def context(self, zoom: int) -> float:
+        """The margin around a tile that this zoom's encoder sees, in tile widths."""
+        ...
+
+    def fingerprint(self, zoom: int) -> str:
+        """What this zoom's vectors depend on: weights, preprocessing, context."""
+        ...
+
+    def encode(self, zoom: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(n, s, s, 3) uint8 RGB to (n, dim) float32, unit rows."""
+        ...
+
+
+class PhotoEncoder:
+    """An open_clip image tower with its preprocessing; satisfies EncodesPhotos."""
+
+    def __init__(
+        self,
+        name: str,
+        tower: nn.Module,
+        preprocess: Preprocess,
+        architecture: dict[str, Any] | None,
+        device: str = "auto",
+    ) -> None:
+        self.name, self.preprocess, self.architecture = name, preprocess, architecture
+        self.device = resolve_device(device)
+        self.spec, self.local = name, False
+        self.autocast: torch.dtype | None = None  # what `encode` computes in; `device_precision` sets it
+        self._threads_alone: int | None = None  # None: as many as for a batch
+        tower = tower.float().eval().requires_grad_(False)
+        self.fingerprint = digest(
+            {"architecture": architecture, "preprocess": preprocess.to_json()}, tower.state_dict()
+        )
+        self.tower = tower.to(self.device)
+        self.batch_size = 128 if preprocess.size <= 96 else 32
+        with torch.inference_mode():
+            blank = torch.zeros(1, 3, preprocess.size, preprocess.size, device=self.device)
+            self.dim = int(_embed(self.tower, blank).shape[-1])
+
+    @classmethod
+    def load(cls, spec: str, *, device: str = "auto") -> "PhotoEncoder":
+        """Load by `spec` (see docs/architecture.md); EncoderError says what is wrong with it and what would do."""
+        if spec == "builtin":
+            encoder = cls._from_directory(builtin_directory(), device)
+            encoder.spec, encoder.local = "builtin", False
+        elif (Path(spec) / _PHOTO_CONFIG).is_file():
+            encoder = cls._from_directory(Path(spec), device)
+            encoder.spec, encoder.local = spec, True
+        else:
+            encoder = cls._from_open_clip(spec, device)
+        return encoder
+
+    @classmethod
+    def _from_directory(cls, directory: Path, device: str) -> "PhotoEncoder":
+        keys = ("name", "architecture", "preprocess", "fingerprint")
+        config = read_config(directory / _PHOTO_CONFIG, "photo-encoder", keys)
+        tower = _build(config["architecture"])
+        _assign(tower, read_tensors(directory / _PHOTO_FILE), directory / _PHOTO_FILE)
+        made = cls(config["name"], tower, Preprocess.from_json(config["preprocess"]), config["architecture"], device)
+        if config["fingerprint"] != made.fingerprint:
+            raise EncoderMismatchError(
+                f"{directory / _PHOTO_FILE} is not the file that {_PHOTO_CONFIG} describes "
+                f"(fingerprint {made.fingerprint[:12]}, not {str(config['fingerprint'])[:12]}): copy both again"
+            )
+        return made
+
+    @classmethod
+    def _from_open_clip(cls, spec: str, device: str) -> "PhotoEncoder":
+        import open_clip
+
+        model_name, weights = (spec, None) if spec.startswith("hf-hub:") else _split(spec)
+        known = None if weights is None else _known_config(model_name, weights)
+        try:
+            model = open_clip.create_model(
+                model_name,
+                weights,
+                device="cpu",
+                force_quick_gelu=bool(known and known["quick_gelu"]),
+                pretrained_text=False,
+                require_pretrained=True,
+            )
+        except Exception as exc:  # open_clip, the hub's client and torch each raise their own
+            raise EncoderError(f"cannot load the encoder {spec!r}: {exc}. {_ways_out(model_name, weights)}") from exc
+        preprocess = _preprocess_of(open_clip.get_model_preprocess_cfg(model))
+        local = weights is not None and Path(weights).is_file()
+        # The name is shown to whoever asks the service: no folder of this machine in it.
+        name = f"{model_name}:{Path(str(weights)).name}" if local else spec
+        made = cls(name, model.visual, preprocess, known, device)
+        made.spec, made.local = spec, local
+        return made
+
+    @property
+    def least_edge(self) -> int:
+        """Twice the input: what is left for the filter to scale down hides how the rest was done."""
+        return 2 * self.preprocess.size
+
+    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB picture of any size to (3, size, size) float32; thread-safe."""
+        return self.preprocess.picture(image)
+
+    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Prepared pictures, (n, 3, size, size) float32, to (n, dim) float32, unit rows."""
+        size = self.preprocess.size
+        if batch.ndim != 4 or batch.shape[1:] != (3, size, size):
+            raise EncoderError(f"{self.name} takes pictures of shape (n, 3, {size}, {size}), not {batch.shape}")
+        rows = torch.from_numpy(batch).to(self.device)
+        with threads(self._threads_alone if len(batch) == 1 else None):
+            return _run(self.tower, rows, self.dim, self.autocast)
+
+    def expect_single(self) -> None:
+        """Find out with how many threads this one encodes a picture alone soonest, and do so from now on; on a CPU."""
+        if self.device.type == "cpu":
+            blank = torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)
+            self._threads_alone = soonest(self.fingerprint, lambda: _run(self.tower, blank, self.dim, self.autocast))
+
+    def save(self, directory: Path) -> None:
+        """Write photo.json and photo.safetensors (fp16 where that loses nothing); `load(str(directory))` reads them."""
+        if self.architecture is None:
+            raise EncoderError(f"{self.name} has no known architecture to save: keep its hub name in the index instead")
+        directory.mkdir(parents=True, exist_ok=True)
+        write_tensors(directory / _PHOTO_FILE, self.tower.state_dict())
+        config = {"format": FORMAT, "kind": "photo-encoder", "name": self.name, "architecture": self.architecture}
+        config |= {"preprocess": self.preprocess.to_json(), "fingerprint": self.fingerprint}
+        write_json(directory / _PHOTO_CONFIG, config)
+
+    def describe(self) -> dict[str, Any]:
+        """What an index keeps of it: enough to load it again and to tell whether it is the same."""
+        return {
+            "name": self.name,
+            "spec": self.spec,
+            "fingerprint": self.fingerprint,
+            "dim": self.dim,
+            "preprocess": self.preprocess.to_json(),
+        }
+
+
+class MapEncoders:
+    """Per-zoom map towers over a photo encoder's; satisfies EncodesTiles."""
+
+    def __init__(
+        self, photo: PhotoEncoder, layers: Mapping[int, Mapping[str, Tensor]], contexts: Mapping[int, float]
+    ) -> None:
+        self.photo, self.dim, self.input_size = photo, photo.dim, photo.preprocess.size
+        self.batch_size, self.zooms = photo.batch_size, tuple(sorted(layers))
+        self._contexts = dict(contexts)
+        self._digests = {z: digest({"zoom": z}, tensors) for z, tensors in layers.items()}
+        self._towers = _share_trunk(photo.tower, {z: layers[z] for z in self.zooms})
+
+    @classmethod
+    def load(cls, directory: Path | None, photo: PhotoEncoder) -> "MapEncoders":
+        """From a directory that `save_layers` wrote; None: the built-in ones for the built-in photo encoder, else none.
+
+        A zoom that the directory lacks is encoded by the photo tower itself, without margin.
+        """
+        if directory is None:
+            if photo.spec != "builtin":
+                return cls(photo, {}, {})
+            directory = builtin_directory()
+        config = read_config(directory / _MAP_CONFIG, "map-encoders", ("photo", "zooms"))
+        if config["photo"] != photo.fingerprint:
+            raise EncoderMismatchError(
+                f"the map encoders in {directory} were trained from a photo encoder with fingerprint "
+                f"{str(config['photo'])[:12]}, but {photo.name} has {photo.fingerprint[:12]}: name the one they came "
+                "from"
+            )
+        try:
+            files = {int(z): directory / entry["file"] for z, entry in config["zooms"].items()}
+            contexts = {int(z): float(entry["context"]) for z, entry in config["zooms"].items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise EncoderError(f"{directory / _MAP_CONFIG} describes no map encoders ({exc!r}): copy it again") from exc
+        return cls(photo, {z: read_tensors(path) for z, path in files.items()}, contexts)
+
+    def context(self, zoom: int) -> float:
+        """The margin around a tile that this zoom's encoder sees, in tile widths; 0 for a zoom without its own."""
+        return self._contexts.get(zoom, 0.0)
+
+    def fingerprint(self, zoom: int) -> str:
+        """Depends on the photo tower, this zoom's layers and its context; never on device or dtype."""
+        return digest(
+            {"photo": self.photo.fingerprint, "layers": self._digests.get(zoom), "context": self.context(zoom)}, {}
+        )
+
+    def encode(self, zoom: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Composed tiles, (n, s, s, 3) uint8 RGB, to (n, dim) float32, unit rows."""
+        size = self.input_size
+        if pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3) or pixels.dtype != np.uint8:
+            raise EncoderError(
+                f"the map encoders take uint8 tiles of shape (n, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}"
+            )
+        batch = torch.from_numpy(self.photo.preprocess.pixels(pixels)).to(self.photo.device)
+        return _run(self._towers.get(zoom, self.photo.tower), batch, self.dim)
+
+
+def save_layers(
+    directory: Path, photo: PhotoEncoder, layers: Mapping[int, Mapping[str, Tensor]], contexts: Mapping[int, float]
+) -> None:
+    """Write per zoom the layers that differ from the photo tower's, named as in the tower, and maps.json."""
+    directory.mkdir(parents=True, exist_ok=True)
+    zooms = {}
+    for z in sorted(layers):
+        write_tensors(directory / f"z{z:02d}.safetensors", layers[z])
+        zooms[str(z)] = {"file": f"z{z:02d}.safetensors", "context": contexts.get(z, 0.0)}
+    config = {"format": FORMAT, "kind": "map-encoders", "photo": photo.fingerprint, "zooms": zooms}
+    write_json(directory / _MAP_CONFIG, config)
+
+
+def trained_layers(tower: Tower, blocks: int = 2) -> list[str]:
+    """Names of what paper H trains of a ViT: the last blocks, the final norm and the projection."""
+    count = len(tower.transformer.resblocks)
+    kept = tuple(f"transformer.resblocks.{i}." for i in range(count - blocks, count))
+    return [k for k in tower.state_dict() if k.startswith((*kept, "ln_post.")) or k == "proj"]
+
+
+def builtin_directory() -> Path:
+    """Where the built-in Earth's encoders lie."""
+    return Path(str(resources.files("indexer.builtin").joinpath("encoders.json"))).parent
+
+
+def build_tower(architecture: dict[str, Any]) -> Tower:
+    """An open_clip image tower with fresh weights; `architecture` has embed_dim, vision_cfg and quick_gelu."""
+    return _build(architecture)
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto`, `cpu` or `cuda` (with an optional number) to a device that is there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise EncoderError(
+            f"device {device!r} was asked for, but torch {torch.__version__} sees no GPU: use auto or cpu"
+        )
+    try:
+        return torch.device(device)
+    except RuntimeError as exc:
+        raise EncoderError(f"device {device!r} is not known: use auto, cpu or cuda") from exc
+
+
+def _build(architecture: dict[str, Any]) -> nn.Module:
+    from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+    try:
+        vision = CLIPVisionCfg(**architecture["vision_cfg"])
+        tower: nn.Module = _build_vision_tower(architecture["embed_dim"], vision, architecture["quick_gelu"])
+    except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as exc:
+        raise EncoderError(f"no architecture that open_clip builds: {architecture!r} ({exc})") from exc
+    return tower
+
+
+def _split(spec: str) -> tuple[str, str]:
+    model, _, weights = spec.partition(":")
+    return model, weights or _DEFAULT_TAGS.get(model, "")
+
+
+def _known_config(model: str, weights: str) -> dict[str, Any]:
+    """open_clip's own config of a model by name, with the activation that the weights were trained with."""
+    import open_clip
+
+    config = open_clip.get_model_config(model.replace("/", "-"))
+    if config is None and model and Path(model).is_dir():
+        raise EncoderError(f"{model} is a directory without {_PHOTO_CONFIG}: `tilebeam train` and an index write one")
+    if config is None:
+        raise EncoderError(f"open_clip has no model {model!r}. {_ways_out(model, weights)}")
+    if not weights:
+        raise EncoderError(f"the encoder {model!r} names no weights. {_ways_out(model, weights)}")
+    tag = open_clip.get_pretrained_cfg(model, weights) or {}
+    quick = bool(config.get("quick_gelu", False) or tag.get("quick_gelu", False))
+    return {"embed_dim": config["embed_dim"], "vision_cfg": config["vision_cfg"], "quick_gelu": quick}
+
+
+def _ways_out(model: str, weights: str | None) -> str:
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    tried = f" ({weights!r} is neither a tag of it nor a file here)" if weights else ""
+    known = f"tags of {model}: {', '.join(tags)}{tried}" if tags else "models: see open_clip.list_models()"
+    return f"Give MODEL:TAG, MODEL:/path/to/checkpoint, hf-hub:ORG/NAME or a directory; {known}"
+
+
+def _preprocess_of(config: Mapping[str, Any]) -> Preprocess:
+    sizes = {config["size"]} if isinstance(config["size"], int) else set(config["size"])
+    if len(sizes) != 1:
+        raise EncoderError(f"the model takes pictures of {config['size']} pixels; only square ones are taken here")
+    values: dict[str, Any] = {"size": sizes.pop(), "mean": config["mean"], "std": config["std"]}
+    # `random` is for training; open_clip itself answers with bicubic then.
+    values["interpolation"] = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
+    values["resize"] = config.get("resize_mode") or "shortest"
+    return Preprocess.from_json(values)
+
+
+def _share_trunk(trunk: nn.Module, layers: Mapping[int, Mapping[str, Tensor]]) -> dict[int, nn.Module]:
+    """A tower a zoom whose untouched parameters are the trunk's own tensors, not copies."""
+    if not layers:
+        return {}
+    shape, state, device = copy.deepcopy(trunk).to("meta"), trunk.state_dict(), next(trunk.parameters()).device
+    towers = {}
+    for z, tensors in layers.items():
+        unknown = [k for k, v in tensors.items() if k not in state or state[k].shape != v.shape]
+        if unknown:
+            raise EncoderMismatchError(f"map encoder of zoom {z}: {unknown[0]} does not fit the photo encoder's tower")
+        tower = copy.deepcopy(shape)
+        tower.load_state_dict(state | {k: v.float().to(device) for k, v in tensors.items()}, assign=True)
+        _share_constants(tower, trunk, state)
+        towers[z] = tower.eval().requires_grad_(False)
+    return towers
+
+
+def _share_constants(tower: nn.Module, trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Buffers that no state holds (tables of angles, masks): computed when a tower is built, so meant for all."""
+    for name, buffer in trunk.named_buffers():
+        if name not in state:
+            owner, _, leaf = name.rpartition(".")
+            tower.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
+
+
+def _embed(tower: nn.Module, batch: Tensor) -> Tensor:
+    made = tower(batch)
+    embeddings: Tensor = made[0] if isinstance(made, tuple) else made  # CoCa's tower gives its tokens beside them
+    return embeddings
+
+
+def _run(tower: nn.Module, batch: Tensor, dim: int, autocast: torch.dtype | None = None) -> NDArray[np.float32]:
+    if not len(batch):  # towers reshape to sizes that nothing cannot have
+        return np.empty((0, dim), dtype=np.float32)
+    with torch.inference_mode(), torch.autocast(batch.device.type, autocast, enabled=autocast is not None):
+        rows = functional.normalize(_embed(tower, batch).float(), dim=-1)
+    return np.asarray(rows.cpu().numpy(), dtype=np.float32)
+
+
+def _assign(tower: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        tower.load_state_dict({k: v.float() for k, v in tensors.items()})
+    except RuntimeError as exc:
+        raise EncoderMismatchError(f"{path} does not hold the weights of the architecture beside it: {exc}") from exc

@@ -1,0 +1,294 @@
+"""Untrusted bytes to an upright RGB picture, or one of three errors; never anything else.
+
+The format is told by the first bytes and never by a name or a content type. The size is read from the header and
+compared with the limit before any pixel is decoded. EXIF is read for the orientation alone: where a camera says it
+was never reaches an answer. This module knows nothing of encoders or of HTTP.
+
+The three are the PhotoErrors of `retrieval.errors`: unreadable, too large, unsupported.
+"""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin
+from PIL import TiffImagePlugin as Tiff
+from PIL import WebPImagePlugin as WebP
+
+from retrieval.errors import PhotoError, PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
+
+__all__ = [
+    "BACKGROUND",
+    "PhotoError",
+    "PhotoLimits",
+    "PhotoTooLargeError",
+    "UnreadablePhotoError",
+    "UnsupportedPhotoError",
+    "accepted_formats",
+    "decode_photo",
+]
+
+BACKGROUND = (128, 128, 128)
+"""What shows through transparent pixels: mid-grey, close to the mean that encoders subtract, so that it says little."""
+_LONG_EDGE = 1000
+"""Of so many pixels one more or less is nothing."""
+
+
+@dataclass(frozen=True)
+class PhotoLimits:
+    """What a picture may be: bytes as a file, width times height, and formats (none: all that can be decoded)."""
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 100_000_000
+    formats: tuple[str, ...] = ()
+
+
+def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: int | None = None) -> Image.Image:
+    """Decode a JPEG, PNG, WebP, TIFF or GIF (HEIC where pillow-heif is installed) to an upright RGB picture.
+
+    An animation gives its first frame; transparency is laid over BACKGROUND; 16-bit greys are scaled, not clipped.
+    With `least_edge`, in pixels, a large JPEG comes out at 1/2, 1/4 or 1/8 of its size where both edges divide by that
+    or stay long, in a fraction of the time, with no edge below that many; the limits are those of its full size.
+    Raises UnreadablePhotoError, PhotoTooLargeError or UnsupportedPhotoError, and nothing else for any bytes.
+    """
+    _check_bytes(data, limits)
+    name = _sniff(data)
+    if limits.formats and name not in limits.formats:
+        raise UnsupportedPhotoError(f"{name} is not taken here; send {_listed(limits.formats)}")
+    try:
+        _check_pixels(_header_size(name, data), limits)
+        with _open(name, data) as image:
+            _check_pixels(image.size, limits)  # a frame may be larger than its header says
+            if least_edge is not None:
+                _shrink(image, least_edge)
+            image.load()
+            return _upright(image, _to_rgb(image))
+    except PhotoError:
+        raise
+    except Image.DecompressionBombError as exc:
+        raise PhotoTooLargeError(f"the {name} declares more pixels than can be decoded; send a smaller copy") from exc
+    except Exception as exc:
+        # Pillow's decoders raise almost anything on hostile bytes (struct.error, SyntaxError, MemoryError ...).
+        raise UnreadablePhotoError(f"the {name} is damaged or cut off ({exc}); send the file again, whole") from exc
+
+
+def _shrink(image: ImageFile.ImageFile, least_edge: int) -> None:
+    """Let the JPEG decoder scale while it decodes; the other formats have no such thing, and ignore it.
+
+    By what divides both edges, as a rounded edge is another aspect ratio, so another crop further on; or by what leaves
+    edges so long that a pixel of them is nothing: a file of 2 kB may claim 100 megapixels.
+    """
+    width, height = image.size
+    for scale in (8, 4, 2):
+        room = min(image.size) // scale
+        if room >= least_edge and (width % scale == height % scale == 0 or room >= _LONG_EDGE):
+            image.draft(None, (width // scale, height // scale))
+            return
+
+
+def accepted_formats() -> tuple[str, ...]:
+    """The formats that can be decoded here, by the names that people use."""
+    heif = () if _heif_opener() is None else ("HEIC",)
+    return (*_OPENERS, *heif)
+
+
+def _check_bytes(data: bytes, limits: PhotoLimits) -> None:
+    if not data:
+        raise UnreadablePhotoError("the picture is empty (0 bytes); send the file's contents")
+    if len(data) > limits.max_bytes:
+        raise PhotoTooLargeError(
+            f"the picture has {len(data):,} bytes and {limits.max_bytes:,} are allowed; send a smaller copy"
+        )
+
+
+def _check_pixels(size: tuple[int, int] | None, limits: PhotoLimits) -> None:
+    if size is None:
+        return
+    width, height = size
+    if width < 1 or height < 1:
+        raise UnreadablePhotoError(f"the picture says that it is {width} x {height} pixels; send one that has some")
+    if width * height > limits.max_pixels:
+        raise PhotoTooLargeError(
+            f"the picture has {width} x {height} pixels and {limits.max_pixels:,} are allowed; send a smaller copy"
+        )
+
+
+# Plugins are opened directly: `Image.open` would warn or raise at Pillow's own process-wide limit instead of at ours.
+_OPENERS: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebP.WebPImageFile,
+    "TIFF": Tiff.TiffImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+}
+
+_MAGIC = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+_REFUSED_MAGIC = (
+    (b"BM", "BMP"),
+    (b"%PDF", "PDF"),
+    (b"8BPS", "Photoshop"),
+    (b"\0\0\x01\0", "ICO"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"<svg", "SVG"),
+)
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+
+
+def _sniff(data: bytes) -> str:
+    """The format's name by its first bytes; raises for what is not taken."""
+    for magic, name in _MAGIC:
+        if data.startswith(magic):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    if data[4:8] == b"ftyp":
+        return _sniff_isobmff(data[8:12])
+    for magic, name in _REFUSED_MAGIC:
+        if data.startswith(magic):
+            raise _unsupported(name)
+    raise UnreadablePhotoError(
+        f"these bytes are no picture (they begin with {data[:16]!r}); send {_listed(accepted_formats())}"
+    )
+
+
+def _sniff_isobmff(brand: bytes) -> str:
+    if brand in _HEIC_BRANDS and _heif_opener() is not None:
+        return "HEIC"
+    if brand in _HEIC_BRANDS:
+        raise UnsupportedPhotoError(
+            f"HEIC cannot be decoded here; send {_listed(accepted_formats())}, or install pillow-heif on the server"
+        )
+    raise _unsupported("AVIF" if brand in (b"avif", b"avis") else f"a media file of brand {brand!r}")
+
+
+def _unsupported(name: str) -> UnsupportedPhotoError:
+    return UnsupportedPhotoError(f"{name} is not taken; send {_listed(accepted_formats())}")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def _heif_opener() -> Callable[[BytesIO], ImageFile.ImageFile] | None:
+    """pillow-heif's reader, or None: it is no dependency, because its codec library is large and copyleft."""
+    try:
+        plugin: Any = importlib.import_module("pillow_heif")
+    except ImportError:
+        return None
+    opener: Callable[[BytesIO], ImageFile.ImageFile] = plugin.HeifImageFile
+    return opener
+
+
+def _open(name: str, data: bytes) -> ImageFile.ImageFile:
+    opener = _heif_opener() if name == "HEIC" else _OPENERS[name]
+    if opener is None:
+        raise _unsupported(name)
+    return opener(BytesIO(data))
+
+
+def _header_size(name: str, data: bytes) -> tuple[int, int] | None:
+    """(width, height) where opening alone would already reserve memory for the canvas; None where it would not."""
+    if name == "GIF":
+        return int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
+    if name == "WebP":
+        return _webp_size(data)
+    return None
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    """The canvas by the first chunk: extended, lossless or lossy; None leaves the verdict to the decoder."""
+    kind = data[12:16]
+    if kind == b"VP8X" and len(data) >= 30:
+        return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+    if kind == b"VP8L" and len(data) >= 25:
+        bits = int.from_bytes(data[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 " and len(data) >= 30:
+        return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+    return None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Any mode to RGB; raises UnsupportedPhotoError where no conversion is right."""
+    if image.mode.startswith("I;16"):
+        # A table of every possible value, so that no float copy of a large picture is made.
+        top = 2 ** _grey_bits(image) - 1
+        return _grey(_scaled(np.arange(65_536), 0.0, float(top))[np.asarray(image, dtype=np.uint16)])
+    if image.mode in ("I", "F"):
+        return _stretched(np.asarray(image, dtype=np.float64))
+    if image.mode == "LAB":
+        raise UnsupportedPhotoError("pixels in Lab colour are not taken; save the picture as RGB")
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return _on_background(image)
+    return image.convert("RGB")
+
+
+def _grey_bits(image: Image.Image) -> int:
+    """Bits a sample really holds: 12-bit TIFFs come in 16-bit containers."""
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(Tiff.BITSPERSAMPLE, (16,))
+    return int(bits[0]) if bits[0] in range(9, 17) else 16
+
+
+def _stretched(values: np.ndarray[Any, np.dtype[np.float64]]) -> Image.Image:
+    """32-bit and float greys have no nominal range: the least value becomes black and the greatest white."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise UnreadablePhotoError("the picture holds no finite pixel value; send one with brightness in it")
+    low, high = float(finite.min()), float(finite.max())
+    return _grey(_scaled(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high))
+
+
+def _scaled(values: np.ndarray[Any, Any], low: float, high: float) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Map [low, high] to [0, 255], rounded; a flat picture becomes black."""
+    span = high - low
+    factor = 255.0 / span if span > 0 and np.isfinite(span) else 0.0
+    return np.asarray(np.clip(np.rint((values.astype(np.float64) - low) * factor), 0, 255).astype(np.uint8))
+
+
+def _grey(values: np.ndarray[Any, np.dtype[np.uint8]]) -> Image.Image:
+    return Image.fromarray(values).convert("RGB")
+
+
+def _on_background(image: Image.Image) -> Image.Image:
+    # Premultiplied modes convert to their plain siblings only, and "La" and "PA" to RGBA only through those.
+    plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
+    rgba = image.convert(plain).convert("RGBA")
+    canvas = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
+    return Image.alpha_composite(canvas, rgba).convert("RGB")
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _upright(source: Image.Image, pixels: Image.Image) -> Image.Image:
+    """Turn `pixels` as the source's EXIF says. Broken EXIF turns nothing: the picture is still a picture."""
+    try:
+        orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # see decode_photo: Pillow's parsers raise almost anything
+        orientation = 1
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return pixels if turn is None else pixels.transpose(turn)

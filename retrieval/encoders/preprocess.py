@@ -1,0 +1,104 @@
+"""From RGB pictures to what an encoder takes in; data that travels with the encoder. Knows nothing of models.
+
+Resizing is Pillow's antialiased filter, as in open_clip's own transforms, so no torchvision is needed to answer.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from retrieval.errors import EncoderError
+
+_FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How pictures become input.
+
+    `size`: pixels along an edge. `mean`, `std`: per channel, of values from 0 to 1. `resize`: `shortest` scales the
+    shorter edge and crops the middle, `squash` scales both edges. `contrast_floor`: null for the above only; else every
+    picture is divided by its own contrast first (see `levelled`): haze, dusk and dark products look alike then.
+    """
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    resize: Literal["shortest", "squash"] = "shortest"
+    contrast_floor: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values; `from_json` reads it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Preprocess":
+        """From `to_json`'s values; EncoderError names what is wrong."""
+        try:
+            made = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+            known = made._known()
+        except (KeyError, TypeError) as exc:
+            raise EncoderError(f"no preprocessing that this version knows: {values!r} ({exc})") from exc
+        if not known:
+            raise EncoderError(f"no preprocessing that this version knows: {values!r}")
+        return made
+
+    def _known(self) -> bool:
+        return (
+            isinstance(self.size, int)
+            and self.size >= 1
+            and len(self.mean) == len(self.std) == 3
+            and all(math.isfinite(m) and s > 0 for m, s in zip(self.mean, self.std, strict=True))
+            and self.interpolation in _FILTERS
+            and self.resize in ("shortest", "squash")
+            and (self.contrast_floor is None or self.contrast_floor > 0)
+        )
+
+    def picture(self, image: Image.Image) -> NDArray[np.float32]:
+        """An RGB picture of any size to (3, size, size) float32."""
+        return np.asarray(self.pixels(np.asarray(self.resized(image))[None])[0])
+
+    def resized(self, image: Image.Image) -> Image.Image:
+        """The picture at the encoder's size, scaled and cropped, still 8-bit RGB."""
+        image, size, filter_ = image.convert("RGB"), self.size, _FILTERS[self.interpolation]
+        if self.resize == "squash":
+            return image.resize((size, size), filter_)
+        (left, right), (top, bottom) = (_middle(length, min(image.size), size) for length in image.size)
+        # The crop is taken while scaling: a panorama of 20,000 x 10 pixels must not be blown up to be cut again.
+        return image.resize((size, size), filter_, box=(left, top, right, bottom))
+
+    def pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Pictures of the encoder's size, (n, size, size, 3) uint8, to (n, 3, size, size) float32."""
+        values = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), dtype=np.float32)
+        values *= np.float32(1 / 255)
+        if self.contrast_floor is not None:
+            values = levelled(values, self.contrast_floor)
+        mean, std = (np.array(v, dtype=np.float32)[None, :, None, None] for v in (self.mean, self.std))
+        return np.asarray((values - mean) / std, dtype=np.float32)
+
+
+def _middle(length: int, shorter: int, size: int) -> tuple[float, float]:
+    """The part of an edge of `length` pixels that scaling the shorter edge to `size` and cropping the middle leaves.
+
+    Rounded as open_clip's transforms round (torchvision's Resize and CenterCrop), so that the pixels are the same.
+    """
+    scaled = size * length // shorter
+    first = round((scaled - size) / 2)
+    return first * length / scaled, min(float(length), (first + size) * length / scaled)
+
+
+def levelled(values: NDArray[np.float32], floor: float) -> NDArray[np.float32]:
+    """Divide each picture's deviation from its mean colour by its contrast; (n, 3, h, w) float32, 0 to 1 going in.
+
+    With m the mean colour and s the root-mean-square deviation from it over all channels:
+    0.5 + 0.25 (x - m) / (s + floor) + 0.5 (m - 0.5). The mean colour stays visible; `floor` bounds how noise grows.
+    """
+    mean = values.mean(axis=(2, 3), keepdims=True)
+    apart = values - mean
+    contrast = np.sqrt(np.mean(np.square(apart), axis=(1, 2, 3), keepdims=True))
+    return np.asarray(0.5 + 0.25 * apart / (contrast + floor) + 0.5 * (mean - 0.5), dtype=np.float32)

@@ -1,0 +1,97 @@
+"""Image encoders beyond open_clip's: timm's models, behind the same `PhotoEncoder`. Home of timm.
+
+A `timm:` encoder sees 224 pixels (or what its model is fixed to) in ImageNet's normalisation, as in the geocells'
+paper, whatever its pretraining used; it travels with the encoder like all preprocessing.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from retrieval.encoders.open_clip import PhotoEncoder
+from retrieval.encoders.preprocess import Preprocess
+from retrieval.encoders.weights import read_config, read_tensors
+from retrieval.errors import EncoderError, EncoderMismatchError
+
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "TIMM", "load_image_encoder"]
+
+TIMM = "timm:"
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CONFIG, _WEIGHTS = "photo.json", "photo.safetensors"
+_SCRATCH = "scratch"
+_SIZE = 224
+
+
+def load_image_encoder(spec: str, *, device: str = "auto") -> PhotoEncoder:
+    """Any photo encoder: what `PhotoEncoder.load` takes, `timm:NAME` (its pretrained weights, from the hub or the hub's
+    cache), `timm:NAME:FILE` (a safetensors checkpoint of that model), `timm:NAME:scratch` (seeded random weights), or a
+    directory that a `timm:` encoder's `save` wrote. Raises EncoderError with the way out.
+    """
+    if spec.startswith(TIMM):
+        name, _, weights = spec.removeprefix(TIMM).partition(":")
+        return _from_timm(spec, name, weights, device)
+    config = Path(spec) / _CONFIG
+    if config.is_file():
+        keys = ("name", "architecture", "preprocess", "fingerprint")
+        saved = read_config(config, "photo-encoder", keys)
+        if isinstance(saved["architecture"], dict) and "timm" in saved["architecture"]:
+            return _from_directory(Path(spec), saved, device)
+    return PhotoEncoder.load(spec, device=device)
+
+
+def _from_timm(spec: str, name: str, weights: str, device: str) -> PhotoEncoder:
+    file = Path(weights) if weights and weights != _SCRATCH else None
+    tower = _build(name, pretrained=not weights)
+    if file is not None:
+        _assign(tower, file)
+    shown = f"{TIMM}{name}:{file.name}" if file is not None else spec
+    encoder = _encoder(shown, name, tower, device)
+    encoder.spec, encoder.local = spec, bool(weights)
+    return encoder
+
+
+def _from_directory(directory: Path, saved: dict[str, Any], device: str) -> PhotoEncoder:
+    name = str(saved["architecture"]["timm"])
+    tower = _build(name, pretrained=False)
+    _assign(tower, directory / _WEIGHTS)
+    encoder = _encoder(str(saved["name"]), name, tower, device)
+    if encoder.fingerprint != saved["fingerprint"]:
+        raise EncoderMismatchError(f"{directory / _WEIGHTS} is not the file that {_CONFIG} describes: copy both again")
+    encoder.spec, encoder.local = str(directory), True
+    return encoder
+
+
+def _build(name: str, *, pretrained: bool) -> Any:
+    """A timm model without its classifier: pictures to one pooled row each."""
+    import timm
+    import torch
+
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
+        raise EncoderError(f"timm has no model {name!r}: {near}")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return timm.create_model(name, pretrained=pretrained, num_classes=0)
+    except Exception as exc:  # timm, the hub's client and torch each raise their own
+        raise EncoderError(
+            f"cannot load timm:{name} ({exc}). Give timm:{name}:FILE.safetensors where the hub cannot be reached"
+        ) from exc
+
+
+def _encoder(shown: str, name: str, tower: Any, device: str) -> PhotoEncoder:
+    fixed = tower.default_cfg.get("fixed_input_size", False)
+    size = int(tower.default_cfg["input_size"][-1]) if fixed else _SIZE
+    return PhotoEncoder(shown, tower, Preprocess(size, IMAGENET_MEAN, IMAGENET_STD), {"timm": name}, device)
+
+
+def _assign(tower: Any, path: Path) -> None:
+    """Weights from a safetensors file; a classifier that the file has and the tower has not is left out."""
+    tensors = {k: v.float() for k, v in read_tensors(path).items()}
+    wanted = tower.state_dict()
+    kept = {k: tensors[k].to(v.dtype) for k, v in wanted.items() if k in tensors}
+    if missing := sorted(set(wanted) - set(kept)):
+        raise EncoderMismatchError(f"{path} lacks {missing[0]} and {len(missing) - 1} more of {len(wanted)} weights")
+    try:
+        tower.load_state_dict(kept)
+    except RuntimeError as exc:
+        raise EncoderMismatchError(f"{path} does not hold this model's weights: {exc}") from exc

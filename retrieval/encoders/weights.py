@@ -1,0 +1,63 @@
+"""Encoders on disk: weights as safetensors, a JSON file that describes them, and the digest that tells them apart.
+
+Every file is whole or absent, and no pickle is read. This module knows names and numbers, not what computes with them.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from retrieval.errors import EncoderError
+from retrieval.files import read_json, write_atomically
+
+FORMAT = 1
+
+
+def digest(facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over facts and float32 weights in name order: equal for fp16 and fp32 files of the same numbers."""
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """A safetensors file's tensors by name; EncoderError if it is missing, cut off or something else."""
+    try:
+        return dict(load_file(str(path)))
+    except (OSError, SafetensorError) as exc:
+        raise EncoderError(f"{path} cannot be read as safetensors ({exc}): copy it again") from exc
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors as safetensors: all of them in fp16 if that loses nothing, else as they are."""
+    kept = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    if all(torch.equal(v.half().float(), v.float()) for v in kept.values()):
+        kept = {k: v.half() for k, v in kept.items()}
+    write_atomically(path, lambda temporary: _save(temporary, kept))
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, str(path))
+    path.chmod(0o644)  # safetensors makes files that only their owner reads; an index is served by another user
+
+
+def read_config(path: Path, kind: str, keys: Sequence[str]) -> dict[str, Any]:
+    """A description of a `kind` that holds at least `keys`; EncoderError says what is wrong with the file."""
+    try:
+        config: dict[str, Any] = read_json(path)
+    except (OSError, ValueError) as exc:
+        raise EncoderError(f"{path} cannot be read as the description of {kind} ({exc}): copy it again") from exc
+    if not isinstance(config, dict) or config.get("kind") != kind or config.get("format") != FORMAT:
+        raise EncoderError(f"{path} is no {kind} description of format {FORMAT}")
+    if missing := [key for key in keys if key not in config]:
+        raise EncoderError(f"{path} lacks {', '.join(missing)}: copy it again")
+    return config

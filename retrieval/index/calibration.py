@@ -1,0 +1,229 @@
+"""The numbers that turn similarities into probabilities, per zoom, and the file that holds them.
+
+`calibration.json` lies in the index directory and can be replaced without touching a vector; its id is the SHA-256 of
+what it says. With a prior other numbers hold: `calibration-<prior>.json` beside it has them all. Keys that this version
+does not know are kept. How numbers are fitted is `indexer.calibration`'s to know.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from retrieval.errors import CalibrationError
+from retrieval.files import read_json, write_json
+
+FORMAT = "tilebeam-calibration"
+FORMAT_VERSION = 2
+CALIBRATION_NAME = "calibration.json"
+DEFAULT_TAU = 0.01
+"""CLIP's own temperature, 1 / 100: the logit scale that ViT-B-32 was trained to."""
+
+_WAY_OUT = "run `tilebeam calibrate`, or delete it (answers are then uncalibrated)"
+_DAMAGE = (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CalibrationError)
+
+
+@dataclass(frozen=True)
+class ZoomNumbers:
+    """One zoom's numbers, as in design section 5.
+
+    `tau`: temperature of the cosine; `gamma`: weight of the parent's mass; `b`: log-weight of "none of these", None
+    where that cannot be; `lam` (lambda): weight of the prior's gain over the parent's; `kappa`: the share of a tile's
+    score that is the mean cosine of its neighbours (`retrieval.surroundings`), 0 to 1; `rho`: how far children speak
+    for their parent against other parents (`retrieval.posterior`), 1 as much as for themselves.
+    """
+
+    tau: float = DEFAULT_TAU
+    gamma: float = 1.0
+    b: float | None = None
+    lam: float = 0.0
+    kappa: float = 0.0
+    rho: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.tau) and self.tau > 0):
+            raise CalibrationError(f"tau is {self.tau}, a positive number is expected")
+        if self.lam < 0:
+            raise CalibrationError(f"lambda is {self.lam}, a prior's weight is 0 or more")
+        if not all(math.isfinite(v) for v in (self.gamma, self.lam, self.rho, self.b or 0.0)):
+            raise CalibrationError(
+                f"gamma {self.gamma}, lambda {self.lam}, rho {self.rho} and b {self.b} must be finite"
+            )
+        if not 0 <= self.kappa <= 1:
+            raise CalibrationError(f"kappa is {self.kappa}, a share from 0 to 1 is expected")
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file holds it."""
+        plain = {"tau": self.tau, "gamma": self.gamma, "b": self.b, "lambda": self.lam}
+        return plain | {"kappa": self.kappa, "rho": self.rho}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ZoomNumbers":
+        """The inverse of `to_json`."""
+        b = data["b"]
+        return cls(
+            tau=float(data["tau"]),
+            gamma=float(data["gamma"]),
+            b=None if b is None else float(b),
+            lam=float(data["lambda"]),
+            kappa=float(data["kappa"]),
+            rho=float(data["rho"]),
+        )
+
+
+DEFAULT_NUMBERS = ZoomNumbers()
+
+
+def name_for(prior: str | None) -> str:
+    """The file's name: `calibration.json`, or `calibration-<prior>.json`."""
+    return CALIBRATION_NAME if prior is None else f"calibration-{prior}.json"
+
+
+class Feature(NamedTuple):
+    """One feature's part in the log-odds of elsewhere: weight * (value - mean) / scale, held within `CLIP` scales."""
+
+    mean: float
+    scale: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class ElsewhereNumbers:
+    """A logistic model of "none of the covered tiles" over features of a whole descent (`retrieval.elsewhere`).
+
+    Log-odds are `bias` plus each feature's part; a feature that a descent lacks, having ended early, adds nothing.
+    """
+
+    bias: float
+    features: Mapping[str, Feature]
+
+    def __post_init__(self) -> None:
+        values = [self.bias, *(v for feature in self.features.values() for v in feature)]
+        if not all(math.isfinite(v) for v in values) or any(f.scale <= 0 for f in self.features.values()):
+            raise CalibrationError("the numbers of elsewhere must be finite and their scales positive")
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file holds it."""
+        return {"bias": self.bias, "features": {name: list(feature) for name, feature in self.features.items()}}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ElsewhereNumbers":
+        """The inverse of `to_json`."""
+        features = {str(name): Feature(*(float(v) for v in values)) for name, values in data["features"].items()}
+        return cls(float(data["bias"]), features)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Numbers per zoom, and what they were fitted at.
+
+    That is the beam width `k`, `coverage` (`Manifest.coverage_hash`) and the photo encoder's fingerprint. `elsewhere`
+    is None where no picture without an answer was fitted to; `extra` holds the file's other keys. `Calibration()` has
+    nothing fitted: default numbers and no id.
+    """
+
+    zooms: Mapping[int, ZoomNumbers] = field(default_factory=dict)
+    k: int | None = None
+    coverage: str | None = None
+    photo_encoder: str | None = None
+    elsewhere: ElsewhereNumbers | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def numbers(self, zoom: int) -> ZoomNumbers:
+        """The fitted numbers of a zoom, or the default ones."""
+        return self.zooms.get(zoom, DEFAULT_NUMBERS)
+
+    @property
+    def prior(self) -> str | None:
+        """The name of the prior that it was fitted with."""
+        return None if self.extra.get("prior") is None else str(self.extra["prior"]["name"])
+
+    def with_prior(self, name: str, fingerprint: str) -> "Calibration":
+        """The same, as fitted with a prior."""
+        return replace(self, extra={**self.extra, "prior": {"name": name, "fingerprint": fingerprint}})
+
+    def unfitted_with_prior(self, zooms: Iterable[int]) -> "Calibration":
+        """For a prior that nothing was fitted with: the prior as it is, lambda 1, and nothing is called calibrated."""
+        return replace(self, zooms={z: replace(self.numbers(z), lam=1.0) for z in zooms}, k=None)
+
+    def fits(self, k: int, zooms: Iterable[int], coverage: str, photo_encoder: str, prior: str | None = None) -> bool:
+        """Whether probabilities at this `k` over these zooms of this index are calibrated ones.
+
+        `prior`: the fingerprint of the one that is asked with.
+        """
+        own: Mapping[str, Any] = self.extra.get("prior") or {}
+        return (
+            own.get("fingerprint") == prior
+            and self.k == k
+            and self.coverage in (None, coverage)
+            and self.photo_encoder in (None, photo_encoder)
+            and all(zoom in self.zooms for zoom in zooms)
+        )
+
+    def radius_share(self, promised: str) -> float:
+        """How much of the mass a circle must hold for `promised` ("50", "90") percent of truths to lie in it.
+
+        Fitted as that quantile of the mass nearer than the truth (`radius_shares`); unfitted, the promise itself.
+        """
+        return float(self.extra.get("radius_shares", {}).get(promised, int(promised) / 100))
+
+    @property
+    def id(self) -> str | None:
+        """SHA-256 of everything the file says but the id itself; None where nothing was fitted."""
+        if not self.zooms:
+            return None
+        text = json.dumps(self._content(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def write(self, directory: Path) -> None:
+        """Put it into an index directory, replacing what was there in one step."""
+        content = {"format": FORMAT, "version": FORMAT_VERSION, "id": self.id} | self._content()
+        write_json(directory / name_for(self.prior), content)
+
+    @classmethod
+    def read(cls, directory: Path, prior: str | None = None) -> "Calibration":
+        """Read an index's calibration, plain or with a prior; without the file, the default numbers.
+
+        Raises CalibrationError for damage.
+        """
+        path = directory / name_for(prior)
+        if not path.exists():
+            return cls()
+        try:
+            data = read_json(path)
+            _check_format(data)
+            calibration = cls._from_json(data)
+        except _DAMAGE as exc:
+            raise CalibrationError(f"{path} cannot be used ({exc}): {_WAY_OUT}") from exc
+        if calibration.id != data["id"]:
+            raise CalibrationError(f"{path} was changed by hand or damaged, as its id is another one: {_WAY_OUT}")
+        if calibration.prior != prior:
+            raise CalibrationError(f"{path} was fitted with the prior {calibration.prior}, not {prior}: {_WAY_OUT}")
+        return calibration
+
+    @classmethod
+    def _from_json(cls, data: Mapping[str, Any]) -> "Calibration":
+        known = {"format", "version", "id", "zooms", "k", "coverage", "photo_encoder", "elsewhere"}
+        zooms = {int(z): ZoomNumbers.from_json(n) for z, n in data["zooms"].items()}
+        extra = {name: value for name, value in data.items() if name not in known}
+        for promised, share in extra.get("radius_shares", {}).items():
+            if not 0 < float(share) <= 1:
+                raise CalibrationError(f"the share for the {promised}% circle is {share}, not above 0 and at most 1")
+        elsewhere = None if data["elsewhere"] is None else ElsewhereNumbers.from_json(data["elsewhere"])
+        return cls(zooms, data["k"], data["coverage"], data.get("photo_encoder"), elsewhere, extra)
+
+    def _content(self) -> dict[str, Any]:
+        zooms = {str(z): self.zooms[z].to_json() for z in sorted(self.zooms)}
+        head = {"k": self.k, "coverage": self.coverage, "photo_encoder": self.photo_encoder, "zooms": zooms}
+        elsewhere = None if self.elsewhere is None else self.elsewhere.to_json()
+        return dict(self.extra) | head | {"elsewhere": elsewhere}
+
+
+def _check_format(data: Any) -> None:
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise CalibrationError("it does not say that it is a calibration")
+    if data.get("version") != FORMAT_VERSION:
+        raise CalibrationError(f"it has format version {data.get('version')!r}, this program reads {FORMAT_VERSION}")

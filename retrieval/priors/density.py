@@ -1,0 +1,138 @@
+"""Where photos are taken: a density over tiles of any zoom from the places of many photos.
+
+A Pólya tree on the Morton grid: of a tile's mass each quarter gets a part that counts its photos, and one photo more
+that is spread by area. Held-out photos of GeoCLIP's gallery are likelier under it than under a kernel of any width
+(docs/priors.md). It knows no pictures: every picture gets the same belief.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import PriorError
+from retrieval.files import write_npy
+from retrieval.priors.base import Belief
+from retrieval.priors.geoclip_package import gallery
+from retrieval.priors.grid import GridBelief, areas
+from retrieval.priors.registry import write_kind
+from tile_cache.addressing import LngLat, codes_at
+
+if TYPE_CHECKING:
+    from retrieval.encoders.open_clip import EncodesPhotos
+
+__all__ = ["Density", "DensityPrior"]
+
+DEEPEST = 20
+"""Places are kept as tiles of this zoom (40 m); deeper, mass is spread by area."""
+_GRID = 8
+_PLACES = "places.npy"
+
+Codes = NDArray[np.uint64]
+Floats = NDArray[np.float64]
+
+
+class Density:
+    """A belief that is the same for every picture. `codes`: (n,) uint64 of zoom 20, ascending, one a photo."""
+
+    def __init__(self, codes: Codes, pseudo: float = 1.0) -> None:
+        """`pseudo`: how many photos' worth is spread by area at each step from a tile to its quarters."""
+        self._codes, self._pseudo = codes, pseudo
+        mass = np.ones(1)
+        for zoom in range(1, _GRID + 1):
+            mass = mass.repeat(4) * self.shares(np.arange(4**zoom, dtype=np.uint64), zoom)
+        self.mass = mass
+        """(65,536,) of the tiles of zoom 8."""
+        self._grid = GridBelief.of(mass, _GRID, floor=0)
+
+    @classmethod
+    def of(cls, lat: Floats, lng: Floats) -> "Density":
+        """From places, (n,) degrees each. Raises TileAddressError for what is no place."""
+        return cls(np.sort(codes_at(lng, lat, DEEPEST)))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the places and of how they are smoothed."""
+        return hashlib.sha256(self._codes.astype("<u8").tobytes() + repr(self._pseudo).encode()).hexdigest()
+
+    def log_mass(self, codes: Codes, zoom: int) -> NDArray[np.float32]:
+        """(n,) codes to (n,) logs; see `interface.Belief`."""
+        known = min(zoom, DEEPEST)
+        found = self._grid.log_mass(codes >> np.uint64(2 * max(zoom - _GRID, 0)), min(zoom, _GRID)).astype(np.float64)
+        for z in range(_GRID + 1, known + 1):
+            found += np.log(self.shares(codes >> np.uint64(2 * (zoom - z)), z))
+        if zoom > known:
+            found += np.log(areas(codes, zoom) / areas(codes >> np.uint64(2 * (zoom - known)), known))
+        return found.astype(np.float32)
+
+    def best(self) -> LngLat:
+        """The centre of the heaviest tile of zoom 8."""
+        return self._grid.best()
+
+    def shares(self, codes: Codes, zoom: int) -> Floats:
+        """The part of its parent's mass that each tile has, (n,); `zoom` from 1 to 20."""
+        parents = codes >> np.uint64(2)
+        by_area = areas(codes, zoom) / areas(parents, zoom - 1)
+        counted = self.counts(codes, zoom) + self._pseudo * by_area
+        return np.asarray(counted / (self.counts(parents, zoom - 1) + self._pseudo))
+
+    def counts(self, codes: Codes, zoom: int) -> NDArray[np.intp]:
+        """How many photos each tile has, (n,); `zoom` at most 20."""
+        first, end = self.runs(codes, zoom)
+        return np.asarray(end - first)
+
+    def runs(self, codes: Codes, zoom: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Where each tile's photos begin and end among all in Morton order, (n,) each."""
+        shift = np.uint64(2 * (DEEPEST - zoom))
+        return np.searchsorted(self._codes, codes << shift), np.searchsorted(
+            self._codes, (codes + np.uint64(1)) << shift
+        )
+
+
+class DensityPrior:
+    """Photos are taken where photos are taken. Satisfies `interface.Prior`."""
+
+    name = "density"
+    encoder: "EncodesPhotos | None" = None
+
+    def __init__(self, density: Density) -> None:
+        self._density = density
+        self.fingerprint = density.fingerprint
+
+    @classmethod
+    def open(
+        cls, directory: Path | None, *, device: str = "auto", photo: "EncodesPhotos | None" = None
+    ) -> "DensityPrior":
+        """From the places that `write` left in the directory; without them, from GeoCLIP's gallery, where installed.
+
+        Raises PriorError.
+        """
+        if directory is not None and (directory / _PLACES).exists():
+            return cls(Density(_read(directory / _PLACES)))
+        places = gallery()
+        return cls(Density.of(places[:, 0], places[:, 1]))
+
+    @staticmethod
+    def write(directory: Path, lat: Floats, lng: Floats) -> None:
+        """Make a directory that `open` reads, from photos' places, (n,) degrees each."""
+        directory.mkdir(parents=True, exist_ok=True)
+        write_npy(directory / _PLACES, np.sort(codes_at(lng, lat, DEEPEST)))
+        write_kind(directory, "density")
+
+    def beliefs(self, features: NDArray[np.float32]) -> Sequence[Belief]:
+        """(n, f) features, which are not looked at."""
+        return [self._density] * len(features)
+
+
+def _read(path: Path) -> Codes:
+    try:
+        codes: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as exc:
+        raise PriorError(f"{path} is no array ({exc}): copy or make the prior again") from exc
+    sound = codes.dtype == np.uint64 and codes.ndim == 1 and len(codes) > 0
+    if not sound or (codes[1:] < codes[:-1]).any() or int(codes[-1]) >= 4**DEEPEST:
+        raise PriorError(f"{path} holds no ascending tiles of zoom {DEEPEST}: copy or make the prior again")
+    return codes

@@ -1,0 +1,94 @@
+"""A belief as the masses of all tiles of one zoom, in Morton order: any coarser tile is a run of them.
+
+Built once a picture; asked with the beam's candidates at every level. Tiles' areas are those on the sphere.
+"""
+
+import math
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.errors import PriorError
+from tile_cache.addressing import LngLat, centres_of_codes, morton_decode
+
+__all__ = ["FLOOR", "GridBelief", "areas"]
+
+FLOOR = 1e-7
+"""The share of a soft belief's mass that is spread evenly by area: however sure it is, it can be outvoted."""
+MAX_BASE_ZOOM = 8
+"""65,536 masses, half a megabyte a picture."""
+
+Codes = NDArray[np.uint64]
+Floats = NDArray[np.float64]
+
+
+class GridBelief:
+    """A belief of one base zoom. A deeper tile has the share of its base tile's mass that it has of its area."""
+
+    def __init__(self, zoom: int, mass: Floats, best: LngLat | None) -> None:
+        """As `of` makes it: `mass`, (4**zoom,), sums to 1."""
+        self.zoom, self._mass, self._best = zoom, mass, best
+        self._before = np.empty(len(mass) + 1)
+        self._before[0] = 0.0
+        np.cumsum(mass, out=self._before[1:])
+
+    @classmethod
+    def of(
+        cls, mass: NDArray[np.floating], zoom: int, *, floor: float = FLOOR, best: LngLat | None = None
+    ) -> "GridBelief":
+        """From masses of all tiles of a zoom, (4**zoom,), none negative, of any sum above 0; 0 <= zoom <= 8.
+
+        `floor`: the share spread evenly by area, 0 for a hard belief; `best`: the prior's own answer, where that is not
+        the centre of the heaviest tile. Raises PriorError for other masses.
+        """
+        if not 0 <= zoom <= MAX_BASE_ZOOM or mass.shape != (4**zoom,):
+            raise PriorError(f"masses of shape {mass.shape} at zoom {zoom}: 4**zoom of them, zoom at most 8")
+        total = float(mass.sum(dtype=np.float64))
+        if not (math.isfinite(total) and total > 0) or float(mass.min()) < 0:
+            raise PriorError(f"masses from {mass.min()} that sum to {total}: none negative, and their sum above 0")
+        shares = np.multiply(mass, (1 - floor) / total, dtype=np.float64)
+        if floor:
+            shares += floor * _all_areas(zoom)
+        return cls(zoom, shares, best)
+
+    def log_mass(self, codes: Codes, zoom: int) -> NDArray[np.float32]:
+        """(n,) codes to (n,) logs; see `interface.Belief`."""
+        with np.errstate(divide="ignore"):
+            return np.log(self._of(codes, zoom)).astype(np.float32)
+
+    def best(self) -> LngLat:
+        """The prior's own answer, or the centre of the heaviest base tile, of equal ones the lower code."""
+        if self._best is not None:
+            return self._best
+        lng, lat = centres_of_codes(np.array([self._mass.argmax()], dtype=np.uint64), self.zoom)
+        return LngLat(float(lng[0]), float(lat[0]))
+
+    def _of(self, codes: Codes, zoom: int) -> Floats:
+        if zoom < self.zoom:
+            shift = np.uint64(2 * (self.zoom - zoom))
+            return np.asarray(self._before[(codes + np.uint64(1)) << shift] - self._before[codes << shift])
+        if zoom == self.zoom:
+            return np.asarray(self._mass[codes])
+        base = codes >> np.uint64(2 * (zoom - self.zoom))
+        return np.asarray(self._mass[base] * (areas(codes, zoom) / areas(base, self.zoom)))
+
+
+def areas(codes: Codes, zoom: int) -> Floats:
+    """(n,) codes to the shares of the Mercator square's area on the sphere that their tiles have, (n,).
+
+    The sine of a latitude is the hyperbolic tangent of its Mercator ordinate, from pi at the top to -pi; the difference
+    of two is written so that nothing cancels, however small the tile.
+    """
+    rows = morton_decode(codes)[1].astype(np.float64)
+    height = 2 * np.pi / (1 << zoom)
+    top = np.pi - rows * height
+    band = np.sinh(height) / (np.cosh(top) * np.cosh(top - height))
+    return np.asarray(band / (2 * np.tanh(np.pi) * (1 << zoom)))
+
+
+@cache
+def _all_areas(zoom: int) -> Floats:
+    found = areas(np.arange(4**zoom, dtype=np.uint64), zoom)
+    found.setflags(write=False)
+    return found

@@ -1,0 +1,149 @@
+"""An answer and its JSON, as the HTTP contract has it. Degrees, kilometres and probabilities.
+
+It turns places and descents into tiles; it decides nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from retrieval.search.answer_point import Place
+from retrieval.search.beam import Descent, Step
+from retrieval.search.posterior import Floats
+from tile_cache.addressing import Tile, bounds, centre, morton_decode, quadkey
+
+
+@dataclass(frozen=True)
+class LevelAnswer:
+    """One zoom's tile: `confidence` is the posterior mass beneath it, `similarity` its cosine (None: no vector)."""
+
+    tile: Tile
+    confidence: float
+    similarity: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `levels`."""
+        lng, lat = centre(self.tile)
+        place = {
+            "zoom": self.tile.z,
+            "tile": _tile_json(self.tile),
+            "quadkey": quadkey(self.tile),
+            "lat": lat,
+            "lon": lng,
+        }
+        return place | {"bounds": list(bounds(self.tile)), "confidence": self.confidence, "similarity": self.similarity}
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """Another place, with its deepest tile."""
+
+    lng: float
+    lat: float
+    confidence: float
+    tile: Tile
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `alternatives`."""
+        return {"lat": self.lat, "lon": self.lng, "confidence": self.confidence, "tile": _tile_json(self.tile)}
+
+
+@dataclass(frozen=True)
+class TracedLevel:
+    """The tiles that one zoom's beam kept, most confident first."""
+
+    zoom: int
+    kept: tuple[LevelAnswer, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """As in `trace`."""
+        kept = [{"tile": _tile_json(t.tile), "confidence": t.confidence, "similarity": t.similarity} for t in self.kept]
+        return {"zoom": self.zoom, "kept": kept}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Where the picture was taken. Radii are km around (lat, lng), None where "elsewhere" is likelier than not."""
+
+    lng: float
+    lat: float
+    levels: tuple[LevelAnswer, ...]  # coarse to fine, nested, at least one
+    calibrated: bool
+    radius_50_km: float | None
+    radius_90_km: float | None
+    elsewhere: float
+    alternatives: tuple[Alternative, ...]
+    trace: tuple[TracedLevel, ...] | None  # None: not asked for
+    index_id: str
+    calibration_id: str | None
+    zooms: tuple[int, ...]
+    attribution: str
+    prior: str | None = None  # asked with; None: none
+
+    @property
+    def confidence(self) -> float:
+        """That of the deepest level."""
+        return self.levels[-1].confidence
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's object, but for `timing_ms`, which only the service knows.
+
+        `trace` only if asked for, `prior` only where one was asked.
+        """
+        index = {"id": self.index_id, "calibration_id": self.calibration_id, "zooms": list(self.zooms)}
+        trace = {} if self.trace is None else {"trace": [level.to_json() for level in self.trace]}
+        head: dict[str, Any] = {
+            "lat": self.lat,
+            "lon": self.lng,
+            "confidence": self.confidence,
+            "calibrated": self.calibrated,
+            "radius_km": {"50": self.radius_50_km, "90": self.radius_90_km},
+            "zoom": self.levels[-1].tile.z,
+            "levels": [level.to_json() for level in self.levels],
+            "alternatives": [other.to_json() for other in self.alternatives],
+        }
+        prior = {} if self.prior is None else {"prior": self.prior}
+        return head | trace | prior | {"elsewhere": self.elsewhere, "index": index, "attribution": self.attribution}
+
+
+def levels_of(descent: Descent, confidences: Sequence[Floats], place: Place) -> tuple[LevelAnswer, ...]:
+    """The tiles of a place, coarse to fine."""
+    steps = descent.steps[: len(place.path)]
+    return _levels(steps, confidences[: len(steps)], place.path)
+
+
+def alternative_of(descent: Descent, confidences: Sequence[Floats], place: Place) -> Alternative:
+    """A place as one of the alternatives."""
+    i = len(place.path) - 1
+    (deepest,) = _levels(descent.steps[i : i + 1], confidences[i : i + 1], place.path[i:])
+    return Alternative(place.lng, place.lat, deepest.confidence, deepest.tile)
+
+
+def trace_of(descent: Descent, confidences: Sequence[Floats]) -> tuple[TracedLevel, ...]:
+    """What the beam kept at every zoom."""
+    levels = []
+    for step, confidence in zip(descent.steps, confidences, strict=True):
+        order = step.kept[np.argsort(-confidence[step.kept], kind="stable")]
+        levels.append(TracedLevel(step.level.zoom, _levels([step] * len(order), [confidence] * len(order), order)))
+    return tuple(levels)
+
+
+def _levels(
+    steps: Sequence[Step], confidences: Sequence[Floats], positions: Sequence[int] | NDArray[np.intp]
+) -> tuple[LevelAnswer, ...]:
+    """One tile of each step, by position; decoded together, as NumPy's cost is by the call."""
+    found = list(zip(steps, confidences, positions, strict=True))
+    codes = np.array([step.level.codes[step.rows[i]] for step, _, i in found], dtype=np.uint64)
+    x, y = (v.tolist() for v in morton_decode(codes))
+    cosines = [float(step.similarities[i]) if step.level.has_vectors else None for step, _, i in found]
+    return tuple(
+        LevelAnswer(Tile(x[n], y[n], step.level.zoom), min(1.0, float(mass[i])), cosines[n])
+        for n, (step, mass, i) in enumerate(found)
+    )
+
+
+def _tile_json(tile: Tile) -> dict[str, int]:
+    return {"z": tile.z, "x": tile.x, "y": tile.y}

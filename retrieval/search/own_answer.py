@@ -1,0 +1,44 @@
+"""A prior's own answer, without the beam: its place, and the mass that it gives to the tiles around it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from retrieval.index.manifest import Manifest
+from retrieval.installed_priors import Asked
+from retrieval.priors.base import Belief
+from retrieval.search.answer import Answer, LevelAnswer
+from tile_cache.addressing import codes_at, tile_at
+
+__all__ = ["answer_alone"]
+
+
+def answer_alone(belief: Belief, asked: Asked, manifest: Manifest) -> Answer:
+    """The answer at the zooms of an index. Not calibrated, without radii, and never elsewhere."""
+    lng, lat = belief.best()
+    zooms = [entry.zoom for entry in manifest.zooms]
+    return Answer(
+        lng=lng,
+        lat=lat,
+        levels=_levels(belief, lng, lat, zooms),
+        calibrated=False,
+        radius_50_km=None,
+        radius_90_km=None,
+        elsewhere=0.0,
+        alternatives=(),
+        trace=None,
+        index_id=manifest.id,
+        calibration_id=None,
+        zooms=tuple(zooms),
+        attribution=manifest.attribution,
+        prior=asked.name,
+    )
+
+
+def _levels(belief: Belief, lng: float, lat: float, zooms: Sequence[int]) -> tuple[LevelAnswer, ...]:
+    masses = [
+        float(np.exp(belief.log_mass(codes_at(np.array([lng]), np.array([lat]), zoom), zoom)[0])) for zoom in zooms
+    ]
+    # Rounding must not make a tile likelier than the one that it lies in.
+    sure = np.minimum.accumulate(np.minimum(masses, 1.0)).tolist()
+    return tuple(LevelAnswer(tile_at(lng, lat, zoom), mass, None) for zoom, mass in zip(zooms, sure, strict=True))

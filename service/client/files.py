@@ -1,0 +1,80 @@
+"""Picture files to outcomes, in order: here with an opened index, or there with a service. The command line's engine.
+
+An outcome is the answer's JSON object, or `{"error": problem}` for a file that has none; one bad file spoils no other.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from service.client.client import Client
+from service.errors import LocalFileError, ProblemError
+from service.problems import problem_of
+
+if TYPE_CHECKING:  # the engine, which `locate_there` must not import
+    from retrieval.locator import Locator
+    from retrieval.pipeline import Prepared
+    from retrieval.search.query import LocateQuery
+
+__all__ = ["locate_here", "locate_there"]
+
+Outcome = dict[str, Any]
+
+_AT_ONCE = 32
+"""Files a request: few enough to stay under a service's limits, enough to fill its batches."""
+
+
+def locate_there(client: Client, photos: Sequence[Path], **question: Any) -> Iterator[Outcome]:
+    """Ask a service, with `Client.locate`'s parameters; raises ClientError where it cannot be asked at all."""
+    if len(photos) == 1:
+        yield _single(client, photos[0], **question)
+        return
+    for group in _groups(photos, _AT_ONCE):
+        for line in client.locate_batch(group, **question):
+            yield {**line["result"]} if "result" in line else {"error": line["error"]}
+
+
+def _single(client: Client, photo: Path, **question: Any) -> Outcome:
+    try:
+        return {**client.locate(photo, **question)}
+    except (ProblemError, LocalFileError) as error:
+        return {"error": problem_of(error)}
+
+
+def locate_here(locator: "Locator", photos: Sequence[Path], query: "LocateQuery") -> Iterator[Outcome]:
+    """Locate with an opened index; raises QueryError for a query that has no answer on it."""
+    from retrieval.pipeline import Prepared, locate_group
+
+    for group in _groups(photos, locator.encoder.batch_size):
+        prepared = [_prepared(locator, photo, query) for photo in group]
+        good = [photo for photo in prepared if isinstance(photo, Prepared)]
+        answers = iter(locate_group(locator, good, query) if good else ())
+        yield from (next(answers) if isinstance(photo, Prepared) else photo for photo in prepared)
+
+
+def _prepared(locator: "Locator", photo: Path, query: "LocateQuery") -> "Prepared | Outcome":
+    from retrieval.encoders.photo import PhotoLimits
+    from retrieval.errors import PhotoError
+    from retrieval.pipeline import prepare
+
+    limits = PhotoLimits()
+    try:
+        return prepare(locator, _head(photo, limits.max_bytes + 1), limits, query)
+    except (PhotoError, LocalFileError) as error:
+        return {"error": problem_of(error)}
+
+
+def _head(photo: Path, most: int) -> bytes:
+    """The file's first bytes: one more than the limit is enough to see that it is too large."""
+    try:
+        with photo.open("rb") as file:
+            return file.read(most)
+    except OSError as exc:
+        raise LocalFileError(f"{photo}: {exc.strerror}; check the path") from exc
+
+
+def _groups(photos: Sequence[Path], size: int) -> Iterator[list[Path]]:
+    rest = iter(photos)
+    while group := list(islice(rest, size)):
+        yield group

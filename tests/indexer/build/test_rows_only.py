@@ -1,0 +1,149 @@
+"""An index without vectors: made from a coverage alone, checked like any other, answered from a prior."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from indexer.build.area import Area
+from indexer.build.coverage import Coverage
+from indexer.build.regions import Region
+from indexer.build.request import RowsRequest
+from indexer.build.rows_only import build_rows
+from indexer.errors import CoverageError, ExistingIndexError
+from retrieval.encoders.no_encoder import NoEncoder
+from retrieval.errors import IndexDamagedError, QueryError
+from retrieval.index.calibration import Calibration
+from retrieval.index.manifest import Manifest
+from retrieval.index.reader import TileIndex
+from retrieval.installed_priors import Asked, OpenPriors
+from retrieval.locator import Locator
+from retrieval.priors.density import Density, DensityPrior
+from retrieval.search.query import BBox, LocateQuery
+from retrieval.verify import verify
+from tilebeam import app
+
+BOX = (5.9, 45.8, 10.5, 47.8)
+ZOOMS = (4, 6, 8, 10)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("rows") / "index"
+    build_rows(RowsRequest(out, ZOOMS, Area(bbox=BOX), shard_rows=32))
+    return out
+
+
+def believing(index: Path, lat: list[float], lng: list[float]) -> Locator:
+    """An index of rows, opened with a density of some places as its prior."""
+    opened = TileIndex.open(index)
+    prior = DensityPrior(Density.of(np.array(lat), np.array(lng)))
+    asked = Asked.of("density", prior, Calibration(), opened.zooms, Calibration())
+    return Locator(opened, Calibration(), NoEncoder(), priors=OpenPriors({"density": asked}, "density"))
+
+
+def test_it_holds_the_rows_of_the_coverage_and_nothing_else(index: Path) -> None:
+    coverage = Coverage.of(ZOOMS, Region.from_bbox(*BOX))
+    opened = TileIndex.open(index)
+    for level in opened.levels:
+        assert level.codes.tolist() == [int(c) for chunk in coverage.chunks(level.zoom) for c in chunk]
+        assert not level.has_vectors
+    assert len(Manifest.read(index).zooms[-1].shards) > 1
+    assert sorted({p.suffix for p in index.iterdir()}) == [".json", ".npy"]
+    assert verify(index) == []
+
+
+def test_the_same_request_gives_the_same_index_and_is_there_already(index: Path, tmp_path: Path) -> None:
+    request = RowsRequest(tmp_path / "again", ZOOMS, Area(bbox=BOX), shard_rows=32)
+    report = build_rows(request)
+    assert report.index_id == Manifest.read(index).id
+    assert (report.rows[4], report.vectors[4]) == (1, 0)
+    assert build_rows(request).already
+    with pytest.raises(ExistingIndexError, match="--overwrite"):
+        build_rows(RowsRequest(request.out, (4,), Area(bbox=BOX)))
+
+
+def test_a_build_that_was_killed_goes_on(index: Path, tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(progress: object) -> None:
+        raise Killed
+
+    request = RowsRequest(tmp_path / "out", ZOOMS, Area(bbox=BOX), shard_rows=32)
+    with pytest.raises(Killed):
+        build_rows(request, on_progress=kill)
+    assert not request.out.exists()
+    assert build_rows(request).index_id == Manifest.read(index).id
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_level_of_rows_gives_all_children_of_the_kept(index: Path) -> None:
+    above, level = TileIndex.open(index).levels[-2:]
+    parents = np.array([0, 2, len(above.codes) - 1])
+    found = level.search(np.empty(0, dtype=np.float32), parents)
+    expected = np.flatnonzero(np.isin(level.codes >> np.uint64(4), above.codes[parents]))
+    assert found.rows.tolist() == expected.tolist()
+    assert (above.codes[parents][found.slots] == level.codes[found.rows] >> np.uint64(4)).all()
+    assert not found.similarities.any()
+
+
+def test_it_answers_where_its_prior_says(index: Path) -> None:
+    """Photos were taken in two places within it: the answer is the one of more, and the masses are the prior's."""
+    locator = believing(index, [47.37, 47.37, 47.37, 46.0, 0.0], [8.54, 8.54, 8.54, 7.0, 0.0])
+    (answer,) = locator.locate(np.empty((1, 0), dtype=np.float32), LocateQuery())
+    assert (answer.lat, answer.lng) == pytest.approx((47.37, 8.54), abs=0.4)
+    assert [level.similarity for level in answer.levels] == [None] * len(ZOOMS)
+    assert not answer.calibrated
+    density = Density.of(np.array([47.37, 47.37, 47.37, 46.0, 0.0]), np.array([8.54, 8.54, 8.54, 7.0, 0.0]))
+    descent = locator.descend(np.empty(0, dtype=np.float32), LocateQuery())
+    last = descent.steps[-1]
+    masses = np.exp(density.log_mass(last.level.codes[last.rows], 10).astype(np.float64))
+    assert np.exp(last.log_mass) == pytest.approx(masses / masses.sum(), rel=1e-3)
+
+
+def test_a_box_is_heeded(index: Path) -> None:
+    locator = believing(index, [47.37, 46.0], [8.54, 7.0])
+    (answer,) = locator.locate(np.empty((1, 0), dtype=np.float32), LocateQuery(bbox=BBox(6.5, 45.9, 7.5, 46.2)))
+    assert (answer.lat, answer.lng) == pytest.approx((46.0, 7.0), abs=0.4)
+
+
+@pytest.mark.parametrize("query", [LocateQuery(prior="none"), LocateQuery(scoring="paper")])
+def test_without_a_prior_it_says_that_it_needs_one(index: Path, query: LocateQuery) -> None:
+    with pytest.raises(QueryError, match="prior"):
+        believing(index, [47.0], [8.0]).locate(np.empty((1, 0), dtype=np.float32), query)
+
+
+def test_damage_is_found(index: Path, tmp_path: Path) -> None:
+    build_rows(RowsRequest(tmp_path / "index", (4, 8), Area(bbox=BOX)))
+    path = tmp_path / "index" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["zooms"][1]["vectors"] = manifest["zooms"][1]["shards"][0]["vectors"] = 3
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(IndexDamagedError, match="no file for them"):
+        Manifest.read(tmp_path / "index")
+
+
+def test_land_needs_a_source_that_knows_it(tmp_path: Path) -> None:
+    with pytest.raises(CoverageError, match="--source bluemarble"):
+        build_rows(RowsRequest(tmp_path / "out", (4,), Area(land=0.5)))
+    thin = build_rows(RowsRequest(tmp_path / "land", (4, 6), Area(land=0.5), source="bluemarble"))
+    assert 0 < thin.rows[6] < 4**6 // 2
+
+
+def test_the_commands_make_it_and_look_at_it(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    bbox = [str(v) for v in BOX]
+    made = run(app, ["index", "--rows-only", "--zooms", "4,6", "--bbox", *bbox, "--out", str(tmp_path / "i"), "--json"])
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["vectors"] == {"4": 0, "6": 0}
+    seen = run(app, ["inspect", str(tmp_path / "i"), "--verify"])
+    assert seen.exit_code == 0, seen.output
+    assert "photos by    none" in seen.stdout
+    assert "vectors      none: a prior answers" in seen.stdout
+    assert "priors       none" in seen.stdout
+    refused = run(app, ["index", "--zooms", "4,6", "--world", "--out", str(tmp_path / "j")])
+    assert refused.exit_code == 2
+    assert "--rows-only" in refused.output

@@ -1,0 +1,289 @@
+"""Training's stages at a tiny size: killed and resumed runs, what a loss does, and the fast pass through a tower."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from indexer.builtin.map_stage import MapStage, Queries, train_map_tower, trunk_activations
+from indexer.builtin.muon import Muon, orthogonalise
+from indexer.builtin.photo_stage import Batch, PhotoStage, Tables, schedule, softmax_loss, train_photo_tower
+from indexer.builtin.pyramid import Pyramid
+from indexer.builtin.state import load_state, save_state
+from indexer.builtin.tower import forward
+from indexer.errors import TrainingError
+from retrieval.encoders.open_clip import MapEncoders, PhotoEncoder, Tower, build_tower, trained_layers
+from retrieval.encoders.preprocess import Preprocess
+from tile_cache.addressing import code_of_tile, tile_at
+
+MakeTower = Callable[[int], Tower]
+VISION = {"image_size": 24, "patch_size": 12, "width": 32, "layers": 3, "head_width": 16}
+STAGE = PhotoStage(steps=7, batch=8, save_every=3, warmup=2)
+
+
+def pyramid() -> Pyramid:
+    codes = np.arange(16, dtype=np.uint64)
+    return Pyramid.from_codes({2: codes, 3: np.arange(0, 64, 2, dtype=np.uint64)})
+
+
+def batches(step: int) -> Batch:
+    """Pictures in stripes whose phase and colours follow their tile, so that there is something to learn."""
+    rng = np.random.default_rng([5, step])
+    deep = rng.integers(0, 32, 8)
+    x = np.arange(24)[None, None, None, :]
+    phase = deep[:, None, None, None] * np.array([0.2, 0.7, 1.1])[None, :, None, None]
+    pictures = np.sin(x * (1 + deep[:, None, None, None]) / 10 + phase) + rng.normal(0, 0.1, (8, 3, 24, 24))
+    return torch.from_numpy(pictures).float(), {2: deep // 2, 3: deep}
+
+
+def nothing(entry: dict[str, Any]) -> None:
+    """A log that nobody reads."""
+
+
+def tables(seed: int) -> Tables:
+    torch.manual_seed(seed)
+    return Tables(pyramid(), 16)
+
+
+def state_of(tower: Tower, rows: Tables) -> dict[str, torch.Tensor]:
+    return {**tower.state_dict(), **rows.state_dict()}
+
+
+# The first stage
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adam"])
+@pytest.mark.parametrize("killed_at", [1, 4, 6])
+def test_a_killed_run_ends_where_an_undisturbed_one_does(
+    make_tower: MakeTower, tmp_path: Path, optimiser: str, killed_at: int
+) -> None:
+    """To the bit, and from other initial weights wherever a state had been saved: all of it comes from the file."""
+    stage = replace(STAGE, optimiser=optimiser)
+    whole, whole_rows = make_tower(0), tables(0)
+    train_photo_tower(whole, whole_rows, batches, stage, tmp_path / "whole.state", nothing)
+
+    def until_killed(step: int) -> Batch:
+        if step == killed_at:
+            raise KeyboardInterrupt
+        return batches(step)
+
+    first, checkpoint = (make_tower(0), tables(0)), tmp_path / "killed.state"
+    with pytest.raises(KeyboardInterrupt):
+        train_photo_tower(*first, until_killed, stage, checkpoint, nothing)
+    seed = 99 if checkpoint.exists() else 0
+    assert checkpoint.exists() == (killed_at > 3)
+    checkpoint.with_suffix(".partial").write_bytes(b"half a state that a kill left")
+    second = make_tower(seed), tables(seed)
+    train_photo_tower(*second, batches, stage, checkpoint, nothing)
+    for name, value in state_of(whole, whole_rows).items():
+        assert torch.equal(value, state_of(*second)[name]), name
+    assert load_state(checkpoint)[1] == {"steps_done": 7}
+
+
+def test_a_finished_run_draws_no_batch(make_tower: MakeTower, tmp_path: Path) -> None:
+    train_photo_tower(make_tower(0), tables(0), batches, replace(STAGE, steps=3), tmp_path / "s.state", nothing)
+    again = make_tower(1), tables(1)
+
+    def never(step: int) -> Batch:
+        raise AssertionError(step)
+
+    train_photo_tower(*again, never, replace(STAGE, steps=3), tmp_path / "s.state", nothing)
+    assert torch.equal(again[0].proj, load_state(tmp_path / "s.state")[0]["tower.proj"])
+
+
+@pytest.mark.parametrize("kept", [0, 1, 7, 100, -1])
+def test_a_state_that_is_cut_off_is_named_with_the_way_out(make_tower: MakeTower, tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "photo.state"
+    save_state(path, {"tower.proj": torch.ones(3, 3)}, {"steps_done": 3})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(TrainingError, match=r"photo.state is no training state .*: delete it"):
+        train_photo_tower(make_tower(0), tables(0), batches, STAGE, path, nothing)
+
+
+def test_a_state_of_another_recipe_is_refused(make_tower: MakeTower, tmp_path: Path) -> None:
+    path = tmp_path / "photo.state"
+    other = build_tower({"embed_dim": 16, "vision_cfg": {**VISION, "width": 64}, "quick_gelu": False})
+    train_photo_tower(other, tables(0), batches, replace(STAGE, steps=1), path, nothing)
+    with pytest.raises(TrainingError, match=r"photo.state is the state of a run with another recipe: .*--out"):
+        train_photo_tower(make_tower(0), tables(0), batches, STAGE, path, nothing)
+
+
+def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3).t(), "b": torch.tensor(2.5), "c": torch.ones(2).half()}
+    save_state(tmp_path / "deep" / "x.state", tensors, {"steps_done": 3, "who": "ü"})
+    found, notes = load_state(tmp_path / "deep" / "x.state")
+    assert notes == {"steps_done": 3, "who": "ü"}
+    assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in tensors.items())
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.state"]
+
+
+@pytest.mark.parametrize("optimiser", ["muon", "adam"])
+def test_the_first_stage_learns(make_tower: MakeTower, tmp_path: Path, optimiser: str) -> None:
+    tower, rows = make_tower(0), tables(0)
+
+    def loss() -> float:
+        pictures, truth = batches(10_000)
+        with torch.no_grad():
+            seen = forward(tower, pictures)
+            return float(softmax_loss(seen, rows.vectors()[3], rows.scale(3), torch.from_numpy(truth[3])))
+
+    before = loss()
+    stage = PhotoStage(steps=80, batch=8, save_every=80, warmup=5, optimiser=optimiser)
+    train_photo_tower(tower, rows, batches, stage, tmp_path / "s.state", nothing)
+    assert loss() < before - 1
+
+
+def test_frozen_layers_stay_as_they_are(make_tower: MakeTower, tmp_path: Path) -> None:
+    """As when the photo tower is tuned: the trunk is shared with map towers that were trained on it."""
+    tower, before = make_tower(0), make_tower(0).state_dict()
+    names = set(trained_layers(tower))
+    for name, parameter in tower.named_parameters():
+        parameter.requires_grad_(name in names)
+    train_photo_tower(tower, tables(0), batches, STAGE, tmp_path / "s.state", nothing)
+    changed = {name for name, value in tower.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == names
+
+
+def test_the_schedule_warms_up_stays_and_ends_near_nothing() -> None:
+    shares = [schedule(step, 1000, 50) for step in range(1000)]
+    assert shares[0] == 1 / 50
+    assert shares[49:401] == [1.0] * 352
+    assert shares[700] == pytest.approx(0.5)
+    assert 0 < shares[-1] < 0.002
+    assert shares[400:] == sorted(shares[400:], reverse=True)
+
+
+def test_queries_of_no_tile_do_not_count() -> None:
+    vectors, scale = functional.normalize(torch.randn(5, 4), dim=1), torch.tensor(3.0)
+    asked = functional.normalize(torch.randn(3, 4), dim=1)
+    with_stranger = softmax_loss(asked, vectors, scale, torch.tensor([1, -1, 2]))
+    assert torch.allclose(with_stranger, softmax_loss(asked[[0, 2]], vectors, scale, torch.tensor([1, 2])))
+
+
+# The second stage
+
+
+def map_setting(tower: Tower) -> tuple[torch.Tensor, torch.Tensor, Queries]:
+    """Prepared tiles, table vectors for them, and queries near the right vectors."""
+    generator = torch.Generator().manual_seed(0)
+    tiles = torch.randn((40, 3, 24, 24), generator=generator)
+    targets = functional.normalize(torch.randn((40, 16), generator=generator), dim=1)
+    rows = torch.randint(0, 40, (300,), generator=generator)
+    asked = functional.normalize(targets[rows] + 0.2 * torch.randn((300, 16), generator=generator), dim=1)
+    return tiles, targets, Queries(asked, rows.numpy())
+
+
+def test_a_map_tower_learns_its_tables_and_leaves_the_trunk_alone(make_tower: MakeTower) -> None:
+    tower = make_tower(0).requires_grad_(False)
+    before = {k: v.clone() for k, v in tower.state_dict().items()}
+    tiles, targets, queries = map_setting(tower)
+    activations = trunk_activations(tower, lambda first, last: tiles[first:last], 40, 2)
+    entries: list[dict[str, Any]] = []
+    stage = MapStage(steps={6: 100}, batch=24)
+    layers, vectors = train_map_tower(tower, activations, targets, 16.0, queries, stage, 6, entries.append)
+    alike = (functional.normalize(forward(tower, tiles), dim=1) * targets).sum(1).mean()
+    assert (vectors * targets).sum(1).mean() > alike + 0.5
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(40), atol=1e-5)
+    assert all(torch.equal(v, before[k]) for k, v in tower.state_dict().items())
+    assert set(layers) == set(trained_layers(tower))
+    assert {v.dtype for v in layers.values()} == {torch.float16}
+    assert entries[-1]["zoom"] == 6
+    assert entries[-1]["cosine_to_table"] == pytest.approx(float((vectors * targets).sum(1).mean()), abs=0.2)
+    photo = PhotoEncoder("t", tower, Preprocess(24, (0.5,) * 3, (0.5,) * 3), None, "cpu")
+    served = MapEncoders(photo, {6: layers}, {})._towers[6](tiles)
+    # What is served computes in float32 what training computed in bfloat16.
+    assert (functional.normalize(served, dim=1) * vectors).sum(1).min() > 0.995
+
+
+def test_a_map_tower_is_the_same_when_trained_again(make_tower: MakeTower) -> None:
+    tower = make_tower(0).requires_grad_(False)
+    tiles, targets, queries = map_setting(tower)
+    activations = trunk_activations(tower, lambda first, last: tiles[first:last], 40, 2)
+    stage = MapStage(steps={6: 6}, batch=24)
+    first, second = (train_map_tower(tower, activations, targets, 16.0, queries, stage, 6, nothing) for _ in range(2))
+    assert torch.equal(first[1], second[1])
+    assert all(torch.equal(first[0][k], second[0][k]) for k in first[0])
+
+
+def test_queries_that_no_tile_holds_are_left_out() -> None:
+    asked = torch.arange(8.0).reshape(4, 2)
+    kept = Queries.covered(asked, np.array([3, -1, 0, -1]))
+    assert torch.equal(kept.embeddings, asked[[0, 2]])
+    assert kept.rows.tolist() == [3, 0]
+
+
+# The tower, the optimiser, the pyramid
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
+@pytest.mark.parametrize("change", [{}, {"layers": 6, "width": 64}, {"image_size": 36, "head_width": 32}])
+def test_the_fast_pass_equals_open_clips(dtype: torch.dtype, tolerance: float, change: dict[str, int]) -> None:
+    torch.manual_seed(1)
+    tower = build_tower({"embed_dim": 16, "vision_cfg": {**VISION, **change}, "quick_gelu": False})
+    for parameter in tower.parameters():  # fresh norms and biases are ones and zeros, which hide mistakes
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    size = change.get("image_size", 24)
+    pictures = torch.randn(5, 3, size, size)
+    with torch.no_grad():
+        theirs, ours = functional.normalize(tower(pictures), dim=1), forward(tower, pictures, dtype)
+    assert ours.dtype == torch.float32
+    assert (theirs - ours).abs().max() < tolerance
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (3, 32, 8), (1, 8, 96)])
+def test_orthogonalised_matrices_have_even_directions(shape: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    matrices = torch.randn(shape) * torch.tensor([1e-3, 1.0, 50.0])[: shape[0], None, None]
+    made = orthogonalise(matrices)
+    assert made.shape == shape
+    values = torch.linalg.svdvals(made)
+    assert values.min() > 0.5
+    assert values.max() < 1.4
+    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
+    assert torch.allclose(left @ right, made, atol=0.45)
+    assert torch.isfinite(orthogonalise(torch.zeros(shape))).all()
+
+
+def test_muon_moves_every_direction_alike() -> None:
+    """A badly scaled quadratic: the steep direction gets no larger a step than the flat one."""
+    torch.manual_seed(0)
+    goal, weight = torch.randn(6, 6), torch.nn.Parameter(torch.zeros(6, 6))
+    steepness = torch.logspace(-2, 2, 6)[:, None]
+    optimiser = Muon([weight], lr=0.3)
+    for step in range(200):
+        optimiser.param_groups[0]["lr"] = 0.3 * (1 - step / 200)
+        (steepness * (weight - goal) ** 2).sum().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    assert (weight - goal).abs().max() < 0.3
+
+
+def test_a_pyramid_must_be_closed_upward() -> None:
+    with pytest.raises(ValueError, match="a tile of zoom 3 has no ancestor at zoom 2"):
+        Pyramid.from_codes({2: np.arange(3, dtype=np.uint64), 3: np.array([2, 60], dtype=np.uint64)})
+
+
+def test_classes_are_the_rows_of_the_tiles_that_hold_the_points() -> None:
+    made, rng = pyramid(), np.random.default_rng(0)
+    lng, lat = rng.uniform(-180, 180, 300), rng.uniform(-85, 85, 300)
+    rows = made.classes(lng, lat)
+    for z in (2, 3):
+        for i in range(300):
+            code = code_of_tile(tile_at(lng[i], lat[i], z))
+            assert made.codes[z][rows[z][i]] == code if rows[z][i] >= 0 else code not in made.codes[z]
+    covered = rows[3] >= 0
+    assert 0 < covered.mean() < 1
+    assert np.array_equal(made.parents[3][rows[3][covered]], rows[2][covered])
+
+
+def test_a_tiles_vector_knows_its_parents() -> None:
+    rows = tables(0)
+    vectors = rows.vectors()
+    summed = rows.rows["3"] + rows.rows["2"][torch.from_numpy(pyramid().parents[3])]
+    assert torch.allclose(vectors[3], functional.normalize(summed, dim=1))
+    assert float(rows.scale(2)) == pytest.approx(16)

@@ -1,0 +1,42 @@
+"""`tilebeam prior`: what it writes is what `open_prior` reads."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from typer.testing import CliRunner
+
+from retrieval.files import read_json
+from retrieval.priors.density import Density, DensityPrior
+from retrieval.priors.registry import kind_of, open_prior
+from tilebeam import app
+
+
+def test_a_density_of_the_photos_to_train_on(tmp_path: Path) -> None:
+    lines = ["path,latitude,longitude,split"]
+    for i, split in enumerate(("train", "train", "test")):
+        Image.new("RGB", (8, 8), (i * 90, 0, 0)).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,{40 + i},{-3 - i},{split}")
+    (tmp_path / "photos.csv").write_text("\n".join(lines))
+    arguments = ["prior", "density", "--photos", str(tmp_path / "photos.csv"), "--out", str(tmp_path / "density")]
+    made = CliRunner().invoke(app, arguments)
+    assert made.exit_code == 0, made.output
+    expected = Density.of(np.array([40.0, 41.0]), np.array([-3.0, -4.0]))
+    assert open_prior(tmp_path / "density").fingerprint == expected.fingerprint
+
+
+def test_a_density_of_the_gallery(tmp_path: Path) -> None:
+    made = CliRunner().invoke(app, ["prior", "density", "--out", str(tmp_path / "density")])
+    assert made.exit_code == 0, made.output
+    assert open_prior(tmp_path / "density").fingerprint == DensityPrior.open(None).fingerprint
+
+
+def test_settings_of_geoclip(tmp_path: Path) -> None:
+    made = CliRunner().invoke(app, ["prior", "geoclip", "--weighting", "area", "--out", str(tmp_path / "geoclip")])
+    assert made.exit_code == 0, made.output
+    assert kind_of(tmp_path / "geoclip") == "geoclip"
+    assert read_json(tmp_path / "geoclip" / "prior.json")["settings"]["weighting"] == "area"
+    wrong = CliRunner().invoke(app, ["prior", "geoclip", "--weighting", "votes", "--out", str(tmp_path / "other")])
+    assert wrong.exit_code == 1
+    assert "gallery and area" in wrong.output
+    assert not (tmp_path / "other").exists()

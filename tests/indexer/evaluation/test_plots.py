@@ -1,0 +1,74 @@
+"""Pictures of figures: files that open, drawn from whatever arrays there are, and never half of one."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from indexer.evaluation import plots
+from indexer.evaluation.metrics import Floats
+from tile_cache.errors import SourceError
+
+RNG = np.random.default_rng(0)
+
+
+def picture(path: Path) -> np.ndarray:
+    with Image.open(path) as opened:
+        assert opened.format == "PNG"
+        return np.asarray(opened.convert("RGB"))
+
+
+@pytest.mark.parametrize("n", [0, 1, 400])
+def test_reliability_diagram(tmp_path: Path, n: int) -> None:
+    confidence = RNG.uniform(size=n)
+    curves = {f"zoom {z}": (confidence, RNG.uniform(size=n) < confidence) for z in (4, 6, 8)}
+    plots.reliability_diagram(tmp_path / "r.png", curves, "How true?")
+    drawn = picture(tmp_path / "r.png")
+    assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
+
+
+def test_more_curves_than_colours_are_told_apart(tmp_path: Path) -> None:
+    styles = [(s["color"], str(s["linestyle"])) for _, s in zip(range(28), plots._styles(), strict=False)]
+    assert len(set(styles)) == 28
+    plots.error_curve(tmp_path / "e.png", {f"row {i}": RNG.lognormal(5, 1, 50) for i in range(9)})
+    plots.risk_coverage_plot(tmp_path / "c.png", {"a": (RNG.uniform(size=9), RNG.uniform(size=9) > 0.5)}, "Risk")
+    assert picture(tmp_path / "e.png").shape[1] > 1000
+    assert picture(tmp_path / "c.png").shape[1] > 1000
+
+
+@pytest.mark.parametrize(
+    ("lng", "lat"),
+    [
+        (RNG.uniform(-180, 180, 300), RNG.uniform(-85, 85, 300)),
+        (RNG.uniform(5, 12, 300), RNG.uniform(46, 49, 300)),  # a region
+        (np.array([179.9, -179.9]), np.array([85.0, -85.0])),
+        (np.array([10.0]), np.array([50.0])),
+        (np.empty(0), np.empty(0)),
+    ],
+    ids=["world", "region", "edges", "one", "none"],
+)
+def test_error_map(tmp_path: Path, lng: Floats, lat: Floats) -> None:
+    plots.error_map(tmp_path / "m.png", lng, lat, np.linspace(0, 20000, len(lng)), "Where?")
+    assert picture(tmp_path / "m.png").shape[1] > 1000
+
+
+def test_a_map_is_drawn_without_the_land_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise SourceError("not installed")
+
+    monkeypatch.setattr(plots, "load_land", missing)
+    plots.error_map(tmp_path / "m.png", np.array([1.0]), np.array([2.0]), np.array([3.0]), "No land")
+    picture(tmp_path / "m.png")
+
+
+def test_what_fails_while_drawing_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(IndexError):
+        plots.error_map(tmp_path / "m.png", np.zeros(3), np.zeros(2), np.zeros(3), "?")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_confidence_intervals_of_shares_are_wilsons() -> None:
+    low, high = plots._wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
+    assert low == pytest.approx([0, 0.2366, 0.7225], abs=1e-3)
+    assert high == pytest.approx([0.2775, 0.7634, 1], abs=1e-3)

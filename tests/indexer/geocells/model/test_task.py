@@ -1,0 +1,80 @@
+"""Learning from features whose structure is known: the clusters are found again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from known_structure import Known, known_features
+
+from indexer.evaluation.metrics import great_circle_km
+from indexer.geocells.model.artefact import cluster_embeddings, fit_temperature, write_model
+from indexer.geocells.model.course import Course
+from indexer.geocells.model.feed import TableFeed
+from indexer.geocells.model.settings import GeocellSettings, Pace
+from indexer.geocells.model.task import GeocellTask, Owned
+from retrieval.encoders.open_clip import PhotoEncoder
+from retrieval.priors.geocells import GeocellModel
+
+
+def task_of(known: Known, settings: GeocellSettings) -> tuple[GeocellTask, np.ndarray]:
+    """Two thirds to learn from, one to validate on; the rows of the latter."""
+    rows = np.arange(len(known.cluster))
+    held = rows // len(known.partition.clusters) % 3 == 2
+    train, validation = (Owned.of(known.part(rows[which]), known.partition) for which in (~held, held))
+    feed = TableFeed(known.features, torch.device("cpu"))
+    return GeocellTask(settings, known.partition, train, validation, feed, None), rows[held]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_training_finds_the_clusters_again(tmp_path: Path, alpha: float) -> None:
+    known = known_features(photos=30)
+    settings = GeocellSettings(Pace(epochs=10, batch=32), lr_encoder=0, lr_heads=5e-3, alpha=alpha, geo_dim=32, top=2)
+    task, held = task_of(known, settings)
+    before = task.validate()
+    reached = Course(task, settings.pace, tmp_path, lambda progress: None).run()
+    after = reached.history[-1]
+    assert before["val_accuracy"] < 0.5 < 0.93 < after["val_accuracy"]
+    assert after["val_mean_km"] < 200 < before["val_mean_km"]
+
+    answers = _model(task, known, tmp_path).answer(known.features[held])
+    assert np.mean([a.cluster == known.cluster[row] for a, row in zip(answers, held, strict=True)]) > 0.95
+    lat, lng = known.lat_lng[held].T
+    km = great_circle_km(np.array([a.lng for a in answers]), np.array([a.lat for a in answers]), lng, lat)
+    assert np.median(km) < 80
+
+
+def _model(task: GeocellTask, known: Known, folder: Path) -> GeocellModel:
+    """Written and read; its features come without an encoder, so any will do."""
+    encoder = PhotoEncoder.load("builtin", device="cpu")
+    encoder.dim = known.features.shape[1]
+    write_model(folder / "model", task, known.partition, encoder, {})
+    return GeocellModel.load(folder / "model")
+
+
+def test_numpy_heads_answer_as_the_trained_ones(tmp_path: Path) -> None:
+    known = known_features(photos=6)
+    task, held = task_of(known, GeocellSettings(Pace(batch=16), lr_encoder=0, geo_dim=24))
+    model = _model(task, known, tmp_path)
+    with torch.no_grad():
+        made = task.heads(torch.from_numpy(known.features[held]))
+    for level, wanted in (("cells", made.cells), ("clusters", made.clusters)):
+        scaled = torch.log_softmax(wanted / model.temperatures[level], dim=1).numpy()
+        np.testing.assert_allclose(model.log_probabilities(known.features[held], level), scaled, atol=2e-5)
+    np.testing.assert_allclose(model.embed(known.features[held]), made.embedding.numpy(), atol=2e-5)
+
+
+def test_a_cluster_without_photos_has_no_embedding() -> None:
+    rows = torch.tensor([[2.0, 0.0], [0.0, 4.0], [0.0, -1.0]])
+    made = cluster_embeddings(rows, torch.tensor([0, 0, 2]), 4)
+    half = 0.5**0.5
+    torch.testing.assert_close(made, torch.tensor([[half, half], [0, 0], [0, -1], [0, 0]]))
+
+
+@pytest.mark.parametrize("true_t", [0.25, 1.0, 6.0])
+def test_the_temperature_is_the_one_that_places_were_drawn_at(true_t: float) -> None:
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(0, 2, (20_000, 6)))
+    chances = torch.softmax(logits / true_t, dim=1)
+    own = torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(0))[:, 0]
+    assert fit_temperature(logits, own) == pytest.approx(true_t, rel=0.05)

@@ -1,0 +1,210 @@
+"""Priors in an index's directory, and a locator that is asked with one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retrieval.errors import CalibrationError, IndexDamagedError, PriorError, QueryError
+from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.index.manifest import Manifest
+from retrieval.index.reader import TileIndex
+from retrieval.installed_priors import install, staged
+from retrieval.locator import BBox, LocateQuery, Locator
+from retrieval.priors.noise import NoisePrior
+from retrieval.priors.registry import write_kind
+from retrieval.testing.fake import FakePhotoEncoder
+
+ZOOMS = (4, 6, 8)
+
+
+def put(index: Path, name: str, *, default: bool = True, source: Path | None = None) -> None:
+    with staged(index, name, source) as place:
+        install(index, name, place, NoisePrior().fingerprint, default=default)
+
+
+def fitted(index: Path, name: str | None, lam: float) -> Calibration:
+    manifest = Manifest.read(index)
+    numbers = {z: ZoomNumbers(tau=0.1, lam=lam) for z in ZOOMS}
+    calibration = Calibration(numbers, 64, manifest.coverage_hash, str(manifest.photo_encoder["fingerprint"]))
+    calibration = calibration if name is None else calibration.with_prior(name, NoisePrior().fingerprint)
+    calibration.write(index)
+    return calibration
+
+
+@pytest.fixture
+def index(small: tuple) -> Path:
+    return small[0]
+
+
+@pytest.fixture
+def pictures() -> np.ndarray:
+    rows = np.random.default_rng(1).standard_normal((5, 32)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_prior_changes_neither_the_index_nor_what_is_asked_without_it(index: Path, pictures: np.ndarray) -> None:
+    photo = FakePhotoEncoder(32)
+    fitted(index, None, 0.0)
+    before = [a.to_json() for a in Locator.open(index, encoder=photo).locate(pictures, LocateQuery())]
+    identity = Manifest.read(index).id
+    put(index, "noise", default=False)
+    locator = Locator.open(index, encoder=photo)
+    assert Manifest.read(index).id == identity
+    assert [a.to_json() for a in locator.locate(pictures, LocateQuery())] == before
+    asked = [a.to_json() for a in locator.locate(pictures, LocateQuery(prior="noise"))]
+    assert [a["prior"] for a in asked] == ["noise"] * 5
+    assert [a["confidence"] for a in asked] != [b["confidence"] for b in before]
+    assert locator.describe()["prior"] is None
+    assert [p["name"] for p in locator.describe()["priors"]] == ["noise"]
+
+
+def test_the_default_is_asked_unless_none_is(index: Path, pictures: np.ndarray) -> None:
+    put(index, "noise")
+    locator = Locator.open(index, encoder=FakePhotoEncoder(32))
+    unasked, named, none = (
+        [a.to_json() for a in locator.locate(pictures, LocateQuery(prior=name))] for name in (None, "noise", "none")
+    )
+    assert unasked == named
+    assert all("prior" not in a for a in none)
+    plain = Locator.open(index, encoder=FakePhotoEncoder(32), prior="none")
+    assert [a.to_json() for a in plain.locate(pictures, LocateQuery())] == none
+    with pytest.raises(QueryError, match="'geoclip' is none that this index has; there are none, noise"):
+        locator.locate(pictures, LocateQuery(prior="geoclip"))
+    with pytest.raises(QueryError, match="cannot ask the prior noise"):
+        locator.locate(pictures, LocateQuery(prior="noise", scoring="paper"))
+    with pytest.raises(QueryError, match="no prior: name one"):
+        locator.locate(pictures, LocateQuery(prior="none", scoring="bolted"))
+    bolted = locator.locate(pictures, LocateQuery(scoring="bolted", k=1))
+    assert [a.prior for a in bolted] == ["noise"] * 5
+
+
+def test_a_prior_may_answer_alone(index: Path, pictures: np.ndarray) -> None:
+    put(index, "noise", default=False)
+    locator = Locator.open(index, encoder=FakePhotoEncoder(32))
+    answers = locator.locate(pictures, LocateQuery(prior="noise", alone=True))
+    beliefs = NoisePrior().beliefs(pictures)
+    for answer, belief in zip(answers, beliefs, strict=True):
+        said = answer.to_json()
+        assert (said["lon"], said["lat"]) == tuple(belief.best())
+        assert [level["zoom"] for level in said["levels"]] == list(ZOOMS)
+        confidences = [level["confidence"] for level in said["levels"]]
+        assert 1 >= confidences[0] >= confidences[1] >= confidences[2] > 0
+        assert not said["calibrated"]
+        assert {level["similarity"] for level in said["levels"]} == {None}
+    with pytest.raises(QueryError, match="no prior: name one"):
+        locator.locate(pictures, LocateQuery(alone=True))
+    with pytest.raises(QueryError, match="knows no bbox"):
+        LocateQuery(alone=True, prior="noise", bbox=BBox(0, 0, 1, 1))
+
+
+def test_a_device_is_not_asked_with_a_prior(index: Path, pictures: np.ndarray) -> None:
+    put(index, "noise", default=False)
+    lists = Locator.open(index, encoder=FakePhotoEncoder(32))
+    nobody: Any = object()  # whatever is asked of it, it has not
+    device = Locator(lists.index, lists.calibration, lists.encoder, nobody, lists.priors)
+    query = LocateQuery(prior="noise")
+    assert device.locate(pictures, query) == lists.locate(pictures, query)
+    with pytest.raises(AttributeError):
+        device.locate(pictures, LocateQuery())
+
+
+def test_answers_are_calibrated_by_what_was_fitted_with_this_very_prior(index: Path, pictures: np.ndarray) -> None:
+    photo, query = FakePhotoEncoder(32), LocateQuery(prior="noise")
+    plain = fitted(index, None, 0.0)
+    put(index, "noise")
+    (answer, *_) = Locator.open(index, encoder=photo).locate(pictures, query)
+    assert not answer.calibrated
+    assert answer.calibration_id is None
+    mine = fitted(index, "noise", 0.5)
+    locator = Locator.open(index, encoder=photo)
+    (answer, *_) = locator.locate(pictures, query)
+    assert answer.calibrated
+    assert (answer.calibration_id, locator.calibration.id) == (mine.id, plain.id)
+    (answer, *_) = locator.locate(pictures, LocateQuery(prior="none"))
+    assert answer.calibrated
+    assert answer.calibration_id == plain.id
+    mine.with_prior("noise", "another version").write(index)
+    (answer, *_) = Locator.open(index, encoder=photo).locate(pictures, query)
+    assert not answer.calibrated
+
+
+def test_a_prior_travels_with_its_index_and_its_files_are_checked(index: Path, tmp_path: Path) -> None:
+    source = tmp_path / "made"
+    source.mkdir()
+    (source / "weights.npy").write_bytes(b"0123")
+    write_kind(source, "noise")
+    put(index, "noise-2", source=source)
+    (tmp_path / "made" / "weights.npy").write_bytes(b"gone")
+    moved = index.rename(tmp_path / "moved")
+    TileIndex.open(moved)
+    assert (moved / "priors/noise-2/weights.npy").read_bytes() == b"0123"
+    (moved / "priors/noise-2/weights.npy").write_bytes(b"0124")
+    with pytest.raises(IndexDamagedError, match=r"weights\.npy"):
+        TileIndex.open(moved)
+
+
+def test_installing_again_replaces_and_another_keeps_the_first(index: Path) -> None:
+    put(index, "noise")
+    put(index, "noise-2", source=index / "priors/noise", default=False)
+    put(index, "noise", default=False)
+    manifest = Manifest.read(index)
+    assert sorted(manifest.priors) == ["noise", "noise-2"]
+    assert manifest.prior is None  # it was put back, and not as the default
+    assert sorted(f.name for f in manifest.files if f.name.startswith("priors/")) == [
+        "priors/noise-2/prior.json",
+        "priors/noise/prior.json",
+    ]
+    assert sorted(p.name for p in (index / "priors").iterdir()) == ["noise", "noise-2"]
+
+
+def test_what_fails_before_installing_leaves_nothing(index: Path) -> None:
+    with pytest.raises(RuntimeError, match="on the way"), staged(index, "noise", None):
+        raise RuntimeError("on the way")
+    assert list((index / "priors").iterdir()) == []
+    assert Manifest.read(index).priors == {}
+
+
+@pytest.mark.parametrize("name", ["none", "", "../up", "Geo", "a/b", "x" * 41])
+def test_names_that_are_no_file_names_are_refused(index: Path, name: str) -> None:
+    with pytest.raises(PriorError, match="cannot name a prior"), staged(index, name, None):
+        pass
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "{}",
+        "[]",
+        "nonsense",
+        '{"format": "tilebeam-prior", "version": 9, "kind": "noise"}',
+        '{"format": "tilebeam-prior", "version": 1, "kind": "oracle"}',
+        '{"format": "tilebeam-prior", "version": 1}',
+    ],
+)
+def test_a_directory_that_is_no_prior_is_refused_before_it_is_copied(index: Path, tmp_path: Path, said: str) -> None:
+    source = tmp_path / "bad"
+    source.mkdir()
+    (source / "prior.json").write_text(said)
+    with pytest.raises(PriorError, match=r"prior\.json cannot be used"), staged(index, "noise", source):
+        pass
+
+
+def test_a_prior_that_is_not_what_was_installed_is_refused(index: Path) -> None:
+    with staged(index, "noise", None) as place:
+        install(index, "noise", place, "another's fingerprint", default=True)
+    with pytest.raises(PriorError, match="not what was installed"):
+        Locator.open(index, encoder=FakePhotoEncoder(32))
+
+
+def test_a_calibration_of_another_prior_s_name_is_refused(tmp_path: Path) -> None:
+    fine = Calibration({4: ZoomNumbers()}).with_prior("noise", "x")
+    fine.write(tmp_path)
+    assert Calibration.read(tmp_path, "noise") == fine
+    assert Calibration.read(tmp_path).id is None
+    data = json.loads((tmp_path / "calibration-noise.json").read_text())
+    (tmp_path / "calibration-other.json").write_text(json.dumps(data))
+    with pytest.raises(CalibrationError, match="fitted with the prior noise"):
+        Calibration.read(tmp_path, "other")

@@ -1,0 +1,155 @@
+"""POST /locate: the contract's answer, equal to the locator's own, and every documented parameter."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from retrieval.encoders.photo import decode_photo
+from retrieval.locator import BBox, LocateQuery, Locator
+
+Problem = Callable[[httpx.Response, int, str], str]
+Picture = Callable[..., bytes]
+
+
+def direct(locator: Locator, data: bytes, query: LocateQuery | None = None) -> dict[str, Any]:
+    """The answer without a service, from JSON so that tuples are lists."""
+    pixels = locator.prepare(decode_photo(data))
+    return locator.locate(locator.encode(np.stack([pixels])), query or LocateQuery())[0].to_json()
+
+
+def without_timing(answer: dict[str, Any]) -> dict[str, Any]:
+    timing = answer.pop("timing_ms")
+    assert set(timing) == {"decode", "encode", "search"}
+    assert all(0 <= value < 20_000 for value in timing.values())
+    return answer
+
+
+def test_a_form_and_raw_bytes_give_the_locators_answer(
+    http: httpx.Client, locator: Locator, make_picture: Picture
+) -> None:
+    data = make_picture(1)
+    form = http.post("/locate", files={"image": ("photo.jpg", data)})
+    raw = http.post("/locate", content=data, headers={"Content-Type": "image/jpeg"})
+    mistyped = http.post("/locate", content=data, headers={"Content-Type": "image/png; q=1"})
+    for response in (form, raw, mistyped):
+        assert response.status_code == 200, response.text
+        assert without_timing(response.json()) == direct(locator, data)
+
+
+def test_the_answer_has_the_contracts_fields(http: httpx.Client, make_picture: Picture) -> None:
+    answer = http.post("/locate?alternatives=3&trace=true", files={"image": make_picture()}).json()
+    assert list(answer) == [
+        "lat", "lon", "confidence", "calibrated", "radius_km", "zoom", "levels", "alternatives", "trace",
+        "elsewhere", "index", "attribution", "timing_ms",
+    ]  # fmt: skip
+    assert set(answer["levels"][0]) == {
+        "zoom", "tile", "quadkey", "lat", "lon", "bounds", "confidence", "similarity",
+    }  # fmt: skip
+    confidences = [level["confidence"] for level in answer["levels"]]
+    assert confidences == sorted(confidences, reverse=True)
+    assert answer["confidence"] == confidences[-1]
+    assert len(answer["alternatives"]) == 3
+    assert [level["zoom"] for level in answer["trace"]] == [4, 6, 8]
+
+
+def test_parameters_reach_the_locator(http: httpx.Client, locator: Locator, make_picture: Picture) -> None:
+    data = make_picture(2)
+    cases = {
+        "k=1": LocateQuery(k=1),
+        "k=1024": LocateQuery(k=1024),  # more than the index has tiles: all are kept
+        "alternatives=20": LocateQuery(alternatives=20),
+        "trace=1&k=16": LocateQuery(k=16, trace=True),
+        "bbox=-10,-20,60,70": LocateQuery(bbox=BBox(-10, -20, 60, 70)),
+        "bbox=170,-60,-170,60": LocateQuery(bbox=BBox(170, -60, -170, 60)),
+        "bbox=": None,
+    }
+    for text, query in cases.items():
+        response = http.post(f"/locate?{text}", files={"image": data})
+        if query is None:
+            assert response.status_code == 422
+        else:
+            assert without_timing(response.json()) == direct(locator, data, query), text
+
+
+def test_paper_scoring_is_the_servers_setting(serving: Any, locator: Locator, make_picture: Picture) -> None:
+    data = make_picture(3)
+    with serving(locator, scoring="paper") as url:
+        answer = httpx.post(f"{url}/locate", files={"image": data}).json()
+    assert without_timing(answer) == direct(locator, data, LocateQuery(scoring="paper"))
+    assert answer["calibrated"] is False
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("k=0", "k='0'"),
+        ("k=1025", "k='1025'"),
+        ("k=many", "k='many'"),
+        ("k=", "k=''"),
+        ("k=1e2", "k='1e2'"),
+        ("k=8&k=9", "'k' is given more than once"),
+        ("alternatives=-1", "alternatives='-1'"),
+        ("alternatives=21", "alternatives='21'"),
+        ("trace=perhaps", "trace='perhaps'"),
+        ("bbox=1,2,3", "3 values instead of 4"),
+        ("bbox=1,2,3,x", "'x' is no number"),
+        ("kk=3", "'kk' is unknown; there are alternatives, bbox, k, prior, trace, within"),
+        ("scoring=paper", "'scoring' is unknown"),
+    ],
+)
+@pytest.mark.parametrize("route", ["/locate", "/locate/batch"])
+def test_a_wrong_parameter_is_named(
+    http: httpx.Client, check_problem: Problem, make_picture: Picture, route: str, text: str, named: str
+) -> None:
+    field = "image" if route == "/locate" else "images"
+    response = http.post(f"{route}?{text}", files={field: make_picture()})
+    assert named in check_problem(response, 422, "invalid-request")
+
+
+@pytest.mark.parametrize(
+    ("bbox", "named"),
+    [
+        ("0,50,10,40", "south 50"),
+        ("-181,0,0,1", "-181"),
+        ("0,0,1,91", "91"),
+        ("nan,0,1,1", "nan"),
+        ("0,0,inf,1", "inf"),
+        ("0,88,10,89", ""),  # covers no tile: beyond the Mercator square
+    ],
+)
+def test_a_bbox_that_is_none_or_covers_nothing(
+    http: httpx.Client, check_problem: Problem, make_picture: Picture, bbox: str, named: str
+) -> None:
+    response = http.post("/locate", params={"bbox": bbox}, files={"image": make_picture()})
+    assert named in check_problem(response, 422, "invalid-query")
+
+
+def test_concurrent_requests_get_their_own_answers(url: str, locator: Locator, make_picture: Picture) -> None:
+    pictures = [make_picture(seed, kind) for seed in range(12) for kind in ("JPEG", "PNG")]
+    expected = [direct(locator, data) for data in pictures]
+
+    def ask(data: bytes) -> dict[str, Any]:
+        return without_timing(httpx.post(f"{url}/locate", files={"image": data}, timeout=30).json())
+
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(ask, pictures)) == expected
+    assert len({(answer["lat"], answer["lon"]) for answer in expected}) > 3
+
+
+def test_one_client_may_keep_its_connection_after_an_error(http: httpx.Client, make_picture: Picture) -> None:
+    for _ in range(3):
+        assert http.post("/locate", files={"image": b"no"}).status_code == 400
+        assert http.post("/locate", files={"image": make_picture()}).status_code == 200
+
+
+def test_a_picture_without_a_file_name(http: httpx.Client, make_picture: Picture) -> None:
+    """Names may be left out (RFC 7578); the part's type says that it is a picture."""
+    head = b'--x\r\nContent-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg\r\n\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = http.post("/locate", content=head + make_picture(3) + b"\r\n--x--\r\n", headers=headers).json()
+    named = http.post("/locate", files={"image": ("a.jpg", make_picture(3))}).json()
+    assert (answer["lat"], answer["lon"]) == (named["lat"], named["lon"])

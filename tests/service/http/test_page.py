@@ -1,0 +1,247 @@
+"""The page in a headless Chromium: drop, answer, steps, errors, a phone, the dark. Without a browser these are skipped.
+
+Playwright drives whatever Chromium there is: its own (`playwright install chromium`) or the system's
+(Debian: `apt-get install chromium`).
+"""
+
+import base64
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+api = pytest.importorskip("playwright.sync_api", reason="the page's tests need Playwright: pip install playwright")
+
+STATIC = Path(__file__).parents[3] / "service" / "static"
+SYSTEMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with api.sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        found = own if Path(own).exists() else next(filter(None, map(shutil.which, SYSTEMS)), None)
+        if found is None:
+            pytest.skip("no Chromium: `playwright install chromium`, or Debian's package chromium")
+        # A container's root may not open a sandbox; the pages are our own.
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site(serving: Any, locator: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The service with the fake index, on a map of one grey tile."""
+    tiles = tmp_path_factory.mktemp("map")
+    (tiles / "0" / "0").mkdir(parents=True)
+    Image.new("RGB", (256, 256), (90, 110, 130)).save(tiles / "0" / "0" / "0.png")
+    with serving(locator, tiles=str(tiles)) as url:
+        yield url
+
+
+@pytest.fixture
+def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
+    """A fresh page that is ready; at the end it must have had no error, and have asked no other host."""
+    opened, troubles = [], []
+
+    def visit(path: str = "/", ready: str = "body[data-ready]", **given: Any) -> Any:
+        context = browser.new_context(
+            **{"reduced_motion": "reduce", "viewport": {"width": 1200, "height": 800}} | given
+        )
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda m: troubles.append(m.text) if "Content Security Policy" in m.text else None)
+        page.on("request", lambda r: troubles.append(r.url) if not r.url.startswith((site, "blob:", "data:")) else None)
+        page.goto(site + path)
+        page.wait_for_selector(ready, state="attached")
+        opened.append(context)
+        return page
+
+    yield visit
+    for context in opened:
+        context.close()
+    assert troubles == []
+
+
+def drop(page: Any, data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg") -> None:
+    """Drop a file on the page, as a browser does."""
+    transfer = page.evaluate_handle(
+        """([text, name, type]) => {
+            const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)), transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, {type}));
+            return transfer;
+        }""",
+        [base64.b64encode(data).decode(), name, kind],
+    )
+    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
+
+
+def level(page: Any, wanted: str) -> Any:
+    """Wait until the map shows this step."""
+    return page.wait_for_selector(f'#map[data-level="{wanted}"]')
+
+
+def test_a_dropped_picture_is_answered_on_the_map_and_in_the_panel(visit: Any, make_picture: Any) -> None:
+    page = visit()
+    assert not page.is_visible("#answer")
+    drop(page, make_picture(1))
+    level(page, "answer")
+    assert re.fullmatch(r"\d+\.\d\d° [NS], \d+\.\d\d° [EW]", page.inner_text("#place span"))
+    rows = page.locator("#chart li").all_inner_texts()
+    assert [row.split("\n")[0] for row in rows] == ["zoom 4", "zoom 6", "zoom 8", "elsewhere"]
+    assert all(re.search("%|–", row) for row in rows)  # –: deeper than the answer goes
+    assert page.locator("#alternatives button").count() == 3
+    assert page.locator(".pin.other").count() == 3
+    assert page.locator(".pin.found").count() == 1
+    assert page.locator("path.circle").count() == 2
+    assert "encode" in page.inner_text("#timing")
+    assert page.evaluate("document.querySelector('#preview').naturalWidth") == 48
+
+
+def test_the_beam_descends_by_itself_and_stops_when_asked(visit: Any, make_picture: Any) -> None:
+    page = visit(reduced_motion="no-preference")
+    drop(page, make_picture(2))
+    level(page, "4")
+    assert page.locator("path.kept").count() == int(page.get_attribute("#map", "data-tiles") or 0) == 64
+    level(page, "6")
+    level(page, "answer")
+    page.click("#play")
+    level(page, "4")
+    page.click("#play")
+    page.wait_for_timeout(1800)
+    assert page.get_attribute("#map", "data-level") in ("4", "6")
+
+
+def test_stepping_by_keyboard_and_by_chart(visit: Any, make_picture: Any) -> None:
+    page = visit()
+    drop(page, make_picture(3))
+    level(page, "answer")
+    for key, wanted in [("ArrowLeft", "8"), ("ArrowLeft", "6"), ("ArrowRight", "8"), ("Home", "4"), ("End", "answer")]:
+        page.keyboard.press(key)
+        level(page, wanted)
+    assert page.is_disabled("#on")
+    page.click("#chart button >> nth=1")
+    level(page, "6")
+    assert page.get_attribute("#chart button >> nth=1", "aria-current") == "step"
+    assert "Zoom 6" in page.inner_text("#status")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.tagName") == "BUTTON"
+
+
+@pytest.mark.parametrize(("data", "words"), [(b"no picture at all", "picture"), (b"", "empty")])
+def test_a_bad_file_is_a_message_and_the_next_one_is_answered(
+    visit: Any, make_picture: Any, data: bytes, words: str
+) -> None:
+    page = visit()
+    drop(page, make_picture(1))
+    level(page, "answer")
+    drop(page, data, "notes.txt", "text/plain")
+    page.wait_for_selector("#problem:not([hidden])")
+    assert words in page.inner_text("#problem")
+    assert not page.is_visible("#answer")
+    assert page.get_attribute("#map", "data-level") == "none"
+    drop(page, make_picture(1))
+    level(page, "answer")
+    assert not page.is_visible("#problem")
+
+
+def test_a_chosen_file_and_a_service_that_is_gone(visit: Any, make_picture: Any) -> None:
+    page = visit()
+    page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": make_picture(4)})
+    level(page, "answer")
+    page.route("**/locate?*", lambda route: route.abort())
+    drop(page, make_picture(5))
+    page.wait_for_selector("#problem:not([hidden])")
+    assert "did not answer" in page.inner_text("#problem")
+
+
+def test_a_phone_has_no_sideways_scroll_and_the_map_in_sight(visit: Any, make_picture: Any) -> None:
+    page = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    drop(page, make_picture(1))
+    level(page, "answer")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    box = page.locator("#map").bounding_box()
+    assert box is not None
+    assert box["y"] >= -1
+    assert box["width"] == 360
+
+
+def test_light_and_dark(visit: Any) -> None:
+    paper = "getComputedStyle(document.querySelector('#panel')).backgroundColor"
+    dark, light = visit(color_scheme="dark"), visit(color_scheme="light")
+    assert dark.evaluate(paper) != light.evaluate(paper)
+    light.click("#theme")
+    assert light.evaluate(paper) == dark.evaluate(paper)
+    light.reload()
+    assert light.evaluate(paper) == dark.evaluate(paper)
+
+
+def test_map_and_samples_follow_an_index_that_was_loaded_meanwhile(visit: Any, site: str, make_picture: Any) -> None:
+    page = visit()
+    assert not page.is_visible("#samples")
+    about = httpx.get(f"{site}/tiles").json() | {"tiles": ["/tiles/{z}/{x}/{y}?of=another"]}
+    page.route("**/tiles", lambda route: route.fulfill(json=about))
+    sample = [{"file": "sample-1.jpg", "lat": 1, "lon": 2}]
+    page.route("**/samples/samples.json", lambda route: route.fulfill(json=sample))
+    with page.expect_request("**/tiles/0/0/0?of=another"):
+        drop(page, make_picture(1))
+    page.wait_for_selector("#samples button")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    drop(page, make_picture(2))
+    level(page, "answer")
+    page.wait_for_selector("body:not(.busy)", state="attached")
+    assert f"{site}/tiles" not in asked  # the same index
+
+
+def test_where_a_key_is_needed_it_is_asked_for(visit: Any, make_picture: Any) -> None:
+    page = visit()
+    refusal = {"type": "urn:tilebeam:problem:unauthorized", "status": 401, "detail": "this service asks for a key"}
+    sent = []
+
+    def answer(route: Any) -> None:
+        sent.append(route.request.headers.get("authorization"))
+        rest = {name: value for name, value in route.request.headers.items() if name != "authorization"}
+        route.continue_(headers=rest) if sent[-1] else route.fulfill(status=401, json=refusal)
+
+    page.route("**/locate?*", answer)
+    drop(page, make_picture(1))
+    page.wait_for_selector("#keyrow:not([hidden])")
+    assert "asks for a key" in page.inner_text("#problem")
+    page.fill("#key", "tb_secret")
+    drop(page, make_picture(1))
+    level(page, "answer")
+    assert sent == [None, "Bearer tb_secret"]
+
+
+def test_the_policy_lets_nothing_in_from_elsewhere(site: str) -> None:
+    answer = httpx.get(site)
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "http" not in policy
+    text = (STATIC / "index.html").read_text()
+    assert re.findall(r"<script(?![^>]*src=)|<style| style=| on\w+=", text) == []
+    assert httpx.get(f"{site}/static/leaflet/leaflet.js").status_code == 200
+
+
+def test_the_description_is_rendered_and_asks_no_other_host(visit: Any, site: str) -> None:
+    page = visit("/docs", ".opblock")
+    said = httpx.get(f"{site}/openapi.json").json()["paths"]
+    assert page.locator(".opblock").count() == sum(len(verbs) for verbs in said.values())
+    page.click("#operations-locate-locate .opblock-summary-control")
+    page.wait_for_selector("#operations-locate-locate .responses-table")
+    assert "unreadable-photo" in page.inner_text("#operations-locate-locate")
+    assert page.locator(".errors-wrapper").count() == 0
+
+
+def test_files_of_the_page_stay_small() -> None:
+    lines = {path.name: len(path.read_text().splitlines()) for path in STATIC.iterdir()}
+    assert max(lines.values()) < 400, lines

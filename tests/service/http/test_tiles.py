@@ -1,0 +1,123 @@
+"""Map tiles over HTTP: the built-in Earth, a folder, none; and what names none."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from service.errors import SettingsError
+from service.http.tiles import open_tiles
+from tile_cache.addressing import Tile
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A z/x/y folder of the tiles of zooms 1 and 2 but one."""
+    root = tmp_path_factory.mktemp("tiles")
+    places = [(1, x, y) for x in range(2) for y in range(2)] + [(2, x, y) for x in range(4) for y in range(4)]
+    for z, x, y in places[:-1]:
+        path = root / str(z) / str(x) / f"{y}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (256, 256), (40 * x, 40 * y, 90)).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def mapped(serving: Any, locator: Any, folder: Path) -> Any:
+    with serving(locator, tiles=str(folder)) as url, httpx.Client(base_url=url) as http:
+        yield http
+
+
+def test_tilejson(mapped: httpx.Client, folder: Path) -> None:
+    about = mapped.get("/tiles").json()
+    assert about["tilejson"] == "3.0.0"
+    assert (about["minzoom"], about["maxzoom"], about["name"]) == (1, 2, folder.name)
+    assert [address.split("?of=")[0] for address in about["tiles"]] == ["/tiles/{z}/{x}/{y}"]
+
+
+def test_a_tile_as_the_source_has_it(mapped: httpx.Client, folder: Path) -> None:
+    answer = mapped.get("/tiles/2/1/2")
+    assert answer.status_code == 200
+    assert answer.content == (folder / "2/1/2.png").read_bytes()
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["cache-control"] == "max-age=86400"
+
+
+@pytest.mark.parametrize("asked", ['"x", {tag}', "W/{tag}", "*", "{tag}"])
+def test_a_tile_that_is_known_is_not_sent_again(mapped: httpx.Client, asked: str) -> None:
+    tag = mapped.get("/tiles/1/0/0").headers["etag"]
+    again = mapped.get("/tiles/1/0/0", headers={"If-None-Match": asked.format(tag=tag)})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert mapped.get("/tiles/1/0/1", headers={"If-None-Match": tag}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("2/3/3", "zooms 1 to 2"),
+        ("3/0/0", "zooms 1 to 2"),
+        ("1/2/0", "from 0 to 1"),
+        ("1/0/-1", "y must"),
+        ("99/0/0", "99"),
+        ("-1/0/0", "-1"),
+        (f"1/{10**30}/0", "from 0 to 1"),
+    ],
+)
+def test_a_tile_that_there_is_none_of(mapped: httpx.Client, path: str, word: str, check_problem: Any) -> None:
+    assert word in check_problem(mapped.get(f"/tiles/{path}"), 404, "no-tile")
+
+
+def test_a_zoom_that_no_computer_can_hold(mapped: httpx.Client, check_problem: Any, monkeypatch: Any) -> None:
+    """A Tile of zoom z works out 2**z: once, one such request took all memory and never ended."""
+
+    def made(x: int, y: int, z: int) -> Tile:
+        assert z <= 30
+        return Tile(x, y, z)
+
+    monkeypatch.setattr("service.http.tiles.Tile", made)
+    for zoom in (31, 10**9, 10**4000):
+        assert "zoom" in check_problem(mapped.get(f"/tiles/{zoom}/0/0"), 404, "no-tile")
+
+
+def test_numbers_only(mapped: httpx.Client, check_problem: Any) -> None:
+    check_problem(mapped.get("/tiles/1/0/zero"), 422, "invalid-request")
+
+
+def test_no_tiles(http: httpx.Client, check_problem: Any) -> None:
+    """The test's index was built from no source that is at hand."""
+    for path in ("/tiles", "/tiles/1/0/0"):
+        assert "TILEBEAM_TILES" in check_problem(http.get(path), 404, "no-tile")
+
+
+def test_the_built_in_earth_for_an_index_of_it() -> None:
+    tiles = open_tiles("", "bluemarble")
+    assert tiles is not None
+    picture = tiles._read(_tile(6, 33, 22))
+    assert picture is not None
+    assert Image.open(io.BytesIO(picture.data)).size == (256, 256)
+    assert picture.media_type == "image/jpeg"
+    assert tiles._read(_tile(12, 0, 0)) is None
+    tiles.close()
+    assert open_tiles("", "some folder") is None
+
+
+def _tile(z: int, x: int, y: int) -> Any:
+    return Tile(x, y, z)
+
+
+@pytest.mark.parametrize(
+    "spec", ["https://tiles.example/{z}/{x}/{y}.jpg", "NASAGIBS.BlueMarble", "gone.mbtiles", "bluemarble:moon"]
+)
+def test_nothing_is_ever_fetched(spec: str) -> None:
+    with pytest.raises(SettingsError, match="TILEBEAM_TILES="):
+        open_tiles(spec, "")
+
+
+def test_a_file_that_holds_no_tiles(tmp_path: Path) -> None:
+    path = tmp_path / "notes.mbtiles"
+    path.write_text("none")
+    with pytest.raises(SettingsError, match=r"notes\.mbtiles"):
+        open_tiles(str(path), "")
