@@ -1,6 +1,6 @@
 """The page at `/` and the one at `/docs`: their files, those of Leaflet and Swagger UI from packages that ship them.
 
-The files are plain HTML, CSS and modules in `service/static`; a strict policy lets a browser run and load only what
+The files are plain HTML, CSS and modules in `service/http/static`; a strict policy lets a browser run and load only what
 this service sends.
 """
 
@@ -53,7 +53,7 @@ async def page() -> FileResponse:
 @router.get("/docs")
 async def docs() -> FileResponse:
     """The OpenAPI description, for people, in Swagger UI."""
-    return FileResponse(_folder("service", "static/docs.html") / "docs.html", headers=_HEADERS)
+    return FileResponse(_folder("service.http", "static/docs.html") / "docs.html", headers=_HEADERS)
 
 
 class _Files(StaticFiles):
