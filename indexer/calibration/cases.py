@@ -19,7 +19,7 @@ from retrieval.search.beam import Descent, Step, descend
 from retrieval.search.neighbours import neighbours_mean
 
 _CHUNK = 256
-NOT_THERE = -1
+ABSENT = -1
 
 
 class Case(NamedTuple):
@@ -51,7 +51,7 @@ def cases_of(index: TileIndex, pictures: KnownPictures, calibration: Calibration
         case_of(descent, level, int(code)) if there else None
         for descent, code, there in zip(descents(index, pictures, calibration, k), codes, somewhere, strict=True)
     )
-    return [case for case in found if case is not None and case.truth != NOT_THERE]
+    return [case for case in found if case is not None and case.truth != ABSENT]
 
 
 def case_of(descent: Descent, level: int, code: int) -> Case | None:
@@ -76,13 +76,13 @@ def _gains(step: Step, above: Step | None) -> NDArray[np.float64] | None:
 
 
 def position_of(step: Step, code: int) -> int:
-    """Where among a step's candidates the tile with this code stands; NOT_THERE if it is none of them."""
+    """The position of the tile with this code among a step's candidates; ABSENT if it is not one of them."""
     codes = step.level.codes
     row = int(np.searchsorted(codes, np.uint64(code)))
     if row == len(codes) or codes[row] != np.uint64(code):
-        return NOT_THERE
-    position = int(np.searchsorted(step.rows, row))
-    return position if position < len(step.rows) and step.rows[position] == row else NOT_THERE
+        return ABSENT
+    position = step.position_of(row)
+    return ABSENT if position is None else position
 
 
 @dataclass(frozen=True)

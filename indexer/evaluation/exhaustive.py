@@ -15,7 +15,7 @@ from retrieval.index.calibration import Calibration
 from retrieval.index.reader import Level, TileIndex
 from retrieval.priors.base import Belief
 from retrieval.search.beam import Descent, Step, weighed
-from retrieval.search.neighbours import neighbours_mean
+from retrieval.search.neighbours import with_neighbours
 from retrieval.search.posterior import share
 
 Rows = NDArray[np.int64]
@@ -112,7 +112,7 @@ class Exhaustive:
                 steps[-1].expanded = np.searchsorted(steps[-1].rows, mothers)
                 log_mass = steps[-1].log_mass[steps[-1].expanded]
             numbers = calibration.numbers(zoom.level.zoom)
-            scores = _scores(zoom.level, rows, cosines[rows], numbers.kappa)
+            scores = with_neighbours(zoom.level.codes[rows], zoom.level.zoom, cosines[rows], numbers.kappa)
             shares = share(log_mass, slots, scores, numbers, *(() if said is None else said.hint(rows, zoom.parents)))
             elsewhere += shares.elsewhere
             prior = None if said is None else said.own[rows]
@@ -138,11 +138,3 @@ class _Said:
         """Gains of some rows, (c,), and the log of the share that they leave of what their parents have."""
         held = np.exp(self.own[rows]).sum() / np.exp(self.above[np.unique(parents[rows])]).sum()
         return self.own[rows] - self.above[parents[rows]], float(np.log(1 - held)) if held < 1 - 1e-5 else -np.inf
-
-
-def _scores(level: Level, rows: Rows, cosines: NDArray[np.float32], kappa: float) -> NDArray[np.float32]:
-    """Cosines with a share of their neighbours', (c,), over all reachable tiles."""
-    if not kappa:
-        return cosines
-    around = neighbours_mean(level.codes[rows], level.zoom, cosines)
-    return cosines + np.float32(kappa) * (around - cosines)

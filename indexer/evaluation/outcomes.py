@@ -16,7 +16,7 @@ from retrieval.index.reader import TileIndex
 from retrieval.locator import Locator
 from retrieval.priors.base import Belief
 from retrieval.search.answer import Answer
-from retrieval.search.beam import Descent, Step
+from retrieval.search.beam import Descent
 from retrieval.search.query import LocateQuery
 from tile_cache.addressing import code_of_tile
 
@@ -129,7 +129,7 @@ def _note_search(
     zooms: tuple[ZoomOutcomes, ...], i: int, descent: Descent, truth: list[int], query: LocateQuery
 ) -> None:
     for zoom, step, row in zip(zooms, descent.steps, truth, strict=False):
-        position = _position(step, row)
+        position = step.position_of(row)
         if position is not None:
             scores = step.log_mass if query.scoring == "posterior" else step.similarities
             zoom.best[i] = int(np.argmax(scores)) == position  # the first of equal ones: the lower row
@@ -143,14 +143,6 @@ def _note_answer(
         zoom.reached[i] = True
         zoom.right[i] = row >= 0 and int(of_rows[row]) == code_of_tile(level.tile)
         zoom.confidence[i] = level.confidence
-
-
-def _position(step: Step, row: int) -> int | None:
-    """Where a row stands among a step's candidates."""
-    if row < 0:
-        return None
-    position = int(np.searchsorted(step.rows, row))
-    return position if position < len(step.rows) and step.rows[position] == row else None
 
 
 def _gathered(

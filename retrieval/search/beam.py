@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
-from retrieval.index.calibration import Calibration, ZoomNumbers
+from retrieval.index.calibration import Calibration
 from retrieval.index.reader import Candidates, Level, TileIndex
 from retrieval.priors.base import Belief
 from retrieval.search.elsewhere import level_features, probability
-from retrieval.search.neighbours import neighbours_mean
+from retrieval.search.neighbours import with_neighbours
 from retrieval.search.posterior import Floats, best, share
-from retrieval.search.prior_path import NO_HINT, Guidance, with_place
+from retrieval.search.prior_path import NO_PRIOR_TERMS, PriorLevel, PriorPath, with_place
 from retrieval.search.query import LocateQuery, Scoring
 
 Positions = NDArray[np.intp]
@@ -43,6 +43,11 @@ class Step:
     # keep their mass here.
     expanded: Positions = field(default_factory=lambda: np.empty(0, dtype=np.intp))
     log_prior: Floats | None = None  # (c,) the prior's, where there is one
+
+    def position_of(self, row: int) -> int | None:
+        """The position of a row among the candidates; None if it is not one of them."""
+        position = int(np.searchsorted(self.rows, row))
+        return position if _at(self.rows, position, row) else None
 
 
 class Frontier(NamedTuple):
@@ -103,8 +108,10 @@ class Descent:
             wanted = np.uint64(code >> (2 * (zoom - level.zoom)))
             start, stop = level.starts[parent], level.starts[parent + 1]
             row = int(start + np.searchsorted(level.codes[start:stop], wanted))
-            position = int(np.searchsorted(step.rows, row))
-            if row == stop or level.codes[row] != wanted or not _at(step.rows, position, row):
+            if row == stop or level.codes[row] != wanted:
+                return None
+            position = step.position_of(row)
+            if position is None:
                 return None
             path.append(position)
             if not _at(step.expanded, int(np.searchsorted(step.expanded, position)), position):
@@ -131,27 +138,31 @@ def descend(
     steps: list[Step] = []
     elsewhere = 0.0
     parents, log_mass = np.zeros(1, dtype=np.int64), np.zeros(1)
-    guide = Guidance(belief) if belief is not None and scoring == "posterior" else None
+    path = PriorPath.start(belief) if belief is not None and scoring == "posterior" else None
     bolt = belief.best() if belief is not None and scoring == "bolted" else None
     for level in index.levels:
-        if guide is None and not level.has_vectors:
+        if path is None and not level.has_vectors:
             break
-        found = _candidates(level, query, parents, area, guide)
+        found = _candidates(level, query, parents, area)
+        prior: PriorLevel | None = None
+        if path is not None:
+            prior = path.at(level, found)
+            found = prior.candidates
         if not len(found.rows):
             break
         alive, slots = _alive(found.slots, len(parents))
         if steps:
             steps[-1].expanded = steps[-1].kept[alive]
         numbers = calibration.numbers(level.zoom)
-        hint = NO_HINT if guide is None else guide.hint(alive, slots)
-        shares = share(log_mass[alive], slots, _scores(level, found, numbers), numbers, hint.gains, hint.outside)
+        terms = NO_PRIOR_TERMS if prior is None else prior.terms(alive, slots)
+        shares = share(log_mass[alive], slots, _scores(level, found, numbers.kappa), numbers, *terms)
         elsewhere += shares.elsewhere
         kept = best(shares.log_mass if scoring == "posterior" else found.similarities, k)
         if bolt is not None:
             kept = with_place(kept, level, found.rows, bolt)
-        if guide is not None:
-            guide.keep(kept)
-        steps.append(Step(level, found.rows, found.similarities, shares.log_mass, slots, kept, log_prior=hint.log_mass))
+        log_prior = None if prior is None else prior.log_mass
+        steps.append(Step(level, found.rows, found.similarities, shares.log_mass, slots, kept, log_prior=log_prior))
+        path = None if prior is None else prior.below(kept)
         parents, log_mass = found.rows[kept], shares.log_mass[kept]
     if not steps:
         raise QueryError(_nothing(area))
@@ -179,14 +190,11 @@ def features_of(steps: Sequence[Step]) -> dict[str, float]:
     return features
 
 
-def _scores(level: Level, found: Candidates, numbers: ZoomNumbers) -> NDArray[np.float32]:
-    """The cosines, or where the zoom's kappa says so, their mix with what the neighbours have."""
+def _scores(level: Level, found: Candidates, kappa: float) -> NDArray[np.float32]:
+    """Smoothed cosines, (c,); zeros at a zoom without vectors, whose tiles only a prior can tell apart."""
     if not level.has_vectors:
         return np.zeros(len(found.rows), dtype=np.float32)
-    if not numbers.kappa:
-        return found.similarities
-    around = neighbours_mean(level.codes[found.rows], level.zoom, found.similarities)
-    return found.similarities + np.float32(numbers.kappa) * (around - found.similarities)
+    return with_neighbours(level.codes[found.rows], level.zoom, found.similarities, kappa)
 
 
 def _candidates(
@@ -194,14 +202,13 @@ def _candidates(
     query: NDArray[np.float32],
     parents: NDArray[np.int64],
     area: LocateQuery | None,
-    guide: Guidance | None,
 ) -> Candidates:
-    """Children of the parents that may hold the place; without a prior, a tile without vector never does."""
+    """The parents' children that have a vector (at a zoom without any: all children) and meet the area."""
     found = level.search(query, parents)
     if area is not None:
         inside = area.meets(level.codes[found.rows], level.zoom)
         found = Candidates(found.rows[inside], found.similarities[inside], found.slots[inside])
-    return found if guide is None else guide.among(level, found)
+    return found
 
 
 def _alive(slots: Positions, parents: int) -> tuple[Positions | slice, Positions]:

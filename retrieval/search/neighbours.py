@@ -12,6 +12,15 @@ _Y = np.uint64(0xAAAAAAAAAAAAAAAA)
 _ONE_X, _ONE_Y = np.uint64(1), np.uint64(2)
 
 
+def with_neighbours(
+    codes: NDArray[np.uint64], zoom: int, similarities: NDArray[np.float32], kappa: float
+) -> NDArray[np.float32]:
+    """Cosines, (c,) float32, moved by `kappa` (0 to 1) towards their neighbours' mean; see `neighbours_mean`."""
+    if not kappa:  # the look-up of neighbours costs time in every search
+        return similarities
+    return similarities + np.float32(kappa) * (neighbours_mean(codes, zoom, similarities) - similarities)
+
+
 def neighbours_mean(codes: NDArray[np.uint64], zoom: int, similarities: NDArray[np.float32]) -> NDArray[np.float32]:
     """(c,) float32: the mean of `similarities`, (c,), over a tile's up to eight neighbours that are candidates too.
 

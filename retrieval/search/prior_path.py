@@ -1,5 +1,11 @@
-"""A belief along one descent: what the prior gains from parent to child, so that it counts once along a path."""
+"""A belief along one descent: what the prior gains from parent to child, so that it counts once along a path.
 
+`PriorPath.start` stands above the first level. At each level `at` gives a `PriorLevel`, whose `below` gives the path
+for the next level. Nothing is changed in place, so the steps cannot be taken in another order. See "Priors" in
+docs/method.md.
+"""
+
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -9,55 +15,79 @@ from retrieval.index.reader import Candidates, Level
 from retrieval.priors.base import Belief
 from tile_cache.addressing import LngLat, codes_at
 
-__all__ = ["NO_HINT", "Guidance", "Hint", "with_place"]
+__all__ = ["NO_PRIOR_TERMS", "PriorLevel", "PriorPath", "PriorTerms", "with_place"]
 
 Floats = NDArray[np.float64]
-_NOTHING = 1e-5
-"""Of the parents' prior mass: less than this outside the candidates is what rounding leaves."""
+Positions = NDArray[np.intp]
+_ROUNDING = 1e-5
+"""A smaller share of the parents' prior mass outside the candidates is taken for rounding, hence for 0."""
 
 
-class Hint(NamedTuple):
-    """What the prior says of a level: (c,) logs of its candidates' masses and gains, and log of what lies outside."""
+class PriorTerms(NamedTuple):
+    """The prior's part of one level's posterior, as `posterior.share` takes it.
 
-    log_mass: Floats | None
+    `gains`: (c,) log prior mass of each candidate less that of its parent, None without a prior; `outside`: log of the
+    share of the parents' prior mass that no candidate has, -inf for none.
+    """
+
     gains: Floats | None
     outside: float
 
 
-NO_HINT = Hint(None, None, 0.0)
+NO_PRIOR_TERMS = PriorTerms(None, 0.0)
 
 
-class Guidance:
-    """One belief on its way down. Of each level `among` is asked first, then `hint`, then `keep` what was kept."""
+@dataclass(frozen=True)
+class PriorPath:
+    """A belief, and the log prior masses of the tiles whose children are looked at next, (m,)."""
 
-    def __init__(self, belief: Belief) -> None:
-        self._belief = belief
-        self._above = self._here = np.zeros(1)
+    belief: Belief
+    parents: Floats
 
-    def among(self, level: Level, found: Candidates) -> Candidates:
-        """The candidates that the belief does not rule out."""
-        here = self._belief.log_mass(level.codes[found.rows], level.zoom).astype(np.float64)
-        possible = np.isfinite(here)
-        self._here = here
+    @classmethod
+    def start(cls, belief: Belief) -> "PriorPath":
+        """Above the first level lies the whole Earth, which has all of the prior's mass."""
+        return cls(belief, np.zeros(1))
+
+    def at(self, level: Level, candidates: Candidates) -> "PriorLevel":
+        """The level's candidates without those that the belief rules out, and their log prior masses."""
+        log_mass = self.belief.log_mass(level.codes[candidates.rows], level.zoom).astype(np.float64)
+        possible = np.isfinite(log_mass)
         if possible.all():
-            return found
-        self._here = here[possible]
-        return Candidates(found.rows[possible], found.similarities[possible], found.slots[possible])
-
-    def hint(self, alive: NDArray[np.intp] | slice, slots: NDArray[np.intp]) -> Hint:
-        """Of the candidates; `alive` chooses the kept tiles above that have any, `slots`: (c,) whose child each is."""
-        above = self._above[alive]
-        held = np.exp(self._here - above.max()).sum() / np.exp(above - above.max()).sum()
-        outside = np.log1p(-held) if 1 - held > _NOTHING else -np.inf
-        return Hint(self._here, self._here - above[slots], float(outside))
-
-    def keep(self, kept: NDArray[np.intp]) -> None:
-        """Go on beneath these candidates."""
-        self._above = self._here[kept]
+            return PriorLevel(self, candidates, log_mass)
+        rows, similarities, slots = candidates
+        return PriorLevel(self, Candidates(rows[possible], similarities[possible], slots[possible]), log_mass[possible])
 
 
-def with_place(kept: NDArray[np.intp], level: Level, rows: NDArray[np.int64], place: LngLat) -> NDArray[np.intp]:
-    """`kept`, positions among a level's `rows`, ascending, and that of the tile that holds a place, if it is there."""
+@dataclass(frozen=True)
+class PriorLevel:
+    """A path at one level: the candidates that the belief allows, and their log prior masses, (c,)."""
+
+    path: PriorPath
+    candidates: Candidates
+    log_mass: Floats
+
+    def terms(self, expanded: Positions | slice, slots: Positions) -> PriorTerms:
+        """The prior's part of the posterior.
+
+        `expanded` chooses the parents that have candidates; `slots`: (c,) each candidate's parent among these.
+        """
+        parents = self.path.parents[expanded]
+        # Both sums are taken relative to the largest parent, as masses of small tiles underflow.
+        top = parents.max()
+        covered = np.exp(self.log_mass - top).sum() / np.exp(parents - top).sum()
+        outside = np.log1p(-covered) if 1 - covered > _ROUNDING else -np.inf
+        return PriorTerms(self.log_mass - parents[slots], float(outside))
+
+    def below(self, beam: Positions) -> PriorPath:
+        """The path beneath the candidates at these positions, (m,)."""
+        return PriorPath(self.path.belief, self.log_mass[beam])
+
+
+def with_place(beam: Positions, level: Level, rows: NDArray[np.int64], place: LngLat) -> Positions:
+    """Add the tile that holds a place to the beam, if it is among the level's candidates.
+
+    `beam`: ascending positions among `rows`, the candidates' rows.
+    """
     code = codes_at(np.array([place.lng]), np.array([place.lat]), level.zoom)[0]
-    positions = np.flatnonzero(level.codes[rows] == code)
-    return np.union1d(kept, positions)
+    return np.union1d(beam, np.flatnonzero(level.codes[rows] == code))
