@@ -129,7 +129,7 @@ def build_builtin(out: Path) -> None:
     """Index the built-in Earth at `out`, or find it there."""
     from indexer.build.report import report_in_words
     from indexer.cli.build import builtin_calibration
-    from indexer.progress import Bars, ending_well
+    from indexer.cli.terminal import Bars, ending_well
 
     with ending_well("the same command goes on from here"):
         from indexer.build.build import build_index
@@ -152,7 +152,7 @@ def build_builtin(out: Path) -> None:
 
 def locate_samples(index: Path) -> list[Found]:
     """Locate the bundled samples with the engine that the service uses."""
-    from indexer.progress import ending_well
+    from indexer.cli.terminal import ending_well
 
     with ending_well("nothing was changed"):
         from indexer.evaluation.metrics import great_circle_km

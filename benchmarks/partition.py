@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import machine
-from indexer.build.request import BuildProgress
 from indexer.geocells.model.request import FitRequest, Grid
 from indexer.geocells.partition.fit import part
 from indexer.geocells.partition.folder import write_out
 from indexer.geocells.partition.optics import chord_of, order
 from indexer.photos.photo_set import PhotoSet
+from indexer.progress import Progress
 from retrieval.sphere import lng_lat_of, unit_vectors_of
 from tile_cache.bluemarble import load_land
 
@@ -40,7 +40,7 @@ class Watch:
         self.steps: dict[str, tuple[float, float]] = {}
         self._text, self._since = "drawing", (time.perf_counter(), time.process_time())
 
-    def __call__(self, progress: BuildProgress) -> None:
+    def __call__(self, progress: Progress) -> None:
         """Take note of a step."""
         if progress.stage != "note" and progress.text != self._text:
             self.lap(progress.text)

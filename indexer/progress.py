@@ -1,102 +1,35 @@
-"""What people see while an index is made: bars on a terminal, plain words elsewhere, all of it on standard error."""
+"""Progress of a long job, as plain data: what a build, a training or an evaluation reports while it runs.
 
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+Imports nothing but the standard library, so that any module can report progress. It does not know how progress is
+displayed: `indexer.cli.terminal.Bars` draws it on a terminal.
+"""
 
-import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from collections.abc import Callable
+from typing import NamedTuple
 
-from indexer.build.request import BuildProgress
-from indexer.errors import CoverageError, IndexerError
-from retrieval.errors import RetrievalError
-from tile_cache.errors import TileCacheError
-from tile_cache.fetch.settings import FetchReport
-
-__all__ = ["Bars", "ending_well", "say"]
+__all__ = ["OnProgress", "Progress", "counter", "silent"]
 
 
-def say(text: str) -> None:
-    """A line for people."""
-    print(text, file=sys.stderr, flush=True)
+class Progress(NamedTuple):
+    """One step of a job. `done` and `total` count what `text` names; a stage `note` carries only `text`.
 
-
-class Bars:
-    """Takes BuildProgress and shows a bar for each thing under way, or a line where there is no terminal."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> "Bars":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self._progress.stop()
-
-    def __call__(self, progress: BuildProgress) -> None:
-        """Show a step."""
-        if progress.stage == "note":
-            say(progress.text)
-            return
-        if progress.text not in self._tasks:
-            self._tasks[progress.text] = self._progress.add_task(progress.text, total=progress.total)
-            if self._progress.disable:  # a container's log: one line a stage, so that it does not look hung
-                say(f"{progress.text}: {progress.total:,}")
-        self._progress.update(self._tasks[progress.text], completed=progress.done, total=progress.total)
-
-    def fetching(self, name: str, total: int) -> Callable[[FetchReport], None]:
-        """A callback for the fetcher, with a bar of its own."""
-        return lambda report: self(BuildProgress("fetch", f"Fetching {name}", report.done, total))
-
-
-@contextmanager
-def ending_well(go_on: str) -> Iterator[None]:
-    """Every error of ours ends in one line and exit 1 (2 for an area that is none), an interrupt in `go_on` and 130.
-
-    A SIGTERM is treated as an interrupt, so that a container that is stopped leaves a state to go on from.
+    Steps with the same `text` belong to one bar. `stage` is a short word for programs: fetch, embed, write, train...
     """
-    with _terminable():
-        try:
-            yield
-        except CoverageError as exc:
-            say(f"tilebeam: {exc}")
-            raise typer.Exit(2) from exc
-        except (IndexerError, TileCacheError, RetrievalError) as exc:
-            say(f"tilebeam: {exc}")
-            raise typer.Exit(1) from exc
-        except KeyboardInterrupt as exc:
-            say(f"tilebeam: interrupted; {go_on}")
-            raise typer.Exit(130) from exc
+
+    stage: str
+    text: str
+    done: int = 0
+    total: int = 0
 
 
-@contextmanager
-def _terminable() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+OnProgress = Callable[[Progress], None]
+"""A callback that receives each step."""
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """As SIGINT, for which asyncio has a careful handler; raised at once where SIGINT is ignored, as under `nohup`."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        raise KeyboardInterrupt
-    signal.raise_signal(signal.SIGINT)
+def silent(progress: Progress) -> None:
+    """Ignore a step: the default callback."""
+
+
+def counter(on_progress: OnProgress, stage: str, text: str) -> Callable[[int, int], None]:
+    """A callback `(done, total)` that reports each call as a step of `stage` with this `text`."""
+    return lambda done, total: on_progress(Progress(stage, text, done, total))

@@ -20,18 +20,19 @@ from indexer.build.embed import EmbedCounts, embed_zoom
 from indexer.build.fetch import fetch_coverage, fetch_summary, tiles_to_read
 from indexer.build.problems import PROBLEMS_NAME, write_problems
 from indexer.build.publish import describe_photo, fitting_calibration, write_manifest
-from indexer.build.request import BuildProgress, BuildReport, BuildRequest, Encoders, OnProgress
+from indexer.build.request import BuildReport, BuildRequest, Encoders
 from indexer.build.rows import ZoomRows, stored_codes
 from indexer.build.shards import fill_from_children, stored_dtype, write_zoom
 from indexer.build.workdir import PLAN_NAME, Partial, claim, disk_errors, forget, is_finished
 from indexer.errors import BuildError, CoverageError
+from indexer.progress import OnProgress, Progress
 from retrieval.files import read_json, write_json
 from retrieval.index.manifest import Manifest, ZoomEntry
 from tile_cache.mbtiles import TileStore
 from tile_cache.sources import TileSource, open_source
 from tile_cache.xyz import XyzSource
 
-__all__ = ["BuildProgress", "BuildReport", "BuildRequest", "Encoders", "build_index", "load_encoders"]
+__all__ = ["BuildReport", "BuildRequest", "Encoders", "Progress", "build_index", "load_encoders"]
 
 
 def build_index(
@@ -48,7 +49,7 @@ def build_index(
         overlay = None if request.overlay is None else _opened(stack, request.overlay)
         coverage = coverage_of(request.area, request.zooms, source)
         for note in coverage.notes:
-            on_progress(BuildProgress("note", note))
+            on_progress(Progress("note", note))
         both = encoders or load_encoders(request)
         plan = _plan(request, coverage, source, overlay, both)
         if is_finished(request.out, plan):
@@ -133,7 +134,7 @@ class _Build:
         name = f"Fetching {source.info.name}"
         report = fetch_coverage(
             source, store, self.coverage, reach, self.request.fetch,
-            lambda r: self.tell(BuildProgress("fetch", name, r.done, total)),
+            lambda r: self.tell(Progress("fetch", name, r.done, total)),
         )  # fmt: skip
         return fetch_summary(source, report)
 
@@ -155,7 +156,7 @@ class _Build:
             dtype=self.dtype,
             threads=self.request.threads or _cores(),
             unit_rows=self.request.unit_rows,
-            on_unit=lambda c: self.tell(BuildProgress("embed", name, c.rows, len(rows.codes))),
+            on_unit=lambda c: self.tell(Progress("embed", name, c.rows, len(rows.codes))),
         )
 
     def _assemble(self, levels: list[ZoomRows]) -> list[ZoomEntry]:
@@ -177,7 +178,7 @@ class _Build:
         for shard in written:
             shards.append(shard)
             done += shard.rows
-            self.tell(BuildProgress("write", f"Writing zoom {rows.zoom}", done, len(rows.codes)))
+            self.tell(Progress("write", f"Writing zoom {rows.zoom}", done, len(rows.codes)))
         return ZoomEntry(rows.zoom, tuple(shards), maps.fingerprint(rows.zoom), maps.context(rows.zoom), inferred)
 
     def _manifest(

@@ -17,20 +17,19 @@ from numpy.typing import NDArray
 
 from indexer.build.compose import Composed, Composer
 from indexer.build.decode import TileProblem
+from indexer.build.request import UNIT_ROWS
 from indexer.build.units import Unit, hash_codes, read_unit, unit_path, write_unit
+from indexer.threads import ahead
 from tile_cache.addressing import Tile, tile_of_code
 
 if TYPE_CHECKING:  # the module that holds it loads torch, which planning and tests of units do not need
     from retrieval.encoders.open_clip import EncodesTiles
 
-__all__ = ["UNIT_ROWS", "Distinct", "EmbedCounts", "ahead", "embed_zoom", "encode_distinct"]
-
-UNIT_ROWS = 1024
+__all__ = ["Distinct", "EmbedCounts", "embed_zoom", "encode_distinct"]
 
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
 T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass
@@ -227,15 +226,3 @@ def _first_then(first: T, rest: Iterator[T], n: int) -> Iterator[T]:
     yield first
     for _ in range(n):
         yield next(rest)
-
-
-def ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T], window: int) -> Iterator[R]:
-    """Results of `work` in order, with up to `window` items under way ahead of the caller."""
-    waiting: deque[Future[R]] = deque()
-    source: Iterator[T] = iter(items)
-    for item in source:
-        waiting.append(pool.submit(work, item))
-        if len(waiting) >= window:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()

@@ -1,20 +1,23 @@
 """One index as asked for, how it is coming along, and what came of it: plain data, nothing that acts."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from indexer.build.area import Area
-from indexer.build.embed import UNIT_ROWS
 from indexer.build.problems import ProblemCounts
-from indexer.build.shards import SHARD_ROWS
 from tile_cache.fetch.settings import FetchSettings
 
 if TYPE_CHECKING:  # loads torch
     from retrieval.encoders.open_clip import EncodesPhotos, EncodesTiles
 
-__all__ = ["BuildProgress", "BuildReport", "BuildRequest", "Encoders", "OnProgress", "RowsRequest"]
+__all__ = ["SHARD_ROWS", "UNIT_ROWS", "BuildReport", "BuildRequest", "Encoders", "RowsRequest"]
+
+UNIT_ROWS = 1024
+"""Rows of one unit of embedding work."""
+
+SHARD_ROWS = 262_144
+"""Rows of one shard at most."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +65,6 @@ class Encoders(NamedTuple):
     maps: "EncodesTiles"
 
 
-class BuildProgress(NamedTuple):
-    """`stage` is fetch, embed or write (done and total count tiles), or note (only `text` says something)."""
-
-    stage: str
-    text: str
-    done: int = 0
-    total: int = 0
-
-
 @dataclass
 class BuildReport:
     """What came of it. `rows`, `vectors`, `inferred` per zoom; `encoded` pictures, `kept` rows found from before."""
@@ -92,6 +86,3 @@ class BuildReport:
         """As plain JSON values."""
         examples = [p._asdict() for p in self.problems.examples]
         return asdict(self) | {"out": str(self.out), "problems": asdict(self.problems) | {"examples": examples}}
-
-
-OnProgress = Callable[[BuildProgress], None]

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from indexer.build.area import coverage_of
 from indexer.build.coverage import Coverage
-from indexer.build.request import BuildProgress, BuildReport, OnProgress, RowsRequest
+from indexer.build.request import BuildReport, RowsRequest
 from indexer.build.rows import stored_codes
 from indexer.build.shards import cut_shards, parent_rows
 from indexer.build.workdir import PLAN_NAME, Partial, claim, disk_errors, forget, is_finished
 from indexer.errors import CoverageError
+from indexer.progress import OnProgress, Progress
 from retrieval.encoders.no_encoder import NO_ENCODER, NoEncoder
 from retrieval.files import read_json, write_json
 from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry, all_files, file_entry
@@ -37,7 +38,7 @@ def build_rows(request: RowsRequest, *, on_progress: OnProgress = lambda progres
     with ExitStack() as stack, disk_errors(request.out):
         coverage = coverage_of(request.area, request.zooms, _opened(stack, request.source))
         for note in coverage.notes:
-            on_progress(BuildProgress("note", note))
+            on_progress(Progress("note", note))
         plan = {"plan": 1, "rows only": True, "coverage": coverage.identity, "rows a shard": request.shard_rows}
         if is_finished(request.out, plan):
             forget(request.out)
@@ -73,7 +74,7 @@ def _built(request: RowsRequest, coverage: Coverage, partial: Partial, tell: OnP
         shards = []
         for shard in _shards(partial.index, zoom, codes, above, step, request.shard_rows):
             shards.append(shard)
-            tell(BuildProgress("write", f"Writing zoom {zoom}", shard.first_row + shard.rows, count))
+            tell(Progress("write", f"Writing zoom {zoom}", shard.first_row + shard.rows, count))
         entries.append(ZoomEntry(zoom, tuple(shards), NO_ENCODER))
         above = codes
     write_json(partial.index / PLAN_NAME, read_json(partial.root / PLAN_NAME))

@@ -19,9 +19,7 @@ from retrieval.index.reader import write_shard
 from retrieval.index.shards import CODECS
 from tile_cache.addressing import parents_of_codes
 
-__all__ = ["SHARD_ROWS", "Cut", "cut_shards", "fill_from_children", "parent_rows", "write_zoom"]
-
-SHARD_ROWS = 262_144
+__all__ = ["Cut", "cut_shards", "fill_from_children", "parent_rows", "write_zoom"]
 
 Codes = NDArray[np.uint64]
 
@@ -69,7 +67,7 @@ def cut_shards(codes: Codes, parents: Codes | None, step: int, most: int) -> Ite
 
 
 def write_zoom(
-    directory: Path, rows: ZoomRows, above: ZoomRows | None, *, codec: str, most: int = SHARD_ROWS
+    directory: Path, rows: ZoomRows, above: ZoomRows | None, *, codec: str, most: int
 ) -> Iterator[ShardEntry]:
     """Write a zoom's shards one after another."""
     step = 0 if above is None else rows.zoom - above.zoom

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.calibration.elsewhere import Strangers
 from indexer.calibration.fit import LEAST_PICTURES
 from indexer.calibration.request import CalibrationRequest
@@ -19,6 +18,7 @@ from indexer.photos.embedding import Embedded, embed_photos, known_under
 from indexer.photos.known import KnownPictures
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import ReadOptions, read_photos
+from indexer.progress import OnProgress, Progress
 from retrieval.index.calibration import Calibration
 from retrieval.installed_priors import Asked, OpenPriors, install, staged
 from retrieval.locator import Locator
@@ -87,7 +87,7 @@ def _fitted(request: CalibrationRequest, locator: Locator, prior: Prior | None, 
 
     def on_zoom(zoom: int, count: int) -> None:
         reached[zoom] = count
-        on_progress(BuildProgress("note", f"Zoom {zoom}: {count:,} photos speak of it"))
+        on_progress(Progress("note", f"Zoom {zoom}: {count:,} photos speak of it"))
 
     say = _said(on_progress)
     fitted = calibrated(
@@ -155,7 +155,7 @@ def _embedded(
 def _note_refused(what: str, photos: PhotoSet, on_progress: OnProgress) -> None:
     if photos.rejected:
         counts = "; ".join(f"{count:,} {reason}" for reason, count in photos.summary().items())
-        on_progress(BuildProgress("note", f"Not used of the {what}: {counts}"))
+        on_progress(Progress("note", f"Not used of the {what}: {counts}"))
 
 
 def halves_of(names: Sequence[str], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -214,11 +214,11 @@ def _search(
 
 
 def _shown(text: str, on_progress: OnProgress) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(BuildProgress("embed", text, done, total))
+    return lambda done, total: on_progress(Progress("embed", text, done, total))
 
 
 def _said(on_progress: OnProgress) -> Callable[[str], None]:
-    return lambda text: on_progress(BuildProgress("note", text))
+    return lambda text: on_progress(Progress("note", text))
 
 
 def _hash(text: str, seed: int) -> int:

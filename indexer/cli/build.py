@@ -10,7 +10,7 @@ import typer
 from indexer.build.area import cache_file, coverage_of, open_cache, reach_of
 from indexer.build.estimate import EncoderFacts, Estimate, make_plan, measured_rate, tile_bytes
 from indexer.build.report import fetch_in_words, plan_in_words, report_in_words
-from indexer.build.request import BuildProgress, BuildReport, BuildRequest, Encoders, RowsRequest
+from indexer.build.request import BuildReport, BuildRequest, Encoders, RowsRequest
 from indexer.cli.options import (
     SOURCE,
     AsJson,
@@ -33,8 +33,9 @@ from indexer.cli.options import (
     fetch_settings,
     zooms_of,
 )
+from indexer.cli.terminal import Bars, ending_well, say
 from indexer.errors import BuildError
-from indexer.progress import Bars, ending_well, say
+from indexer.progress import Progress
 from tile_cache.fetch.settings import FetchSettings
 from tile_cache.mbtiles import TileStore
 from tile_cache.sources import TileSource, open_source
@@ -230,7 +231,7 @@ def _verify(directory: Path) -> None:
     def on_file(name: str, size: int) -> None:
         nonlocal done
         done += size
-        bars(BuildProgress("write", "Verifying (bytes)", done, total))
+        bars(Progress("write", "Verifying (bytes)", done, total))
 
     with Bars() as bars:
         wrong = verify(directory, on_file)

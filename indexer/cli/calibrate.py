@@ -22,7 +22,7 @@ from indexer.cli.options import (
     Seed,
     Split,
 )
-from indexer.progress import Bars, ending_well, say
+from indexer.cli.terminal import Bars, ending_well, say
 
 __all__ = ["register"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from indexer.cli.options import Device, Images, LatitudeColumn, Layout, LongitudeColumn, PathColumn, Photos
-from indexer.progress import Bars, ending_well
+from indexer.cli.terminal import Bars, ending_well
 
 if TYPE_CHECKING:
     from indexer.geocells.model.settings import GeocellRequest

@@ -21,8 +21,8 @@ from indexer.cli.options import (
     Seed,
     Split,
 )
+from indexer.cli.terminal import Bars, ending_well, say
 from indexer.errors import GeocellError
-from indexer.progress import Bars, ending_well, say
 
 __all__ = ["geocells", "register"]
 

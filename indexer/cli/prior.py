@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from indexer.cli.options import AsJson, Images, LatitudeColumn, Layout, LongitudeColumn, Split
-from indexer.progress import ending_well, say
+from indexer.cli.terminal import ending_well, say
 
 __all__ = ["register"]
 

@@ -30,8 +30,8 @@ from indexer.cli.options import (
     fetch_settings,
     zooms_of,
 )
+from indexer.cli.terminal import Bars, ending_well, say
 from indexer.errors import TrainingError
-from indexer.progress import Bars, ending_well, say
 
 if TYPE_CHECKING:
     from indexer.training.request import TrainRequest

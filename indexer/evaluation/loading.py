@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.errors import EvaluationError
 from indexer.evaluation.metrics import Floats
 from indexer.evaluation.outcomes import Pictures
@@ -15,6 +14,7 @@ from indexer.evaluation.request import EvaluationRequest
 from indexer.photos.embedding import Embedded, embed_photos, known_under
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import ReadOptions, read_photos
+from indexer.progress import OnProgress, Progress
 from retrieval.encoders.photo import decode_photo
 from retrieval.locator import Locator
 from retrieval.priors.base import Prior
@@ -124,7 +124,7 @@ def _embedded(
 
 
 def _shown(text: str, on_progress: OnProgress) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(BuildProgress("embed", text, done, total))
+    return lambda done, total: on_progress(Progress("embed", text, done, total))
 
 
 def _subject(

@@ -10,7 +10,6 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.evaluation import memory
 from indexer.evaluation.alone import answers_alone
 from indexer.evaluation.answerable import COVERAGES, Answerable, abstaining, answerable
@@ -21,6 +20,7 @@ from indexer.evaluation.loading import Subject
 from indexer.evaluation.metrics import risk_coverage
 from indexer.evaluation.outcomes import Outcomes, Pictures, Search, search_all
 from indexer.evaluation.request import BEAM, Measures
+from indexer.progress import OnProgress, Progress
 from retrieval.index.calibration import Calibration
 from retrieval.priors.base import Belief
 from retrieval.search.beam import Descent
@@ -66,7 +66,7 @@ def measure_all(
     return rows, ranked
 
 
-def silent(progress: BuildProgress) -> None:
+def silent(progress: Progress) -> None:
     """For those who do not want to know how far it is."""
 
 
@@ -136,7 +136,7 @@ def _search(subject: Subject, pictures: Pictures, way: _Way, text: str, on_progr
 
     def show(done: int) -> None:
         if done % 25 == 0 or done in (1, total):
-            on_progress(BuildProgress("search", text, done, total))
+            on_progress(Progress("search", text, done, total))
 
     if way.alone is not None:
         return answers_alone(subject.locator.index, pictures, show)
@@ -171,5 +171,5 @@ def _ranked(subject: Subject, measures: Measures, resamples: Resamples, on_progr
     for i, embedding in enumerate(known.embeddings):
         found[i] = whole.ranks(embedding, truths[i])
         if i % 25 == 24 or i + 1 == len(known):
-            on_progress(BuildProgress("search", f"{subject.label}: ranks among all tiles", i + 1, len(known)))
+            on_progress(Progress("search", f"{subject.label}: ranks among all tiles", i + 1, len(known)))
     return {zoom: resamples.figures(ranks(found[:, i])) for i, zoom in enumerate(index.zooms)}

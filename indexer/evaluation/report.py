@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from indexer.build.request import OnProgress
 from indexer.evaluation.answerable import WRONG_KM, Answerable, Family
 from indexer.evaluation.figures import Figures, milliseconds, plain
 from indexer.evaluation.loading import Loaded, Subject, load
 from indexer.evaluation.measuring import Measured, measure_all
 from indexer.evaluation.request import EvaluationRequest
 from indexer.evaluation.tables import markdown
+from indexer.progress import OnProgress
 
 __all__ = ["Evaluation", "evaluate"]
 

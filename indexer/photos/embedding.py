@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.build.embed import ahead
 from indexer.errors import PhotoSetError
 from indexer.photos.dhash import dhash
 from indexer.photos.embedding_cache import EmbeddingCache, photo_key
 from indexer.photos.known import KnownPictures
 from indexer.photos.photo_set import Fault, PhotoSet, Reason
 from indexer.photos.pictures import read_picture
+from indexer.threads import ahead
 from retrieval.encoders.photo import PhotoLimits
 from retrieval.priors.base import Prior
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from indexer.build.embed import ahead
 from indexer.errors import PhotoSetError
 from indexer.photos.collecting import Collector, split_of, text_fault
 from indexer.photos.exif import place_of
@@ -19,6 +18,7 @@ from indexer.photos.layouts import LAYOUTS, YFCC_COLUMNS, Columns, is_yfcc, reco
 from indexer.photos.photo_set import Fault, PhotoSet, Reason
 from indexer.photos.places import NOWHERE, Place, parse_place
 from indexer.photos.tables import Table, TextTable, open_table
+from indexer.threads import ahead
 from retrieval.encoders.photo import PhotoLimits
 
 __all__ = ["ReadOptions", "read_photos"]

@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 import typer
 
-from indexer.build.request import BuildProgress
-from indexer.progress import Bars, ending_well, say
+from indexer.cli.terminal import Bars, ending_well, say
+from indexer.progress import Progress
 from indexer.sample_data.elsewhere import Elsewhere, write_elsewhere
 from indexer.sample_data.photos import STYLES, PhotoSet, write_photos
 from indexer.sample_data.sheet import contact_sheet
@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bar(bars: Bars, text: str) -> Callable[[int, int], None]:
-    return lambda done, total: bars(BuildProgress("draw", text, done, total))
+    return lambda done, total: bars(Progress("draw", text, done, total))
 
 
 def _timed(what: str, make: Callable[[], None]) -> None:

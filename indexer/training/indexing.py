@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from indexer.build.build import build_index
-from indexer.build.request import BuildRequest, OnProgress
+from indexer.build.request import BuildRequest
+from indexer.progress import OnProgress
 from indexer.training.output import ENCODERS_NAME
 from indexer.training.request import TrainRequest
 

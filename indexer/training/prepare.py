@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.build.request import BuildProgress
 from indexer.photos.embedding import embed_photos
 from indexer.photos.photo_set import Fault, PhotoSet, Reason, write_rejections
 from indexer.photos.splits import split
+from indexer.progress import Progress
 from indexer.training.pairs import Pairs
 from indexer.training.pixels import TilePixels
 from indexer.training.workshop import Workshop
@@ -48,7 +48,7 @@ class Preparation:
         kept = usable.without(lacking)
         write_rejections(request.out / "rejected.csv", kept.rejected)
         for reason, count in kept.summary().items():
-            self.shop.tell(BuildProgress("note", f"{count:,} photos not used: {reason}"))
+            self.shop.tell(Progress("note", f"{count:,} photos not used: {reason}"))
         kept.check_not_empty().write(request.out / "photos.csv")
         left = np.setdiff1d(np.arange(len(usable)), np.array(list(lacking), dtype=np.intp))
         names = np.array(kept.split, dtype=object)

@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.build.workdir import disk_errors
 from indexer.errors import RunMismatchError, TrainingError
 from indexer.learning.distributed import Group
@@ -18,6 +17,7 @@ from indexer.learning.log import TrainingLog
 from indexer.learning.state import ZoomFile
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import read_photos
+from indexer.progress import OnProgress, Progress
 from indexer.training.output import ENCODERS_NAME, write_encoders
 from indexer.training.pairs import Pairs, steps_per_epoch
 from indexer.training.prepare import PAIRS_NAME, Preparation
@@ -91,7 +91,7 @@ class TrainingRun:
         shop, out = self.shop, self.shop.request.out
         state = ZoomFile(out / "states" / f"z{zoom:02d}.state")
         if (reached := state.reached()).done:
-            shop.tell(BuildProgress("note", f"zoom {zoom} is done already"))
+            shop.tell(Progress("note", f"zoom {zoom} is done already"))
             return ZoomResult(state.best(), reached)
         with ZoomTokens.open(shop, zoom, pairs.zooms[zoom].codes, limit) as tokens:
             desk = Desk(state, TrainingLog(out / "log.csv", shop.group.first), shop.group, shop.tell)

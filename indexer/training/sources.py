@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from indexer.build.area import cache_file, open_cache, reach_of
 from indexer.build.coverage import neighbours
 from indexer.build.fetch import fetch_tiles
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.errors import CoverageError
+from indexer.progress import OnProgress, Progress
 from indexer.training.request import TrainRequest
 from tile_cache.mbtiles import TileStore
 from tile_cache.sources import SourceInfo, TileSource, open_source
@@ -94,7 +94,7 @@ class Sources:
                 store,
                 chunks,
                 self.request.fetch,
-                lambda r: tell(BuildProgress("fetch", text, r.done, total)),
+                lambda r: tell(Progress("fetch", text, r.done, total)),
             )
 
 

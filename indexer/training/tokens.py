@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.build.request import BuildProgress
 from indexer.errors import TrainingError
 from indexer.learning.activations import ActivationCache, CacheLimits
 from indexer.learning.row_store import HEADER_BYTES, SUM_BYTES
+from indexer.progress import Progress
 from indexer.training.pixels import TilePixels
 from indexer.training.workshop import Workshop
 
@@ -61,7 +61,7 @@ class ZoomTokens:
     def fill(self) -> None:
         """Compute what the cache can hold and does not yet."""
         if self.cache.note:
-            self._shop.tell(BuildProgress("note", f"zoom {self.zoom}: {self.cache.note}"))
+            self._shop.tell(Progress("note", f"zoom {self.zoom}: {self.cache.note}"))
         bar = self._shop.bar("activations", f"Frozen layers, zoom {self.zoom}")
         self.cache.fill(self._compute, batch=8 * self._part, on_progress=bar)
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.errors import TrainingError
 from indexer.learning.distributed import Group
 from indexer.learning.split_tower import SplitTower
+from indexer.progress import OnProgress, Progress
 from indexer.training.request import TrainRequest
 from indexer.training.sources import Sources
 from retrieval.encoders.open_clip import PhotoEncoder
@@ -43,4 +43,4 @@ class Workshop:
 
     def bar(self, stage: str, text: str) -> Callable[[int, int], None]:
         """A callback for things done and things in all."""
-        return lambda done, total: self.tell(BuildProgress(stage, text, done, total))
+        return lambda done, total: self.tell(Progress(stage, text, done, total))

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.errors import TrainingError
 from indexer.learning.distributed import Group
 from indexer.learning.grad_cache import backward_in_parts
@@ -21,6 +20,7 @@ from indexer.learning.interrupts import Interrupts
 from indexer.learning.log import TrainingLog
 from indexer.learning.split_tower import SplitTower
 from indexer.learning.state import Epoch, Reached, ZoomFile
+from indexer.progress import OnProgress, Progress
 from indexer.training.loss import in_batch_loss
 from indexer.training.pairs import Pairs, steps_per_epoch
 from indexer.training.settings import TrainSettings
@@ -208,7 +208,7 @@ class ZoomTraining:
 
     def _tell(self, stage: str, text: str, done: int = 0, total: int = 0) -> None:
         if self.desk.group.first:
-            self.desk.tell(BuildProgress(stage, text, done, total))
+            self.desk.tell(Progress(stage, text, done, total))
 
     def _save(self) -> None:
         if self.desk.group.first:

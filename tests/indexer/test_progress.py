@@ -1,29 +1,26 @@
-"""How commands end."""
+"""Progress is plain data: any module can report it without loading a heavy library."""
 
-import signal
 import subprocess
 import sys
 
-COMMAND = """
-import signal, time, typer
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-from indexer.progress import ending_well
-try:
-    with ending_well("the same command goes on"):
-        print("ready", flush=True)
-        time.sleep(60)
-except typer.Exit as end:
-    raise SystemExit(end.exit_code)
-"""
+from indexer.progress import Progress, counter
+
+HEAVY = ("faiss", "torch", "numpy", "shapely", "typer", "rich")
 
 
-def test_sigterm_ends_a_background_job_that_ignores_interrupts() -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert said == "tilebeam: interrupted; the same command goes on\n"
+def test_importing_progress_loads_no_heavy_library() -> None:
+    code = f"import sys, indexer.progress; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_importing_build_request_loads_neither_faiss_nor_torch() -> None:
+    code = "import sys, indexer.build.request; print([m for m in ('faiss', 'torch') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_counter_reports_each_call_as_one_step() -> None:
+    steps: list[Progress] = []
+    report = counter(steps.append, "embed", "Embedding photos")
+    report(1, 5)
+    report(2, 5)
+    assert steps == [Progress("embed", "Embedding photos", 1, 5), Progress("embed", "Embedding photos", 2, 5)]

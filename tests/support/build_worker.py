@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from indexer.build.area import Area
 from indexer.build.build import build_index
 from indexer.build.request import BuildRequest, Encoders
-from indexer.progress import ending_well
+from indexer.cli.terminal import ending_well
 from retrieval.testing.fake import FakePhotoEncoder, FakeTileEncoder
 from tile_cache.fetch.settings import FetchSettings
 

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indexer.build.request import OnProgress
 from indexer.build.workdir import disk_errors
 from indexer.errors import TrainingError
 from indexer.evaluation.metrics import great_circle_km
@@ -30,6 +29,7 @@ from indexer.geocells.model.task import features_of
 from indexer.geocells.model.training import claim
 from indexer.learning.split_tower import SplitTower
 from indexer.photos.photo_set import PhotoSet
+from indexer.progress import OnProgress
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.encoders.timm import load_image_encoder
 from retrieval.encoders.weights import write_tensors

@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.builtin.state import load_state, optimiser_tensors, restore_optimiser, save_state
 from indexer.errors import TrainingError
 from indexer.geocells.model.settings import Pace
 from indexer.learning.interrupts import Interrupts
+from indexer.progress import OnProgress, Progress
 from retrieval.files import write_atomically
 
 __all__ = ["LOG_COLUMNS", "Course", "Reached", "Task"]
@@ -107,7 +107,7 @@ class Course:
             else:
                 self._note(values)
             done = (reached.epoch - 1) * self.steps + reached.step
-            self._tell(BuildProgress("train", "Training", done, self.pace.epochs * self.steps))
+            self._tell(Progress("train", "Training", done, self.pace.epochs * self.steps))
             if interrupts.asked:
                 self._save()
                 raise KeyboardInterrupt
@@ -135,7 +135,7 @@ class Course:
             self.best = self.task.tensors()
         self._add({**means, **figures})
         shown = ", ".join(f"{name} {value:.4g}" for name, value in {**means, **figures}.items())
-        self._tell(BuildProgress("note", f"epoch {reached.epoch}: {shown}"))
+        self._tell(Progress("note", f"epoch {reached.epoch}: {shown}"))
         self._save()
 
     def _note(self, values: Mapping[str, float]) -> None:

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from indexer.build.embed import ahead
 from indexer.errors import TrainingError
 from indexer.photos.photo_set import Fault, PhotoSet
 from indexer.photos.pictures import read_picture
+from indexer.threads import ahead
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.encoders.photo import PhotoLimits
 

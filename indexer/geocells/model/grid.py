@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.evaluation.metrics import great_circle_km
 from indexer.geocells.model.errors_table import ErrorRow, as_json, error_figures, error_table
 from indexer.geocells.model.settings import GeocellRequest
@@ -15,6 +14,7 @@ from indexer.geocells.model.training import MODEL_NAME, train_geocells
 from indexer.photos.embedding import embed_photos
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import read_photos
+from indexer.progress import OnProgress, Progress
 from retrieval.files import write_atomically, write_json
 from retrieval.priors.geocells import GeocellModel
 
@@ -38,7 +38,7 @@ def train_grid(
     rows = []
     for tau, alpha in pairs:
         name = f"tau {tau:g}, alpha {alpha:g}" if alpha else "haversine loss alone"
-        tell(BuildProgress("note", name))
+        tell(Progress("note", name))
         out = request.out / (f"tau-{tau:g}-alpha-{alpha:g}" if alpha else "alpha-0")
         settings = replace(request.settings, temperature=tau, alpha=alpha)
         made = train_geocells(replace(request, out=out, cache=request.cache_folder, settings=settings), tell)

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.photos.embedding import embed_photos
 from indexer.photos.photo_set import PhotoSet, write_rejections
 from indexer.photos.reading import ReadOptions, read_photos
 from indexer.photos.splits import SplitPlan, split
+from indexer.progress import OnProgress, Progress
 from retrieval.encoders.open_clip import PhotoEncoder
 
 __all__ = ["Part", "PhotoData"]
@@ -51,13 +51,13 @@ class PhotoData:
             read_photos(table, read),
             encoder,
             cache=cache / "photos",
-            on_progress=lambda done, total: tell(BuildProgress("photos", "Embedding photos", done, total)),
+            on_progress=lambda done, total: tell(Progress("photos", "Embedding photos", done, total)),
         )
         photos = embedded.photos.check_not_empty()
         if photos.split is None:
             photos = split(photos, embedded.hashes, plan)
         for reason, count in photos.summary().items():
-            tell(BuildProgress("note", f"{count:,} photos not used: {reason}"))
+            tell(Progress("note", f"{count:,} photos not used: {reason}"))
         return cls(photos, embedded.embeddings)
 
     def part(self, name: str, device: torch.device) -> Part:

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.geocells.model.feed import EncoderFeed
 from indexer.learning.activations import ActivationCache, CacheLimits
 from indexer.learning.split_tower import SplitTower
 from indexer.photos.photo_set import PhotoSet
+from indexer.progress import OnProgress, Progress
 from retrieval.encoders.open_clip import PhotoEncoder
 
 __all__ = ["TailFeed"]
@@ -66,4 +66,4 @@ class TailFeed:
 
 
 def _tell(tell: OnProgress, done: int, total: int) -> None:
-    tell(BuildProgress("activations", "Frozen layers", done, total))
+    tell(Progress("activations", "Frozen layers", done, total))

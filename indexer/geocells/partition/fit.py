@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.build.request import BuildProgress, OnProgress
 from indexer.geocells.model.request import FitRequest
 from indexer.geocells.partition.choosing import Choice, choose
 from indexer.geocells.partition.outliers import Settled, settle
@@ -15,6 +14,7 @@ from indexer.geocells.partition.tiles import share_out
 from indexer.geocells.partition.voronoi import areas_km2, cells
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import read_photos
+from indexer.progress import OnProgress, Progress
 from retrieval.priors.partition import CELLS, CLUSTERS, Partition
 from retrieval.sphere import great_circle_km, lng_lat_of, unit_vectors_of
 
@@ -59,7 +59,7 @@ def part(photos: PhotoSet, request: FitRequest, on_progress: OnProgress) -> Fitt
     seen = _drawn(len(photos), request.grid.most_points, request.seed)
     if len(seen) < len(photos):
         text = f"OPTICS sees {len(seen):,} of {len(photos):,} photos; the others join the nearest centroid"
-        on_progress(BuildProgress("note", text))
+        on_progress(Progress("note", text))
     choice = choose(vectors[seen], request.grid, request.seed, _shown(on_progress))
     labels = np.full(len(photos), -1, dtype=np.intp)
     labels[seen] = choice.picked.labels
@@ -79,7 +79,7 @@ def _photos(request: FitRequest, on_progress: OnProgress) -> PhotoSet:
     photos = read_photos(request.photos, request.reading)
     if photos.rejected:
         counts = "; ".join(f"{count:,} {reason}" for reason, count in photos.summary().items())
-        on_progress(BuildProgress("note", f"Not used of the photos: {counts}"))
+        on_progress(Progress("note", f"Not used of the photos: {counts}"))
     wanted = request.split or (None if photos.split is None else "train")
     photos = photos if wanted is None else photos.only(wanted)
     limit = len(photos) if request.limit is None else request.limit
@@ -138,4 +138,4 @@ def _told(request: FitRequest, photos: PhotoSet, choice: Choice) -> dict[str, An
 
 
 def _shown(on_progress: OnProgress) -> Any:
-    return lambda text, done, total: on_progress(BuildProgress("fit", text, done, total))
+    return lambda text, done, total: on_progress(Progress("fit", text, done, total))

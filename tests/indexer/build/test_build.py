@@ -15,9 +15,10 @@ from indexer.build.build import build_index
 from indexer.build.compose import Composer
 from indexer.build.coverage import Coverage
 from indexer.build.regions import Region
-from indexer.build.request import BuildProgress, BuildReport, BuildRequest, Encoders
+from indexer.build.request import BuildReport, BuildRequest, Encoders
 from indexer.build.workdir import claim
 from indexer.errors import BuildError, BuildLockedError, CoverageError, ExistingIndexError, PlanMismatchError
+from indexer.progress import Progress
 from retrieval.errors import CalibrationError, IndexMissingError
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.manifest import Manifest
@@ -346,7 +347,7 @@ def test_a_calibration_goes_in_only_where_it_fits(tmp_path: Path, source: Memory
 
 
 def test_progress_adds_up(tmp_path: Path, source: MemorySource) -> None:
-    seen: list[BuildProgress] = []
+    seen: list[Progress] = []
     request = BuildRequest("memory", tmp_path / "i", ZOOMS, Area(bbox=(0, 60, 90, 90)), unit_rows=8, threads=2)
     report = build_index(request, encoders=Encoders(FakePhotoEncoder(), FakeTileEncoder()), on_progress=seen.append)
     assert "clipped" in next(p.text for p in seen if p.stage == "note")

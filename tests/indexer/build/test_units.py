@@ -10,10 +10,11 @@ from workbench import MemorySource, tile_bytes
 
 from indexer.build.compose import Composer
 from indexer.build.decode import TileProblem
-from indexer.build.embed import Distinct, ahead, embed_zoom
+from indexer.build.embed import Distinct, embed_zoom
 from indexer.build.rows import ZoomRows
 from indexer.build.shards import cut_shards, fill_from_children
 from indexer.build.units import Unit, hash_codes, read_unit, unit_path, write_unit
+from indexer.threads import ahead
 from retrieval.testing.fake import FakeTileEncoder
 from tile_cache.addressing import Tile
 

@@ -22,7 +22,6 @@ from workbench import Server
 
 from indexer.build.compose import Composer
 from indexer.build.coverage import neighbours
-from indexer.build.request import BuildProgress
 from indexer.builtin.state import save_state
 from indexer.cli.train import register
 from indexer.errors import CoverageError, DiskError, PhotoSetError, RunMismatchError, TrainingError
@@ -32,6 +31,7 @@ from indexer.photos.embedding import embed_photos
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import read_photos
 from indexer.photos.splits import SplitPlan
+from indexer.progress import Progress
 from indexer.training.recall import ranks, recalls
 from indexer.training.run import train_pairs
 from retrieval.encoders.open_clip import MapEncoders, PhotoEncoder, build_tower, trained_layers
@@ -175,7 +175,7 @@ class Stopper:
     def __init__(self, at: set[int]) -> None:
         self.at, self.calls = at, 0
 
-    def __call__(self, progress: BuildProgress) -> None:
+    def __call__(self, progress: Progress) -> None:
         self.calls += 1
         if self.calls in self.at:
             signal.raise_signal(signal.SIGINT)

@@ -12,13 +12,13 @@ import pytest
 import torch
 from small_world import ARCHITECTURE
 
-from indexer.build.request import BuildProgress
 from indexer.errors import TrainingError
 from indexer.learning.distributed import Group
 from indexer.learning.interrupts import Interrupts
 from indexer.learning.log import TrainingLog
 from indexer.learning.split_tower import SplitTower
 from indexer.learning.state import Epoch, Reached, ZoomFile
+from indexer.progress import Progress
 from indexer.training.pairs import Pairs
 from indexer.training.settings import TrainSettings
 from indexer.training.zoom import Desk, ZoomTraining
@@ -45,10 +45,10 @@ class Bench:
             seen = SplitTower(goal).tail()(self.tokens)[torch.from_numpy(tiles.rows)]
             seen = torch.nn.functional.normalize(seen - seen.mean(0), dim=1)
         self.pairs = replace(self.pairs, embeddings=seen)
-        self.folder, self.told = folder, list[BuildProgress]()
+        self.folder, self.told = folder, list[Progress]()
 
     def training(
-        self, name: str = "run", tell: Callable[[BuildProgress], None] | None = None, **changes: Any
+        self, name: str = "run", tell: Callable[[Progress], None] | None = None, **changes: Any
     ) -> ZoomTraining:
         desk = Desk(
             ZoomFile(self.folder / name / "z03.state"),
@@ -112,7 +112,7 @@ def test_a_step_that_is_interrupted_ends_first(bench: Bench, stop: int) -> None:
     whole = bench.training("whole", learn_temperature=True).run()
     seen = [0]
 
-    def interrupt(progress: BuildProgress) -> None:
+    def interrupt(progress: Progress) -> None:
         seen[0] += 1
         if seen[0] == stop:
             os.kill(os.getpid(), signal.SIGTERM)
