@@ -21,7 +21,7 @@ from PIL import Image
 
 from tile_cache.addressing import Bounds, Tile, bounds, bounds_of_codes
 from tile_cache.errors import SourceError
-from tile_cache.sources import SourceInfo
+from tile_cache.source import SourceInfo
 
 PRODUCTS = {
     "bmng": ("bmng.jpg", "Blue Marble Next Generation: NASA Earth Observatory (R. Stöckli)"),

@@ -15,7 +15,7 @@ from typing import Any
 from tile_cache.addressing import MAX_ZOOM, Tile, check_tile
 from tile_cache.errors import SourceError, SourceUnavailableError
 from tile_cache.images import BadImageError, image_size
-from tile_cache.sources import SourceInfo
+from tile_cache.source import SourceInfo
 
 __all__ = ["EXTENSIONS", "FolderSource"]
 

@@ -22,7 +22,7 @@ from tile_cache.addressing import MAX_ZOOM, Tile, check_tile, check_zoom, morton
 from tile_cache.database import Connection, Database, enter_wal_mode
 from tile_cache.errors import StoreError
 from tile_cache.images import BadImageError, image_size, sniff
-from tile_cache.sources import SourceInfo
+from tile_cache.source import SourceInfo
 
 __all__ = ["MBTilesSource", "TileRecord", "TileStore", "Validators"]
 

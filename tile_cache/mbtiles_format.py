@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tile_cache.addressing import MAX_LATITUDE, MAX_ZOOM, Bounds, Tile, bounds
 from tile_cache.errors import StoreError
-from tile_cache.sources import SourceInfo
+from tile_cache.source import SourceInfo
 
 __all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "check_header", "content_identity", "flip", "grown_extent"]
 

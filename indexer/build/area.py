@@ -16,7 +16,7 @@ from indexer.build.regions import Region
 from indexer.errors import CoverageError
 from tile_cache.errors import SourceError
 from tile_cache.mbtiles import TileStore
-from tile_cache.sources import LandAware, SourceInfo, TileSource
+from tile_cache.source import LandAware, SourceInfo, TileSource
 from tile_cache.xyz import XyzSource
 
 __all__ = ["DEFAULT_LAND", "Area", "cache_file", "coverage_of", "open_cache", "reach_of"]

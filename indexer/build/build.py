@@ -29,7 +29,8 @@ from indexer.progress import OnProgress, Progress
 from retrieval.files import read_json, write_json
 from retrieval.index.manifest import Manifest, ZoomEntry
 from tile_cache.mbtiles import TileStore
-from tile_cache.sources import TileSource, open_source
+from tile_cache.open import open_source
+from tile_cache.source import TileSource
 from tile_cache.xyz import XyzSource
 
 __all__ = ["BuildReport", "BuildRequest", "Encoders", "Progress", "build_index", "load_encoders"]

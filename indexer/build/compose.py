@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from indexer.build.decode import Decoded, TileProblem, decode_tile, resized
 from tile_cache.addressing import Tile
-from tile_cache.sources import TileSource
+from tile_cache.source import TileSource
 
 __all__ = ["Composed", "Composer", "Frame"]
 

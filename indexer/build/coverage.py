@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from indexer.build.regions import OUTSIDE, PARTLY, WHOLLY, Region
 from indexer.errors import CoverageError
 from tile_cache.addressing import MAX_ZOOM, children_of_codes, morton_decode, morton_encode
-from tile_cache.sources import LandAware
+from tile_cache.source import LandAware
 
 __all__ = ["DEEP_ZOOM", "Coverage", "Land", "check_zooms", "codes_of_runs", "neighbours"]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tile_cache.addressing import Tile
 from tile_cache.images import MAX_SIDE, BadImageError, check_whole, sniff
-from tile_cache.sources import RasterSource, TileSource
+from tile_cache.source import RasterSource, TileSource
 
 __all__ = ["Decoded", "TileProblem", "decode_tile", "resized"]
 

@@ -21,7 +21,7 @@ from indexer.build.request import Encoders
 from indexer.errors import BuildError
 from tile_cache.addressing import tile_of_code
 from tile_cache.mbtiles import TileStore
-from tile_cache.sources import TileSource
+from tile_cache.source import TileSource
 from tile_cache.xyz import XyzSource
 
 __all__ = ["EncoderFacts", "Estimate", "Plan", "ZoomPlan", "make_plan", "measured_rate", "tile_bytes"]

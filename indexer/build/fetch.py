@@ -14,7 +14,7 @@ from indexer.build.coverage import Coverage
 from tile_cache.fetch.client import fetch
 from tile_cache.fetch.settings import FetchReport, FetchSettings
 from tile_cache.mbtiles import TileStore
-from tile_cache.sources import SourceInfo
+from tile_cache.source import SourceInfo
 from tile_cache.xyz import XyzSource
 
 __all__ = ["fetch_coverage", "fetch_summary", "fetch_tiles", "tiles_to_read", "zooms_of"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from retrieval.errors import CalibrationError
 from retrieval.index.calibration import CALIBRATION_NAME, Calibration
 from retrieval.index.manifest import Manifest, ZoomEntry, all_files, file_entry
-from tile_cache.sources import SourceInfo
+from tile_cache.source import SourceInfo
 
 if TYPE_CHECKING:  # loads torch
     from retrieval.encoders.open_clip import EncodesPhotos

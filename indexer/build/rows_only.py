@@ -24,7 +24,8 @@ from retrieval.encoders.no_encoder import NO_ENCODER, NoEncoder
 from retrieval.files import read_json, write_json
 from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry, all_files, file_entry
 from retrieval.index.reader import write_rows
-from tile_cache.sources import TileSource, open_source
+from tile_cache.open import open_source
+from tile_cache.source import TileSource
 from tile_cache.xyz import XyzSource
 
 __all__ = ["build_rows"]

@@ -38,7 +38,8 @@ from indexer.errors import BuildError
 from indexer.progress import Progress
 from tile_cache.fetch.settings import FetchSettings
 from tile_cache.mbtiles import TileStore
-from tile_cache.sources import TileSource, open_source
+from tile_cache.open import open_source
+from tile_cache.source import TileSource
 from tile_cache.xyz import XyzSource
 
 __all__ = ["register"]

@@ -18,7 +18,7 @@ from indexer.build.decode import Decoded, TileProblem, decode_tile
 from indexer.build.problems import NO_IMAGERY
 from retrieval.encoders.preprocess import Preprocess
 from tile_cache.addressing import Tile, tile_of_code
-from tile_cache.sources import TileSource
+from tile_cache.source import TileSource
 
 __all__ = ["TilePixels"]
 

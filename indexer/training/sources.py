@@ -18,7 +18,8 @@ from indexer.errors import CoverageError
 from indexer.progress import OnProgress, Progress
 from indexer.training.request import TrainRequest
 from tile_cache.mbtiles import TileStore
-from tile_cache.sources import SourceInfo, TileSource, open_source
+from tile_cache.open import open_source
+from tile_cache.source import SourceInfo, TileSource
 from tile_cache.xyz import XyzSource
 
 __all__ = ["Local", "Sources"]

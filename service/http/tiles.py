@@ -22,7 +22,8 @@ from service.http.openapi import TILE, TILES
 from tile_cache.addressing import MAX_ZOOM, Tile, check_tile, check_zoom
 from tile_cache.errors import TileAddressError, TileCacheError
 from tile_cache.images import sniff
-from tile_cache.sources import RasterSource, TileSource, open_source
+from tile_cache.open import open_source
+from tile_cache.source import RasterSource, TileSource
 
 __all__ = ["MapTiles", "Picture", "open_tiles", "router"]
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tile_cache.addressing import Tile
-from tile_cache.sources import SourceInfo
+from tile_cache.source import SourceInfo
 
 WORKER = Path(__file__).parent / "build_worker.py"
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ from loopback import TileServer, serving
 
 from tile_cache.fetch.client import FetchSettings
 from tile_cache.mbtiles import TileStore
-from tile_cache.sources import SourceInfo
+from tile_cache.source import SourceInfo
 
 
 @pytest.fixture

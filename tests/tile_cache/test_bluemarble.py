@@ -14,7 +14,8 @@ from tile_cache import bluemarble
 from tile_cache.addressing import Tile, bounds, code_of_tile, tile_at
 from tile_cache.bluemarble import BlueMarble, data_file, load_land, load_product
 from tile_cache.errors import SourceError
-from tile_cache.sources import LandAware, RasterSource, open_source
+from tile_cache.open import open_source
+from tile_cache.source import LandAware, RasterSource
 
 EARTH = BlueMarble()
 

@@ -9,7 +9,7 @@ from loopback import image, tile_image
 from tile_cache.addressing import Tile
 from tile_cache.errors import SourceError, SourceUnavailableError, TileAddressError
 from tile_cache.folder import FolderSource
-from tile_cache.sources import open_source
+from tile_cache.open import open_source
 
 
 def lay(root: Path, tile: Tile, data: bytes, extension: str = "png") -> Path:

@@ -23,7 +23,8 @@ from PIL import Image
 from tile_cache.addressing import Tile, code_of_tile, tile_of_code
 from tile_cache.errors import StoreError, TileAddressError
 from tile_cache.mbtiles import MBTilesSource, TileRecord, TileStore, Validators
-from tile_cache.sources import SourceInfo, TileSource, open_source
+from tile_cache.open import open_source
+from tile_cache.source import SourceInfo, TileSource
 
 INFO = SourceInfo("test tiles", "test:1", "nobody", 2, 20, 256)
 
@@ -233,7 +234,7 @@ def test_threads_read_and_write_at_once(store):
 _WRITER = """
 import sys
 from pathlib import Path
-sys.path[:0] = [{root!r}, {here!r}]
+sys.path[:0] = [{root!r}, {here!r}, {support!r}]
 from test_mbtiles import INFO, records
 from tile_cache.mbtiles import TileStore
 first = int(sys.argv[1])
@@ -245,7 +246,8 @@ with TileStore.open(Path({path!r}), INFO) as store:
 
 def test_several_processes_make_and_fill_one_store(path):
     root = Path(__file__).parents[2]
-    script = _WRITER.format(root=str(root), here=str(root / "tests/support"), path=str(path))
+    here, support = str(root / "tests/tile_cache"), str(root / "tests/support")
+    script = _WRITER.format(root=str(root), here=here, support=support, path=str(path))
     # Overlapping ranges, and nobody made the file before: all four lay it out at once.
     writers = [subprocess.Popen([sys.executable, "-c", script, str(first)]) for first in (0, 100, 200, 300)]
     assert [w.wait(120) for w in writers] == [0, 0, 0, 0]

@@ -22,10 +22,9 @@ from tile_cache.errors import SourceError, SourceUnavailableError
 from tile_cache.fetch.feed import BatchWriter, Feed
 from tile_cache.fetch.politeness import Breaker, Pace, backoff_s, expires_at, retry_after_s
 from tile_cache.fetch.settings import CONTACT_VARIABLE, FailedTile, FetchReport, FetchSettings
-from tile_cache.fetch.terms import is_local, redirect_refusal
 from tile_cache.images import BadImageError, check_decodes, check_whole
 from tile_cache.mbtiles import NOT_MODIFIED, TileRecord, TileStore, Validators
-from tile_cache.xyz import KEY_VARIABLE, XyzSource
+from tile_cache.xyz import KEY_VARIABLE, XyzSource, is_local, redirect_refusal
 
 __all__ = ["FailedTile", "FetchReport", "FetchSettings", "fetch"]
 

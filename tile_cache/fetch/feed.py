@@ -16,7 +16,7 @@ from tile_cache.addressing import Tile, code_of_tile, tile_of_code
 from tile_cache.errors import SourceError
 from tile_cache.fetch.settings import FetchReport, FetchSettings
 from tile_cache.mbtiles import NOT_MODIFIED, TileRecord, TileStore
-from tile_cache.sources import SourceInfo
+from tile_cache.source import SourceInfo
 
 __all__ = ["BatchWriter", "Feed"]
 

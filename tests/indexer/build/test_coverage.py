@@ -13,7 +13,7 @@ from indexer.build.coverage import Coverage, Land, check_zooms, codes_of_runs, n
 from indexer.build.regions import Region
 from indexer.errors import CoverageError
 from tile_cache.addressing import MAX_LATITUDE, bounds_of_codes, code_of_tile, parents_of_codes, tile_at, tile_of_code
-from tile_cache.sources import LandAware
+from tile_cache.source import LandAware
 
 ZOOMS = (0, 2, 5)
 

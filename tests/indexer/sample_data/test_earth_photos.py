@@ -25,7 +25,8 @@ from indexer.sample_data.writing import AnotherSetError
 from retrieval.encoders.open_clip import builtin_directory
 from tile_cache.addressing import Tile, bounds, children_of_codes, codes_at, tile_of_code
 from tile_cache.bluemarble import TILE_SIZE, BlueMarble
-from tile_cache.sources import TileSource, open_source
+from tile_cache.open import open_source
+from tile_cache.source import TileSource
 
 SMALL = PhotoSet(count=40, style="clean", size=96)
 

@@ -40,7 +40,7 @@ from retrieval.encoders.weights import read_tensors
 from retrieval.index.reader import TileIndex
 from tile_cache.addressing import codes_at, tile_of_code
 from tile_cache.fetch.settings import FetchSettings
-from tile_cache.sources import open_source
+from tile_cache.open import open_source
 
 
 def tilebeam(arguments: list[str]) -> Result:

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from tile_cache.fetch.client import FetchSettings, fetch
 from tile_cache.mbtiles import TileStore
-from tile_cache.sources import open_source
+from tile_cache.open import open_source
 source = open_source({template!r})
 settings = FetchSettings(rate_per_s=400, concurrency={concurrency}, flush_s={flush_s})
 with TileStore.open(Path({path!r}), source.info) as store:

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from tile_cache.addressing import Tile, quadkey
 from tile_cache.errors import RefusedSourceError, SourceError, StoreError
-from tile_cache.fetch.terms import is_local, redirect_refusal, refusal
-from tile_cache.sources import open_source
-from tile_cache.xyz import XyzSource, provider_names
+from tile_cache.open import open_source
+from tile_cache.xyz import XyzSource, is_local, provider_names, redirect_refusal, refusal
 
 KEY = {"TILEBEAM_TILE_KEY": "s3cret/&key"}
 TILE = Tile(5, 2, 3)
@@ -99,8 +98,8 @@ def test_the_fragment_describes_and_is_not_sent():
         ("Esri.WorldImageri", "did you mean Esri.WorldImagery"),
         ("nasagibs.bluemarble", "did you mean NASAGIBS.BlueMarble?"),
         ("bluemarbel", "did you mean bluemarble"),
-        ("qqqqqqqqq", "no tile source is named 'qqqqqqqqq': Give bluemarble"),
-        ("", "no tile source is named ''"),
+        ("qqqqqqqqq", "unknown tile source 'qqqqqqqqq': Give bluemarble"),
+        ("", "unknown tile source ''"),
     ],
 )
 def test_errors_say_what_and_how_on(spec, reason):
