@@ -1,4 +1,4 @@
-"""The beam on a GPU: FAISS's GPU lists against gather and product, with and without a captured graph; then end to end.
+"""The beam on a GPU: FAISS's GPU lists against gathers and matrix products; then from pictures to answers.
 
     python -m benchmarks.gpu [--out gpu.json] [--device cuda] [--leaves 1000000] [--batch 1 ... 1024] [--k 16 64 256]
 
@@ -41,7 +41,6 @@ from retrieval.index.reader import TileIndex
 from retrieval.locator import LocateQuery, Locator
 from retrieval.search.beam import Descent, descend
 from retrieval.search.gpu.beam import DeviceBeam
-from retrieval.search.gpu.graph import Captured
 
 NUMBERS = Calibration({z: ZoomNumbers(tau=0.05, b=0.0, kappa=0.3, rho=0.8) for z in pyramid.ZOOMS})
 MOST_RESULTS = 2048
@@ -49,8 +48,6 @@ MOST_RESULTS = 2048
 
 
 _SECONDS = 5.0
-_IN_CACHE, _CACHED = 32 << 20, "search, captured graph, gathers that fit the cache"
-"""A copy that is multiplied before it leaves the cache costs the memory one read instead of two and a write."""
 
 
 class Row(NamedTuple):
@@ -126,25 +123,7 @@ def _on_device(beam: DeviceBeam, batch: Any, k: int, gathered: float, rounds: in
                 beam.search(part, k, "posterior")
 
     yield _row("search", k, n, timed(search, device, rounds), gathered)
-    if device.type == "cuda":
-        yield _tried("search, captured graph", k, n, partial(_captured, beam, there, k, gathered, rounds))
-        cached = DeviceBeam(beam.index, NUMBERS, gather_bytes=_IN_CACHE)
-        yield _tried(_CACHED, k, n, partial(_captured, cached, there, k, gathered, rounds, _CACHED))
     yield _row("descents", k, n, timed(lambda: beam.descend_batch(batch, k), device, rounds), gathered)
-
-
-def _captured(
-    beam: DeviceBeam, there: torch.Tensor, k: int, gathered: float, rounds: int, name: str = "search, captured graph"
-) -> Row:
-    size = min(beam.batch_size(k), len(there))
-    parts = there.split(size)
-    with torch.inference_mode():
-        graph = Captured(lambda q: beam.search(q, k, "posterior"), there[:size].clone())
-        plain = beam.search(parts[0], k, "posterior")
-        same = bool(torch.equal(graph(parts[0]), plain))
-        ms = timed(lambda: [graph(part) for part in parts], there.device, rounds)
-    note = "" if same else "DIFFERS from the search that is not captured"
-    return _row(name, k, len(there), ms, gathered, note)
 
 
 def _faiss_name(device: torch.device) -> str:

@@ -1,6 +1,7 @@
-"""An index's levels as tensors on one device: vectors, codes, and which vectors lie beneath which.
+"""An index's levels as tensors on one device: vectors, Morton codes, and the range of vectors beneath each vector.
 
-Only rows with a vector are there, numbered 0 to v - 1 in row order; `rows` leads back. It knows nothing of posteriors.
+Only rows that have a vector are copied. They are numbered 0 to v - 1 in row order; `DeviceLevel.rows` gives the row of
+each. It knows no probabilities.
 """
 
 import logging
@@ -24,7 +25,7 @@ _log = logging.getLogger("tilebeam.retrieval")
 
 @dataclass(frozen=True)
 class DeviceLevel:
-    """One zoom's v vectors; u is the number of vectors of the level above (the first level has one pseudo-parent)."""
+    """One zoom's v vectors. u: the number of vectors of the level above (1 pseudo-parent above the first level)."""
 
     level: Level
     rows: NDArray[np.int64]  # (v,) on the host: each vector's row, ascending
@@ -37,7 +38,7 @@ class DeviceLevel:
 
 @dataclass(frozen=True)
 class DeviceIndex:
-    """The levels that a search can reach: down to the first one without any vector."""
+    """The levels that a search can reach: all above the first one that has no vector."""
 
     levels: tuple[DeviceLevel, ...]
     device: torch.device
@@ -46,22 +47,16 @@ class DeviceIndex:
 
     @classmethod
     def of(
-        cls,
-        index: TileIndex,
-        device: torch.device,
-        dtype: torch.dtype | None = None,
-        *,
-        scratch: int = 0,
-        free: int | None = None,
+        cls, index: TileIndex, device: torch.device, dtype: torch.dtype | None = None, *, scratch: int = 0
     ) -> "DeviceIndex":
-        """Copy an index to a device; `dtype` is float16 or float32, None as it is stored.
+        """Copy an index to a device. `dtype`: float16 or float32, None for the stored type.
 
-        `scratch`: bytes that a search needs besides; `free`: bytes to be had, None asks the device. Raises
-        DeviceMemoryError before anything is copied.
+        `scratch`: bytes that a search needs besides the index. Raises DeviceMemoryError before anything is copied if
+        the device has too little free memory.
         """
         dtype = dtype or _TYPES[index.manifest.codec]
         needed = needed_bytes(index, dtype) + scratch
-        free = free_bytes(device) if free is None else free
+        free = free_bytes(device)
         if needed > free:
             raise DeviceMemoryError(
                 f"a search of {index.directory} on {device} needs {needed:,} bytes there, {free:,} are free: "
@@ -72,8 +67,8 @@ class DeviceIndex:
             if not level.vector_starts[-1]:
                 break
             above = levels[-1].rows if levels else np.zeros(1, dtype=np.int64)
-            levels.append(_level(index, level, above, device, dtype))
-        _log.info("%s lies on %s as %s, %s bytes", index.directory, device, dtype, f"{needed - scratch:,}")
+            levels.append(_copied(index, level, above, device, dtype))
+        _log.info("copied %s to %s as %s, %s bytes", index.directory, device, dtype, f"{needed - scratch:,}")
         return cls(tuple(levels), device, dtype, index.dim)
 
 
@@ -86,14 +81,14 @@ def needed_bytes(index: TileIndex, dtype: torch.dtype) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that can still be had on a device; for the CPU, of memory that the system can give without swapping."""
+    """Free bytes of a device; for the CPU, the memory that the system can give without swapping."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + _cached_bytes()
 
 
 def _cached_bytes() -> int:
-    """What the system holds of files and gives back when it is asked for memory; 0 where it does not tell."""
+    """Bytes of the system's file cache, which it frees on demand; 0 on a system without /proc/meminfo."""
     try:
         with open("/proc/meminfo") as lines:
             return sum(int(v.split()[1]) << 10 for v in lines if v.startswith(("Cached:", "SReclaimable:")))
@@ -101,43 +96,43 @@ def _cached_bytes() -> int:
         return 0
 
 
-def _level(
+def _copied(
     index: TileIndex, level: Level, above: NDArray[np.int64], device: torch.device, dtype: torch.dtype
 ) -> DeviceLevel:
     starts, stops = level.vector_starts[above], level.vector_starts[above + 1]
-    rows = _rows(level)
+    rows = _rows_with_vectors(level)
     vectors = torch.empty((len(rows), index.dim), dtype=dtype, device=device)
-    at = 0
-    for block in _stored(level, CODECS[index.manifest.codec]):
-        vectors[at : at + len(block)] = torch.from_numpy(block).to(device)
-        at += len(block)
-    codes = level.codes[rows].astype(np.int64)
-    codes_there, first, last = (torch.from_numpy(v).to(device) for v in (codes, starts, stops))
-    return DeviceLevel(level, rows, vectors, codes_there, first, last, width=max(1, int((stops - starts).max())))
+    first = 0
+    for block in _stored_vectors(level, CODECS[index.manifest.codec]):
+        vectors[first : first + len(block)] = torch.from_numpy(block).to(device)
+        first += len(block)
+    numbers = (level.codes[rows].astype(np.int64), starts, stops)
+    tensors = (torch.from_numpy(v).to(device) for v in numbers)
+    return DeviceLevel(level, rows, vectors, *tensors, width=max(1, int((stops - starts).max())))
 
 
-def _rows(level: Level) -> NDArray[np.int64]:
+def _rows_with_vectors(level: Level) -> NDArray[np.int64]:
     """The rows that have a vector, (v,)."""
     if level.vector_starts[-1] == len(level.codes):
         return np.arange(len(level.codes))
-    found = [
+    rows = [
         shard.rows_of(number) + first
         for shard, first in zip(level.shards, level.first_rows, strict=True)
         for number in np.flatnonzero(shard.list_sizes()).tolist()
     ]
-    return np.concatenate(found)
+    return np.concatenate(rows)
 
 
-def _stored(level: Level, kind: np.dtype[np.generic]) -> Iterator[NDArray[np.generic]]:
-    """The vectors in row order, some (n, d) of the stored type at a time: lists lie in the order of their parents."""
-    waiting: list[NDArray[np.uint8]] = []
+def _stored_vectors(level: Level, dtype: np.dtype[np.generic]) -> Iterator[NDArray[np.generic]]:
+    """Blocks of the stored vectors, (n, d) each, in row order: lists lie in the order of their parents."""
+    block: list[NDArray[np.uint8]] = []
     count = 0
     for shard in level.shards:
         for number in np.flatnonzero(shard.list_sizes()).tolist():
-            waiting.append(shard.stored(number))
-            count += len(waiting[-1])
+            block.append(shard.stored(number))
+            count += len(block[-1])
             if count >= _BLOCK_ROWS:
-                yield np.concatenate(waiting).view(kind)
-                waiting, count = [], 0
-    if waiting:
-        yield np.concatenate(waiting).view(kind)
+                yield np.concatenate(block).view(dtype)
+                block, count = [], 0
+    if block:
+        yield np.concatenate(block).view(dtype)

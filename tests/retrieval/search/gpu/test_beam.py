@@ -1,7 +1,7 @@
-"""The beam on a device, here CPU tensors, against the FAISS lists: kept sets, masses, answers, early ends, memory.
+"""The beam on a device, here CPU tensors, against the FAISS lists: beams, masses, answers, early ends, memory.
 
-Nothing here needs a GPU; what a GPU would see that a CPU does not (devices mixed up, waiting for the device) is looked
-for with fake CUDA tensors, which have a device and a shape but no numbers.
+No test needs a GPU. Faults that only a GPU would show (mixed devices, waiting for the device) are caught with fake CUDA
+tensors, which have a device and a shape but no numbers.
 """
 
 import logging
@@ -66,7 +66,7 @@ def calibrations(draw, zooms):
 
 @SETTINGS
 @given(data=st.data(), seed=SEEDS, zooms=zoom_lists())
-def test_it_keeps_what_the_lists_keep(fresh, data, seed, zooms):
+def test_beam_equals_that_of_the_lists(fresh, data, seed, zooms):
     """Both scorings, holes, thinned coverage, shards, any steps, fp16 and fp32, kappa, rho, b, elsewhere."""
     draw = data.draw
     thinning, holes = draw(st.sampled_from([0.0, 0.3, 0.8])), draw(st.sampled_from([0.0, 0.2, 0.6]))
@@ -127,7 +127,7 @@ def ties(descent, calibration, scoring):
 
 @settings(SETTINGS, max_examples=10)
 @given(seed=SEEDS, scoring=st.sampled_from(["posterior", "paper"]))
-def test_answers_are_the_same(fresh, seed, scoring):
+def test_answers_equal_those_of_the_lists(fresh, seed, scoring):
     directory, photo = fresh(), FakePhotoEncoder(32)
     levels = fake_pyramid(seed, [2, 4, 6, 8], 32, tiles=600, thinning=0.2, holes=0.2)
     write_fake_index(directory, levels, photo=photo, shard_parents=100)
@@ -157,14 +157,16 @@ def pyramid(tmp_path):
     return tmp_path / "i", levels, photo
 
 
-def test_a_batch_in_parts_is_its_single_descents(pyramid, monkeypatch):
-    """With so little scratch memory that queries and kept tiles are both taken a few at a time."""
+def test_batch_split_by_memory_gives_the_same_descents(pyramid, monkeypatch):
+    """With so little scratch memory that both queries and gathered vectors are taken a few at a time."""
     directory, levels, _ = pyramid
     beam = DeviceBeam.of(TileIndex.open(directory), Calibration(), CPU)
     queries = levels[-1].vectors[:9]
     whole = beam.descend_batch(queries, 16)
-    monkeypatch.setattr(device_beam, "SCRATCH_BYTES", {"cpu": 100_000})
-    little = DeviceBeam(beam.index, Calibration(), gather_bytes=50_000)
+    # A candidate's vector, 128 bytes, must take more than a candidate for gathers to be split.
+    monkeypatch.setattr(device_beam, "_CANDIDATE_BYTES", 80)
+    monkeypatch.setattr(device_beam, "SCRATCH_BYTES", {"cpu": 50_000})
+    little = DeviceBeam(beam.index, Calibration())
     assert 1 < little.batch_size(16) < 9
     for one, *others in zip(
         whole, little.descend_batch(queries, 16), (beam.descend_batch(q[None], 16)[0] for q in queries), strict=True
@@ -176,7 +178,7 @@ def test_a_batch_in_parts_is_its_single_descents(pyramid, monkeypatch):
 
 @pytest.mark.parametrize("k", [64, 1024])
 @pytest.mark.parametrize("seed", range(4))
-def test_places_that_a_wide_beam_leaves_free_have_no_children(tmp_path, seed, k):
+def test_unused_places_of_a_wide_beam_have_no_children(tmp_path, seed, k):
     levels = fake_pyramid(seed, [1, 3, 5, 7], 12, tiles=150, thinning=0.3, holes=0.2)
     write_fake_index(tmp_path / "i", levels)
     index, query = TileIndex.open(tmp_path / "i"), levels[1].vectors[:1]
@@ -197,7 +199,7 @@ def test_equal_tiles_tie_to_the_lower_row(tmp_path):
 
 @SETTINGS
 @given(seed=SEEDS, n=st.integers(1, 40), k=st.integers(1, 50), values=st.integers(1, 12))
-def test_best_is_the_hosts_best_among_what_is_there(seed, n, k, values):
+def test_best_equals_the_hosts_best_among_unmasked_scores(seed, n, k, values):
     rng = np.random.default_rng(seed)
     scores, mask = rng.integers(0, values, (3, n)).astype(np.float64), rng.random((3, n)) < 0.7
     found = best(torch.from_numpy(scores), torch.from_numpy(mask), k)
@@ -208,7 +210,7 @@ def test_best_is_the_hosts_best_among_what_is_there(seed, n, k, values):
         assert places == expected + [-1] * (min(k, n) - len(expected))
 
 
-def test_two_halves_of_a_query_lose_nothing_that_float32_has():
+def test_two_float16_halves_keep_float32_precision():
     """What CUDA multiplies in float16 with sums in float32, here with the halves widened."""
     rng = np.random.default_rng(0)
     vectors = torch.from_numpy(unit_rows(rng.standard_normal((3 * 50, 512)))).half().view(3, 50, 512)
@@ -223,7 +225,7 @@ def test_two_halves_of_a_query_lose_nothing_that_float32_has():
 
 
 @pytest.mark.parametrize(("scoring", "kind"), [("posterior", torch.float32), ("paper", torch.float16)])
-def test_nothing_waits_for_the_device_or_mixes_devices(pyramid, scoring, kind):
+def test_search_neither_waits_for_the_device_nor_mixes_devices(pyramid, scoring, kind):
     """On fake CUDA tensors anything that needs a number on the host, or a tensor of the CPU, raises."""
     directory, _, _ = pyramid
     numbers = Calibration({z: ZoomNumbers(0.05, 0.9, 0.5, kappa=0.3, rho=0.7) for z in (2, 4, 6, 8)})
@@ -246,19 +248,21 @@ def tensors_of(level):
     return [(name, v) for name, v in vars(level).items() if isinstance(v, torch.Tensor)]
 
 
-def test_an_index_that_does_not_fit_says_what_it_needs(pyramid):
+def test_error_for_an_index_that_does_not_fit_gives_the_bytes_needed(pyramid, monkeypatch):
     directory, levels, _ = pyramid
     index = TileIndex.open(directory)
     vectors = sum(int(level.has_vector.sum()) for level in levels)
     needed = needed_bytes(index, torch.float16)
     assert vectors * (64 + 8) <= needed <= vectors * (64 + 8 + 16) + 16
-    with pytest.raises(DeviceMemoryError, match=rf"needs {needed:,} bytes there, 1,000 are free: use --device cpu"):
-        DeviceIndex.of(index, CPU, free=1000)
-    held = DeviceIndex.of(index, CPU, free=needed)
-    assert sum(v.nbytes for level in held.levels for _, v in tensors_of(level)) <= needed
+    monkeypatch.setattr(device_index, "free_bytes", lambda device: needed - 1)
+    with pytest.raises(DeviceMemoryError, match=rf"needs {needed:,} bytes there, {needed - 1:,} are free: use"):
+        DeviceIndex.of(index, CPU)
+    monkeypatch.setattr(device_index, "free_bytes", lambda device: needed)
+    copied = DeviceIndex.of(index, CPU)
+    assert sum(v.nbytes for level in copied.levels for _, v in tensors_of(level)) <= needed
 
 
-def test_auto_falls_back_on_the_lists_and_a_named_device_does_not(pyramid, monkeypatch, caplog):
+def test_auto_falls_back_to_the_lists_and_a_named_device_raises(pyramid, monkeypatch, caplog):
     directory, levels, photo = pyramid
     monkeypatch.setattr(device_index, "free_bytes", lambda device: 1000)
     photo.device = CPU
@@ -271,7 +275,7 @@ def test_auto_falls_back_on_the_lists_and_a_named_device_does_not(pyramid, monke
     assert locator.locate(levels[-1].vectors[:2], LocateQuery())[0].levels
 
 
-def test_the_locator_says_which_beam_answers_and_boxes_go_to_the_lists(pyramid):
+def test_locator_names_its_engine_and_searches_boxes_by_lists(pyramid):
     directory, levels, photo = pyramid
     device = Locator.open(directory, encoder=photo, beam="device")
     lists = Locator.open(directory, encoder=photo)
@@ -288,7 +292,7 @@ def tiny_encoder():
     return PhotoEncoder("tiny", build_tower(architecture), Preprocess(32, (0.5,) * 3, (0.5,) * 3), architecture, "cpu")
 
 
-def test_half_precision_is_taken_if_it_keeps_the_embeddings(monkeypatch):
+def test_half_precision_is_used_only_if_embeddings_stay_the_same(monkeypatch):
     encoder, picture = tiny_encoder(), Image.linear_gradient("L").convert("RGB")
     batch = encoder.prepare(picture)[None]
     exact = encoder.encode(batch)
@@ -303,7 +307,7 @@ def test_half_precision_is_taken_if_it_keeps_the_embeddings(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_without_a_gpu_is_an_error(pyramid):
+def test_cuda_without_a_gpu_raises(pyramid):
     directory, _, photo = pyramid
     with pytest.raises(EncoderError, match="sees no GPU"):
         Locator.open(directory, device="cuda", encoder=photo)
