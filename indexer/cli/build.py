@@ -11,7 +11,7 @@ from indexer.build.area import cache_file, coverage_of, open_cache, reach_of
 from indexer.build.estimate import EncoderFacts, Estimate, make_plan, measured_rate, tile_bytes
 from indexer.build.report import fetch_in_words, plan_in_words, report_in_words
 from indexer.build.request import BuildReport, BuildRequest, Encoders, RowsRequest
-from indexer.cli.options import (
+from indexer.cli.shared_options import (
     SOURCE,
     AsJson,
     Bbox,

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from indexer.cli.options import (
+from indexer.cli.shared_options import (
     AsJson,
     Bootstrap,
     Device,

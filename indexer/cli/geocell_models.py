@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from indexer.cli.options import Device, Images, LatitudeColumn, Layout, LongitudeColumn, PathColumn, Photos
+from indexer.cli.shared_options import Device, Images, LatitudeColumn, Layout, LongitudeColumn, PathColumn, Photos
 from indexer.cli.terminal import Bars, ending_well
 
 if TYPE_CHECKING:

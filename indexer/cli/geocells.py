@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from indexer.cli import geocell_models as training_cli
-from indexer.cli.options import (
+from indexer.cli.shared_options import (
     AsJson,
     Images,
     LatitudeColumn,

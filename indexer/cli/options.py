@@ -1,122 +1,209 @@
-"""Options that several commands share, and what they read as. Knows Typer and plain data; loads no engine."""
+"""Commands whose options are the fields of dataclasses: default, range and help sentence stand in the dataclass alone.
 
-import os
-from pathlib import Path
-from typing import Annotated, Any
+Write the command as a function of the finished request, and register it:
+
+    @dataclass(frozen=True)
+    class DrawRequest:
+        out: Path
+        '''The folder for the pictures.'''
+        count: Annotated[int, Range(1, 100)] = 10
+        '''Pictures to draw.'''
+        reading: ReadOptions = ReadOptions()      # a nested dataclass: its fields become options, too
+        zooms: tuple[int, ...] = (4, 6)
+        '''Zooms, ascending.'''
+
+    Reading = Annotated[ReadOptions, Fields("layout", "images", panel="Photos")]   # only these two; others: default
+
+    def draw(
+        request: Annotated[
+            DrawRequest, Fields(reading=Reading, zooms=flag(parser=zooms_of, metavar="4,6,8"), out=flag("--to"))
+        ],
+        as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,    # plain Typer option
+    ) -> None:
+        '''Draw pictures.'''
+        ...
+
+    command(app, go_on="the same command goes on from here")(draw)
+
+A field's entry in `Fields` is one of: `flag(...)`, which changes its option; None, which leaves it out, so that it
+keeps its default; a dataclass, `Annotated` with its own `Fields` or not; or a function that makes the value and whose
+parameters become options. Two fields with the same option name in one command share the option.
+
+The module knows Typer and dataclasses. It does not know any request.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, is_dataclass
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import typer
 
-from indexer.build.area import Area
-from tile_cache.fetch.settings import FetchSettings
+from indexer.cli.terminal import ending_well
+from indexer.errors import IndexerError
+from indexer.fields import Range, field_docs
 
-__all__ = [
-    "PHOTOS_PANEL",
-    "SOURCE",
-    "AsJson",
-    "Bbox",
-    "Bootstrap",
-    "Cache",
-    "Concurrency",
-    "Contact",
-    "DeepGeoJson",
-    "Device",
-    "Elsewhere",
-    "EmbeddingCache",
-    "GeoJson",
-    "Images",
-    "Land",
-    "LatitudeColumn",
-    "Layout",
-    "Limit",
-    "LongitudeColumn",
-    "Maps",
-    "Overlay",
-    "PathColumn",
-    "Photo",
-    "Photos",
-    "Rate",
-    "Seed",
-    "Source",
-    "Split",
-    "World",
-    "Zooms",
-    "area_of",
-    "fetch_settings",
-    "zooms_of",
-]
+__all__ = ["Fields", "Flag", "command", "flag"]
 
-SOURCE = typer.Option(help="bluemarble, a folder, an .mbtiles file, a URL template or a name of xyzservices.")
-Source = Annotated[str, SOURCE]
-Overlay = Annotated[str | None, typer.Option(help="A second source, composited on top: labels, borders.")]
-Zooms = Annotated[str, typer.Option(help="Ascending, with commas.", metavar="4,6,8")]
-World = Annotated[bool, typer.Option("--world", help="Every tile.")]
-Bbox = Annotated[
-    tuple[float, float, float, float] | None,
-    typer.Option(help="Degrees; W > E crosses the date line.", metavar="W S E N"),
-]
-GeoJson = Annotated[Path | None, typer.Option("--geojson", help="Polygons, as a GeoJSON file.")]
-DeepGeoJson = Annotated[Path | None, typer.Option("--deep-geojson", help="Zooms from 10 on only in these polygons.")]
-Land = Annotated[
-    float | None, typer.Option(help="Least share of land in a tile; default 0.01 where the source knows land. 0: all.")
-]
-Cache = Annotated[Path | None, typer.Option(help="File (.mbtiles) or folder for fetched tiles.")]
-Photo = Annotated[str, typer.Option("--photo-encoder", help="builtin, MODEL:TAG, MODEL:FILE, hf-hub:NAME or a folder.")]
-Maps = Annotated[Path | None, typer.Option("--map-encoders", help="A folder that `tilebeam train` made.")]
-Rate = Annotated[float | None, typer.Option(help="Requests a second at most; default 20.")]
-Concurrency = Annotated[int | None, typer.Option(help="Requests at once; default 6.")]
-Contact = Annotated[str | None, typer.Option(help="Your address for the server's operator (or TILEBEAM_CONTACT).")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-PHOTOS_PANEL = "Photos"
+F = TypeVar("F", bound=Callable[..., None])
+_MISSING = inspect.Parameter.empty
 
 
-def _of_photos(text: str, **more: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel=PHOTOS_PANEL, **more)
+@dataclass(frozen=True)
+class Flag:
+    """How one field's option differs from what the dataclass says; made by `flag`."""
+
+    names: tuple[str, ...] = ()
+    parser: Callable[[Any], Any] | None = None
+    kind: Any = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-Photos = Annotated[Path, _of_photos("A CSV or Parquet table, or a folder of photos with GPS in their EXIF.")]
-Split = Annotated[
-    str | None,
-    _of_photos("Which split, where they have splits; unless told, calibrate takes validation, evaluate test."),
-]
-Images = Annotated[Path | None, _of_photos("The folder that the table's paths are in.", show_default="the table's own")]
-Layout = Annotated[str, _of_photos("auto, table, folder, mp16, osv5m, im2gps, im2gps3k or yfcc4k.")]
-PathColumn = Annotated[str | None, _of_photos("The column of paths.", show_default="recognised")]
-LatitudeColumn = Annotated[str | None, _of_photos("The column of latitudes.", show_default="recognised")]
-LongitudeColumn = Annotated[str | None, _of_photos("The column of longitudes.", show_default="recognised")]
-Limit = Annotated[int | None, _of_photos("At most so many, drawn by the seed.", min=1, show_default="all")]
-Elsewhere = Annotated[
-    Path | None, _of_photos("Pictures without an answer: a folder of families, or a table with a column `family`.")
-]
-EmbeddingCache = Annotated[Path | None, typer.Option(help="A folder that keeps embeddings for the next time.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn: photos under --limit, halves, resamples.")]
-Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples for the 95% intervals; 0: none.")]
+def flag(*names: str, parser: Callable[[Any], Any] | None = None, kind: Any = None, **settings: Any) -> Flag:
+    """Change a field's option: other `names`, and any keyword of `typer.Option` (envvar, metavar, help, ...).
+
+    `parser` makes the field's value from what is typed, which has the type `kind`: text unless stated, `list[str]` for
+    an option that may be repeated. A ValueError that it raises is reported as wrong usage. A parsed option is not
+    parsed when it is absent: the field keeps its default.
+    """
+    return Flag(names, parser, kind, settings)
 
 
-def area_of(
-    world: bool,
-    bbox: tuple[float, float, float, float] | None,
-    geojson: Path | None,
-    deep_geojson: Path | None,
-    land: float | None,
-) -> Area:
-    """What --world, --bbox and --geojson say; wrong usage unless it is exactly one of them."""
-    if (int(world) + (bbox is not None) + (geojson is not None)) != 1:
-        raise typer.BadParameter("give exactly one of --world, --bbox W S E N and --geojson FILE")
-    return Area(bbox, geojson, deep_geojson, land)
+class Fields:
+    """Which fields of a dataclass become options, and how: see the module's example.
+
+    `only`: leave out all fields but these. `panel`: the heading of these options in the help.
+    """
+
+    def __init__(self, *only: str, panel: str | None = None, **changes: Any) -> None:
+        self.only, self.panel, self.changes = only, panel, changes
+
+    def check(self, owner: Any, names: set[str]) -> None:
+        """Raise TypeError for a name that is not a field of `owner`."""
+        if unknown := ({*self.only} | {*self.changes}) - names:
+            raise TypeError(f"{owner.__name__} has no field {', '.join(sorted(unknown))}")
 
 
-def zooms_of(text: str) -> tuple[int, ...]:
-    """`4,6,8` as numbers."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as exc:
-        raise typer.BadParameter(f"zooms {text!r} are no whole numbers with commas, such as 4,6,8") from exc
+def command(
+    app: typer.Typer, name: str | None = None, *, go_on: str = "nothing was changed", **settings: Any
+) -> Callable[[F], F]:
+    """Register a function of dataclasses as a command; returns the function unchanged.
+
+    Requests are built and the function runs inside `ending_well(go_on)`, so errors in either end in one line and the
+    documented exit code. `settings` go to `app.command`. Raises TypeError for a field without documentation.
+    """
+
+    def register(function: F) -> F:
+        parameters: dict[str, inspect.Parameter] = {}
+        call = _Call(function, Fields(), parameters)
+
+        def run(**values: Any) -> None:
+            with ending_well(go_on):
+                call.run(values)
+
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {}  # Typer would resolve them, and the signature says it all
+        app.command(name, **settings)(run)
+        return function
+
+    return register
 
 
-def fetch_settings(rate: float | None, concurrency: int | None, contact: str | None, refresh: bool) -> FetchSettings:
-    """From options, and the environment where they say nothing."""
-    return FetchSettings.from_environment(
-        os.environ, rate_per_s=rate, concurrency=concurrency, contact=contact, refresh=refresh
+class _Call:
+    """A function or dataclass whose arguments come from options; adds those options to `parameters`."""
+
+    def __init__(self, target: Callable[..., Any], how: Fields, parameters: dict[str, inspect.Parameter]) -> None:
+        self._target = target
+        self._nested: dict[str, _Call] = {}
+        self._options: dict[str, tuple[str, Flag]] = {}
+        arguments = inspect.signature(target).parameters
+        hints = get_type_hints(target, include_extras=True)
+        how.check(target, {*arguments})
+        for name, argument in arguments.items():
+            if how.only and name not in how.only:
+                continue
+            change = how.changes.get(name, hints[name])
+            if change is None:
+                continue
+            if (nested := _nested(change)) is not None:
+                self._nested[name] = _Call(*nested, parameters)
+            else:
+                flag = change if isinstance(change, Flag) else Flag()
+                option = _option(target, argument, hints[name], flag, how.panel)
+                _add(parameters, option)
+                self._options[name] = option.name, flag
+
+    def run(self, values: Mapping[str, Any]) -> Any:
+        """Call with the options' values."""
+        arguments = {name: call.run(values) for name, call in self._nested.items()}
+        for name, (option, flag) in self._options.items():
+            value = values[option]
+            if flag.parser is None:
+                arguments[name] = value
+            elif value:
+                arguments[name] = _parsed(flag.parser, value, option)
+        return self._target(**arguments)
+
+
+def _nested(change: Any) -> tuple[Callable[..., Any], Fields] | None:
+    """What a change or an annotation says to build from options of its own, or None."""
+    if isinstance(change, Flag):
+        return None
+    target, *extras = get_args(change) if get_origin(change) is Annotated else (change,)
+    if (isinstance(target, type) and is_dataclass(target)) or inspect.isfunction(target):
+        return target, next((e for e in extras if isinstance(e, Fields)), Fields())
+    return None
+
+
+def _option(
+    owner: Callable[..., Any], argument: inspect.Parameter, hint: Any, flag: Flag, panel: str | None
+) -> inspect.Parameter:
+    """The Typer parameter of one field. A function's own parameters are Typer's already and stay."""
+    if not isinstance(owner, type):
+        return argument.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY)
+    kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
+    name = next((n.lstrip("-").partition("/")[0] for n in flag.names if n.startswith("--")), argument.name)
+    default = _default(owner, argument)
+    settings: dict[str, Any] = {"help": field_docs(owner).get(argument.name), "rich_help_panel": panel}
+    for extra in extras:
+        if isinstance(extra, Range):
+            settings |= {"min": extra.minimum, "max": extra.maximum}
+    settings |= flag.settings
+    if settings["help"] is None:
+        raise TypeError(f"{owner.__name__}.{argument.name} needs a string below it that says what it is")
+    names = flag.names
+    if kind is bool and default is False and not names:
+        names = (f"--{name.replace('_', '-')}",)  # without this, Typer would add a --no-... option
+    if flag.parser is not None or flag.kind is not None:
+        kind = flag.kind or str
+        if flag.parser is not None and default is not _MISSING:
+            kind, default = kind | None, None
+    return inspect.Parameter(
+        name.replace("-", "_"),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[kind, typer.Option(*names, **settings)],
     )
+
+
+def _default(owner: type, argument: inspect.Parameter) -> Any:
+    """A field's default, with a default factory called; `_MISSING` if the field is required."""
+    own = next(f for f in dataclasses.fields(owner) if f.name == argument.name)
+    return own.default_factory() if own.default_factory is not dataclasses.MISSING else argument.default
+
+
+def _add(parameters: dict[str, inspect.Parameter], option: inspect.Parameter) -> None:
+    first = parameters.setdefault(option.name, option)
+    if first.default != option.default:
+        raise TypeError(f"--{option.name}: two fields share this option but not its default: give one another name")
+
+
+def _parsed(parser: Callable[[Any], Any], value: Any, option: str) -> Any:
+    try:
+        return parser(value)
+    except ValueError as exc:
+        if isinstance(exc, IndexerError):  # has an exit code of its own
+            raise
+        raise typer.BadParameter(str(exc), param_hint=f"--{option.replace('_', '-')}") from exc

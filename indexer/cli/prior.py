@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from indexer.cli.options import AsJson, Images, LatitudeColumn, Layout, LongitudeColumn, Split
+from indexer.cli.shared_options import AsJson, Images, LatitudeColumn, Layout, LongitudeColumn, Split
 from indexer.cli.terminal import ending_well, say
 
 __all__ = ["register"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from indexer.build.request import BuildRequest
-from indexer.cli.options import (
+from indexer.cli.shared_options import (
     PHOTOS_PANEL,
     Bbox,
     Concurrency,

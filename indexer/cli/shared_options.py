@@ -1,0 +1,122 @@
+"""Options that several commands share, and what they read as. Knows Typer and plain data; loads no engine."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from indexer.build.area import Area
+from tile_cache.fetch.settings import FetchSettings
+
+__all__ = [
+    "PHOTOS_PANEL",
+    "SOURCE",
+    "AsJson",
+    "Bbox",
+    "Bootstrap",
+    "Cache",
+    "Concurrency",
+    "Contact",
+    "DeepGeoJson",
+    "Device",
+    "Elsewhere",
+    "EmbeddingCache",
+    "GeoJson",
+    "Images",
+    "Land",
+    "LatitudeColumn",
+    "Layout",
+    "Limit",
+    "LongitudeColumn",
+    "Maps",
+    "Overlay",
+    "PathColumn",
+    "Photo",
+    "Photos",
+    "Rate",
+    "Seed",
+    "Source",
+    "Split",
+    "World",
+    "Zooms",
+    "area_of",
+    "fetch_settings",
+    "zooms_of",
+]
+
+SOURCE = typer.Option(help="bluemarble, a folder, an .mbtiles file, a URL template or a name of xyzservices.")
+Source = Annotated[str, SOURCE]
+Overlay = Annotated[str | None, typer.Option(help="A second source, composited on top: labels, borders.")]
+Zooms = Annotated[str, typer.Option(help="Ascending, with commas.", metavar="4,6,8")]
+World = Annotated[bool, typer.Option("--world", help="Every tile.")]
+Bbox = Annotated[
+    tuple[float, float, float, float] | None,
+    typer.Option(help="Degrees; W > E crosses the date line.", metavar="W S E N"),
+]
+GeoJson = Annotated[Path | None, typer.Option("--geojson", help="Polygons, as a GeoJSON file.")]
+DeepGeoJson = Annotated[Path | None, typer.Option("--deep-geojson", help="Zooms from 10 on only in these polygons.")]
+Land = Annotated[
+    float | None, typer.Option(help="Least share of land in a tile; default 0.01 where the source knows land. 0: all.")
+]
+Cache = Annotated[Path | None, typer.Option(help="File (.mbtiles) or folder for fetched tiles.")]
+Photo = Annotated[str, typer.Option("--photo-encoder", help="builtin, MODEL:TAG, MODEL:FILE, hf-hub:NAME or a folder.")]
+Maps = Annotated[Path | None, typer.Option("--map-encoders", help="A folder that `tilebeam train` made.")]
+Rate = Annotated[float | None, typer.Option(help="Requests a second at most; default 20.")]
+Concurrency = Annotated[int | None, typer.Option(help="Requests at once; default 6.")]
+Contact = Annotated[str | None, typer.Option(help="Your address for the server's operator (or TILEBEAM_CONTACT).")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+PHOTOS_PANEL = "Photos"
+
+
+def _of_photos(text: str, **more: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel=PHOTOS_PANEL, **more)
+
+
+Photos = Annotated[Path, _of_photos("A CSV or Parquet table, or a folder of photos with GPS in their EXIF.")]
+Split = Annotated[
+    str | None,
+    _of_photos("Which split, where they have splits; unless told, calibrate takes validation, evaluate test."),
+]
+Images = Annotated[Path | None, _of_photos("The folder that the table's paths are in.", show_default="the table's own")]
+Layout = Annotated[str, _of_photos("auto, table, folder, mp16, osv5m, im2gps, im2gps3k or yfcc4k.")]
+PathColumn = Annotated[str | None, _of_photos("The column of paths.", show_default="recognised")]
+LatitudeColumn = Annotated[str | None, _of_photos("The column of latitudes.", show_default="recognised")]
+LongitudeColumn = Annotated[str | None, _of_photos("The column of longitudes.", show_default="recognised")]
+Limit = Annotated[int | None, _of_photos("At most so many, drawn by the seed.", min=1, show_default="all")]
+Elsewhere = Annotated[
+    Path | None, _of_photos("Pictures without an answer: a folder of families, or a table with a column `family`.")
+]
+EmbeddingCache = Annotated[Path | None, typer.Option(help="A folder that keeps embeddings for the next time.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn: photos under --limit, halves, resamples.")]
+Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples for the 95% intervals; 0: none.")]
+
+
+def area_of(
+    world: bool,
+    bbox: tuple[float, float, float, float] | None,
+    geojson: Path | None,
+    deep_geojson: Path | None,
+    land: float | None,
+) -> Area:
+    """What --world, --bbox and --geojson say; wrong usage unless it is exactly one of them."""
+    if (int(world) + (bbox is not None) + (geojson is not None)) != 1:
+        raise typer.BadParameter("give exactly one of --world, --bbox W S E N and --geojson FILE")
+    return Area(bbox, geojson, deep_geojson, land)
+
+
+def zooms_of(text: str) -> tuple[int, ...]:
+    """`4,6,8` as numbers."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as exc:
+        raise typer.BadParameter(f"zooms {text!r} are no whole numbers with commas, such as 4,6,8") from exc
+
+
+def fetch_settings(rate: float | None, concurrency: int | None, contact: str | None, refresh: bool) -> FetchSettings:
+    """From options, and the environment where they say nothing."""
+    return FetchSettings.from_environment(
+        os.environ, rate_per_s=rate, concurrency=concurrency, contact=contact, refresh=refresh
+    )
