@@ -51,6 +51,8 @@ class Row(NamedTuple):
 class GatheredLevel:
     """A level whose lists are gathered from one array of (parents, 16 d), and searched by a matrix-vector product."""
 
+    has_vectors = True
+
     def __init__(self, level: Any, array: Any, gather: Gather) -> None:
         self.zoom, self.codes, self._starts = level.zoom, level.codes, level.starts
         whole = len(array) == 16 * (len(level.starts) - 1) or len(level.starts) == 2
