@@ -1,14 +1,17 @@
-"""The front door: `tilebeam`, one program that mounts the commands of all packages, and the demonstration.
+"""The program `tilebeam`, which mounts the commands of all packages; its demo; and what users import by name.
 
-Heavy libraries are imported inside the commands that need them: `tilebeam locate --url` runs without torch.
+    from tilebeam import AsyncClient, Client, Locator
+
+These names are loaded on first use, and commands import heavy libraries only when they run: the client and `tilebeam
+locate --url` work without NumPy, FAISS and torch.
 """
 
 import json
 import os
 import sys
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -18,27 +21,50 @@ from typer.main import get_group
 
 import service.cli
 
+if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` loads these names
+    from retrieval.locator import Locator
+    from service.client.client import AsyncClient, Client
+
+    __version__: str
+
+__all__ = ["AsyncClient", "Client", "Locator", "__version__", "app", "main"]
+
 GOOD_KM = 300.0
-"""A sample counts as found when it is answered within this distance."""
-OFFLINE = ("plan", "fetch", "index", "inspect", "train", "calibrate", "evaluate", "geocells", "prior")
-"""Commands that a client's install lacks."""
-NEEDED = 6
-"""Samples that must be found for `demo --check` to pass, of eight."""
+"""A sample counts as located when its answer lies within this distance of the true place."""
+ENGINE_COMMANDS = ("plan", "fetch", "index", "inspect", "train", "calibrate", "evaluate", "geocells", "prior")
+"""Commands that need the engine, which a client's install lacks."""
+MIN_LOCATED = 6
+"""How many of the eight samples must be located for `demo --check` to pass."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use, so that `import tilebeam` stays light."""
+    if name == "__version__":
+        return metadata.version("tilebeam")
+    if name == "Locator":
+        from retrieval.locator import Locator
+
+        return Locator
+    if name in ("AsyncClient", "Client"):
+        from service.client import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module 'tilebeam' has no attribute {name!r}")
 
 
 class Commands(TyperGroup):
-    """The program's commands; the offline ones, whose packages take a second to import, are mounted when asked for."""
+    """The program's commands. Those of the indexer, which take a second to import, are mounted when one is needed."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """All names, for the help."""
+        """List all names, for the help."""
         self._mount()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command by name; one that needs packages that are not installed ends with how to install them."""
+        """Return a command by name; if it needs packages that are missing, say how to install them and end."""
         if cmd_name not in self.commands:
             self._mount()
-            if cmd_name not in self.commands and cmd_name in OFFLINE:
+            if cmd_name not in self.commands and cmd_name in ENGINE_COMMANDS:
                 say(f"tilebeam: `{cmd_name}` needs the engine: pip install 'tilebeam[all]'")
                 raise typer.Exit(1)
         return super().get_command(ctx, cmd_name)
@@ -54,7 +80,7 @@ class Commands(TyperGroup):
         except ModuleNotFoundError as exc:
             if exc.name and exc.name.partition(".")[0] in ("indexer", "tile_cache", "service"):
                 raise
-            return  # a client's install: no NumPy, no mercantile
+            return  # a client's install, without NumPy and mercantile
         offline = typer.Typer()
         calibration, evaluation = indexer.cli.calibrate, indexer.cli.evaluate
         priors = (indexer.cli.geocells, indexer.cli.prior)
@@ -66,7 +92,6 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     name="tilebeam",
-    help="Where was this picture taken? Tilebeam answers from maps, with a calibrated confidence for every zoom.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -74,48 +99,64 @@ app = typer.Typer(
 
 
 class Sample(NamedTuple):
-    """A bundled picture and where its centre truly lies, in degrees."""
+    """A bundled picture and its true centre in degrees."""
 
     path: Path
     lng: float
     lat: float
 
 
-class Found(NamedTuple):
-    """A sample with its answer (the HTTP contract's object) and how far that is off."""
+class LocatedSample(NamedTuple):
+    """A sample, its answer as in the HTTP contract, and the answer's distance from the true place."""
 
     sample: Sample
     answer: dict[str, Any]
     error_km: float
 
 
+def _print_version(requested: bool) -> None:
+    if requested:
+        print(f"tilebeam {metadata.version('tilebeam')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Estimate where a picture was taken from map tiles, with a calibrated confidence for every zoom."""
+
+
 @app.command()
 def demo(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")] = 8000,
-    check: Annotated[bool, typer.Option("--check", help="Locate the samples, print the table, end.")] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve on; 0 picks a free one.")] = 8000,
+    check: Annotated[bool, typer.Option("--check", help="Locate the samples, print the table and exit.")] = False,
     index: Annotated[
-        Path | None, typer.Option(help="Where the built-in index lies or goes.", show_default="your cache folder")
+        Path | None,
+        typer.Option(help="Folder of the built-in index.", show_default="your cache folder"),
     ] = None,
 ) -> None:
-    """The built-in Earth: build its index if it is missing, locate the bundled samples, serve on 127.0.0.1."""
-    where = index or builtin_index()
-    build_builtin(where)
-    found = locate_samples(where)
-    show(found)
-    good = sum(f.error_km <= GOOD_KM for f in found)
-    say(f"{good} of {len(found)} samples within {GOOD_KM:g} km; {NEEDED} are needed.")
+    """Build the built-in Earth's index if it is missing, locate the bundled samples, and serve on 127.0.0.1."""
+    directory = index or builtin_index()
+    build_builtin(directory)
+    samples = locate_samples(directory)
+    show(samples)
+    located = sum(sample.error_km <= GOOD_KM for sample in samples)
+    say(f"{located} of {len(samples)} samples within {GOOD_KM:g} km; {MIN_LOCATED} are needed.")
     if check:
-        raise typer.Exit(0 if good >= NEEDED else 1)
-    say(f"\nTry: curl -F image=@{found[0].sample.path} http://127.0.0.1:{port or 8000}/locate\n")
-    service.cli.serve(index=where, port=port)
+        raise typer.Exit(0 if located >= MIN_LOCATED else 1)
+    say(f"\nTry: curl -F image=@{samples[0].sample.path} http://127.0.0.1:{port or 8000}/locate\n")
+    service.cli.serve(index=directory, port=port)
 
 
 def builtin_index() -> Path:
-    """Where this version's built-in index lies: the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
+    """Return the folder of this version's built-in index, in the user's cache folder (XDG_CACHE_HOME or ~/.cache)."""
     try:
         ids = [_builtin_json("photo.json")["fingerprint"], _builtin_json("calibration.json")["id"]]
     except (OSError, ValueError, KeyError) as exc:
-        say(f"tilebeam: the built-in encoders are not there or damaged ({exc}): install tilebeam again")
+        say(f"tilebeam: the built-in encoders are missing or damaged ({exc}): install tilebeam again")
         raise typer.Exit(1) from exc
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "tilebeam" / f"builtin-earth-{ids[0][:12]}-{ids[1][:6]}"
@@ -126,19 +167,19 @@ def _builtin_json(name: str) -> Any:
 
 
 def build_builtin(out: Path) -> None:
-    """Index the built-in Earth at `out`, or find it there."""
+    """Index the built-in Earth at `out`, unless that index is there already."""
     from indexer.build.report import report_in_words
     from indexer.cli.build import builtin_calibration
     from indexer.cli.terminal import Bars, ending_well
 
-    with ending_well("the same command goes on from here"):
+    with ending_well("run the same command to go on"):
         from indexer.build.build import build_index
         from indexer.build.request import BuildRequest
 
         try:
-            out.parent.mkdir(parents=True, exist_ok=True)  # the cache folder: nobody's to make but ours
+            out.parent.mkdir(parents=True, exist_ok=True)  # the cache folder may not exist yet
         except OSError as exc:
-            say(f"tilebeam: the index cannot lie in {out.parent} ({exc.strerror}): give another --index")
+            say(f"tilebeam: cannot create the folder {out.parent} ({exc.strerror}): give another --index")
             raise typer.Exit(1) from exc
         if not (out / "manifest.json").exists():
             say(f"Building the built-in Earth's index at {out}: about 15,700 tiles, a minute or so on two cores.")
@@ -150,8 +191,8 @@ def build_builtin(out: Path) -> None:
             say("\n".join(report_in_words(report)))
 
 
-def locate_samples(index: Path) -> list[Found]:
-    """Locate the bundled samples with the engine that the service uses."""
+def locate_samples(index: Path) -> list[LocatedSample]:
+    """Locate the bundled samples in this process, with the engine that the service uses."""
     from indexer.cli.terminal import ending_well
 
     with ending_well("nothing was changed"):
@@ -160,39 +201,39 @@ def locate_samples(index: Path) -> list[Found]:
         from retrieval.search.query import LocateQuery
         from service.client.files import locate_here
 
-        samples, found = bundled_samples(), []
+        samples, located = bundled_samples(), []
         answers = locate_here(Locator.open(index), [s.path for s in samples], LocateQuery())
         for sample, answer in zip(samples, answers, strict=True):
             km = great_circle_km(*_arrays(sample.lng, sample.lat, answer["lon"], answer["lat"]))
-            found.append(Found(sample, answer, float(km[0])))
-    return found
+            located.append(LocatedSample(sample, answer, float(km[0])))
+    return located
 
 
 def bundled_samples() -> list[Sample]:
-    """The eight pictures that come with the package."""
+    """Return the eight pictures that come with the package."""
     folder = Path(str(resources.files("indexer.builtin").joinpath("samples")))
     entries = json.loads((folder / "samples.json").read_text())
     return [Sample(folder / e["file"], e["lon"], e["lat"]) for e in entries]
 
 
-def show(found: list[Found]) -> None:
-    """The table on standard output: picture, true place, answer, error, confidence per zoom."""
-    zooms = found[0].answer["index"]["zooms"]
+def show(samples: list[LocatedSample]) -> None:
+    """Print a table to standard output: picture, true place, answer, error, confidence per zoom."""
+    zooms = samples[0].answer["index"]["zooms"]
     table = Table("picture", "true place", "answer", "error km", *(f"zoom {z}" for z in zooms), box=None)
-    for one in found:
-        confidences = {level["zoom"]: f"{level['confidence']:.0%}" for level in one.answer["levels"]}
+    for located in samples:
+        confidences = {level["zoom"]: f"{level['confidence']:.0%}" for level in located.answer["levels"]}
         table.add_row(
-            one.sample.path.name,
-            _place(one.sample.lat, one.sample.lng),
-            _place(one.answer["lat"], one.answer["lon"]),
-            f"{one.error_km:.0f}",
+            located.sample.path.name,
+            _place(located.sample.lat, located.sample.lng),
+            _place(located.answer["lat"], located.answer["lon"]),
+            f"{located.error_km:.0f}",
             *(confidences.get(z, "-") for z in zooms),
         )
     Console(width=None if sys.stdout.isatty() else 110).print(table)
 
 
 def say(text: str) -> None:
-    """A line for people."""
+    """Print a line for people to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 

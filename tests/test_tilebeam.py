@@ -1,4 +1,4 @@
-"""The front door: its commands, what a client's install can do, the table, and when the demonstration passes."""
+"""Tests of the program: its commands, its public names, a client's install, and when the demo passes."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 import tilebeam
 from retrieval.encoders.photo import decode_photo
-from tilebeam import GOOD_KM, Found, Sample, app, builtin_index, bundled_samples, show
+from tilebeam import GOOD_KM, LocatedSample, Sample, app, builtin_index, bundled_samples, show
 
 ROOT = Path(__file__).parents[1]
 VERBS = ("demo", "plan", "fetch", "index", "train", "serve", "locate", "inspect")
@@ -26,7 +26,7 @@ def in_a_process(code: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_help_names_every_verb() -> None:
+def test_help_lists_every_command() -> None:
     result = run("--help")
     assert result.exit_code == 0
     assert [verb for verb in VERBS if verb not in result.stdout.split()] == []
@@ -34,13 +34,26 @@ def test_help_names_every_verb() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_its_own_help(verb: str) -> None:
+def test_every_command_has_its_own_help(verb: str) -> None:
     result = run(verb, "--help")
     assert result.exit_code == 0, result.stderr
     assert verb in result.stdout
 
 
-def test_an_unknown_verb_is_wrong_usage() -> None:
+def test_version_is_printed_and_public() -> None:
+    assert run("--version").stdout == f"tilebeam {tilebeam.__version__}\n"
+
+
+def test_public_names_load_on_first_use_and_the_client_stays_light() -> None:
+    code = "import sys; from tilebeam import AsyncClient, Client; print('numpy' in sys.modules, 'torch' in sys.modules)"
+    assert in_a_process(code).stdout == "False False\n"
+    code = "from tilebeam import Locator; from retrieval.locator import Locator as home; print(Locator is home)"
+    assert in_a_process(code).stdout == "True\n"
+    with pytest.raises(ImportError, match="cannot import name 'Locater'"):
+        from tilebeam import Locater  # type: ignore[attr-defined]  # noqa: F401
+
+
+def test_unknown_command_is_wrong_usage() -> None:
     result = run("lokate")
     assert result.exit_code == 2
     assert "No such command 'lokate'" in result.stderr
@@ -48,18 +61,18 @@ def test_an_unknown_verb_is_wrong_usage() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("demo", "--port", "65536"), ("train",), ("train", "--preset", "none")])
-def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_with_2(arguments: tuple[str, ...]) -> None:
     assert run(*arguments).exit_code == 2
 
 
-def test_importing_it_imports_nothing_heavy() -> None:
+def test_import_loads_no_heavy_library() -> None:
     heavy = ("torch", "numpy", "faiss", "PIL", "fastapi", "open_clip", "safetensors", "shapely")
     done = in_a_process(f"import sys, tilebeam; print([m for m in {heavy!r} if m in sys.modules])")
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_a_clients_install_says_what_the_rest_needs() -> None:
-    """As on a machine without NumPy: the help names what is there, and a verb that is not there says how to get it."""
+def test_client_install_names_the_missing_extra() -> None:
+    """Without NumPy the help lists the commands that work, and another command says what to install."""
     without = (
         "import sys; sys.modules.update(dict.fromkeys(('numpy', 'mercantile', 'torch', 'PIL'))); import tilebeam; "
     )
@@ -73,17 +86,17 @@ def test_a_clients_install_says_what_the_rest_needs() -> None:
 
 
 def answer(lat: float, lon: float, *confidences: float) -> dict[str, Any]:
-    """An answer that got as deep as there are confidences, in an index of three zooms."""
+    """Build an answer with one level per confidence, in an index of three zooms."""
     levels = [{"zoom": 4 + 2 * i, "confidence": c} for i, c in enumerate(confidences)]
     return {"lat": lat, "lon": lon, "levels": levels, "index": {"zooms": [4, 6, 8]}}
 
 
-def found(error_km: float, *confidences: float) -> Found:
-    return Found(Sample(Path("/x/sample-1.jpg"), -12.5, 48.25), answer(-0.5, 179.999, *confidences), error_km)
+def located(error_km: float, *confidences: float) -> LocatedSample:
+    return LocatedSample(Sample(Path("/x/sample-1.jpg"), -12.5, 48.25), answer(-0.5, 179.999, *confidences), error_km)
 
 
-def test_the_table_shows_places_error_and_confidence_per_zoom(capsys: pytest.CaptureFixture[str]) -> None:
-    show([found(123.4, 0.987, 0.5, 0.011), found(9876.5, 0.2)])
+def test_table_shows_places_error_and_confidence_per_zoom(capsys: pytest.CaptureFixture[str]) -> None:
+    show([located(123.4, 0.987, 0.5, 0.011), located(9876.5, 0.2)])
     header, first, second = capsys.readouterr().out.splitlines()
     assert " ".join(header.split()) == "picture true place answer error km zoom 4 zoom 6 zoom 8"
     assert " ".join(first.split()) == "sample-1.jpg 48.25 N 12.50 W 0.50 S 180.00 E 123 99% 50% 1%"
@@ -91,8 +104,10 @@ def test_the_table_shows_places_error_and_confidence_per_zoom(capsys: pytest.Cap
 
 
 @pytest.mark.parametrize(("good", "code"), [(8, 0), (6, 0), (5, 1), (0, 1)])
-def test_the_check_needs_six_of_eight(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, good: int, code: int) -> None:
-    answers = [found(GOOD_KM, 0.9)] * good + [found(GOOD_KM + 0.1, 0.9)] * (8 - good)
+def test_demo_check_needs_six_of_eight_samples(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, good: int, code: int
+) -> None:
+    answers = [located(GOOD_KM, 0.9)] * good + [located(GOOD_KM + 0.1, 0.9)] * (8 - good)
     monkeypatch.setattr(tilebeam, "build_builtin", lambda out: None)
     monkeypatch.setattr(tilebeam, "locate_samples", lambda index: answers)
     result = run("demo", "--check", "--index", tmp_path)
@@ -101,7 +116,7 @@ def test_the_check_needs_six_of_eight(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert len(result.stdout.splitlines()) == 9
 
 
-def test_the_bundled_samples_are_pictures_of_places() -> None:
+def test_bundled_samples_are_pictures_with_valid_places() -> None:
     samples = bundled_samples()
     assert len({s.path.name for s in samples}) == 8
     for sample in samples:
@@ -112,15 +127,15 @@ def test_the_bundled_samples_are_pictures_of_places() -> None:
 
 @pytest.fixture
 def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A folder in place of `indexer.builtin`."""
+    """Replace the package `indexer.builtin` by an empty folder."""
     monkeypatch.setattr(tilebeam.resources, "files", lambda name: tmp_path)
     return tmp_path
 
 
-def test_the_built_in_index_lies_in_the_users_cache_by_encoder_and_calibration(
+def test_builtin_index_folder_is_named_after_encoder_and_calibration(
     package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new model, or new confidences, do not meet an old index."""
+    """A new model or a new calibration must not reuse an old index."""
     (package / "photo.json").write_text(json.dumps({"fingerprint": "0123456789abcdef"}))
     (package / "calibration.json").write_text(json.dumps({"id": "fedcba9876543210"}))
     monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
@@ -131,7 +146,7 @@ def test_the_built_in_index_lies_in_the_users_cache_by_encoder_and_calibration(
 
 
 @pytest.mark.parametrize("text", [None, "", "{}", "not json"])
-def test_without_built_in_encoders_the_demo_says_so(
+def test_demo_reports_missing_or_damaged_builtin_encoders(
     package: Path, text: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if text is not None:
@@ -139,4 +154,4 @@ def test_without_built_in_encoders_the_demo_says_so(
     with pytest.raises(typer.Exit) as caught:
         builtin_index()
     assert caught.value.exit_code == 1
-    assert "the built-in encoders are not there or damaged" in capsys.readouterr().err
+    assert "the built-in encoders are missing or damaged" in capsys.readouterr().err
