@@ -196,9 +196,9 @@ def locate_samples(index: Path) -> list[LocatedSample]:
     from indexer.cli.terminal import ending_well
 
     with ending_well("nothing was changed"):
-        from indexer.evaluation.metrics import great_circle_km
         from retrieval.locator import Locator
         from retrieval.search.query import LocateQuery
+        from retrieval.sphere import great_circle_km
         from service.client.files import locate_here
 
         samples, located = bundled_samples(), []

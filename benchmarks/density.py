@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from retrieval.priors.density import DEEPEST, Density
 from retrieval.priors.geoclip_package import gallery
-from retrieval.priors.grid import areas
-from retrieval.search.points import EARTH_RADIUS_KM, unit_vectors
-from tile_cache.addressing import centres_of_codes, children_of_codes, codes_at
+from retrieval.sphere import EARTH_RADIUS_KM, unit_vectors_of_sines
+from tile_cache.addressing import area_shares, centres_of_codes, children_of_codes, codes_at
 
 ZOOM = 8
 TILES = np.arange(4**ZOOM, dtype=np.uint64)
@@ -44,7 +43,7 @@ def main() -> None:
 
 def densities(shown: Floats) -> Iterator[tuple[str, list[Floats]]]:
     """Names, and the masses of all tiles of zoom 8, (65,536,), of which the best counts."""
-    area = areas(TILES, ZOOM)
+    area = area_shares(TILES, ZOOM)
     counts = np.bincount(codes_at(shown[:, 1], shown[:, 0], ZOOM).astype(np.intp), minlength=len(TILES))
     counts = counts / counts.sum()
     yield "even by area", [area]
@@ -59,7 +58,7 @@ def densities(shown: Floats) -> Iterator[tuple[str, list[Floats]]]:
 def smoothed(counts: Floats, area: Floats, km: float) -> Floats:
     """A von Mises-Fisher kernel around every tile that has photos, a Gaussian of that deviation where it is narrow."""
     lng, lat = centres_of_codes(TILES, ZOOM)
-    vectors = unit_vectors(lng, np.sin(np.radians(lat))).astype(np.float32)
+    vectors = unit_vectors_of_sines(lng, np.sin(np.radians(lat))).astype(np.float32)
     mass, there = np.zeros(len(TILES)), np.flatnonzero(counts)
     for start in range(0, len(there), 512):
         some = there[start : start + 512]

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexer.evaluation.metrics import great_circle_km
 from indexer.geocells.model.artefact import model_parts
 from indexer.geocells.model.course import Course
 from indexer.geocells.model.errors_table import ErrorRow, error_figures, error_table
@@ -38,9 +37,9 @@ from indexer.photos.reading import ReadOptions, read_photos
 from indexer.photos.splits import SplitPlan
 from retrieval.encoders.timm import load_image_encoder
 from retrieval.priors.geocells import GeocellModel, GeocellPrior, Spread
-from retrieval.priors.grid import areas
 from retrieval.priors.partition import Partition
-from tile_cache.addressing import codes_at
+from retrieval.sphere import great_circle_km
+from tile_cache.addressing import area_shares, codes_at
 
 PARTS = ("known", "grid", "encoder", "baseline", "prior")
 PAIRS = ((0.3, 0.5), (0.5, 0.5), (0.5, 0.75))
@@ -127,7 +126,7 @@ def as_prior(model: Path, table: Path, out: Path) -> str:
     for split in ("validation", "test"):
         embedded = embed_photos(read_photos(table).only(split), loaded.encoder, cache=out / "cache/photos")
         codes = {z: codes_at(embedded.photos.lng, embedded.photos.lat, z) for z in (4, 6, 8)}
-        even = [f"{np.log(areas(codes[z], z)).mean():.2f}" for z in codes]
+        even = [f"{np.log(area_shares(codes[z], z)).mean():.2f}" for z in codes]
         lines.append(f"| {split} | even by area | " + " | ".join(even) + " |")
         for spread in SPREADS:
             beliefs = GeocellPrior(loaded, loaded.encoder, spread=spread).beliefs(embedded.embeddings)

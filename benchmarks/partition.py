@@ -25,7 +25,7 @@ from indexer.geocells.partition.folder import write_out
 from indexer.geocells.partition.optics import chord_of, order
 from indexer.photos.photo_set import PhotoSet
 from indexer.progress import Progress
-from retrieval.sphere import lng_lat_of, unit_vectors_of
+from retrieval.sphere import degrees_of, unit_vectors
 from tile_cache.bluemarble import load_land
 
 TOWNS, ANYWHERE = 1500, 0.3
@@ -60,7 +60,7 @@ def on_land(count: int, rng: np.random.Generator) -> Floats:
     while len(found) < count:
         vectors = rng.normal(size=(4 * count, 3))
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        lng, lat = lng_lat_of(vectors)
+        lng, lat = degrees_of(vectors)
         rows = np.minimum((90 - lat) / 180 * land.shape[0], land.shape[0] - 1).astype(int)
         columns = ((lng + 180) / 360 * land.shape[1]).astype(int) % land.shape[1]
         found = np.concatenate([found, vectors[(land[rows, columns] > 0) & (np.abs(lat) < MOST_LATITUDE)]])
@@ -74,7 +74,7 @@ def drawn(count: int, seed: int = 0) -> PhotoSet:
     town = rng.choice(TOWNS, round(count * (1 - ANYWHERE)), p=sizes / sizes.sum())
     width = rng.choice([10, 30, 100], TOWNS)[town, None] / 6371
     around = on_land(TOWNS, rng)[town] + rng.normal(size=(len(town), 3)) * width
-    lng, lat = lng_lat_of(np.concatenate([around, on_land(count - len(town), rng)]))
+    lng, lat = degrees_of(np.concatenate([around, on_land(count - len(town), rng)]))
     names = tuple(map(str, range(count)))
     return PhotoSet(names, names, lng, lat)
 
@@ -108,7 +108,7 @@ def beside_scikit_learn(count: int, min_samples: int = 20, max_eps_km: float = 3
     from sklearn.cluster import compute_optics_graph
 
     places = drawn(count)
-    vectors, limit = unit_vectors_of(places.lng, places.lat), float(chord_of(np.float64(max_eps_km)))
+    vectors, limit = unit_vectors(places.lng, places.lat), float(chord_of(np.float64(max_eps_km)))
     more: dict[str, Any] = {"metric": "minkowski", "p": 2, "metric_params": None, "algorithm": "kd_tree"}
     begin = time.perf_counter()
     theirs = compute_optics_graph(vectors, min_samples=min_samples, max_eps=limit, leaf_size=30, n_jobs=1, **more)

@@ -1,6 +1,8 @@
-"""Distances and means on the sphere. Degrees and unit vectors in, kilometres out; knows nothing of tiles.
+"""The Earth as a sphere: distances, unit vectors, areas and means. Degrees in, kilometres out.
 
-The Earth is a sphere of 6371.0088 km, the mean radius of the IUGG: off the ellipsoid by up to 0.56%.
+Every great-circle formula of the program lives here, but for those on torch tensors (the losses of
+`indexer.geocells.model` and the views of `indexer.builtin`). Formulas in Web Mercator are in `tile_cache.addressing`.
+The radius is 6371.0088 km, the mean radius of the IUGG; the ellipsoid differs from this sphere by up to 0.56%.
 """
 
 import numpy as np
@@ -9,10 +11,14 @@ from numpy.typing import NDArray
 __all__ = [
     "EARTH_AREA_KM2",
     "EARTH_RADIUS_KM",
+    "chord_km",
+    "degrees_of",
+    "distances_km",
     "great_circle_km",
-    "lng_lat_of",
     "mean_directions",
-    "unit_vectors_of",
+    "rectangle_km2",
+    "unit_vectors",
+    "unit_vectors_of_sines",
 ]
 
 EARTH_RADIUS_KM = 6371.0088
@@ -22,20 +28,45 @@ Floats = NDArray[np.float64]
 
 
 def great_circle_km(lng_a: Floats, lat_a: Floats, lng_b: Floats, lat_b: Floats) -> Floats:
-    """Great-circle distance by the haversine formula (Sinnott 1984); degrees in, km out, (n,), arguments broadcast."""
+    """Great-circle distance by the haversine formula (Sinnott 1984): degrees to km, (n,); the arguments broadcast."""
     a, b = np.radians(lat_a), np.radians(lat_b)
     h = np.sin((b - a) / 2) ** 2 + np.cos(a) * np.cos(b) * np.sin(np.radians(lng_b - lng_a) / 2) ** 2
     return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.clip(h, 0, 1))))
 
 
-def unit_vectors_of(lng: Floats, lat: Floats) -> Floats:
+def chord_km(chord: Floats) -> Floats:
+    """Great-circle distances of points whose unit vectors are `chord` apart (0 to 2; larger counts as 2)."""
+    return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1)))
+
+
+def distances_km(vector: Floats, vectors: Floats) -> Floats:
+    """Great-circle distances from one unit vector, (3,), to others, (n, 3); accurate to a centimetre."""
+    return chord_km(np.sqrt(np.square(vectors - vector).sum(axis=1)))
+
+
+def rectangle_km2(west: Floats, south: Floats, east: Floats, north: Floats) -> Floats:
+    """Areas between two meridians and two parallels, (n,) degrees each to (n,) km2."""
+    height = np.sin(np.radians(north)) - np.sin(np.radians(south))
+    return np.asarray(EARTH_RADIUS_KM**2 * np.radians(east - west) * height)
+
+
+def unit_vectors(lng: Floats, lat: Floats) -> Floats:
     """Degrees, (n,) each, to unit vectors, (n, 3): x to longitude 0 on the equator, z to the north pole."""
     across, up = np.radians(lng), np.radians(lat)
     return np.stack([np.cos(up) * np.cos(across), np.cos(up) * np.sin(across), np.sin(up)], axis=-1)
 
 
-def lng_lat_of(vectors: Floats) -> tuple[Floats, Floats]:
-    """Vectors of any length but 0, (n, 3), to degrees, (n,) each."""
+def unit_vectors_of_sines(lng: Floats, sine: Floats) -> Floats:
+    """Longitudes in degrees and sines of latitudes, (n,) each, to unit vectors, (n, 3).
+
+    The cosine comes from the sine here, so the last bit may differ from `unit_vectors`.
+    """
+    angle, ring = np.radians(lng), np.sqrt(1 - sine * sine)
+    return np.stack([ring * np.cos(angle), ring * np.sin(angle), sine], axis=1)
+
+
+def degrees_of(vectors: Floats) -> tuple[Floats, Floats]:
+    """Vectors of any length but 0, (n, 3), to longitudes and latitudes in degrees, (n,) each."""
     x, y, z = np.moveaxis(vectors, -1, 0)
     return np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y)))
 
@@ -43,13 +74,13 @@ def lng_lat_of(vectors: Floats) -> tuple[Floats, Floats]:
 def mean_directions(vectors: Floats, labels: NDArray[np.integer], count: int) -> Floats:
     """The spherical mean of each group, (count, 3) unit vectors: the direction of the sum of its unit vectors, (n, 3).
 
-    `labels`: (n,) from 0 to count - 1. It is the point of least mean squared chord. A group whose vectors cancel out,
-    or that has none, gets its first vector, or the north pole: any point is as good.
+    `labels`: (n,) from 0 to count - 1. The mean is the point with the smallest mean squared chord. A group whose
+    vectors cancel out gets its first vector, and an empty group the north pole, as no point is better than another.
     """
     sums = np.stack([np.bincount(labels, vectors[:, i], count) for i in range(3)], axis=1)
     lengths = np.linalg.norm(sums, axis=1)
-    lost = np.flatnonzero(lengths <= 1e-12 * np.maximum(np.bincount(labels, minlength=count), 1))
-    for group in lost:
+    degenerate = np.flatnonzero(lengths <= 1e-12 * np.maximum(np.bincount(labels, minlength=count), 1))
+    for group in degenerate:
         members = np.flatnonzero(labels == group)
         sums[group] = vectors[members[0]] if len(members) else (0.0, 0.0, 1.0)
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True))

@@ -5,6 +5,7 @@ and is the base-4 number whose digits are the tile's quadkey, so a tile's childr
 region in Morton order is a run of them. A code means nothing without its zoom. This module knows nothing of imagery.
 """
 
+import math
 from typing import NamedTuple
 
 import mercantile
@@ -20,6 +21,7 @@ __all__ = [
     "Bounds",
     "LngLat",
     "Tile",
+    "area_shares",
     "bounds",
     "bounds_of_codes",
     "centre",
@@ -29,10 +31,14 @@ __all__ = [
     "children_of_codes",
     "code_of_tile",
     "codes_at",
+    "latitudes",
+    "longitudes",
+    "mercator_y",
     "morton_decode",
     "morton_encode",
     "parents_of_codes",
     "quadkey",
+    "sines",
     "tile_at",
     "tile_of_code",
 ]
@@ -43,6 +49,8 @@ MAX_LATITUDE = 85.0511287798066
 
 Codes = NDArray[np.uint64]
 Degrees = NDArray[np.float64]
+Numbers = NDArray[np.float64] | float
+Zooms = NDArray[np.integer] | int
 
 
 class LngLat(NamedTuple):
@@ -87,9 +95,7 @@ def tile_at(lng: float, lat: float, z: int) -> Tile:
 def centre(tile: Tile) -> LngLat:
     """The tile's centre in Mercator space, by paper H's formula: the answer that a tile stands for."""
     check_tile(tile)
-    n = 1 << tile.z
-    lat = 2 * np.arctan(np.exp(2 * np.pi * (0.5 - (tile.y + 0.5) / n))) - np.pi / 2
-    return LngLat(360 * (tile.x + 0.5) / n - 180, float(np.degrees(lat)))
+    return LngLat(float(longitudes(tile.x + 0.5, tile.z)), float(latitudes(tile.y + 0.5, tile.z)))
 
 
 def bounds(tile: Tile) -> Bounds:
@@ -159,21 +165,51 @@ def codes_at(lng: Degrees, lat: Degrees, z: int) -> Codes:
 def centres_of_codes(codes: Codes, z: int) -> tuple[Degrees, Degrees]:
     """Tile centres as (lng, lat), (n,) float64 degrees each; paper H's formula."""
     x, y = morton_decode(codes)
-    return _lng(x.astype(np.float64) + 0.5, z), _lat(y.astype(np.float64) + 0.5, z)
+    return longitudes(x.astype(np.float64) + 0.5, z), latitudes(y.astype(np.float64) + 0.5, z)
 
 
 def bounds_of_codes(codes: Codes, z: int) -> tuple[Degrees, Degrees, Degrees, Degrees]:
     """Tile edges as (west, south, east, north), (n,) float64 degrees each."""
     x, y = (v.astype(np.float64) for v in morton_decode(codes))
-    return _lng(x, z), _lat(y + 1, z), _lng(x + 1, z), _lat(y, z)
+    return longitudes(x, z), latitudes(y + 1, z), longitudes(x + 1, z), latitudes(y, z)
 
 
-def _lng(x: Degrees, z: int) -> Degrees:
-    return 360 * x / (1 << z) - 180
+def longitudes(x: Numbers, z: Zooms) -> Degrees:
+    """The longitudes of columns `x` (fractions of tiles allowed) at zoom `z`, in degrees; the arguments broadcast."""
+    return np.asarray(np.ldexp(360 * x, np.negative(z)) - 180)
 
 
-def _lat(y: Degrees, z: int) -> Degrees:
-    return np.asarray(np.degrees(2 * np.arctan(np.exp(2 * np.pi * (0.5 - y / (1 << z)))) - np.pi / 2))
+def latitudes(y: Numbers, z: Zooms) -> Degrees:
+    """The latitudes of rows `y` (fractions of tiles allowed, 0 in the north) at zoom `z`, in degrees."""
+    return np.asarray(np.degrees(2 * np.arctan(np.exp(2 * np.pi * (0.5 - np.ldexp(y, np.negative(z))))) - np.pi / 2))
+
+
+def sines(y: Numbers, z: Zooms) -> NDArray[np.float64]:
+    """The sines of the latitudes of rows `y` at zoom `z`.
+
+    The sine of a latitude is the hyperbolic tangent of its Mercator ordinate, which runs from pi in the north to -pi.
+    """
+    return np.asarray(np.tanh(np.pi - y * np.radians(np.ldexp(360.0, np.negative(z)))))
+
+
+def mercator_y(lat: float) -> float:
+    """A latitude's position in the Mercator square: 0 at its north edge, 1 at its south edge, -1 or 2 beyond them."""
+    if abs(lat) > MAX_LATITUDE:
+        return -1.0 if lat > 0 else 2.0
+    s = math.sin(math.radians(lat))
+    return 0.5 - math.log((1 + s) / (1 - s)) / (4 * math.pi)
+
+
+def area_shares(codes: Codes, z: int) -> NDArray[np.float64]:
+    """The shares of the Mercator square's area on the sphere that tiles have, (n,) codes to (n,).
+
+    The area is the difference of two sines. It is written so that nothing cancels, however small the tile.
+    """
+    rows = morton_decode(codes)[1].astype(np.float64)
+    height = 2 * np.pi / (1 << z)
+    top = np.pi - rows * height
+    band = np.sinh(height) / (np.cosh(top) * np.cosh(top - height))
+    return np.asarray(band / (2 * np.tanh(np.pi) * (1 << z)))
 
 
 _MASKS = ((16, 0x0000FFFF0000FFFF), (8, 0x00FF00FF00FF00FF), (4, 0x0F0F0F0F0F0F0F0F), (2, 0x3333333333333333))

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tile_cache.addressing import Bounds, Tile, bounds, bounds_of_codes
+from tile_cache.addressing import Bounds, Tile, bounds, bounds_of_codes, latitudes
 from tile_cache.errors import SourceError
 from tile_cache.source import SourceInfo
 
@@ -151,8 +151,7 @@ def _columns(area: Bounds, size: int, width: int) -> NDArray[np.float64]:
 
 def _rows(tile: Tile, size: int, height: int) -> NDArray[np.float64]:
     """Where the tile's pixel edges lie in the product's rows, (size + 1,)."""
-    y = (tile.y + np.linspace(0, 1, size + 1)) / (1 << tile.z)
-    lat = np.degrees(2 * np.arctan(np.exp(2 * np.pi * (0.5 - y))) - np.pi / 2)
+    lat = latitudes(tile.y + np.linspace(0, 1, size + 1), tile.z)
     return np.asarray((90 - lat) / 180 * height)
 
 

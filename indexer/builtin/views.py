@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from retrieval.sphere import EARTH_RADIUS_KM
 from tile_cache.addressing import codes_at
 from tile_cache.bluemarble import BlueMarble, load_land, load_product
 
-EARTH_RADIUS_KM = 6371.0088
 _EQUATOR_KM = 2 * np.pi * EARTH_RADIUS_KM
 _LEVELS = 4
 

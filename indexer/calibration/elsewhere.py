@@ -24,7 +24,8 @@ from retrieval.search.answer_point import places
 from retrieval.search.beam import Descent, features_of
 from retrieval.search.elsewhere import CLIP
 from retrieval.search.elsewhere import names as feature_names
-from retrieval.search.points import Support, distances_km, unit_vectors
+from retrieval.search.points import Support
+from retrieval.sphere import distances_km, unit_vectors_of_sines
 
 EXPECTED_SHARE = 0.1
 """Of pictures without an answer among those that a service is sent, where nobody says otherwise."""
@@ -68,7 +69,7 @@ def with_elsewhere(
 
 
 def _look(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int, names: Sequence[str]) -> _Looks:
-    truths = unit_vectors(pictures.lng, np.sin(np.radians(pictures.lat)))
+    truths = unit_vectors_of_sines(pictures.lng, np.sin(np.radians(pictures.lat)))
     features, km = np.full((len(pictures), len(names)), np.nan), np.full(len(pictures), np.nan)
     for i, descent in enumerate(descents(index, pictures, calibration, k)):
         found = features_of(descent.steps)

@@ -22,7 +22,8 @@ from retrieval.index.calibration import Calibration
 from retrieval.index.reader import TileIndex
 from retrieval.search.answer_point import Place, places
 from retrieval.search.beam import Descent
-from retrieval.search.points import Support, distances_km, unit_vectors
+from retrieval.search.points import Support
+from retrieval.sphere import distances_km, unit_vectors_of_sines
 
 LOOKED_AT = 3000
 """Pictures that are looked at; more say little more and take minutes."""
@@ -68,7 +69,7 @@ def as_shown(index: TileIndex, pictures: KnownPictures, calibration: Calibration
 def with_circles(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int) -> Calibration:
     """Fit the share of the mass that circles must hold: the quantile of the mass nearer than the truth."""
     chosen = some_with_places(index, pictures)
-    truths = unit_vectors(chosen.lng, np.sin(np.radians(chosen.lat)))
+    truths = unit_vectors_of_sines(chosen.lng, np.sin(np.radians(chosen.lat)))
     nearer = [
         _nearer(descent, truth) for descent, truth in zip(descents(index, chosen, calibration, k), truths, strict=True)
     ]

@@ -4,10 +4,10 @@ import time
 
 import numpy as np
 
-from indexer.evaluation.metrics import great_circle_km
 from indexer.evaluation.outcomes import OnPicture, Outcomes, Pictures, ZoomOutcomes
 from retrieval.index.reader import TileIndex
 from retrieval.priors.base import Belief
+from retrieval.sphere import great_circle_km
 from tile_cache.addressing import codes_at
 
 __all__ = ["answers_alone"]

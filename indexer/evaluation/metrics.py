@@ -6,10 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Whoever measures asks for distances here.
-from retrieval.sphere import EARTH_RADIUS_KM as EARTH_RADIUS_KM
-from retrieval.sphere import great_circle_km as great_circle_km
-
 WITHIN_KM = (1, 25, 200, 750, 2500)
 """The literature's limits: street, city, region, country, continent."""
 

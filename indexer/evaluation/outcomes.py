@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.evaluation.metrics import Bools, Floats, great_circle_km
+from indexer.evaluation.metrics import Bools, Floats
 from indexer.photos.known import KnownPictures
 from retrieval.index.reader import TileIndex
 from retrieval.locator import Locator
@@ -18,6 +18,7 @@ from retrieval.priors.base import Belief
 from retrieval.search.answer import Answer
 from retrieval.search.beam import Descent
 from retrieval.search.query import LocateQuery
+from retrieval.sphere import great_circle_km
 from tile_cache.addressing import code_of_tile
 
 Rows = NDArray[np.int64]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.builtin.views import EARTH_RADIUS_KM, Views
+from indexer.builtin.views import Views
+from retrieval.sphere import EARTH_RADIUS_KM
 
 Floats = NDArray[np.float64]
 
@@ -38,9 +39,3 @@ class View:
         right = east * np.cos(turn) - north * np.sin(turn)
         down = -east * np.sin(turn) - north * np.cos(turn)
         return (np.stack([right, down], axis=1) * stretch[:, None] + 0.5) * size
-
-
-def unit_vectors(lng: Floats, lat: Floats) -> NDArray[np.float32]:
-    """(n,) and (n,) degrees to (n, 3) on the unit sphere."""
-    phi, lam = np.radians(lat), np.radians(lng)
-    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=1).astype(np.float32)

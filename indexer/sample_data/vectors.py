@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from indexer.builtin.views import EARTH_RADIUS_KM
-from indexer.sample_data.projection import View, unit_vectors
+from indexer.sample_data.projection import View
+from retrieval.sphere import EARTH_RADIUS_KM, unit_vectors
 from tile_cache.bluemarble import data_file
 
 _LAND, _LAKE, _ISLAND, _POND = 1, 2, 3, 4
@@ -34,7 +34,7 @@ class Layer:
 
     def near(self, view: View, km: float) -> NDArray[np.bool_]:
         """Which features have a point within `km` of the view's middle, (features,)."""
-        middle = unit_vectors(np.array([view.lng]), np.array([view.lat]))[0]
+        middle = unit_vectors(np.array([view.lng]), np.array([view.lat]))[0].astype(np.float32)
         close = (self.unit @ middle) > np.cos(min(np.pi, km / EARTH_RADIUS_KM))
         return np.asarray(np.add.reduceat(close, self.first[:-1]) > 0)
 
@@ -54,7 +54,7 @@ def layer(name: str, detail: str = "i") -> Layer:
     lng, lat = np.concatenate(points).astype(np.float64).T
     first = np.cumsum([0, *(len(p) for p in points)])
     kind, area = np.array([int(row[0]) for row in table]), np.array([float(row[1]) for row in table])
-    return Layer(lng, lat, unit_vectors(lng, lat), first, kind, area)
+    return Layer(lng, lat, unit_vectors(lng, lat).astype(np.float32), first, kind, area)
 
 
 def land_mask(view: View, size: int) -> NDArray[np.bool_]:

@@ -3,9 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.priors.grid import areas
 from retrieval.priors.partition import TILE_ZOOM, Partition
-from tile_cache.addressing import centres_of_codes, codes_at
+from tile_cache.addressing import area_shares, centres_of_codes, codes_at
 
 __all__ = ["ClusterSpread"]
 
@@ -22,7 +21,7 @@ class ClusterSpread:
         count = len(partition.clusters)
         codes = np.arange(4 ** (TILE_ZOOM + _FINER), dtype=np.uint64)
         lng, lat = centres_of_codes(codes, TILE_ZOOM + _FINER)
-        cluster, area = partition.cluster_of(lat, lng), areas(codes, TILE_ZOOM + _FINER)
+        cluster, area = partition.cluster_of(lat, lng), area_shares(codes, TILE_ZOOM + _FINER)
         tiles = (codes >> np.uint64(2 * _FINER)).astype(np.int64)
         pairs, where = np.unique(tiles * count + cluster, return_inverse=True)
         tile, owner = np.divmod(pairs, count)

@@ -17,9 +17,9 @@ from retrieval.errors import PriorError
 from retrieval.files import write_npy
 from retrieval.priors.base import Belief
 from retrieval.priors.geoclip_package import gallery
-from retrieval.priors.grid import GridBelief, areas
+from retrieval.priors.grid import GridBelief
 from retrieval.priors.registry import write_kind
-from tile_cache.addressing import LngLat, codes_at
+from tile_cache.addressing import LngLat, area_shares, codes_at
 
 if TYPE_CHECKING:
     from retrieval.encoders.open_clip import EncodesPhotos
@@ -65,7 +65,7 @@ class Density:
         for z in range(_GRID + 1, known + 1):
             found += np.log(self.shares(codes >> np.uint64(2 * (zoom - z)), z))
         if zoom > known:
-            found += np.log(areas(codes, zoom) / areas(codes >> np.uint64(2 * (zoom - known)), known))
+            found += np.log(area_shares(codes, zoom) / area_shares(codes >> np.uint64(2 * (zoom - known)), known))
         return found.astype(np.float32)
 
     def best(self) -> LngLat:
@@ -75,7 +75,7 @@ class Density:
     def shares(self, codes: Codes, zoom: int) -> Floats:
         """The part of its parent's mass that each tile has, (n,); `zoom` from 1 to 20."""
         parents = codes >> np.uint64(2)
-        by_area = areas(codes, zoom) / areas(parents, zoom - 1)
+        by_area = area_shares(codes, zoom) / area_shares(parents, zoom - 1)
         counted = self.counts(codes, zoom) + self._pseudo * by_area
         return np.asarray(counted / (self.counts(parents, zoom - 1) + self._pseudo))
 

@@ -21,9 +21,9 @@ from retrieval.files import read_json
 from retrieval.priors.density import DEEPEST, Density
 from retrieval.priors.geoclip_package import gallery
 from retrieval.priors.geoclip_tables import EncodesPlaces, QuarterTable, kept, tile_embeddings
-from retrieval.priors.grid import GridBelief, areas
+from retrieval.priors.grid import GridBelief
 from retrieval.priors.registry import PRIOR_NAME, write_kind
-from tile_cache.addressing import LngLat, children_of_codes, codes_at
+from tile_cache.addressing import LngLat, area_shares, children_of_codes, codes_at
 
 if TYPE_CHECKING:
     from retrieval.encoders.open_clip import EncodesPhotos
@@ -103,7 +103,9 @@ class GeoclipPrior:
         self._homes = (codes[order] >> np.uint64(2 * (DEEPEST - zoom))).astype(np.int64)
         self._photos = np.bincount(self._homes, minlength=len(tiles))
         by_area = settings.weighting == "area"
-        self._weights = areas(tiles, zoom) if by_area else np.exp(self.density.log_mass(tiles, zoom).astype(np.float64))
+        self._weights = (
+            area_shares(tiles, zoom) if by_area else np.exp(self.density.log_mass(tiles, zoom).astype(np.float64))
+        )
 
     @classmethod
     def open(
@@ -188,7 +190,7 @@ class GeoclipBelief:
         for z in range(base + 1, min(zoom, DEEPEST) + 1):
             found += self._log_shares(codes >> np.uint64(2 * (zoom - z)), z)
         if zoom > DEEPEST:
-            found += np.log(areas(codes, zoom) / areas(codes >> np.uint64(2 * (zoom - DEEPEST)), DEEPEST))
+            found += np.log(area_shares(codes, zoom) / area_shares(codes >> np.uint64(2 * (zoom - DEEPEST)), DEEPEST))
         return found.astype(np.float32)
 
     def best(self) -> LngLat:
@@ -200,7 +202,7 @@ class GeoclipBelief:
         parents, which = np.unique(codes >> np.uint64(2), return_inverse=True)
         quarters = children_of_codes(parents, 1)
         gallery = self._prior.settings.weighting == "gallery"
-        weights = self._prior.density.shares(quarters, zoom) if gallery else areas(quarters, zoom)
+        weights = self._prior.density.shares(quarters, zoom) if gallery else area_shares(quarters, zoom)
         if zoom <= self._prior.settings.finest_zoom:
             weights = weights * self._means(parents, quarters, zoom)
         weights = weights.reshape(-1, 4)

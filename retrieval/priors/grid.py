@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import PriorError
-from tile_cache.addressing import LngLat, centres_of_codes, morton_decode
+from tile_cache.addressing import LngLat, area_shares, centres_of_codes
 
-__all__ = ["FLOOR", "GridBelief", "areas"]
+__all__ = ["FLOOR", "GridBelief"]
 
 FLOOR = 1e-7
 """The share of a soft belief's mass that is spread evenly by area: however sure it is, it can be outvoted."""
@@ -71,24 +71,11 @@ class GridBelief:
         if zoom == self.zoom:
             return np.asarray(self._mass[codes])
         base = codes >> np.uint64(2 * (zoom - self.zoom))
-        return np.asarray(self._mass[base] * (areas(codes, zoom) / areas(base, self.zoom)))
-
-
-def areas(codes: Codes, zoom: int) -> Floats:
-    """(n,) codes to the shares of the Mercator square's area on the sphere that their tiles have, (n,).
-
-    The sine of a latitude is the hyperbolic tangent of its Mercator ordinate, from pi at the top to -pi; the difference
-    of two is written so that nothing cancels, however small the tile.
-    """
-    rows = morton_decode(codes)[1].astype(np.float64)
-    height = 2 * np.pi / (1 << zoom)
-    top = np.pi - rows * height
-    band = np.sinh(height) / (np.cosh(top) * np.cosh(top - height))
-    return np.asarray(band / (2 * np.tanh(np.pi) * (1 << zoom)))
+        return np.asarray(self._mass[base] * (area_shares(codes, zoom) / area_shares(base, self.zoom)))
 
 
 @cache
 def _all_areas(zoom: int) -> Floats:
-    found = areas(np.arange(4**zoom, dtype=np.uint64), zoom)
+    found = area_shares(np.arange(4**zoom, dtype=np.uint64), zoom)
     found.setflags(write=False)
     return found

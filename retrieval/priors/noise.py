@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from retrieval.priors.base import Belief
 from retrieval.priors.grid import GridBelief
+from retrieval.sphere import unit_vectors
 from tile_cache.addressing import LngLat, centres_of_codes
 
 if TYPE_CHECKING:
@@ -65,5 +66,4 @@ class NoisePrior:
 def _tiles() -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     """Centres of all tiles: degrees, and unit vectors, (n, 3)."""
     lng, lat = centres_of_codes(np.arange(4**_ZOOM, dtype=np.uint64), _ZOOM)
-    x, y = np.radians(lng), np.radians(lat)
-    return lng, lat, np.stack([np.cos(y) * np.cos(x), np.cos(y) * np.sin(x), np.sin(y)], axis=1)
+    return lng, lat, unit_vectors(lng, lat)

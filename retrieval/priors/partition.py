@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import PriorError
 from retrieval.files import read_json, write_json, write_npy
-from retrieval.sphere import unit_vectors_of
+from retrieval.sphere import unit_vectors
 from tile_cache.addressing import centres_of_codes
 
 __all__ = ["CELLS", "CLUSTERS", "PARTITION_NAME", "TILES", "TILE_ZOOM", "Partition"]
@@ -122,7 +122,7 @@ class Partition:
     def cluster_of(self, lat: Floats, lng: Floats) -> Ints:
         """The clusters of points, (n,) degrees each, to (n,): of those of its cell the one with the nearest centre."""
         points, cells = _points(lat, lng), self.cell_of(lat, lng)
-        centres = unit_vectors_of(self.clusters["lng"], self.clusters["lat"])
+        centres = unit_vectors(self.clusters["lng"], self.clusters["lat"])
         found = np.empty(len(points), dtype=np.intp)
         for cell in np.unique(cells).tolist():
             here, rows = np.flatnonzero(cells == cell), self.clusters_of(cell)
@@ -143,7 +143,7 @@ class Partition:
 
     @cached_property
     def _vectors(self) -> Floats:
-        return unit_vectors_of(self.cells["lng"], self.cells["lat"])
+        return unit_vectors(self.cells["lng"], self.cells["lat"])
 
     @cached_property
     def _tile_starts(self) -> Ints:
@@ -170,7 +170,7 @@ def _points(lat: Floats, lng: Floats) -> Floats:
     lat, lng = np.asarray(lat, dtype=np.float64), np.asarray(lng, dtype=np.float64)
     if not (np.isfinite(lng).all() and (np.abs(lat) <= 90).all()):  # NaN compares false
         raise PriorError("a point is not on Earth: latitudes in degrees from -90 to 90 are needed, then longitudes")
-    return unit_vectors_of(lng, lat)
+    return unit_vectors(lng, lat)
 
 
 def _nearest(points: Floats, centres: Floats) -> Ints:

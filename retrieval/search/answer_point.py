@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.search.beam import Descent, Frontier
-from retrieval.search.points import EARTH_RADIUS_KM, Support, centres_of, distances_km, lng_lat
+from retrieval.search.points import Support, centres_of
 from retrieval.search.query import BBox
+from retrieval.sphere import EARTH_RADIUS_KM, degrees_of, distances_km
 from tile_cache.addressing import codes_at
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _pulled(arcs: Floats, vectors: Floats, mass: Floats) -> Floats:
 
 def _locate(descent: Descent, vector: Floats, bbox: BBox | None, region: "Region | None") -> Place | None:
     """The place at a point, or None where that is no frontier tile, or outside the bounding box or the region."""
-    lng, lat = lng_lat(vector)
+    lng, lat = (float(v) for v in degrees_of(vector))
     if bbox is not None and not bbox.contains(lng, lat):
         return None
     if region is not None and not region.contains(np.array([lng]), np.array([lat]))[0]:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from retrieval.search.beam import Descent, Frontier
 from retrieval.search.query import BBox
-from retrieval.sphere import EARTH_RADIUS_KM as EARTH_RADIUS_KM
-from tile_cache.addressing import morton_decode
+from retrieval.sphere import unit_vectors_of_sines
+from tile_cache.addressing import latitudes, longitudes, morton_decode, sines
 
 MAX_TILES = 384
 UNREACHED = 0.001
@@ -81,30 +81,6 @@ def centres_of(descent: Descent, tiles: Frontier, bbox: BBox | None) -> Centres:
     return _centres(addresses_of(descent, tiles), bbox)
 
 
-def unit_vectors(lng: Floats, sine: Floats) -> Floats:
-    """Longitudes in degrees and sines of latitudes, (n,) each, to (n, 3)."""
-    angle, ring = np.radians(lng), np.sqrt(1 - sine * sine)
-    return np.stack([ring * np.cos(angle), ring * np.sin(angle), sine], axis=1)
-
-
-def lng_lat(vector: Floats) -> tuple[float, float]:
-    """A unit vector, (3,), to degrees."""
-    x, y, z = (float(v) for v in vector)
-    return float(np.degrees(np.arctan2(y, x))), float(np.degrees(np.arctan2(z, np.hypot(x, y))))
-
-
-def lngs_lats(vectors: Floats) -> tuple[Floats, Floats]:
-    """Unit vectors, (n, 3), to degrees, (n,) each."""
-    x, y, z = vectors.T
-    return np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y)))
-
-
-def distances_km(vector: Floats, vectors: Floats) -> Floats:
-    """Great-circle distances from one point, (3,), to others, (n, 3); exact to a centimetre however near they are."""
-    chord = np.sqrt(np.square(vectors - vector).sum(axis=1))
-    return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1)))
-
-
 def _split(mass: Floats, total: float) -> tuple[Ints, Ints]:
     """The heaviest tiles, heaviest first, and those that must be lumped as they hold more than UNREACHED together."""
     few = len(mass) <= MAX_TILES
@@ -130,19 +106,17 @@ def addresses_of(descent: Descent, tiles: Frontier) -> Addresses:
 
 
 def _centres(where: Addresses, bbox: BBox | None) -> Centres:
-    lng = np.ldexp((where.x + 0.5) * 360, -where.zooms) - 180
-    lat = np.degrees(2 * np.arctan(np.exp(np.pi * (1 - np.ldexp(where.y + 0.5, 1 - where.zooms)))) - np.pi / 2)
+    lng, lat = longitudes(where.x + 0.5, where.zooms), latitudes(where.y + 0.5, where.zooms)
     if bbox is not None:
         shape = _rectangles(where, bbox)
         lng, lat = np.clip(lng, shape.west, shape.east), np.clip(lat, bbox.south, bbox.north)
-    return Centres(lng, lat, unit_vectors(lng, np.sin(np.radians(lat))))
+    return Centres(lng, lat, unit_vectors_of_sines(lng, np.sin(np.radians(lat))))
 
 
 def _rectangles(where: Addresses, bbox: BBox | None) -> Rectangles:
     width = np.ldexp(360.0, -where.zooms)
     west = where.x * width - 180
-    # The sine of a latitude is the hyperbolic tangent of its Mercator ordinate, from pi at the top to -pi.
-    bottom, top = (np.tanh(np.pi - edge * np.radians(width)) for edge in (where.y + 1, where.y))
+    bottom, top = sines(where.y + 1, where.zooms), sines(where.y, where.zooms)
     shape = Rectangles(west, west + width, bottom, top)
     return shape if bbox is None else _cut(shape, bbox)
 
@@ -181,7 +155,7 @@ def _spread(shape: Rectangles, mass: Floats) -> tuple[Floats, Floats, Ints]:
     owner = _OWNER[:n]
     lng = (shape.east - shape.west)[owner] * _ACROSS[:n] + shape.west[owner]
     sine = (shape.top - shape.bottom)[owner] * _UP[:n] + shape.bottom[owner]
-    return unit_vectors(lng, sine), mass[owner] * _PART[:n], owner
+    return unit_vectors_of_sines(lng, sine), mass[owner] * _PART[:n], owner
 
 
 def _lump(descent: Descent, tiles: Frontier, bbox: BBox | None) -> tuple[Floats, Floats]:

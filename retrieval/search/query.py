@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
-from tile_cache.addressing import MAX_LATITUDE, morton_decode
+from tile_cache.addressing import mercator_y, morton_decode
 
 if TYPE_CHECKING:  # brings shapely, which most questions do without
     from retrieval.geo.region import Region
@@ -54,7 +54,7 @@ class BBox:
         """Which tiles it intersects, (n,) codes to (n,) bool; touching an edge is not enough, unless it is a line."""
         n = float(1 << zoom)
         x, y = morton_decode(codes)
-        top, bottom = _mercator_y(self.north) * n, _mercator_y(self.south) * n
+        top, bottom = mercator_y(self.north) * n, mercator_y(self.south) * n
         inside = _overlaps(y, top, bottom)
         across = [_overlaps(x, (west + 180) / 360 * n, (east + 180) / 360 * n) for west, east in self.spans()]
         return np.asarray(inside & np.logical_or.reduce(across))
@@ -111,14 +111,6 @@ class LocateQuery:
 def _check_count(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise QueryError(f"{name} is {value!r}, a whole number from {low} to {high} is expected")
-
-
-def _mercator_y(lat: float) -> float:
-    """0 at the north edge of the Mercator square, 1 at its south edge; latitudes beyond stay beyond."""
-    if abs(lat) > MAX_LATITUDE:
-        return -1.0 if lat > 0 else 2.0
-    s = math.sin(math.radians(lat))
-    return 0.5 - math.log((1 + s) / (1 - s)) / (4 * math.pi)
 
 
 def _overlaps(first: NDArray[np.uint32], low: float, high: float) -> NDArray[np.bool_]:

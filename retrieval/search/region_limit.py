@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from retrieval.search.answer_point import Place, paper_places, places
 from retrieval.search.beam import Descent
-from retrieval.search.points import Addresses, Centres, Support, addresses_of, lngs_lats, unit_vectors
+from retrieval.search.points import Addresses, Centres, Support, addresses_of
 from retrieval.search.query import LocateQuery
+from retrieval.sphere import degrees_of, unit_vectors_of_sines
 
 if TYPE_CHECKING:
     from retrieval.geo.region import Region
@@ -42,7 +43,7 @@ def confined(support: Support, descent: Descent, region: "Region") -> Support:
     where = addresses_of(descent, support.tiles)
     points = np.flatnonzero(support.owner >= 0)
     vectors, owner = support.vectors[points], support.owner[points]
-    inside = region.contains(*lngs_lats(vectors))
+    inside = region.contains(*degrees_of(vectors))
     vectors, owner = vectors[inside], owner[inside]
     bare = np.setdiff1d(np.arange(len(where.codes)), owner)
     vectors = np.concatenate([vectors, _met(bare, where, support.centres, region)])
@@ -65,7 +66,7 @@ def _moved_inside(place: Place, descent: Descent, region: "Region") -> Place:
     step = descent.steps[len(place.path) - 1]
     code, zoom = int(step.level.codes[step.rows[place.path[-1]]]), step.level.zoom
     lng, lat = region.inside(code, zoom) or (place.lng, place.lat)
-    vector = unit_vectors(np.array([lng]), np.sin(np.radians([lat])))[0]
+    vector = unit_vectors_of_sines(np.array([lng]), np.sin(np.radians([lat])))[0]
     return Place(lng, lat, vector, place.path)
 
 
@@ -73,7 +74,7 @@ def _met(tiles: NDArray[np.intp], where: Addresses, centres: Centres, region: "R
     """A point of each of these tiles that lies in the region, (b, 3); its centre if there is none."""
     found = [region.inside(int(where.codes[i]), int(where.zooms[i])) or (centres.lng[i], centres.lat[i]) for i in tiles]
     lng, lat = np.array(found, dtype=np.float64).reshape(-1, 2).T
-    return unit_vectors(lng, np.sin(np.radians(lat)))
+    return unit_vectors_of_sines(lng, np.sin(np.radians(lat)))
 
 
 def _centres(centres: Centres, vectors: Floats, owner: NDArray[np.intp], region: "Region") -> Centres:
@@ -81,7 +82,7 @@ def _centres(centres: Centres, vectors: Floats, owner: NDArray[np.intp], region:
     order = np.lexsort((-np.einsum("pd,pd->p", vectors, centres.vectors[owner]), owner))
     nearest = vectors[order[np.searchsorted(owner[order], np.arange(len(centres.lng)))]]
     stay = region.contains(centres.lng, centres.lat)
-    lng, lat = lngs_lats(nearest)
+    lng, lat = degrees_of(nearest)
     return Centres(
         np.where(stay, centres.lng, lng),
         np.where(stay, centres.lat, lat),

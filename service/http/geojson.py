@@ -5,13 +5,15 @@ MultiPolygon. Knows the answer's JSON and nothing of HTTP but the Accept header'
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from retrieval.sphere import EARTH_RADIUS_KM
+from tile_cache.addressing import Tile, bounds
 
 __all__ = ["MEDIA_TYPE", "cap", "feature_collection", "preferred"]
 
 MEDIA_TYPE = "application/geo+json"
-RADIUS_KM = 6371.0088
 _COLUMNS = 96
 
 Position = list[float]
@@ -52,7 +54,7 @@ def _features(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for level in answer.get("trace", ()):
         for kept in level["kept"]:
             about = {"zoom": level["zoom"], "tile": kept["tile"], **{name: kept[name] for name in _FIGURES}}
-            yield _feature("kept", _box(_bounds(**kept["tile"])), about)
+            yield _feature("kept", _box(bounds(Tile(**kept["tile"]))), about)
     for rank, other in enumerate(answer["alternatives"], 1):
         about = {"rank": rank, "confidence": other["confidence"], "tile": other["tile"]}
         yield _feature("alternative", _point(other), about)
@@ -69,22 +71,15 @@ def _point(place: Mapping[str, Any]) -> dict[str, Any]:
     return {"type": "Point", "coordinates": [place["lon"], place["lat"]]}
 
 
-def _box(bounds: list[float]) -> dict[str, Any]:
-    west, south, east, north = bounds
+def _box(edges: Sequence[float]) -> dict[str, Any]:
+    west, south, east, north = edges
     ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
     return {"type": "Polygon", "coordinates": [ring]}
 
 
-def _bounds(z: int, x: int, y: int) -> list[float]:
-    """A tile's west, south, east, north."""
-    size = 1 << z
-    north, south = (math.degrees(math.atan(math.sinh(math.pi * (1 - 2 * row / size)))) for row in (y, y + 1))
-    return [x / size * 360 - 180, south, (x + 1) / size * 360 - 180, north]
-
-
 def cap(lon: float, lat: float, km: float) -> dict[str, Any]:
     """All that lies within `km` of a point, as a Polygon or MultiPolygon; a pole inside is an edge along it."""
-    reach = min(km / RADIUS_KM, math.pi * 0.999)
+    reach = min(km / EARTH_RADIUS_KM, math.pi * 0.999)
     if reach >= math.pi / 2 + abs(
         math.radians(lat)
     ):  # both poles: the whole Earth but for the rest around the antipode

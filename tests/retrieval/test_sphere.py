@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from retrieval.sphere import (
     EARTH_RADIUS_KM,
+    degrees_of,
     great_circle_km,
-    lng_lat_of,
     mean_directions,
-    unit_vectors_of,
+    unit_vectors,
 )
 
 longitudes = st.floats(-180, 180)
@@ -25,7 +25,7 @@ def km(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 def by_vectors(a: tuple[float, float], b: tuple[float, float]) -> float:
     """The same by the angle between two vectors, well conditioned everywhere."""
-    first, second = (unit_vectors_of(np.array(lng), np.array(lat)) for lng, lat in (a, b))
+    first, second = (unit_vectors(np.array(lng), np.array(lat)) for lng, lat in (a, b))
     return float(EARTH_RADIUS_KM * np.arctan2(np.linalg.norm(np.cross(first, second)), first @ second))
 
 
@@ -67,12 +67,12 @@ def test_to_a_millimetre_between_neighbours_and_to_a_metre_between_antipodes(
 
 @given(longitudes, st.floats(-89.999, 89.999))
 def test_vectors_lead_back_to_degrees(lng: float, lat: float) -> None:
-    back = lng_lat_of(unit_vectors_of(np.array([lng]), np.array([lat])))
+    back = degrees_of(unit_vectors(np.array([lng]), np.array([lat])))
     assert km((lng, lat), (float(back[0][0]), float(back[1][0]))) < 1e-6
 
 
 def test_means_are_directions_even_of_nothing() -> None:
     """Over the date line, of two antipodes, and of a group without members."""
-    vectors = unit_vectors_of(np.array([179.0, -179.0, 0.0, 180.0]), np.array([0.0, 0.0, 0.0, 0.0]))
+    vectors = unit_vectors(np.array([179.0, -179.0, 0.0, 180.0]), np.array([0.0, 0.0, 0.0, 0.0]))
     means = mean_directions(vectors, np.array([0, 0, 1, 1]), 3)
     assert np.allclose(means, [[-1, 0, 0], [1, 0, 0], [0, 0, 1]])

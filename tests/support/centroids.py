@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.sphere import unit_vectors_of
+from retrieval.sphere import unit_vectors
 
 Floats = NDArray[np.float64]
-POLES_AND_DATE_LINE = unit_vectors_of(
+POLES_AND_DATE_LINE = unit_vectors(
     np.array([0.0, 0.0, 180.0, -180.0, 180.0, 179.999999, 0.0, 90.0]),
     np.array([90.0, -90.0, 0.0, 45.0, -89.999, 89.999, 0.0, 0.0]),
 )
@@ -39,8 +39,6 @@ SPECIAL = {
     "cube": unit(np.array([[x, y, z] for x in (-1.0, 1) for y in (-1, 1) for z in (-1, 1)])),
     "one town": unit(EYE[0] + 1e-3 * drawn(12, 5)),
     "one hemisphere": np.abs(drawn(20, 6)),
-    "a grid of degrees": unit_vectors_of(*(v.ravel() for v in np.meshgrid(np.arange(-180.0, 180, 40), [-60.0, 0, 60]))),
-    "both sides of the date line": unit_vectors_of(
-        np.array([179.9, -179.9, 179.9, -179.9]), np.array([1.0, 1, -1, -2])
-    ),
+    "a grid of degrees": unit_vectors(*(v.ravel() for v in np.meshgrid(np.arange(-180.0, 180, 40), [-60.0, 0, 60]))),
+    "both sides of the date line": unit_vectors(np.array([179.9, -179.9, 179.9, -179.9]), np.array([1.0, 1, -1, -2])),
 }

@@ -17,7 +17,7 @@ from indexer.photos.splits import SplitPlan
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.priors.partition import CELLS, CLUSTERS, TILE_ZOOM, TILES, Partition
-from retrieval.sphere import unit_vectors_of
+from retrieval.sphere import unit_vectors
 from tile_cache.addressing import centres_of_codes, codes_at
 
 CENTRES = ((48.0, 2.0), (-15.0, -55.0), (35.0, 139.0), (-30.0, 140.0), (64.0, -150.0), (5.0, 178.0))
@@ -40,7 +40,7 @@ def partition_of(cells: NDArray[np.float64], clusters: list[NDArray[np.float64]]
     lng, lat = centres_of_codes(codes, TILE_ZOOM)
     tiles = np.zeros(len(codes), TILES)
     tiles["code"], tiles["area_km2"] = codes, np.cos(np.radians(lat)) ** 2
-    tiles["cell"] = (unit_vectors_of(lng, lat) @ unit_vectors_of(cells[:, 1], cells[:, 0]).T).argmax(1)
+    tiles["cell"] = (unit_vectors(lng, lat) @ unit_vectors(cells[:, 1], cells[:, 0]).T).argmax(1)
     tiles["photos"][codes_at(tables[1]["lng"], tables[1]["lat"], TILE_ZOOM).astype(np.int64)] = 10
     return Partition(*tables, tiles)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.sphere import lng_lat_of, unit_vectors_of
+from retrieval.sphere import degrees_of, unit_vectors
 
 TOWNS = ((48.9, 2.3), (40.7, -74.0), (-17.7, 179.97), (78.2, 15.6), (-33.9, 151.2), (0.3, 32.5), (84.0, -120.0))
 """Latitude and longitude; one lies over the date line, one near the pole."""
@@ -19,7 +19,7 @@ def town_photos(seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
     town = np.repeat(np.arange(len(TOWNS)), EACH)
     spread = rng.normal(size=(len(town), 3)) * RADIUS_KM / 6371
     strays = rng.normal(size=(STRAYS, 3))
-    vectors = np.concatenate([unit_vectors_of(lng, lat)[town] + spread, strays * [1, 1, 0.3]])
+    vectors = np.concatenate([unit_vectors(lng, lat)[town] + spread, strays * [1, 1, 0.3]])
     order = rng.permutation(len(vectors))
     town = np.append(town, np.full(STRAYS, -1))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True))[order], town[order]
@@ -28,7 +28,7 @@ def town_photos(seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
 def write_photos(folder: Path, seed: int = 0) -> Path:
     """A table of those photos in `folder`; the pictures are no pictures, as nobody looks at them."""
     vectors, _ = town_photos(seed)
-    lng, lat = lng_lat_of(vectors)
+    lng, lat = degrees_of(vectors)
     for number in range(len(vectors)):
         (folder / f"{number}.jpg").write_bytes(b"-")
     lines = [f"{i}.jpg,{lat[i]:.6f},{lng[i]:.6f}" for i in range(len(vectors))]

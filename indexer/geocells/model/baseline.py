@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from indexer.build.workdir import disk_errors
 from indexer.errors import TrainingError
-from indexer.evaluation.metrics import great_circle_km
 from indexer.geocells.model.course import Course
 from indexer.geocells.model.errors_table import ErrorRow, as_json, error_figures
 from indexer.geocells.model.feed import EncoderFeed
@@ -34,6 +33,7 @@ from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.encoders.timm import load_image_encoder
 from retrieval.encoders.weights import write_tensors
 from retrieval.files import write_json, write_npy
+from retrieval.sphere import degrees_of, great_circle_km
 
 __all__ = ["REPORT_NAME", "RegressionTask", "last_layers", "train_baseline"]
 
@@ -118,7 +118,7 @@ class RegressionTask:
         """How far each answer is off, (n,)."""
         with torch.no_grad():
             made = self._made(features_of(self._feed, part, frozen=False)).double().cpu().numpy()
-        lng, lat = np.degrees(np.arctan2(made[:, 1], made[:, 0])), _latitudes(made)
+        lng, lat = degrees_of(made)
         true_lat, true_lng = part.lat_lng.cpu().numpy().T
         return great_circle_km(lng, lat, true_lng, true_lat)
 
@@ -154,10 +154,6 @@ def last_layers(tower: Any, blocks: int) -> list[str]:
 
 
 def unit_vectors(lat_lng: Tensor) -> Tensor:
-    """(n, 2) degrees float64 to (n, 3) float32 on the unit sphere."""
+    """(n, 2) degrees float64 to (n, 3) float32 on the unit sphere: `retrieval.sphere.unit_vectors` on tensors."""
     lat, lng = torch.deg2rad(lat_lng).unbind(1)
     return torch.stack([lat.cos() * lng.cos(), lat.cos() * lng.sin(), lat.sin()], dim=1).float()
-
-
-def _latitudes(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray(np.degrees(np.arctan2(vectors[:, 2], np.hypot(vectors[:, 0], vectors[:, 1]))))

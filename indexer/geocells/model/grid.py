@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.evaluation.metrics import great_circle_km
 from indexer.geocells.model.errors_table import ErrorRow, as_json, error_figures, error_table
 from indexer.geocells.model.settings import GeocellRequest
 from indexer.geocells.model.training import MODEL_NAME, train_geocells
@@ -17,6 +16,7 @@ from indexer.photos.reading import read_photos
 from indexer.progress import OnProgress, Progress
 from retrieval.files import write_atomically, write_json
 from retrieval.priors.geocells import GeocellModel
+from retrieval.sphere import great_circle_km
 
 __all__ = ["PAPER_NOTE", "errors_km", "train_grid"]
 

@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from indexer.evaluation.metrics import EARTH_RADIUS_KM
+from retrieval.sphere import EARTH_RADIUS_KM
 
 __all__ = ["contrastive_loss", "haversine_km", "haversine_loss", "smoothed_targets"]
 
 
 def haversine_km(lat_lng_a: Tensor, lat_lng_b: Tensor) -> Tensor:
-    """Great-circle distances between points, (n, 2) and (m, 2) degrees float64, to (n, m) float64 kilometres."""
+    """Great-circle distances between points, (n, 2) and (m, 2) degrees float64, to (n, m) float64 kilometres.
+
+    `retrieval.sphere.great_circle_km` on tensors.
+    """
     a, b = torch.deg2rad(lat_lng_a)[:, None], torch.deg2rad(lat_lng_b)[None]
     half = ((b - a) / 2).sin() ** 2
     h = half[..., 0] + a[..., 0].cos() * b[..., 0].cos() * half[..., 1]

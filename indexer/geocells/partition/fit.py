@@ -16,7 +16,7 @@ from indexer.photos.photo_set import PhotoSet
 from indexer.photos.reading import read_photos
 from indexer.progress import OnProgress, Progress
 from retrieval.priors.partition import CELLS, CLUSTERS, Partition
-from retrieval.sphere import great_circle_km, lng_lat_of, unit_vectors_of
+from retrieval.sphere import degrees_of, great_circle_km, unit_vectors
 
 __all__ = ["Fitted", "fit", "part"]
 
@@ -55,7 +55,7 @@ def fit(request: FitRequest, on_progress: OnProgress) -> Fitted:
 
 def part(photos: PhotoSet, request: FitRequest, on_progress: OnProgress) -> Fitted:
     """The same for photos that are at hand; of the request, the grid, the seed and the size of clusters count."""
-    vectors = unit_vectors_of(photos.lng, photos.lat)
+    vectors = unit_vectors(photos.lng, photos.lat)
     seen = _drawn(len(photos), request.grid.most_points, request.seed)
     if len(seen) < len(photos):
         text = f"OPTICS sees {len(seen):,} of {len(photos):,} photos; the others join the nearest centroid"
@@ -67,7 +67,7 @@ def part(photos: PhotoSet, request: FitRequest, on_progress: OnProgress) -> Fitt
     polygons = cells(settled.centroids)
     areas = areas_km2(settled.centroids, polygons)
     clusters, cluster = _clusters(request, vectors, settled, on_progress)
-    lng, lat = lng_lat_of(settled.centroids)
+    lng, lat = degrees_of(settled.centroids)
     table = _table(CELLS, lat=lat, lng=lng, area_km2=areas, photos=settled.counts)
     tiles = share_out(settled.centroids, areas, photos.lng, photos.lat, settled.cell)
     partition = Partition(table, clusters, tiles, _told(request, photos, choice))
@@ -110,7 +110,7 @@ def _clusters(
     for cell, here in enumerate(members):
         count = how_many(len(here), request.per_cluster)
         centres, labels = subdivide(vectors[here], count, request.seed)
-        lng, lat = lng_lat_of(centres)
+        lng, lat = degrees_of(centres)
         photos = np.bincount(labels)
         tables.append(_table(CLUSTERS, lat=lat, lng=lng, cell=np.full(len(centres), cell), photos=photos))
         cluster[here] = first + labels

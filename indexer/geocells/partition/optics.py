@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from sklearn.cluster import cluster_optics_dbscan, cluster_optics_xi
 
-from retrieval.sphere import EARTH_RADIUS_KM
+from retrieval.sphere import EARTH_RADIUS_KM, chord_km
 
 __all__ = ["Ordering", "chord_of", "km_of", "order"]
 
@@ -121,7 +121,7 @@ def chord_of(km: Floats | np.float64) -> Floats:
 
 def km_of(chord: Floats) -> Floats:
     """Chords of the unit sphere to great-circle distances; inf stays."""
-    return np.where(np.isinf(chord), np.inf, 2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1)))
+    return np.where(np.isinf(chord), np.inf, chord_km(chord))
 
 
 def _core_chords(tree: cKDTree, vectors: Floats, min_samples: int, limit: float) -> Floats:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.sphere import lng_lat_of, unit_vectors_of
+from retrieval.sphere import EARTH_RADIUS_KM, degrees_of, unit_vectors
 
 __all__ = ["LARGEST_GAP_KM", "outline"]
 
 LARGEST_GAP_KM = 1.0
 """A straight edge of the outline is at most so far from the great circle, judged at its middle."""
 
-_GAP = LARGEST_GAP_KM / 6371.0088
+_GAP = LARGEST_GAP_KM / EARTH_RADIUS_KM
 _POLE = 1e-9  # radians from a pole that count as being there: 6 mm
 _ROUNDS = 20  # of halving: a great circle is never cut finer than to a millionth
 _WORLD = [[[-180.0, -90.0], [180.0, -90.0], [180.0, 90.0], [-180.0, 90.0], [-180.0, -90.0]]]
@@ -68,17 +68,17 @@ def _bent(ring: Floats) -> Floats:
 
 def _middle_on_map(a: Floats, b: Floats) -> Floats:
     """The middles of straight lines of the map, (n, 3); a pole has the longitude of the line's other end."""
-    (lng_a, lat_a), (lng_b, lat_b) = lng_lat_of(a), lng_lat_of(b)
+    (lng_a, lat_a), (lng_b, lat_b) = degrees_of(a), degrees_of(b)
     lng_a, lng_b = np.where(_at_pole(a), lng_b, lng_a), np.where(_at_pole(b), lng_a, lng_b)
     across = (lng_b - lng_a + 180) % 360 - 180
-    return unit_vectors_of(lng_a + across / 2, (lat_a + lat_b) / 2)
+    return unit_vectors(lng_a + across / 2, (lat_a + lat_b) / 2)
 
 
 def _unrolled(ring: Floats) -> Floats:
     """(p, 2) longitudes that run on beyond 180, and latitudes; a pole is two positions, on the way in and out."""
     start = int(np.flatnonzero(~_at_pole(ring))[0])
     ring = np.roll(ring, -start, axis=0)
-    (lng, lat), poles = lng_lat_of(ring), _at_pole(ring)
+    (lng, lat), poles = degrees_of(ring), _at_pole(ring)
     found, here, over = [], float(lng[0]), 0.0
     for i in range(len(ring) + 1):
         at = i % len(ring)

@@ -7,7 +7,7 @@ dense middles alone, the setting that calls the most points outliers would look 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.sphere import EARTH_RADIUS_KM, mean_directions
+from retrieval.sphere import chord_km, mean_directions
 
 __all__ = ["Silhouette", "davies_bouldin"]
 
@@ -79,4 +79,4 @@ def _distances(vectors: Floats) -> NDArray[np.float32]:
 
 
 def _km(chord: Floats) -> Floats:
-    return np.asarray(2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chord / 2, 1)))
+    return chord_km(chord)

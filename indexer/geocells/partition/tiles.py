@@ -6,7 +6,7 @@ from scipy.spatial import cKDTree
 
 from indexer.geocells.partition.outliers import nearest
 from retrieval.priors.partition import TILE_ZOOM, TILES
-from retrieval.sphere import EARTH_RADIUS_KM, unit_vectors_of
+from retrieval.sphere import rectangle_km2, unit_vectors
 from tile_cache.addressing import bounds_of_codes, centres_of_codes, children_of_codes, codes_at
 
 __all__ = ["share_out"]
@@ -49,7 +49,7 @@ def _undivided(codes: Codes, centroids: Floats) -> tuple[NDArray[np.bool_], Ints
     centres = _centres(codes, TILE_ZOOM)
     chords, found = cKDTree(centroids).query(centres, k=2)
     west, south, _, north = bounds_of_codes(codes, TILE_ZOOM)
-    corners = [unit_vectors_of(west, edge) for edge in (south, north)]
+    corners = [unit_vectors(west, edge) for edge in (south, north)]
     radius = np.max([np.linalg.norm(centres - corner, axis=1) for corner in corners], axis=0)
     return np.asarray(chords[:, 1] - chords[:, 0] > 2 * radius), np.asarray(found[:, 0], dtype=np.intp)
 
@@ -57,6 +57,7 @@ def _undivided(codes: Codes, centroids: Floats) -> tuple[NDArray[np.bool_], Ints
 def _with_homes(tiles: Codes, cells: Ints, centroids: Floats) -> NDArray[np.int64]:
     """The keys of all pairs, with each cell that has none in the tile that its centroid is in."""
     lacking = np.setdiff1d(np.arange(len(centroids)), cells)
+    # Not `degrees_of`: its rounding differs in the last bit, and could move a centroid on an edge to the next tile.
     lng = np.degrees(np.arctan2(centroids[lacking, 1], centroids[lacking, 0]))
     homes = codes_at(lng, np.degrees(np.arcsin(np.clip(centroids[lacking, 2], -1, 1))), TILE_ZOOM)
     keys = [_keys(tiles, cells, len(centroids)), _keys(homes, lacking, len(centroids))]
@@ -76,10 +77,9 @@ def _keys(tiles: Codes, cells: Ints, count: int) -> NDArray[np.int64]:
 
 
 def _centres(codes: Codes, zoom: int) -> Floats:
-    return unit_vectors_of(*centres_of_codes(codes, zoom))
+    return unit_vectors(*centres_of_codes(codes, zoom))
 
 
 def _areas_km2(codes: Codes, zoom: int) -> Floats:
     west, south, east, north = bounds_of_codes(codes, zoom)
-    height = np.sin(np.radians(north)) - np.sin(np.radians(south))
-    return np.asarray(EARTH_RADIUS_KM**2 * np.radians(east - west) * height)
+    return rectangle_km2(west, south, east, north)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from indexer.builtin.views import EARTH_RADIUS_KM, Centres, Earth, Views, draw_views
+from indexer.builtin.views import Centres, Earth, Views, draw_views
+from retrieval.sphere import EARTH_RADIUS_KM
 from tile_cache.addressing import codes_at
 from tile_cache.bluemarble import BlueMarble
 

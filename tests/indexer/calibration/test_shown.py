@@ -9,11 +9,11 @@ from drawn_places import K, drawn, located, locator, mixed
 from indexer.calibration.fit import fit
 from indexer.calibration.likelihood import Free
 from indexer.calibration.shown import _seen, _Shown, as_shown, with_circles
-from indexer.evaluation.metrics import great_circle_km
 from indexer.photos.known import KnownPictures
 from retrieval.index.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.search.query import LocateQuery
+from retrieval.sphere import great_circle_km
 
 TRUE = Calibration({3: ZoomNumbers(0.1), 5: ZoomNumbers(0.1, 0.7, rho=0.6)}, k=K)
 SHARP = Calibration({3: ZoomNumbers(0.03), 5: ZoomNumbers(0.02, 0.7, rho=0.6)}, k=K)

@@ -10,16 +10,15 @@ from hypothesis import strategies as st
 
 from indexer.evaluation.bootstrap import Resamples, mean
 from indexer.evaluation.metrics import (
-    EARTH_RADIUS_KM,
     RiskCoverage,
     auroc,
     binned,
     expected_calibration_error,
     geoscore,
-    great_circle_km,
     reliability,
     risk_coverage,
 )
+from retrieval.sphere import EARTH_RADIUS_KM, great_circle_km
 
 QUARTER = math.pi / 2 * EARTH_RADIUS_KM
 

@@ -6,13 +6,13 @@ import pytest
 from indexer.evaluation.bootstrap import Resamples
 from indexer.evaluation.exhaustive import Exhaustive
 from indexer.evaluation.figures import Row, figures_of
-from indexer.evaluation.metrics import great_circle_km
 from indexer.evaluation.outcomes import Pictures, search_all
 from indexer.photos.known import KnownPictures
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.locator import Locator
 from retrieval.search.query import LocateQuery
+from retrieval.sphere import great_circle_km
 from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, unit_rows, write_fake_index
 from tile_cache.addressing import centre, code_of_tile, tile_of_code
 

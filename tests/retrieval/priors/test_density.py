@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from retrieval.errors import PriorError
 from retrieval.priors.density import Density, DensityPrior
 from retrieval.priors.geoclip_package import gallery
-from retrieval.priors.grid import areas
 from retrieval.priors.registry import open_prior
-from tile_cache.addressing import children_of_codes, codes_at
+from tile_cache.addressing import area_shares, children_of_codes, codes_at
 
 places = st.lists(st.tuples(st.floats(-90, 90), st.floats(-180, 180)), min_size=1, max_size=30)
 
@@ -41,7 +40,7 @@ def test_of_equal_tiles_the_one_with_photos_has_more() -> None:
     lat, lng = np.array([47.0, 47.0, -33.0]), np.array([8.0, 8.0, 151.0])
     first, second = codes_at(lng, lat, 1)[[0, 2]]
     mass = np.exp(Density.of(lat, lng).log_mass(np.array([first, second]), 1))
-    expected = (np.array([2, 1]) + areas(np.array([first, second]), 1)) / (3 + 1)
+    expected = (np.array([2, 1]) + area_shares(np.array([first, second]), 1)) / (3 + 1)
     assert mass == pytest.approx(expected, rel=1e-6)
 
 
@@ -52,7 +51,7 @@ def test_photos_that_it_has_not_seen_are_likelier_than_by_area() -> None:
     seen, unseen = found[::2], found[1::2]
     codes = codes_at(unseen[:, 1], unseen[:, 0], 8)
     density = Density.of(seen[:, 0], seen[:, 1])
-    assert density.log_mass(codes, 8).mean() - np.log(areas(codes, 8)).mean() > 3.8
+    assert density.log_mass(codes, 8).mean() - np.log(area_shares(codes, 8)).mean() > 3.8
 
 
 def test_written_and_opened_it_is_the_same(tmp_path: Path) -> None:

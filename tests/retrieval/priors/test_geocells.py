@@ -9,10 +9,9 @@ from known_structure import known_partition
 from retrieval.errors import PriorError
 from retrieval.priors.cluster_spread import ClusterSpread
 from retrieval.priors.geocells import GeocellModel, GeocellPrior, unit_rows
-from retrieval.priors.grid import areas
 from retrieval.priors.partition import Partition
 from retrieval.testing.fake import FakePhotoEncoder
-from tile_cache.addressing import codes_at
+from tile_cache.addressing import area_shares, codes_at
 
 DIM = 24
 
@@ -101,7 +100,7 @@ def test_area_spreads_evenly_and_photos_do_not(partition: Partition) -> None:
     def density(spread: str, tiles: np.ndarray) -> np.ndarray:
         prior = GeocellPrior(model, FakePhotoEncoder(DIM), spread=spread)  # type: ignore[arg-type]
         belief = prior.beliefs(photos(partition)[6:7])[0]
-        return np.asarray(np.exp(belief.log_mass(tiles, 8).astype(np.float64)) / areas(tiles, 8))
+        return np.asarray(np.exp(belief.log_mass(tiles, 8).astype(np.float64)) / area_shares(tiles, 8))
 
     even = density("area", inside)
     assert even.std() / even.mean() < 1e-3

@@ -17,8 +17,7 @@ from retrieval.priors.geoclip import GeoclipPrior, GeoclipSettings
 from retrieval.priors.geoclip_location import LocationEncoder
 from retrieval.priors.geoclip_package import folder, gallery
 from retrieval.priors.geoclip_tables import QuarterTable, tile_embeddings
-from retrieval.priors.grid import areas
-from tile_cache.addressing import LngLat, centres_of_codes, children_of_codes, codes_at
+from tile_cache.addressing import LngLat, area_shares, centres_of_codes, children_of_codes, codes_at
 
 CITIES = [LngLat(8.5, 47.4), LngLat(2.3, 48.9), LngLat(151.2, -33.9), LngLat(-179.9, -16.5), LngLat(30.0, 78.0)]
 EDGES = np.array([[90.0, 0.0], [-90.0, 12.0], [0.0, 180.0], [0.0, -180.0], [0.0, 0.0], [47.37, 8.54]])
@@ -182,7 +181,7 @@ def test_by_area_the_gallery_does_not_count() -> None:
     prior = PRIORS["area"]
     (belief,) = prior.beliefs(np.zeros((1, 24), dtype=np.float32))  # equally like every place
     tiles = np.arange(4**6, dtype=np.uint64)
-    assert mass(belief, tiles, 6) == pytest.approx(areas(tiles, 6), rel=1e-3)
+    assert mass(belief, tiles, 6) == pytest.approx(area_shares(tiles, 6), rel=1e-3)
 
 
 def test_what_nothing_is_like_leaves_the_density(prior: GeoclipPrior) -> None:

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.errors import PriorError
-from retrieval.priors.grid import FLOOR, GridBelief, areas
+from retrieval.priors.grid import FLOOR, GridBelief
 from retrieval.priors.noise import NoisePrior
-from tile_cache.addressing import bounds, centre, children_of_codes, codes_at, tile_of_code
+from tile_cache.addressing import area_shares, bounds, centre, children_of_codes, codes_at, tile_of_code
 
 
 def random_mass(seed: int, zoom: int) -> np.ndarray:
@@ -37,7 +37,7 @@ def test_every_zoom_sums_to_one_and_children_to_their_parent(seed: int, base: in
 def test_masses_are_those_that_were_given_up_to_the_floor() -> None:
     given_mass = random_mass(3, 4)
     belief = GridBelief.of(given_mass, 4, floor=0.01)
-    expected = 0.99 * given_mass / given_mass.sum() + 0.01 * areas(np.arange(256, dtype=np.uint64), 4)
+    expected = 0.99 * given_mass / given_mass.sum() + 0.01 * area_shares(np.arange(256, dtype=np.uint64), 4)
     np.testing.assert_allclose(linear(belief, np.arange(256, dtype=np.uint64), 4), expected, rtol=1e-5)
 
 
@@ -56,7 +56,7 @@ def test_a_hard_belief_has_nothing_where_it_was_given_nothing_at_any_zoom() -> N
 def test_areas_are_those_on_the_sphere(zoom: int) -> None:
     codes = np.unique(codes_at(np.array([0.0, 12.3, -179.9, 7.7]), np.array([0.0, 85.0, -84.9, 47.0]), zoom))
     whole = bounds(tile_of_code(0, 0))
-    for code, share in zip(codes.tolist(), areas(codes, zoom), strict=True):
+    for code, share in zip(codes.tolist(), area_shares(codes, zoom), strict=True):
         edges = [np.sin(np.radians(v)) for v in (bounds(tile_of_code(code, zoom)))]
         band = np.sin(np.radians(whole.north)) * 2
         assert share == pytest.approx((edges[3] - edges[1]) / band / 2**zoom, rel=1e-4)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from indexer.geocells.partition.tiles import share_out
 from indexer.geocells.partition.voronoi import areas_km2, cells
 from retrieval.errors import PriorError
-from retrieval.priors.grid import GridBelief, areas
+from retrieval.priors.grid import GridBelief
 from retrieval.priors.partition import CELLS, CLUSTERS, TILE_ZOOM, TILES, Partition
-from retrieval.sphere import great_circle_km, unit_vectors_of
-from tile_cache.addressing import bounds_of_codes, codes_at
+from retrieval.sphere import great_circle_km, unit_vectors
+from tile_cache.addressing import area_shares, bounds_of_codes, codes_at
 
 # The last two are ten kilometres apart, so that hardly a tile's sample falls between them; some lie at the map's rims.
 LAT = np.array([48.9, 40.7, -33.9, 35.7, -17.7, 78.2, -77.8, 0.3, 0.39])
@@ -27,7 +27,7 @@ COUNT = len(LAT)
 
 @pytest.fixture(scope="module")
 def partition() -> Partition:
-    centroids, at = unit_vectors_of(LNG, LAT), np.arange(COUNT)
+    centroids, at = unit_vectors(LNG, LAT), np.arange(COUNT)
     surfaces = areas_km2(centroids, cells(centroids))
     found = np.zeros(COUNT, CELLS)
     found["lat"], found["lng"], found["area_km2"], found["photos"] = LAT, LNG, surfaces, 3
@@ -90,7 +90,7 @@ def test_mass_spread_by_area_is_even(partition: Partition) -> None:
     mass = partition.spread((due / due.sum())[None])
     every = np.arange(4**TILE_ZOOM, dtype=np.uint64)
     assert mass.shape == (1, 4**TILE_ZOOM)
-    assert np.allclose(mass[0], areas(every, TILE_ZOOM), rtol=2e-2, atol=0)
+    assert np.allclose(mass[0], area_shares(every, TILE_ZOOM), rtol=2e-2, atol=0)
 
 
 @pytest.mark.parametrize("by", ["area", "photos"])

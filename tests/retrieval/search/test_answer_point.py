@@ -5,14 +5,15 @@ import pytest
 
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.locator import LocateQuery, Locator
-from retrieval.search.points import EARTH_RADIUS_KM, Support, distances_km, lng_lat, unit_vectors
+from retrieval.search.points import Support
 from retrieval.search.query import BBox
+from retrieval.sphere import EARTH_RADIUS_KM, degrees_of, distances_km, unit_vectors_of_sines
 from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, unit_rows, write_fake_index
 from tile_cache.addressing import bounds_of_codes, children_of_codes
 
 
 def at(lng, lat):
-    return unit_vectors(
+    return unit_vectors_of_sines(
         np.atleast_1d(np.asarray(lng, float)), np.sin(np.radians(np.atleast_1d(np.asarray(lat, float))))
     )
 
@@ -22,7 +23,7 @@ def test_distances_are_great_circles():
     assert distances_km(at(0, 0)[0], at(0, 1)) == pytest.approx(111.19508, abs=1e-4)
     assert distances_km(at(0, 45)[0], at(1e-6, 45)) == pytest.approx(7.8626e-5, rel=1e-3)
     assert distances_km(at(179.5, 0)[0], at(-179.5, 0)) == pytest.approx(111.19508, abs=1e-4)
-    assert lng_lat(at(-179.25, 33.5)[0]) == pytest.approx((-179.25, 33.5))
+    assert degrees_of(at(-179.25, 33.5)[0]) == pytest.approx((-179.25, 33.5))
 
 
 @pytest.fixture(params=[0.03, 0.1, 0.25, 1.0], ids=lambda tau: f"tau={tau}")
@@ -48,7 +49,7 @@ def sample(descent, n, bbox=None):
         west, south, east, north = bounds_of_codes(codes, step.level.zoom)
         low, high = np.sin(np.radians(south)), np.sin(np.radians(north))
         u, v = rng.random((2, len(here)))
-        found[here] = unit_vectors(west + (east - west) * u, low + (high - low) * v)
+        found[here] = unit_vectors_of_sines(west + (east - west) * u, low + (high - low) * v)
     return found
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shapely.geometry import MultiPolygon, Point, shape
 
-from service.http.geojson import MEDIA_TYPE, RADIUS_KM, cap, preferred
+from retrieval.sphere import EARTH_RADIUS_KM
+from service.http.geojson import MEDIA_TYPE, cap, preferred
 
 
 def rings(geometry: dict[str, Any]) -> list[Any]:
@@ -46,14 +47,14 @@ def area_km2(geometry: dict[str, Any]) -> float:
         points = np.radians(np.array(ring))
         x, y = points[:, 0], np.sin(points[:, 1])
         total += float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
-    return total * RADIUS_KM**2
+    return total * EARTH_RADIUS_KM**2
 
 
 @given(st.floats(-180, 180), st.floats(-85, 85), st.floats(0.5, 19_000))
 def test_a_cap_is_valid_and_as_large_as_it_should_be(lon: float, lat: float, km: float) -> None:
     found = cap(lon, lat, km)
     check(found)
-    true = 2 * math.pi * RADIUS_KM**2 * (1 - math.cos(km / RADIUS_KM))
+    true = 2 * math.pi * EARTH_RADIUS_KM**2 * (1 - math.cos(km / EARTH_RADIUS_KM))
     assert area_km2(found) == pytest.approx(true, rel=0.03)
 
 

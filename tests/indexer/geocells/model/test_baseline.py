@@ -18,8 +18,8 @@ from indexer.geocells.model.errors_table import ErrorRow, error_figures, error_t
 from indexer.geocells.model.grid import train_grid
 from indexer.geocells.model.settings import BaselineRequest, Pace
 from indexer.photos.splits import SplitPlan
+from retrieval import sphere
 from retrieval.encoders.timm import load_image_encoder
-from retrieval.sphere import unit_vectors_of
 
 
 def baseline_of(drawn: Path, out: Path, encoder: str, **changes: object) -> BaselineRequest:
@@ -56,10 +56,10 @@ def test_last_layers_by_architecture() -> None:
         last_layers(torch.nn.Linear(2, 2), 2)
 
 
-def test_unit_vectors_are_the_house_s() -> None:
+def test_unit_vectors_equal_those_of_the_sphere_module() -> None:
     lat_lng = np.array([[0.0, 0.0], [90.0, 5.0], [-33.0, 179.9], [12.5, -77.0]])
     made = unit_vectors(torch.from_numpy(lat_lng)).numpy()
-    np.testing.assert_allclose(made, unit_vectors_of(lat_lng[:, 1], lat_lng[:, 0]), atol=1e-7)
+    np.testing.assert_allclose(made, sphere.unit_vectors(lat_lng[:, 1], lat_lng[:, 0]), atol=1e-7)
 
 
 def test_the_grid_writes_a_row_for_every_pair(drawn: Path, tmp_path: Path) -> None:

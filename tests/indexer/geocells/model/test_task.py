@@ -7,7 +7,6 @@ import pytest
 import torch
 from known_structure import Known, known_features
 
-from indexer.evaluation.metrics import great_circle_km
 from indexer.geocells.model.artefact import cluster_embeddings, fit_temperature, write_model
 from indexer.geocells.model.course import Course
 from indexer.geocells.model.feed import TableFeed
@@ -15,6 +14,7 @@ from indexer.geocells.model.settings import GeocellSettings, Pace
 from indexer.geocells.model.task import GeocellTask, Owned
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.priors.geocells import GeocellModel
+from retrieval.sphere import great_circle_km
 
 
 def task_of(known: Known, settings: GeocellSettings) -> tuple[GeocellTask, np.ndarray]:

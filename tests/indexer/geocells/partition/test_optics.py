@@ -9,7 +9,7 @@ from sklearn.cluster import DBSCAN, compute_optics_graph
 from towns import EACH, TOWNS, town_photos
 
 from indexer.geocells.partition.optics import chord_of, km_of, order
-from retrieval.sphere import great_circle_km, lng_lat_of
+from retrieval.sphere import degrees_of, great_circle_km
 
 
 def sklearns(vectors: NDArray[np.float64], min_samples: int, max_eps_km: float) -> tuple[NDArray[np.float64], ...]:
@@ -54,7 +54,7 @@ def test_a_cut_is_dbscans(eps_km: float) -> None:
     """By the haversine metric itself; points at a cluster's rim may go either way, dense ones may not."""
     vectors, _ = town_photos()
     cut = order(vectors, 5, 100.0).cut(eps_km)
-    lng, lat = lng_lat_of(vectors)
+    lng, lat = degrees_of(vectors)
     places = np.radians(np.stack([lat, lng], axis=1))
     other = DBSCAN(eps=eps_km / 6371.0088, min_samples=5, metric="haversine", algorithm="ball_tree").fit(places)
     dense = other.core_sample_indices_

@@ -14,7 +14,7 @@ from shapely.geometry import shape
 
 from indexer.geocells.partition.outlines import LARGEST_GAP_KM, outline
 from indexer.geocells.partition.voronoi import cells
-from retrieval.sphere import EARTH_RADIUS_KM, lng_lat_of
+from retrieval.sphere import EARTH_RADIUS_KM, degrees_of
 
 
 def from_the_edge_km(points: NDArray[np.float64], centroids: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -32,7 +32,7 @@ def check(centroids: NDArray[np.float64], points: NDArray[np.float64]) -> None:
     shapes = [shape(json.loads(json.dumps(geometry))) for geometry in made]
     assert all(s.is_valid for s in shapes), [shapely.is_valid_reason(s) for s in shapes]
     assert sum(s.area for s in shapes) == pytest.approx(360 * 180)
-    lng, lat = lng_lat_of(points)
+    lng, lat = degrees_of(points)
     within = np.stack([shapely.intersects_xy(s, lng, lat) for s in shapes], axis=1)
     sure = from_the_edge_km(points, centroids) > 1.5 * LARGEST_GAP_KM
     assert sure.mean() > 0.9

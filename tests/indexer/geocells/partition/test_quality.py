@@ -9,7 +9,7 @@ from sklearn.metrics import silhouette_score
 from sklearn.metrics.pairwise import haversine_distances
 
 from indexer.geocells.partition.quality import Silhouette, davies_bouldin
-from retrieval.sphere import EARTH_RADIUS_KM, great_circle_km, lng_lat_of, mean_directions
+from retrieval.sphere import EARTH_RADIUS_KM, degrees_of, great_circle_km, mean_directions
 
 Case = tuple[NDArray[np.float64], NDArray[np.intp]]
 
@@ -26,7 +26,7 @@ def clustered(seed: int, count: int, n: int = 120) -> Case:
 def test_the_silhouette_is_scikit_learns(seed: int, count: int) -> None:
     """Lone points included, which count nothing."""
     vectors, labels = clustered(seed, count)
-    lng, lat = lng_lat_of(vectors)
+    lng, lat = degrees_of(vectors)
     km = EARTH_RADIUS_KM * haversine_distances(np.radians(np.stack([lat, lng], axis=1)))
     np.fill_diagonal(km, 0)
     expected = silhouette_score(km, labels, metric="precomputed")
@@ -45,8 +45,8 @@ def test_a_sample_is_drawn_by_the_seed() -> None:
 @given(st.integers(0, 10_000), st.integers(2, 8))
 def test_davies_bouldin_is_its_definition(seed: int, count: int) -> None:
     vectors, labels = clustered(seed, count)
-    lng, lat = lng_lat_of(vectors)
-    at = [lng_lat_of(c) for c in mean_directions(vectors, labels, count)]
+    lng, lat = degrees_of(vectors)
+    at = [degrees_of(c) for c in mean_directions(vectors, labels, count)]
     scatter = [great_circle_km(lng[labels == i], lat[labels == i], *at[i]).mean() for i in range(count)]
     worst = [
         max((scatter[i] + scatter[j]) / float(great_circle_km(*at[i], *at[j])) for j in range(count) if j != i)

@@ -5,7 +5,7 @@ import pytest
 from towns import TOWNS, town_photos
 
 from indexer.geocells.partition.subclusters import how_many, subdivide
-from retrieval.sphere import unit_vectors_of
+from retrieval.sphere import unit_vectors
 
 
 @pytest.mark.parametrize(("photos", "clusters"), [(1, 5), (185, 5), (230, 6), (575, 16), (3700, 100), (1_000_000, 100)])
@@ -25,7 +25,7 @@ def test_clusters_are_where_the_photos_are() -> None:
 
 def test_few_places_are_as_many_clusters() -> None:
     """Four photos at one place and one elsewhere are two clusters, however many were asked for."""
-    vectors = unit_vectors_of(np.array([5.0, 5.0, 5.0, 5.0, 6.0]), np.zeros(5))
+    vectors = unit_vectors(np.array([5.0, 5.0, 5.0, 5.0, 6.0]), np.zeros(5))
     centres, labels = subdivide(vectors, 5, 0)
     assert len(centres) == 2
     assert np.bincount(labels).tolist() in ([4, 1], [1, 4])
@@ -33,7 +33,7 @@ def test_few_places_are_as_many_clusters() -> None:
 
 def test_the_seed_decides_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
-    vectors = unit_vectors_of(rng.uniform(-20, 20, 3000), rng.uniform(-20, 20, 3000))
+    vectors = unit_vectors(rng.uniform(-20, 20, 3000), rng.uniform(-20, 20, 3000))
     first, second, other = (subdivide(vectors, 40, seed)[0] for seed in (3, 3, 4))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from indexer.errors import GeocellError
 from indexer.geocells.partition.voronoi import areas_km2, cells
-from retrieval.sphere import EARTH_AREA_KM2, great_circle_km, lng_lat_of
+from retrieval.sphere import EARTH_AREA_KM2, degrees_of, great_circle_km
 
 
 def inside(points: Floats, polygons: list[Floats], slack: float) -> NDArray[np.bool_]:
@@ -25,8 +25,8 @@ def inside(points: Floats, polygons: list[Floats], slack: float) -> NDArray[np.b
 def check(centroids: Floats, points: Floats) -> None:
     """Exactly one cell each; which one, by the haversine; the areas are the Earth's."""
     polygons = cells(centroids)
-    lng, lat = lng_lat_of(centroids)
-    nearest = great_circle_km(*(v[:, None] for v in lng_lat_of(points)), lng, lat).argmin(axis=1)
+    lng, lat = degrees_of(centroids)
+    nearest = great_circle_km(*(v[:, None] for v in degrees_of(points)), lng, lat).argmin(axis=1)
     strictly, loosely = inside(points, polygons, -1e-9), inside(points, polygons, 1e-9)
     rows = np.arange(len(points))
     assert (strictly.sum(axis=1) <= 1).all()
@@ -42,8 +42,8 @@ def check(centroids: Floats, points: Floats) -> None:
 def test_a_hundred_thousand_points() -> None:
     """On 60 cells, none of the points on an edge."""
     centroids, points = drawn(60, 1), drawn(100_000, 2)
-    lng, lat = lng_lat_of(points)
-    there = lng_lat_of(centroids)
+    lng, lat = degrees_of(points)
+    there = degrees_of(centroids)
     nearest, least = np.zeros(len(points), dtype=np.intp), np.full(len(points), np.inf)
     for cell in range(len(centroids)):
         km = great_circle_km(lng, lat, there[0][cell], there[1][cell])
