@@ -1,9 +1,9 @@
-# Tilebeam's commands for people. Needs make and Python 3.11 or newer with venv; everything else goes into .venv.
+# Commands for people. They need make and Python 3.11 or newer with venv; everything else is installed into .venv.
 #
-#   PYTHON=python3.12   the Python that .venv is made with
+#   PYTHON=python3.12   the Python to make .venv with
 #   TORCH_INDEX=URL     a package index with CPU builds of torch and torchvision, for machines without a GPU
 #   PORT=8001           where `make demo` serves
-#   ARGS="-k beam"      more for pytest or the benchmarks
+#   ARGS="-k beam"      more arguments for pytest or the benchmarks
 
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCHMARKS := descent indexing locate training
 
-# What pip fetches and what it becomes, measured on Linux x86-64 with the versions of constraints.txt.
+# What pip downloads and what it takes on disk, measured on Linux x86-64 with the versions of constraints.txt.
 ifneq ($(TORCH_INDEX),)
 SIZE := CPU builds of PyTorch: about 1.2 GB to download, 2.6 GB on disk
 else ifeq ($(shell uname -sm),Linux x86_64)
@@ -27,10 +27,10 @@ endif
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check bench accuracy clean
+.PHONY: help setup demo test check bench bench-smoke accuracy clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s  %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo '  with PYTHON=..., TORCH_INDEX=..., PORT=... or ARGS=...: see the head of the Makefile'
 
 setup: $(STAMP) ## make .venv and install everything into it
@@ -50,13 +50,16 @@ check: $(STAMP) ## lint, formatting, types, architecture
 bench: $(STAMP) ## measure the descent, indexing, a whole answer and training; tables and JSON
 	@for name in $(BENCHMARKS); do printf "\n%s\n" $$name; $(BIN)/python -m benchmarks.$$name $(ARGS) || exit; done
 
+bench-smoke: $(STAMP) ## run every benchmark in its smallest form, to see that it works
+	@$(BIN)/python -m benchmarks.smoke $(ARGS)
+
 accuracy: $(STAMP) ## measure the built-in model: errors, calibration, circles
 	@$(BIN)/python -m benchmarks.accuracy $(ARGS)
 
 clean: ## remove .venv and caches; indexes and fetched tiles stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-# The stamp is written last: an installation that was interrupted is taken up again by the next call.
+# The stamp is written last, so that the next call resumes an installation that was interrupted.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { \
 		echo 'make: there is no $(PYTHON); install Python 3.11 or newer, or name yours: make PYTHON=...' >&2; exit 1; }
