@@ -2,8 +2,8 @@
 
     python -m benchmarks.smoke [NAME ...]
 
-Prints one line per benchmark: `ok`, `failed` or `skipped`, with the seconds that it took or the reason. Figures of these
-runs mean nothing. Exits with 1 if one failed. `.ci/run` executes this.
+Prints one line per benchmark: `ok`, `failed` or `skipped`, with the seconds that it took or the reason. The figures of
+these runs mean nothing. Exits with 1 if one failed. `.ci/run` executes this.
 """
 
 import argparse
