@@ -23,7 +23,7 @@ from indexer.evaluation.bootstrap import Resamples
 from indexer.evaluation.figures import Figures, Row, figures_of
 from indexer.evaluation.metrics import reliability
 from indexer.evaluation.outcomes import Outcomes, Pictures, ZoomOutcomes, search_all
-from indexer.photos.known import KnownPictures
+from indexer.photos.embed import KnownPictures
 from retrieval.locator import Locator
 from retrieval.search.query import LocateQuery
 

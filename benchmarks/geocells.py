@@ -31,9 +31,9 @@ from indexer.geocells.model.request import FitRequest, Grid
 from indexer.geocells.model.settings import GeocellSettings, Pace
 from indexer.geocells.model.task import GeocellTask, Owned
 from indexer.geocells.partition.fit import part
-from indexer.photos.embedding import embed_photos
+from indexer.photos.embed import embed_photos
 from indexer.photos.photo_set import PhotoSet
-from indexer.photos.reading import ReadOptions, read_photos
+from indexer.photos.read import ReadOptions, read_photos
 from indexer.photos.splits import SplitPlan
 from retrieval.encoders.timm import load_image_encoder
 from retrieval.priors.geocells import GeocellModel, GeocellPrior, Spread

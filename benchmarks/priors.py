@@ -22,11 +22,10 @@ from benchmarks.machine import describe, sentence
 from indexer.cli.terminal import Bars
 from indexer.evaluation.bootstrap import Figure, Resamples, difference
 from indexer.evaluation.figures import errors, plain
-from indexer.evaluation.folder import write_out
-from indexer.evaluation.measuring import Measured
 from indexer.evaluation.metrics import WITHIN_KM
-from indexer.evaluation.report import Evaluation, evaluate
 from indexer.evaluation.request import EvaluationRequest, Measures
+from indexer.evaluation.run import Evaluation, Measured, evaluate
+from indexer.evaluation.write import write_out
 from retrieval.files import write_json
 from retrieval.index.calibration import Calibration
 

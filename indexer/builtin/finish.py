@@ -16,7 +16,7 @@ from indexer.builtin.styles import Style, Stylist
 from indexer.builtin.views import Centres, Earth, draw_views
 from indexer.calibration.elsewhere import Strangers
 from indexer.calibration.stages import calibrated
-from indexer.photos.known import KnownPictures, joined
+from indexer.photos.embed import KnownPictures, joined
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.files import write_json
 from retrieval.index.reader import TileIndex

@@ -15,7 +15,7 @@ from PIL import Image
 
 from indexer.builtin.styles import Style, Stylist
 from indexer.builtin.views import Centres, Earth, Views, draw_views
-from indexer.photos.known import KnownPictures
+from indexer.photos.embed import KnownPictures
 from retrieval.encoders.open_clip import EncodesPhotos
 from tile_cache.addressing import codes_at
 from tile_cache.bluemarble import BlueMarble

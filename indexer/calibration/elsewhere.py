@@ -16,8 +16,8 @@ from torch import Tensor
 
 from indexer.calibration.cases import descents
 from indexer.calibration.likelihood import minimise
-from indexer.evaluation.answerable import WRONG_KM
-from indexer.photos.known import KnownPictures
+from indexer.evaluation.figures import WRONG_KM
+from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration, ElsewhereNumbers, Feature
 from retrieval.index.reader import TileIndex
 from retrieval.search.answer_point import places

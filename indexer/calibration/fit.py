@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from indexer.calibration.cases import Chunk, cases_of, chunks_of
 from indexer.calibration.likelihood import maximise
-from indexer.photos.known import KnownPictures
+from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex
 

@@ -5,16 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from indexer.calibration.run import Calibrated
 from indexer.errors import CalibrationFitError
 from indexer.evaluation import plots
-from indexer.evaluation.answerable import COVERAGES, Answerable, abstaining, answerable
 from indexer.evaluation.bootstrap import Figure, Resamples
-from indexer.evaluation.figures import Figures, at_zoom, circles, plain
-from indexer.evaluation.metrics import risk_coverage
+from indexer.evaluation.figures import Answerable, Figures, answerable, at_zoom, circles, plain, risk_of
 from indexer.evaluation.outcomes import Outcomes
+from indexer.evaluation.tables import decimals, markdown_table, percent
 from retrieval.files import write_json
 
 __all__ = ["CalibrationReport", "check_folder", "numbers_in_words"]
@@ -34,9 +31,7 @@ class CalibrationReport:
             for i, z in enumerate(done.zooms)
         }
         self.circles = resamples.figures(circles(done.after))
-        curve = risk_coverage(*abstaining(done.after, None))
-        self.aurc = curve.aurc
-        self.wrong_at = {share: float(np.interp(share, curve.coverage, curve.risk)) for share in COVERAGES}
+        self.risk = risk_of(done.after)
         self.elsewhere = _elsewhere(done, resamples)
 
     def markdown(self) -> str:
@@ -60,8 +55,8 @@ class CalibrationReport:
             "reached": {str(z): n for z, n in done.reached.items()},
             "zooms": zooms,
             "circles": plain(self.circles),
-            "aurc": self.aurc,
-            "wrong_at_coverage": plain(self.wrong_at),
+            "aurc": self.risk.aurc,
+            "wrong_at_coverage": plain(self.risk.at),
             "elsewhere": {n: plain(asdict(f)) for n, f in self.elsewhere.groups.items()} if self.elsewhere else None,
         }
 
@@ -74,7 +69,8 @@ class CalibrationReport:
                 curves = {f"zoom {z.zoom}": (z.confidence[z.reached], z.right[z.reached]) for z in outcomes.zooms}
                 path = folder / f"reliability-{name}.png"
                 plots.reliability_diagram(path, curves, f"Confidence against how often it is right: {name}")
-            curves = {"raw": abstaining(self.done.before, None), "calibrated": abstaining(self.done.after, None)}
+            risks = {"raw": risk_of(self.done.before), "calibrated": self.risk}
+            curves = {name: (risk.score, risk.wrong) for name, risk in risks.items()}
             plots.risk_coverage_plot(folder / "risk-coverage.png", curves, "What abstaining buys (wrong: over 750 km)")
             write_json(folder / _JSON, self.to_json())
         except OSError as exc:
@@ -94,28 +90,28 @@ class CalibrationReport:
         for zoom in done.unfitted:
             yield f"**Zoom {zoom} is not calibrated**: {_few(done, zoom)}. Answers that reach it say so."
         head = ["zoom", "numbers", "NLL", "ECE", "Brier", "AUROC", "right", "confidence"]
-        yield _table(head, [line for zoom in self.zooms for line in self._zoom_lines(zoom)])
+        yield markdown_table(head, [line for zoom in self.zooms for line in self._zoom_lines(zoom)])
         rows = [[f"{p}%", _percent(self.circles[f"holds_{p}"]), _percent(self.circles[f"given_{p}"])] for p in (50, 90)]
-        yield _table(["circle", "holds the truth", "given"], rows)
-        shares = ", ".join(f"{100 * risk:.1f}% at {100 * share:.0f}%" for share, risk in self.wrong_at.items())
-        yield f"Wrong (over 750 km) among the answers given, the surest first: {shares}. AURC {self.aurc:.3f}."
+        yield markdown_table(["circle", "holds the truth", "given"], rows)
+        shares = ", ".join(f"{100 * risk:.1f}% at {100 * share:.0f}%" for share, risk in self.risk.at.items())
+        yield f"Wrong (over 750 km) among the answers given, the surest first: {shares}. AURC {self.risk.aurc:.3f}."
         if self.elsewhere is not None:
             yield self._elsewhere_table(self.elsewhere)
 
     def _zoom_lines(self, zoom: int) -> Iterator[list[str]]:
         for name, figures in zip(("raw", "fitted"), self.zooms[zoom], strict=True):
-            plain_figures = [_small(figures[key]) for key in _ZOOM_FIGURES[:4]]
+            plain_figures = [decimals(figures[key]) for key in _ZOOM_FIGURES[:4]]
             yield [str(zoom), name, *plain_figures, *(_percent(figures[key]) for key in _ZOOM_FIGURES[4:])]
 
     @staticmethod
     def _elsewhere_table(told: Answerable) -> str:
         families = {**told.groups, **told.families}
         rows = [
-            [name, str(f.not_answerable), _small(f.elsewhere), f"{f.mean_elsewhere:.2f}"]
+            [name, str(f.not_answerable), decimals(f.elsewhere), f"{f.mean_elsewhere:.2f}"]
             for name, f in families.items()
         ]
         head = ["pictures without an answer, none of them fitted to", "n", "AUROC of elsewhere", "mean elsewhere"]
-        return _table(head, rows)
+        return markdown_table(head, rows)
 
 
 def check_folder(folder: Path) -> None:
@@ -141,23 +137,8 @@ def _few(done: Calibrated, zoom: int) -> str:
     return f"only {done.reached[zoom]} photos have their true tile among its candidates"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])
-
-
-def _small(figure: Figure) -> str:
-    return _text(figure, "{:.3f}", 1)
-
-
 def _percent(figure: Figure) -> str:
-    return _text(figure, "{:.1f}%", 100)
-
-
-def _text(figure: Figure, form: str, times: float) -> str:
-    if np.isnan(figure.value):
-        return "-"
-    value, low, high = (form.format(times * v) for v in figure)
-    return value if np.isnan(figure.low) else f"{value} [{low}, {high}]"
+    return percent(figure, unit="%")
 
 
 def numbers_in_words(numbers: Mapping[int, Any]) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from indexer.calibration.elsewhere import EXPECTED_SHARE
 from indexer.errors import CalibrationFitError
-from indexer.photos.reading import ReadOptions
+from indexer.photos.read import ReadOptions
 from retrieval.installed_priors import check_name
 from retrieval.search.query import LocateQuery
 

@@ -14,10 +14,9 @@ from indexer.calibration.request import CalibrationRequest
 from indexer.calibration.stages import calibrated
 from indexer.errors import CalibrationFitError
 from indexer.evaluation.outcomes import Outcomes, Pictures, search_all
-from indexer.photos.embedding import Embedded, embed_photos, known_under
-from indexer.photos.known import KnownPictures
+from indexer.photos.embed import Embedded, KnownPictures, embed_photos, known_under
 from indexer.photos.photo_set import PhotoSet
-from indexer.photos.reading import ReadOptions, read_photos
+from indexer.photos.read import ReadOptions, read_photos
 from indexer.progress import OnProgress, Progress
 from retrieval.index.calibration import Calibration
 from retrieval.installed_priors import Asked, OpenPriors, install, staged
@@ -121,7 +120,8 @@ def _load(
 ) -> tuple[Embedded, Halves]:
     photos = read_photos(request.photos, request.reading)
     wanted = request.split or (None if photos.split is None else "validation")
-    photos = _limited(photos if wanted is None else photos.only(wanted), request).check_not_empty()
+    photos = photos if wanted is None else photos.only(wanted)
+    photos = photos.sample(request.limit, request.seed).check_not_empty()
     embedded, known = _embedded(photos, "photos", request, locator, prior, on_progress)
     first, second = halves_of(embedded.photos.names, request.seed)
     if request.elsewhere is None:
@@ -180,13 +180,6 @@ def _strangers(embedded: Embedded, known: KnownPictures, rows: NDArray[np.intp])
         return None
     families = embedded.photos.families or ("pictures",) * len(embedded.photos)
     return Strangers(known.take(rows), np.array(families)[rows])
-
-
-def _limited(photos: PhotoSet, request: CalibrationRequest) -> PhotoSet:
-    if request.limit is None or len(photos) <= request.limit:
-        return photos
-    rng = np.random.default_rng(request.seed)
-    return photos.take(np.sort(rng.choice(len(photos), request.limit, replace=False)))
 
 
 def _store(fitted: Calibration, index: Path, first: Callable[[], None] = lambda: None) -> None:

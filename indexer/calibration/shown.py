@@ -17,7 +17,7 @@ from torch import Tensor
 
 from indexer.calibration.cases import Case, Chunk, case_of, descents
 from indexer.calibration.likelihood import Free, log_posterior, minimise
-from indexer.photos.known import KnownPictures
+from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration
 from retrieval.index.reader import TileIndex
 from retrieval.search.answer_point import Place, places

@@ -9,7 +9,7 @@ from dataclasses import replace
 from indexer.calibration.elsewhere import EXPECTED_SHARE, Strangers, with_elsewhere
 from indexer.calibration.fit import fit
 from indexer.calibration.shown import as_shown, with_circles
-from indexer.photos.known import KnownPictures
+from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration
 from retrieval.index.reader import TileIndex
 

@@ -72,7 +72,7 @@ def calibrate(
         from indexer.calibration.report import CalibrationReport, check_folder, numbers_in_words
         from indexer.calibration.request import CalibrationRequest, PriorSource
         from indexer.calibration.run import calibrate as run
-        from indexer.photos.reading import ReadOptions
+        from indexer.photos.read import ReadOptions
 
         request = CalibrationRequest(
             index=index,

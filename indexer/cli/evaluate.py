@@ -69,10 +69,11 @@ def evaluate(
 ) -> None:
     """Accuracy, calibration, recall, time and memory of indexes on photos whose places are known."""
     with ending_well("nothing was written"):
-        from indexer.evaluation.folder import check_out, write_out
-        from indexer.evaluation.report import evaluate as run
+        from indexer.evaluation.page import markdown
         from indexer.evaluation.request import EvaluationRequest, Measures
-        from indexer.photos.reading import ReadOptions
+        from indexer.evaluation.run import evaluate as run
+        from indexer.evaluation.write import check_out, to_json, write_out
+        from indexer.photos.read import ReadOptions
 
         if out is not None:
             check_out(out)
@@ -99,7 +100,7 @@ def evaluate(
             done = run(request, bars)
             if out is not None:
                 write_out(out, done)
-        typer.echo(json.dumps(done.to_json(), allow_nan=False) if as_json else done.markdown())
+        typer.echo(json.dumps(to_json(done), allow_nan=False) if as_json else markdown(done))
         if out is not None:
             say(f"{out}: tables, JSON, pictures and every answer")
 

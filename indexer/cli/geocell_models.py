@@ -205,7 +205,7 @@ def _request(asked: dict[str, Any]) -> "GeocellRequest":
 
 def _photos(asked: dict[str, Any]) -> dict[str, Any]:
     """The fields of a request that say where photos come from and what is kept where."""
-    from indexer.photos.reading import ReadOptions
+    from indexer.photos.read import ReadOptions
     from indexer.photos.splits import SplitPlan
 
     columns = (asked["path_column"], asked["latitude_column"], asked["longitude_column"])

@@ -87,7 +87,7 @@ def fit(
         from indexer.geocells.partition.fit import fit as run
         from indexer.geocells.partition.folder import check_out, write_out
         from indexer.geocells.partition.words import in_words
-        from indexer.photos.reading import ReadOptions
+        from indexer.photos.read import ReadOptions
 
         check_out(out)
         limits = {} if cells is None else {"least_cells": cells[0], "most_cells": cells[1]}

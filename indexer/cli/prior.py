@@ -52,7 +52,7 @@ def density(
 ) -> None:
     """Where photos are taken, by the places of a photo set (its split `train`, where it has splits)."""
     with ending_well("nothing was written"):
-        from indexer.photos.reading import ReadOptions, read_photos
+        from indexer.photos.read import ReadOptions, read_photos
         from retrieval.priors.density import DensityPrior
         from retrieval.priors.geoclip_package import gallery
 

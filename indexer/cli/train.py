@@ -170,7 +170,7 @@ def train(
         raise typer.BadParameter("--world, --bbox and --geojson are for the index: give --index DIR, too")
     area = None if index is None else area_of(world, bbox, geojson, None, land)
     with ending_well("the same command goes on from the last saved step"):
-        from indexer.photos.reading import ReadOptions
+        from indexer.photos.read import ReadOptions
         from indexer.photos.splits import SplitPlan
         from indexer.training.request import TrainRequest
         from indexer.training.settings import TrainSettings

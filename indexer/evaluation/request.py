@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from indexer.errors import EvaluationError
-from indexer.photos.reading import ReadOptions
+from indexer.photos.read import ReadOptions
 from retrieval.search.query import NO_PRIOR, LocateQuery, Scoring
 
 __all__ = ["BEAM", "EvaluationRequest", "Measures"]

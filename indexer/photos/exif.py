@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, BinaryIO
 
-from indexer.photos.photo_set import Fault, Reason
-from indexer.photos.pictures import file_fault, os_fault, read_picture
-from indexer.photos.places import Place, check_place
+from indexer.photos.files import file_fault, os_fault, read_picture
+from indexer.photos.photo_set import Fault, Place, Reason, check_place
 from retrieval.encoders.photo import PhotoLimits
 
 __all__ = ["place_of"]

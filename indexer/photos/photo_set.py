@@ -1,7 +1,7 @@
-"""A set of photos with places, and what could not be used of the table that it came from. Knows nothing of pixels.
+"""A set of photos with places, and a record of the rejected rows of its table. Knows nothing of pixels.
 
-A photo keeps the name that its table gives it and the line where it stands there, so that whatever refuses it later
-(decoding, encoding, a coverage without its tile) can say which one it was.
+Each photo keeps its name and line number from the table, so that a later rejection (by decoding, encoding, or a
+coverage without its tile) can name it. Places are checked here as well: `check_place` and `parse_place`.
 """
 
 import csv
@@ -20,14 +20,34 @@ from numpy.typing import NDArray
 
 from indexer.errors import PhotoSetError
 from retrieval.files import write_atomically
+from tile_cache.addressing import MAX_LATITUDE
 
-__all__ = ["SPLITS", "Fault", "PhotoSet", "Reason", "Rejection", "write_rejections"]
+__all__ = [
+    "NOWHERE",
+    "SPLITS",
+    "Fault",
+    "PhotoSet",
+    "Place",
+    "Reason",
+    "Rejection",
+    "check_place",
+    "parse_place",
+    "sample_rows",
+    "write_rejections",
+]
 
 SPLITS = ("train", "validation", "test")
 
+Place = tuple[float, float]
+"""(lng, lat) in degrees; (nan, nan) if no place is known."""
+
+NOWHERE: Place = (math.nan, math.nan)
+
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "nil", "-", "?"})
+
 
 class Reason(StrEnum):
-    """Why a row cannot be used; the strings are stable, as people count and filter by them."""
+    """Why a row cannot be used. The strings are stable, because people count and filter by them."""
 
     MALFORMED_ROW = "malformed row"
     UNDECODABLE_TEXT = "undecodable text"
@@ -57,7 +77,7 @@ class Reason(StrEnum):
 
 
 class Fault(NamedTuple):
-    """What is wrong with one row: why, and in words."""
+    """Why one row cannot be used, and the details in words."""
 
     reason: Reason
     detail: str
@@ -74,24 +94,24 @@ class Rejection(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class PhotoSet:
-    """Photos with places, in the order of their table. Raises PhotoSetError where columns differ in length."""
+    """Photos with places, in the order of their table. Raises PhotoSetError if the columns differ in length."""
 
     paths: tuple[str, ...]
-    """Where each picture lies."""
+    """The absolute path of each picture."""
     names: tuple[str, ...]
-    """As the table names it (id or relative path); unique."""
+    """The name in the table (an id or a relative path); unique."""
     lng: NDArray[np.float64]
-    """(n,) degrees; nan where no place is known."""
+    """(n,) degrees; nan if no place is known."""
     lat: NDArray[np.float64]
-    """(n,) degrees; nan where no place is known."""
+    """(n,) degrees; nan if no place is known."""
     split: tuple[str, ...] | None = None
-    """One of SPLITS each, where that has been decided."""
+    """One of SPLITS for each photo; None if the set is not split."""
     families: tuple[str, ...] | None = None
-    """Kind of picture: the table's `family` column, in a folder the first folder below the root."""
+    """The kind of picture: the table's `family` column, or in a folder the first folder below the root."""
     rejected: tuple[Rejection, ...] = ()
-    """Rows of the same table that are not among the photos, in the order in which they were refused."""
+    """Rows of the same table that cannot be used, in the order of their rejection."""
     lines: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(n,) where each stands in its table, as in Rejection; if none are given, as though no row had been refused."""
+    """(n,) line numbers in the table, as in Rejection; the default counts as if no row had been rejected."""
 
     def __post_init__(self) -> None:
         if len(self.lines) == 0 and len(self.paths):
@@ -105,7 +125,7 @@ class PhotoSet:
         return len(self.paths)
 
     def take(self, rows: NDArray[np.intp]) -> "PhotoSet":
-        """Some of the photos, in the given order; what was refused stays on record."""
+        """The photos of these rows, in the given order; `rejected` stays as it is."""
         rows = np.asarray(rows, dtype=np.intp)
         return replace(
             self,
@@ -119,31 +139,35 @@ class PhotoSet:
         )
 
     def only(self, split: str) -> "PhotoSet":
-        """The photos of one split; raises PhotoSetError, naming the splits that there are, where it has none."""
-        chosen = np.flatnonzero(np.array(self.split or (), dtype=object) == split)
-        if not len(chosen):
-            there = Counter(self.split or ())
-            listed = ", ".join(f"{name} ({count:,})" for name, count in sorted(there.items()))
+        """The photos of one split. Raises PhotoSetError, which lists the splits of the set, if there are none."""
+        rows = np.flatnonzero(np.array(self.split or (), dtype=object) == split)
+        if not len(rows):
+            counts = Counter(self.split or ())
+            listed = ", ".join(f"{name} ({count:,})" for name, count in sorted(counts.items()))
             raise PhotoSetError(f"no photo is in split {split!r}; there are: {listed or 'no splits'}")
-        return self.take(chosen)
+        return self.take(rows)
+
+    def sample(self, limit: int | None, seed: int) -> "PhotoSet":
+        """At most `limit` photos, drawn by the seed and in table order; None takes all."""
+        return self if limit is None or limit >= len(self) else self.take(sample_rows(len(self), limit, seed))
 
     def without(self, faults: Mapping[int, Fault]) -> "PhotoSet":
-        """The set without the photos at these positions, which are put on record with what is wrong with them.
+        """The set without the photos at these positions, which are added to `rejected` with their faults.
 
-        It may become empty; `check_not_empty` says so in words.
+        The result may be empty: see `check_not_empty`.
         """
         if not faults:
             return self
-        refused = tuple(
+        rejected = tuple(
             Rejection(int(self.lines[row]), self.names[row], str(faults[row].reason), faults[row].detail)
             for row in sorted(faults)
         )
-        stay = np.ones(len(self), dtype=np.bool_)
-        stay[list(faults)] = False
-        return replace(self.take(np.flatnonzero(stay)), rejected=(*self.rejected, *refused))
+        usable = np.ones(len(self), dtype=np.bool_)
+        usable[list(faults)] = False
+        return replace(self.take(np.flatnonzero(usable)), rejected=(*self.rejected, *rejected))
 
     def check_not_empty(self) -> "PhotoSet":
-        """The set itself; raises PhotoSetError with the counts by reason where no photo is left."""
+        """The set itself. Raises PhotoSetError with the counts by reason if no photo is left."""
         if not len(self):
             counts = "; ".join(f"{count:,} {reason}" for reason, count in self.summary().items())
             first = f"; the first: row {self.rejected[0].row}, {self.rejected[0].detail}" if self.rejected else ""
@@ -154,7 +178,7 @@ class PhotoSet:
         """SHA-256 (hex) over names, coordinates and split in order: the data hash of a training run."""
         sha = hashlib.sha256(f"photos 1 {len(self)} {self.split is not None}\n".encode())
         for values in (self.lng, self.lat):
-            sha.update((values + 0.0).astype("<f8").tobytes())  # + 0.0 makes -0.0 and 0.0 one
+            sha.update((values + 0.0).astype("<f8").tobytes())  # + 0.0 turns -0.0 into 0.0
         for column in (self.names, self.split or ()):
             for text in column:
                 data = text.encode("utf-8", "surrogateescape")
@@ -162,15 +186,15 @@ class PhotoSet:
         return sha.hexdigest()
 
     def summary(self) -> dict[str, int]:
-        """How many rows were refused, by reason, most frequent first."""
+        """The number of rejected rows by reason, most frequent first."""
         counts = Counter(rejection.reason for rejection in self.rejected)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
     def write(self, path: Path) -> None:
-        """Write a CSV, whole or not at all, that `read_photos` reads back equal (but for lines and what was refused).
+        """Write a CSV, whole or not at all, that `read_photos` reads back equal except for lines and rejected rows.
 
-        Columns: path, name, latitude, longitude, and split and family where known. Pictures below the table's folder
-        are written relative to it, so that both can be moved together.
+        Columns: path, name, latitude, longitude, and split and family if known. Paths of pictures below the table's
+        folder are relative to it, so that both can be moved together.
         """
         below = os.path.join(os.path.abspath(path.parent), "")
         columns: dict[str, Iterable[str]] = {
@@ -186,14 +210,51 @@ class PhotoSet:
         _write_csv(path, tuple(columns), zip(*columns.values(), strict=True))
 
 
+def sample_rows(n: int, limit: int, seed: int) -> NDArray[np.intp]:
+    """At most `limit` of the rows 0 to n - 1, drawn by the seed without replacement, ascending."""
+    if n <= limit:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, limit, replace=False))
+
+
+def parse_place(longitude: str, latitude: str, *, need_place: bool, decimal_comma: bool = False) -> Place | Fault:
+    """Two cells of a table as a place; NOWHERE if both are empty and `need_place` is False."""
+    lng, lat = longitude.strip(), latitude.strip()
+    missing = [name for name, text in (("latitude", lat), ("longitude", lng)) if text.lower() in _MISSING]
+    if missing:
+        if len(missing) == 2 and not need_place:
+            return NOWHERE
+        return Fault(Reason.COORDINATES_MISSING, f"no {' and no '.join(missing)}")
+    if decimal_comma:
+        lng, lat = lng.replace(",", "."), lat.replace(",", ".")
+    try:
+        return check_place(_number(lng), _number(lat))
+    except ValueError:
+        return Fault(Reason.NOT_A_NUMBER, f"latitude {lat!r}, longitude {lng!r}: decimal degrees are expected")
+
+
+def check_place(lng: float, lat: float) -> Place | Fault:
+    """The place itself, or why no photo can have been taken there or be placed on a Web-Mercator map."""
+    text = f"latitude {lat:.7g}, longitude {lng:.7g}"
+    if not -90 <= lat <= 90 or not -180 <= lng <= 180:
+        if 90 < abs(lat) <= 180 and abs(lng) <= 90:
+            return Fault(Reason.SWAPPED, f"{text}: the two look swapped")
+        return Fault(Reason.OUT_OF_RANGE, f"{text}: latitudes end at 90 degrees, longitudes at 180")
+    if abs(lat) > MAX_LATITUDE:
+        return Fault(Reason.BEYOND_MERCATOR, f"{text}: Web-Mercator maps end at latitude {MAX_LATITUDE:.4f}")
+    if lng == 0 and lat == 0:
+        return Fault(Reason.NULL_ISLAND, "latitude 0, longitude 0: devices and tables write this for no place")
+    return lng, lat
+
+
 def write_rejections(path: Path, rejected: Iterable[Rejection]) -> None:
-    """Write what was refused as CSV (row, name, reason, detail), whole or not at all."""
+    """Write the rejected rows as CSV (row, name, reason, detail), whole or not at all."""
     _write_csv(path, Rejection._fields, ((str(r.row), r.name, r.reason, r.detail) for r in rejected))
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[str]]) -> None:
     def write(temporary: Path) -> None:
-        # Names that are no text in any encoding reach the list of refused rows; there they are shown escaped.
+        # A rejected row's name may be text in no encoding; its bytes are written escaped.
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
             writer = csv.writer(stream)
             writer.writerow(header)
@@ -208,3 +269,10 @@ def _picked(values: tuple[str, ...], rows: NDArray[np.intp]) -> tuple[str, ...]:
 
 def _degrees(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if "_" in text or not math.isfinite(value):  # float() accepts 1_000 and inf
+        raise ValueError(text)
+    return value

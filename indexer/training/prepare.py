@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.photos.embedding import embed_photos
+from indexer.photos.embed import embed_photos
 from indexer.photos.photo_set import Fault, PhotoSet, Reason, write_rejections
 from indexer.photos.splits import split
 from indexer.progress import Progress

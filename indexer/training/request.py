@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from indexer.photos.reading import ReadOptions
+from indexer.photos.read import ReadOptions
 from indexer.photos.splits import SplitPlan
 from indexer.training.settings import TrainSettings
 from tile_cache.fetch.settings import FetchSettings

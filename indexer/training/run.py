@@ -16,7 +16,7 @@ from indexer.learning.distributed import Group
 from indexer.learning.log import TrainingLog
 from indexer.learning.state import ZoomFile
 from indexer.photos.photo_set import PhotoSet
-from indexer.photos.reading import read_photos
+from indexer.photos.read import read_photos
 from indexer.progress import OnProgress, Progress
 from indexer.training.output import ENCODERS_NAME, write_encoders
 from indexer.training.pairs import Pairs, steps_per_epoch

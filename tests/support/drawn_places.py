@@ -3,7 +3,7 @@
 import numpy as np
 
 from indexer.evaluation.metrics import Bools, Floats
-from indexer.photos.known import KnownPictures, joined
+from indexer.photos.embed import KnownPictures, joined
 from retrieval.index.calibration import Calibration
 from retrieval.index.reader import TileIndex
 from retrieval.locator import Locator

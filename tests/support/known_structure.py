@@ -12,7 +12,7 @@ from PIL import Image
 
 from indexer.geocells.model.photo_data import Part
 from indexer.geocells.model.settings import GeocellRequest, GeocellSettings, Pace
-from indexer.photos.reading import ReadOptions
+from indexer.photos.read import ReadOptions
 from indexer.photos.splits import SplitPlan
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower
 from retrieval.encoders.preprocess import Preprocess

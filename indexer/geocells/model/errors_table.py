@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from indexer.evaluation.bootstrap import Figure, Resamples, Statistic, difference, mean, median
 from indexer.evaluation.figures import plain
 from indexer.evaluation.metrics import WITHIN_KM
+from indexer.evaluation.tables import figure_text, markdown_table, percent
 
 __all__ = ["ErrorRow", "error_figures", "error_table"]
 
@@ -35,12 +36,14 @@ def error_figures(rows: list[ErrorRow], replicates: int = 1000, seed: int = 0) -
 def error_table(rows: list[ErrorRow], figures: list[dict[str, Figure]]) -> str:
     """One line a row, in Markdown."""
     head = ["", "average km", "median km", *(f"≤ {limit:,} km %" for limit in _LIMITS), "average less first row's"]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    lines = []
     for row, found in zip(rows, figures, strict=True):
-        shares = [_figure(found[f"within_{limit}_km"], 100, 1) for limit in _LIMITS]
-        less = "" if row is rows[0] else _figure(found["less_first"], 1, 1)
-        lines.append([row.name, _figure(found["mean_km"], 1, 1), _figure(found["median_km"], 1, 1), *shares, less])
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+        shares = [percent(found[f"within_{limit}_km"]) for limit in _LIMITS]
+        less = "" if row is rows[0] else figure_text(found["less_first"], ",.1f")
+        lines.append(
+            [row.name, figure_text(found["mean_km"], ",.1f"), figure_text(found["median_km"], ",.1f"), *shares, less]
+        )
+    return markdown_table(head, lines)
 
 
 def as_json(rows: list[ErrorRow], figures: list[dict[str, Figure]]) -> list[Mapping[str, object]]:
@@ -52,8 +55,3 @@ def _statistics(km: Floats, first: Floats) -> dict[str, Statistic]:
     shares = {f"within_{limit}_km": mean(km <= limit) for limit in _LIMITS}
     found = {"mean_km": mean(km), "median_km": median(km)} | shares
     return found | {"less_first": difference(mean(km), mean(first))}
-
-
-def _figure(figure: Figure, times: float, digits: int) -> str:
-    value, low, high = (f"{times * v:,.{digits}f}" for v in figure)
-    return f"{value} [{low}, {high}]"

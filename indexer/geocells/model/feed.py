@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from indexer.errors import TrainingError
+from indexer.photos.files import read_picture
 from indexer.photos.photo_set import Fault, PhotoSet
-from indexer.photos.pictures import read_picture
 from indexer.threads import ahead
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.encoders.photo import PhotoLimits

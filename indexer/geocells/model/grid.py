@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from indexer.geocells.model.errors_table import ErrorRow, as_json, error_figures, error_table
 from indexer.geocells.model.settings import GeocellRequest
 from indexer.geocells.model.training import MODEL_NAME, train_geocells
-from indexer.photos.embedding import embed_photos
+from indexer.photos.embed import embed_photos
 from indexer.photos.photo_set import PhotoSet
-from indexer.photos.reading import read_photos
+from indexer.photos.read import read_photos
 from indexer.progress import OnProgress, Progress
 from retrieval.files import write_atomically, write_json
 from retrieval.priors.geocells import GeocellModel

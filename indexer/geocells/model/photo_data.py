@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.photos.embedding import embed_photos
+from indexer.photos.embed import embed_photos
 from indexer.photos.photo_set import PhotoSet, write_rejections
-from indexer.photos.reading import ReadOptions, read_photos
+from indexer.photos.read import ReadOptions, read_photos
 from indexer.photos.splits import SplitPlan, split
 from indexer.progress import OnProgress, Progress
 from retrieval.encoders.open_clip import PhotoEncoder

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import GeocellError
-from indexer.photos.reading import ReadOptions
+from indexer.photos.read import ReadOptions
 
 __all__ = ["FitRequest", "Grid"]
 

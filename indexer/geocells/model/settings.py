@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from indexer.errors import TrainingError
-from indexer.photos.reading import ReadOptions
+from indexer.photos.read import ReadOptions
 from indexer.photos.splits import SplitPlan
 
 __all__ = ["BaselineRequest", "GeocellRequest", "GeocellSettings", "Pace"]

@@ -12,8 +12,8 @@ from indexer.geocells.partition.outliers import Settled, settle
 from indexer.geocells.partition.subclusters import how_many, subdivide
 from indexer.geocells.partition.tiles import share_out
 from indexer.geocells.partition.voronoi import areas_km2, cells
-from indexer.photos.photo_set import PhotoSet
-from indexer.photos.reading import read_photos
+from indexer.photos.photo_set import PhotoSet, sample_rows
+from indexer.photos.read import read_photos
 from indexer.progress import OnProgress, Progress
 from retrieval.priors.partition import CELLS, CLUSTERS, Partition
 from retrieval.sphere import degrees_of, great_circle_km, unit_vectors
@@ -56,7 +56,7 @@ def fit(request: FitRequest, on_progress: OnProgress) -> Fitted:
 def part(photos: PhotoSet, request: FitRequest, on_progress: OnProgress) -> Fitted:
     """The same for photos that are at hand; of the request, the grid, the seed and the size of clusters count."""
     vectors = unit_vectors(photos.lng, photos.lat)
-    seen = _drawn(len(photos), request.grid.most_points, request.seed)
+    seen = sample_rows(len(photos), request.grid.most_points, request.seed)
     if len(seen) < len(photos):
         text = f"OPTICS sees {len(seen):,} of {len(photos):,} photos; the others join the nearest centroid"
         on_progress(Progress("note", text))
@@ -82,14 +82,7 @@ def _photos(request: FitRequest, on_progress: OnProgress) -> PhotoSet:
         on_progress(Progress("note", f"Not used of the photos: {counts}"))
     wanted = request.split or (None if photos.split is None else "train")
     photos = photos if wanted is None else photos.only(wanted)
-    limit = len(photos) if request.limit is None else request.limit
-    return photos.take(_drawn(len(photos), limit, request.seed)).check_not_empty()
-
-
-def _drawn(count: int, most: int, seed: int) -> Ints:
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
+    return photos.sample(request.limit, request.seed).check_not_empty()
 
 
 def _by_size(settled: Settled) -> Settled:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.evaluation.tables import markdown_table
 from indexer.geocells.partition.choosing import Candidate
 from indexer.geocells.partition.fit import Fitted
 from retrieval.sphere import EARTH_AREA_KM2
@@ -37,7 +38,7 @@ def _parts(fitted: Fitted) -> Iterator[str]:
     clusters = np.bincount(partition.clusters["cell"])
     yield "# Geocells"
     yield "; ".join(in_words(fitted)) + f". Fingerprint `{partition.fingerprint[:16]}`."
-    yield _table(
+    yield markdown_table(
         ["", "median", "mean", "least", "most"],
         [
             ["photos in a cell", *_spread(partition.cells["photos"])],
@@ -61,13 +62,13 @@ def _parts(fitted: Fitted) -> Iterator[str]:
         "Davies-Bouldin (low is good), added up; the least wins."
     )
     head = ["", "setting", "cells", "outliers", "moved", "silhouette", "Davies-Bouldin", "rank"]
-    yield _table(head, [_line(c, c is choice.picked) for c in choice.candidates])
+    yield markdown_table(head, [_line(c, c is choice.picked) for c in choice.candidates])
     yield f"## The {min(_SHOWN, len(partition))} cells with the most photos"
     rows = [
         [str(i), f"{c['lat']:.3f}", f"{c['lng']:.3f}", f"{c['photos']:,}", f"{c['area_km2']:,.0f}", str(clusters[i])]
         for i, c in enumerate(partition.cells[:_SHOWN])
     ]
-    yield _table(["cell", "latitude", "longitude", "photos", "km²", "clusters"], rows)
+    yield markdown_table(["cell", "latitude", "longitude", "photos", "km²", "clusters"], rows)
 
 
 def _line(candidate: Candidate, picked: bool) -> list[str]:
@@ -83,7 +84,3 @@ def _figure(value: float) -> str:
 def _spread(values: NDArray[np.number]) -> list[str]:
     figures = (np.median(values), values.mean(), values.min(), values.max())
     return [f"{v:,.1f}" if v < 1000 else f"{v:,.0f}" for v in map(float, figures)]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows])

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from indexer.calibration.fit import LEAST_PICTURES
 from indexer.calibration.run import families_of, halves_of
-from indexer.photos.reading import ReadOptions, read_photos
+from indexer.photos.read import ReadOptions, read_photos
 from retrieval import locator
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.index.calibration import Calibration

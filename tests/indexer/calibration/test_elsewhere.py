@@ -9,7 +9,7 @@ from drawn_places import DIM, K, drawn, locator, nowhere
 
 from indexer.calibration.elsewhere import Strangers, _logistic, with_elsewhere
 from indexer.evaluation.metrics import auroc
-from indexer.photos.known import KnownPictures, joined
+from indexer.photos.embed import KnownPictures, joined
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.locator import LocateQuery

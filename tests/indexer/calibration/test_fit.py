@@ -11,7 +11,7 @@ from drawn_places import K, deepest_tiles, drawn, likelihoods, located, locator,
 from indexer.calibration.cases import cases_of, chunks_of
 from indexer.calibration.fit import LEAST_PICTURES, fit, likeliest
 from indexer.evaluation.metrics import reliability
-from indexer.photos.known import KnownPictures, joined
+from indexer.photos.embed import KnownPictures, joined
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.search.query import LocateQuery

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from indexer.calibration.cases import Case, Chunk, cases_of, chunks_of
 from indexer.calibration.fit import fit, likeliest
 from indexer.calibration.likelihood import Free, log_posterior, negative_log_likelihood
-from indexer.photos.known import KnownPictures
+from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.priors.noise import NoisePrior

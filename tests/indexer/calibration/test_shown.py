@@ -9,7 +9,7 @@ from drawn_places import K, drawn, located, locator, mixed
 from indexer.calibration.fit import fit
 from indexer.calibration.likelihood import Free
 from indexer.calibration.shown import _seen, _Shown, as_shown, with_circles
-from indexer.photos.known import KnownPictures
+from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.search.query import LocateQuery

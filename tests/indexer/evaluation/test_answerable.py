@@ -3,18 +3,16 @@
 import numpy as np
 import pytest
 
-from indexer.evaluation.answerable import answerable, doubt, wrong
 from indexer.evaluation.bootstrap import Resamples
+from indexer.evaluation.figures import answerable, doubt, wrong
 from indexer.evaluation.outcomes import Outcomes, ZoomOutcomes
 
 
 def outcomes(km: list[float], elsewhere: list[float], confidence: list[float]) -> Outcomes:
     n = len(km)
-    zoom = ZoomOutcomes.empty(4, n)
-    zoom.confidence[:] = confidence
-    zoom.reached[:] = True
     nothing = np.zeros(n)
-    flags = np.zeros(n, dtype=bool)
+    flags, reached = np.zeros(n, dtype=bool), np.ones(n, dtype=bool)
+    zoom = ZoomOutcomes(4, flags, flags, flags, reached, flags, np.array(confidence))
     return Outcomes(
         lng=nothing,
         lat=nothing,
@@ -53,8 +51,8 @@ def test_families_of_no_place_and_foreign_renditions() -> None:
     assert told.groups["foreign, answered wrongly"] == drawn
     assert told.groups["all"].elsewhere.value == pytest.approx((6 + 3) / 16)
     # Surest first: 0.9 (5 km, right), 0.855 (800, wrong), 0.81 (10, right), 0.56 (900, wrong), ...
-    assert told.risk_at[1.0] == pytest.approx(5 / 9)
-    assert len(told.score) == len(told.wrong) == 9
+    assert told.risk.at[1.0] == pytest.approx(5 / 9)
+    assert len(told.risk.score) == len(told.risk.wrong) == 9
 
 
 def test_one_sort_alone_is_not_told_twice() -> None:

@@ -11,8 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from indexer.cli.evaluate import register
-from indexer.evaluation import plots, tables
+from indexer.evaluation import plots
 from indexer.evaluation.bootstrap import Figure
+from indexer.evaluation.tables import rounded
 from retrieval import locator
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, write_fake_index
@@ -203,7 +204,7 @@ def test_the_same_index_twice_is_refused_and_like_names_are_told_apart(place: Pa
 
 
 def test_small_figures_keep_their_decimals() -> None:
-    assert tables._whole(Figure(1234.5, 1000, 2000)) == "1,234 [1,000, 2,000]"
-    assert tables._whole(Figure(3.14159, 2, 4), "+") == "+3.14 [+2.00, +4.00]"
-    assert tables._whole(Figure(-31.4, np.nan, np.nan), "+") == "-31.4"
-    assert tables._whole(Figure(np.nan, np.nan, np.nan)) == "-"
+    assert rounded(Figure(1234.5, 1000, 2000)) == "1,234 [1,000, 2,000]"
+    assert rounded(Figure(3.14159, 2, 4), "+") == "+3.14 [+2.00, +4.00]"
+    assert rounded(Figure(-31.4, np.nan, np.nan), "+") == "-31.4"
+    assert rounded(Figure(np.nan, np.nan, np.nan)) == "-"

@@ -7,7 +7,7 @@ from indexer.evaluation.bootstrap import Resamples
 from indexer.evaluation.exhaustive import Exhaustive
 from indexer.evaluation.figures import Row, figures_of
 from indexer.evaluation.outcomes import Pictures, search_all
-from indexer.photos.known import KnownPictures
+from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.locator import Locator
@@ -63,8 +63,8 @@ def test_outcomes_are_those_of_locate(locator: Locator, known: KnownPictures, k:
             assert zoom.confidence[i] == (level.confidence if level else 0)
             traced = next((t for t in answer.trace or () if t.zoom == z), None)
             kept = [code_of_tile(t.tile) for t in traced.kept] if traced else []
-            assert zoom.kept[i] == (bool(somewhere[i]) and int(codes[i]) in kept)
-            assert zoom.kept[i] or not zoom.best[i]
+            assert zoom.in_beam[i] == (bool(somewhere[i]) and int(codes[i]) in kept)
+            assert zoom.in_beam[i] or not zoom.best[i]
 
 
 def test_best_is_the_level_s_highest_score(locator: Locator, known: KnownPictures) -> None:
@@ -99,7 +99,7 @@ def test_a_row_s_figures_by_hand(locator: Locator, known: KnownPictures) -> None
     assert figures.errors["median_km"].value == pytest.approx(np.median(km))
     assert figures.errors["within_750_km"].value == pytest.approx((km <= 750).mean())
     assert figures.differences["mean_km"].value == pytest.approx(km.mean() - narrow.km.mean())
-    assert figures.zooms[4]["beam_recall"].value == pytest.approx(wide.zooms[1].kept.mean())
+    assert figures.zooms[4]["beam_recall"].value == pytest.approx(wide.zooms[1].in_beam.mean())
     gain = figures.differences["recall_at_1_zoom_6"].value
     assert gain == pytest.approx(wide.zooms[2].best.mean() - narrow.zooms[2].best.mean())
     given = np.isfinite(wide.radius_90_km)
@@ -108,7 +108,7 @@ def test_a_row_s_figures_by_hand(locator: Locator, known: KnownPictures) -> None
 
 def test_the_beam_loses_what_it_prunes(locator: Locator, known: KnownPictures) -> None:
     pictures = Pictures.of(known, locator.index)
-    kept = [search_all(locator, pictures, LocateQuery(k=k)).zooms[-1].kept for k in (1, 1024)]
+    kept = [search_all(locator, pictures, LocateQuery(k=k)).zooms[-1].in_beam for k in (1, 1024)]
     ranks = np.stack([Exhaustive(locator.index).ranks(e, np.array([r[i] for r in pictures.rows]))
                       for i, e in enumerate(known.embeddings)])  # fmt: skip
     assert kept[0].sum() < kept[1].sum()

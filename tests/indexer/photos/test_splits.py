@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from indexer.errors import PhotoSetError
-from indexer.photos.dhash import dhash
-from indexer.photos.duplicates import MOST_BITS, components, near_duplicates
+from indexer.photos.duplicates import MOST_BITS, components, dhash, near_duplicates
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.splits import SPLIT_ZOOM, SplitPlan, split
 from retrieval.encoders.photo import decode_photo

@@ -27,9 +27,9 @@ from indexer.cli.train import register
 from indexer.errors import CoverageError, DiskError, PhotoSetError, RunMismatchError, TrainingError
 from indexer.learning import state as zoom_state
 from indexer.learning.state import ZoomFile
-from indexer.photos.embedding import embed_photos
+from indexer.photos.embed import embed_photos
 from indexer.photos.photo_set import PhotoSet
-from indexer.photos.reading import read_photos
+from indexer.photos.read import read_photos
 from indexer.photos.splits import SplitPlan
 from indexer.progress import Progress
 from indexer.training.recall import ranks, recalls

@@ -20,7 +20,7 @@ from indexer.errors import RunMismatchError, TrainingError
 from indexer.geocells.model.course import Course
 from indexer.geocells.model.grid import errors_km
 from indexer.geocells.model.training import train_geocells
-from indexer.photos.reading import read_photos
+from indexer.photos.read import read_photos
 from retrieval.errors import EncoderMismatchError, PriorError
 from retrieval.priors.geocells import GeocellModel
 

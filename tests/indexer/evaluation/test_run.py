@@ -4,18 +4,18 @@ import mmap
 
 import pytest
 
-from indexer.evaluation import memory
+from indexer.evaluation.run import forget_peak, peak_mb
 
 
 def test_the_peak_rises_with_what_is_held_and_can_be_forgotten() -> None:
-    if not memory.forget_peak():
+    if not forget_peak():
         pytest.skip("this system keeps one peak for the whole process")
-    before = memory.peak_mb()
+    before = peak_mb()
     held = mmap.mmap(-1, 64_000_000)  # pages of its own: what a heap gives out may be resident already
     held.write(b"1" * len(held))
-    with_it = memory.peak_mb()
+    with_it = peak_mb()
     assert with_it >= before + 50
     held.close()
-    assert memory.peak_mb() > with_it - 5  # the kernel counts pages per core, and sums them up late
-    memory.forget_peak()
-    assert memory.peak_mb() < with_it - 40
+    assert peak_mb() > with_it - 5  # the kernel counts pages per core, and sums them up late
+    forget_peak()
+    assert peak_mb() < with_it - 40

@@ -11,9 +11,9 @@ from indexer.errors import EvaluationError
 from indexer.evaluation.metrics import Floats
 from indexer.evaluation.outcomes import Pictures
 from indexer.evaluation.request import EvaluationRequest
-from indexer.photos.embedding import Embedded, embed_photos, known_under
+from indexer.photos.embed import Embedded, embed_photos, known_under
 from indexer.photos.photo_set import PhotoSet
-from indexer.photos.reading import ReadOptions, read_photos
+from indexer.photos.read import ReadOptions, read_photos
 from indexer.progress import OnProgress, Progress
 from retrieval.encoders.photo import decode_photo
 from retrieval.locator import Locator
@@ -52,7 +52,8 @@ class Loaded:
 
 def load(request: EvaluationRequest, on_progress: OnProgress) -> Loaded:
     """Open, read, embed. Raises PhotoSetError, EvaluationError and what opening an index raises."""
-    photos = limited(of_split(read_photos(request.photos, request.reading), request.split), request)
+    photos = of_split(read_photos(request.photos, request.reading), request.split)
+    photos = photos.sample(request.limit, request.measures.seed).check_not_empty()
     names = request.measures.prior_names()
     locators = {
         label: Locator.open(path, device=request.device, priors=names)
@@ -76,14 +77,6 @@ def of_split(photos: PhotoSet, split: str | None) -> PhotoSet:
     """The photos of a split; by default those of `test` where the set has splits, and else all."""
     wanted = split or (None if photos.split is None else "test")
     return photos if wanted is None else photos.only(wanted)
-
-
-def limited(photos: PhotoSet, request: EvaluationRequest) -> PhotoSet:
-    """No more than the limit, drawn by the seed, in table order; raises PhotoSetError where there is none."""
-    if request.limit is not None and len(photos) > request.limit:
-        rng = np.random.default_rng(request.measures.seed)
-        photos = photos.take(np.sort(rng.choice(len(photos), request.limit, replace=False)))
-    return photos.check_not_empty()
 
 
 def labels(indexes: Sequence[Path]) -> dict[str, Path]:

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from indexer.errors import PhotoSetError
-from indexer.photos.photo_set import Fault, PhotoSet, Reason, Rejection, write_rejections
-from indexer.photos.pictures import read_picture
-from indexer.photos.places import check_place
-from indexer.photos.reading import ReadOptions, read_photos
+from indexer.photos.files import read_picture
+from indexer.photos.photo_set import Fault, PhotoSet, Reason, Rejection, check_place, write_rejections
+from indexer.photos.read import ReadOptions, read_photos
 from retrieval.encoders.photo import PhotoLimits
 
 PLACES = {"a.jpg": (2.35, 48.85), "b.jpg": (-0.12, 51.5), "c,1.jpg": (139.7, 35.7)}

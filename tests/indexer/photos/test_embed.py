@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from indexer.errors import PhotoSetError
-from indexer.photos import embedding as embedding_module
-from indexer.photos.embedding import embed_photos
+from indexer.photos import embed as embedding_module
+from indexer.photos.embed import embed_photos
 from indexer.photos.photo_set import PhotoSet
-from indexer.photos.reading import read_photos
+from indexer.photos.read import read_photos
 from indexer.photos.splits import split
 from retrieval.encoders.photo import PhotoLimits, decode_photo
 from retrieval.testing.fake import FakePhotoEncoder
