@@ -1,27 +1,26 @@
-"""Everything that can go wrong offline, as one tree.
+"""Errors of the offline package, as one tree. Messages name the wrong value and the way out.
 
 IndexerError
 ├── CoverageError          a bbox, GeoJSON, zoom list or land fraction that describes no tiles
 ├── PhotoSetError          a table or folder of photos that cannot be used at all
-├── TrainingError          a state or a recipe that training cannot go on from
-│   └── RunMismatchError   a training run that was begun with other arguments or data
-├── CalibrationFitError    a calibration that the photos at hand do not allow
-├── EvaluationError        figures that cannot be made, or written, as asked
-├── GeocellError           photos that cannot be parted into cells, or no place for what comes out
-└── BuildError             an index that cannot be made as asked
-    ├── ExistingIndexError what stands at `--out` is something else
-    ├── PlanMismatchError  a half-made index that was begun with other arguments
-    ├── BuildLockedError   another build of the same index is running
-    └── DiskError          the disk is full or refuses to write; resumable
+├── TrainingError          a state or recipe that training cannot go on from
+├── CalibrationFitError    a calibration that the given photos do not allow
+├── EvaluationError        nothing to measure, or no place for the results
+├── GeocellError           photos that cannot be divided into cells, or no place for the results
+├── RunMismatchError       a folder that holds a run with other arguments or data
+├── RunLockedError         a folder in which another process works
+├── DiskError              the disk is full or refuses to write; the run can be resumed
+└── BuildError             an index that cannot be built as requested
+    └── ExistingIndexError `--out` holds something else
 """
 
 
 class IndexerError(Exception):
-    """Base of this package's errors; the message names the value and the way out."""
+    """Base of this package's errors."""
 
 
 class CoverageError(IndexerError, ValueError):
-    """A coverage that cannot be understood or holds no tile."""
+    """A coverage that cannot be read or holds no tile."""
 
 
 class PhotoSetError(IndexerError):
@@ -29,40 +28,36 @@ class PhotoSetError(IndexerError):
 
 
 class TrainingError(IndexerError):
-    """A saved state that is damaged or of another run; the message names the file."""
-
-
-class RunMismatchError(TrainingError):
-    """The folder of a training run holds one that was begun with other arguments or data."""
+    """A saved state or recipe that is damaged or belongs to another run; the message names the file."""
 
 
 class CalibrationFitError(IndexerError):
-    """A calibration that cannot be fitted: too few photos, or an expected share that is none."""
+    """A calibration that cannot be fitted: too few photos, or an expected share outside its range."""
 
 
 class EvaluationError(IndexerError):
-    """Nothing to measure, no place to write it, or nothing to draw it with."""
+    """Nothing to measure, no folder for the results, or no library to draw them with."""
 
 
 class GeocellError(IndexerError):
-    """Geocells that cannot be fitted as asked: no clusters at any setting, or nowhere to write them."""
+    """Geocells that cannot be fitted: no clusters at any setting, or no folder for the results."""
+
+
+class RunMismatchError(IndexerError):
+    """A folder holds a run that was begun with other arguments or data."""
+
+
+class RunLockedError(IndexerError):
+    """Another process works in this folder."""
+
+
+class DiskError(IndexerError):
+    """The disk is full or refuses to write; what was written stays, and a later run goes on."""
 
 
 class BuildError(IndexerError):
-    """An index that cannot be made as it was asked for."""
+    """An index that cannot be built as requested."""
 
 
 class ExistingIndexError(BuildError):
-    """The place of the index is taken by something that this build would not make."""
-
-
-class PlanMismatchError(BuildError):
-    """A half-made index lies there, begun with other arguments."""
-
-
-class BuildLockedError(BuildError):
-    """Another process is building this index."""
-
-
-class DiskError(BuildError):
-    """The disk is full or refuses to write; what was written stays, and a later run goes on."""
+    """The index's folder holds something that this build must not replace."""

@@ -23,9 +23,10 @@ from indexer.build.publish import describe_photo, fitting_calibration, write_man
 from indexer.build.request import BuildReport, BuildRequest, Encoders
 from indexer.build.rows import ZoomRows, stored_codes
 from indexer.build.shards import fill_from_children, stored_dtype, write_zoom
-from indexer.build.workdir import PLAN_NAME, Partial, claim, disk_errors, forget, is_finished
+from indexer.build.workdir import IDENTITY_NAME, Workdir, is_finished, open_workdir, remove_leftovers
 from indexer.errors import BuildError, CoverageError
 from indexer.progress import OnProgress, Progress
+from indexer.runs import disk_errors
 from retrieval.files import read_json, write_json
 from retrieval.index.manifest import Manifest, ZoomEntry
 from tile_cache.mbtiles import TileStore
@@ -54,10 +55,10 @@ def build_index(
         both = encoders or load_encoders(request)
         plan = _plan(request, coverage, source, overlay, both)
         if is_finished(request.out, plan):
-            forget(request.out)
+            remove_leftovers(request.out)
             return _report(request.out, Manifest.read(request.out), already=True)
         counts = _counted(coverage)
-        partial = stack.enter_context(claim(request.out, plan, overwrite=request.overwrite))
+        partial = stack.enter_context(open_workdir(request.out, plan, overwrite=request.overwrite))
         build = _Build(request, partial, coverage, counts, both, on_progress)
         build.fetch(stack, source, overlay)
         report = build.run(source, overlay)
@@ -79,7 +80,7 @@ class _Build:
     def __init__(
         self,
         request: BuildRequest,
-        partial: Partial,
+        partial: Workdir,
         coverage: Coverage,
         counts: Mapping[int, int],
         encoders: Encoders,
@@ -185,7 +186,7 @@ class _Build:
     def _manifest(
         self, entries: list[ZoomEntry], source: TileSource | XyzSource, overlay: TileSource | XyzSource | None
     ) -> Manifest:
-        write_json(self.partial.index / PLAN_NAME, read_json(self.partial.root / PLAN_NAME))
+        write_json(self.partial.index / IDENTITY_NAME, read_json(self.partial.root / IDENTITY_NAME))
         return write_manifest(
             self.partial.index,
             entries,
@@ -195,7 +196,7 @@ class _Build:
             source=source.info,
             overlay=None if overlay is None else overlay.info,
             coverage=self.coverage.geojson,
-            others=(PLAN_NAME, PROBLEMS_NAME),
+            others=(IDENTITY_NAME, PROBLEMS_NAME),
         )
 
     def _has_imagery(self, zoom: int, source: TileSource | XyzSource) -> bool:

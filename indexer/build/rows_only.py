@@ -17,9 +17,10 @@ from indexer.build.coverage import Coverage
 from indexer.build.request import BuildReport, RowsRequest
 from indexer.build.rows import stored_codes
 from indexer.build.shards import cut_shards, parent_rows
-from indexer.build.workdir import PLAN_NAME, Partial, claim, disk_errors, forget, is_finished
+from indexer.build.workdir import IDENTITY_NAME, Workdir, is_finished, open_workdir, remove_leftovers
 from indexer.errors import CoverageError
 from indexer.progress import OnProgress, Progress
+from indexer.runs import disk_errors
 from retrieval.encoders.no_encoder import NO_ENCODER, NoEncoder
 from retrieval.files import read_json, write_json
 from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry, all_files, file_entry
@@ -42,9 +43,9 @@ def build_rows(request: RowsRequest, *, on_progress: OnProgress = lambda progres
             on_progress(Progress("note", note))
         plan = {"plan": 1, "rows only": True, "coverage": coverage.identity, "rows a shard": request.shard_rows}
         if is_finished(request.out, plan):
-            forget(request.out)
+            remove_leftovers(request.out)
             return _report(request.out, Manifest.read(request.out), already=True)
-        with claim(request.out, plan, overwrite=request.overwrite) as partial:
+        with open_workdir(request.out, plan, overwrite=request.overwrite) as partial:
             manifest = _built(request, coverage, partial, on_progress)
             partial.publish(overwrite=request.overwrite)
     report = _report(request.out, manifest)
@@ -62,7 +63,7 @@ def _opened(stack: ExitStack, spec: str | None) -> TileSource | XyzSource | None
     return source
 
 
-def _built(request: RowsRequest, coverage: Coverage, partial: Partial, tell: OnProgress) -> Manifest:
+def _built(request: RowsRequest, coverage: Coverage, partial: Workdir, tell: OnProgress) -> Manifest:
     partial.index.mkdir(exist_ok=True)
     entries: list[ZoomEntry] = []
     above: Codes | None = None
@@ -78,7 +79,7 @@ def _built(request: RowsRequest, coverage: Coverage, partial: Partial, tell: OnP
             tell(Progress("write", f"Writing zoom {zoom}", shard.first_row + shard.rows, count))
         entries.append(ZoomEntry(zoom, tuple(shards), NO_ENCODER))
         above = codes
-    write_json(partial.index / PLAN_NAME, read_json(partial.root / PLAN_NAME))
+    write_json(partial.index / IDENTITY_NAME, read_json(partial.root / IDENTITY_NAME))
     return _declared(partial.index, entries, coverage)
 
 
@@ -109,7 +110,7 @@ def _declared(directory: Path, entries: list[ZoomEntry], coverage: Coverage) -> 
         source={"identity": "rows only", "name": "rows only"},
         attribution="",
         coverage=coverage.geojson,
-        files=all_files(entries, [file_entry(directory, PLAN_NAME)]),
+        files=all_files(entries, [file_entry(directory, IDENTITY_NAME)]),
     )
     manifest.write(directory)
     return manifest

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from indexer import out_folder
 from indexer.errors import EvaluationError
 from indexer.evaluation import page, plots
 from indexer.evaluation.figures import WRONG_KM, Answerable, Family, Risk, Row, milliseconds, plain
 from indexer.evaluation.load import Subject
 from indexer.evaluation.run import Evaluation, Measured
 from indexer.photos.photo_set import PhotoSet, write_rejections
+from indexer.runs import check_results_folder, write_results_folder
 from retrieval.files import write_json
 
 __all__ = ["check_out", "to_json", "write_out"]
@@ -27,12 +27,12 @@ _JSON = "evaluation.json"
 
 def check_out(out: Path) -> None:
     """Raise EvaluationError unless the folder is absent, empty or an earlier evaluation; call before any work."""
-    out_folder.check_out(out, _JSON, EvaluationError)
+    check_results_folder(out, _JSON, EvaluationError)
 
 
 def write_out(out: Path, evaluation: Evaluation) -> None:
     """Write the folder, whole or not at all, and replace an earlier evaluation there."""
-    out_folder.write_out(out, lambda fresh: _fill(fresh, evaluation), EvaluationError)
+    write_results_folder(out, lambda fresh: _fill(fresh, evaluation), EvaluationError)
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:

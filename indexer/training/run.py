@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import Tensor
 
-from indexer.build.workdir import disk_errors
 from indexer.errors import RunMismatchError, TrainingError
 from indexer.learning.distributed import Group
 from indexer.learning.log import TrainingLog
@@ -18,6 +17,7 @@ from indexer.learning.state import ZoomFile
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import read_photos
 from indexer.progress import OnProgress, Progress
+from indexer.runs import disk_errors
 from indexer.training.output import ENCODERS_NAME, write_encoders
 from indexer.training.pairs import Pairs, steps_per_epoch
 from indexer.training.prepare import PAIRS_NAME, Preparation

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indexer.build.workdir import disk_errors
 from indexer.errors import TrainingError
 from indexer.geocells.model.course import Course
 from indexer.geocells.model.errors_table import ErrorRow, as_json, error_figures
@@ -29,6 +28,7 @@ from indexer.geocells.model.training import claim
 from indexer.learning.split_tower import SplitTower
 from indexer.photos.photo_set import PhotoSet
 from indexer.progress import OnProgress
+from indexer.runs import disk_errors
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.encoders.timm import load_image_encoder
 from retrieval.encoders.weights import write_tensors

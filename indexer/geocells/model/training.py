@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import nn
 
-from indexer.build.workdir import disk_errors
 from indexer.errors import RunMismatchError, TrainingError
 from indexer.geocells.model.artefact import write_model
 from indexer.geocells.model.course import Course
@@ -20,6 +19,7 @@ from indexer.geocells.model.photo_data import PhotoData
 from indexer.geocells.model.settings import GeocellRequest
 from indexer.geocells.model.task import GeocellTask, Owned
 from indexer.progress import OnProgress
+from indexer.runs import disk_errors
 from retrieval.encoders.open_clip import PhotoEncoder, resolve_device
 from retrieval.encoders.timm import load_image_encoder
 from retrieval.files import read_json, write_json

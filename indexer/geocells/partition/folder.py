@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from indexer import out_folder
 from indexer.errors import GeocellError
 from indexer.evaluation import plots
 from indexer.geocells.partition.fit import Fitted
 from indexer.geocells.partition.outlines import outline
 from indexer.geocells.partition.words import page
 from indexer.photos.photo_set import write_rejections
+from indexer.runs import check_results_folder, write_results_folder
 from retrieval.files import write_json
 from retrieval.priors.partition import PARTITION_NAME
 
@@ -20,12 +20,12 @@ __all__ = ["check_out", "write_out"]
 
 def check_out(out: Path) -> None:
     """Before any work: the place is free, empty, or an earlier partition. Raises GeocellError."""
-    out_folder.check_out(out, PARTITION_NAME, GeocellError)
+    check_results_folder(out, PARTITION_NAME, GeocellError)
 
 
 def write_out(out: Path, fitted: Fitted) -> None:
     """Write the folder beside its place and put it there, instead of an earlier partition."""
-    out_folder.write_out(out, lambda fresh: _fill(fresh, fitted), GeocellError)
+    write_results_folder(out, lambda fresh: _fill(fresh, fitted), GeocellError)
 
 
 def _fill(folder: Path, fitted: Fitted) -> None:

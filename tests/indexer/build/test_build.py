@@ -16,8 +16,8 @@ from indexer.build.compose import Composer
 from indexer.build.coverage import Coverage
 from indexer.build.regions import Region
 from indexer.build.request import BuildReport, BuildRequest, Encoders
-from indexer.build.workdir import claim
-from indexer.errors import BuildError, BuildLockedError, CoverageError, ExistingIndexError, PlanMismatchError
+from indexer.build.workdir import open_workdir
+from indexer.errors import BuildError, CoverageError, ExistingIndexError, RunLockedError, RunMismatchError
 from indexer.progress import Progress
 from retrieval.errors import CalibrationError, IndexMissingError
 from retrieval.index.calibration import Calibration, ZoomNumbers
@@ -177,12 +177,12 @@ def test_what_is_no_index_is_never_overwritten(tmp_path: Path, source: MemorySou
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
     for overwrite in (False, True):
-        with pytest.raises(ExistingIndexError, match="no index"):
+        with pytest.raises(ExistingIndexError, match="not an index"):
             build(tmp_path / "thesis", overwrite=overwrite)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ExistingIndexError, match="is a file"):
         build(tmp_path / "file")
-    with pytest.raises(BuildError, match="no folder"):
+    with pytest.raises(BuildError, match="does not exist"):
         build(tmp_path / "nowhere" / "index")
 
 
@@ -217,14 +217,14 @@ def test_a_lost_source_leaves_a_state_that_goes_on(tmp_path: Path, source: Memor
 
 def test_going_on_with_other_arguments_is_refused_with_the_difference(tmp_path: Path, source: MemorySource) -> None:
     interrupted(tmp_path / "index", source, 100)
-    with pytest.raises(PlanMismatchError, match=r'codec: "fp16" there, "fp32" now.*--overwrite'):
+    with pytest.raises(RunMismatchError, match=r"codec was 'fp16' and is now 'fp32'.*--overwrite"):
         build(tmp_path / "index", codec="fp32")
     build(tmp_path / "index", codec="fp32", overwrite=True)
     assert verify(tmp_path / "index") == []
 
 
 def test_two_builds_of_one_index_do_not_meet(tmp_path: Path, source: MemorySource) -> None:
-    with claim(tmp_path / "index", {"a": 1}), pytest.raises(BuildLockedError, match="another build"):
+    with open_workdir(tmp_path / "index", {"a": 1}), pytest.raises(RunLockedError, match="another build"):
         build(tmp_path / "index")
 
 
