@@ -21,20 +21,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexer.geocells.model.artefact import model_parts
 from indexer.geocells.model.course import Course
-from indexer.geocells.model.errors_table import ErrorRow, error_figures, error_table
-from indexer.geocells.model.feed import TableFeed
-from indexer.geocells.model.grid import errors_km
-from indexer.geocells.model.photo_data import Part, PhotoData
-from indexer.geocells.model.request import FitRequest, Grid
-from indexer.geocells.model.settings import GeocellSettings, Pace
-from indexer.geocells.model.task import GeocellTask, Owned
-from indexer.geocells.partition.fit import part
+from indexer.geocells.model.features import PhotoData, SplitData, TableFeatures
+from indexer.geocells.model.grid import ErrorRow, error_figures, error_table, errors_km
+from indexer.geocells.model.task import GeocellTask, LabelledSplit
+from indexer.geocells.model.train import model_content
+from indexer.geocells.partition.fit import fit_photos
+from indexer.geocells.settings import FitRequest, GeocellSettings, Grid, Pace
 from indexer.photos.embed import embed_photos
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import ReadOptions, read_photos
 from indexer.photos.splits import SplitPlan
+from indexer.progress import silent
 from retrieval.encoders.timm import load_image_encoder
 from retrieval.priors.geocells import GeocellModel, GeocellPrior, Spread
 from retrieval.priors.partition import Partition
@@ -93,7 +91,7 @@ def prepare(photos: Path, out: Path) -> tuple[Path, Path]:
     if not (out / "photos.csv").exists():
         encoder = load_image_encoder("builtin", device="cpu")
         plan = SplitPlan(ratio=(8, 2, 2))
-        data = PhotoData.read(photos, ReadOptions(), plan, encoder, out / "cache", lambda progress: None)
+        data = PhotoData.read(photos, ReadOptions(), plan, encoder, out / "cache", silent)
         data.write(out)
     if not (out / "partition/partition.json").exists():
         tilebeam("geocells", "fit", "--photos", out / "photos.csv", *FINE, "--out", out / "partition")
@@ -148,7 +146,8 @@ def known_structure(seeds: int = 5) -> str:
     pure = []
     for seed in range(seeds):
         photos, cluster, features = known_set(seed)
-        fitted = part(photos, FitRequest(Path(), grid=Grid((10,), (500.0,), (), 2), per_cluster=60), lambda p: None)
+        request = FitRequest(Path(), grid=Grid((10,), (500.0,), (), 2), per_cluster=60)
+        fitted = fit_photos(photos, request, silent)
         pure.append(agreement(fitted.partition, photos, cluster))
         for name, (tau, alpha, reach_km) in ways.items():
             settings = GeocellSettings(
@@ -206,13 +205,13 @@ def learn_known(
     rows = np.arange(len(photos))
     thirds = [rows[rows // 36 % 3 == i] for i in range(3)]
     places = np.stack([photos.lat, photos.lng], axis=1)
-    parts = [Part(r, torch.from_numpy(places[r]), torch.from_numpy(features[r])) for r in thirds]
-    train, validation, test = (Owned.of(p, partition) for p in parts)
-    task = GeocellTask(settings, partition, train, validation, TableFeed(features, torch.device("cpu")), None)
+    parts = [SplitData(r, torch.from_numpy(places[r]), torch.from_numpy(features[r])) for r in thirds]
+    train, validation, test = (LabelledSplit.of(p, partition) for p in parts)
+    task = GeocellTask(settings, partition, train, validation, TableFeatures(features, torch.device("cpu")), None)
     with tempfile.TemporaryDirectory() as folder:
-        Course(task, settings.pace, Path(folder), lambda progress: None).run()
+        Course(task, settings.pace, Path(folder), silent).run()
     encoder = {"spec": "none", "fingerprint": "none", "dim": features.shape[1], "inside": False}
-    config, tensors = model_parts(task, partition, encoder)
+    config, tensors = model_content(task, partition, encoder)
     model = GeocellModel(config, {k: v.numpy() for k, v in tensors.items()}, partition, Path("known"))
     answers = model.answer(features[thirds[2]])
     lat, lng = np.array([(a.lat, a.lng) for a in answers]).T

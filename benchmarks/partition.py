@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import machine
-from indexer.geocells.model.request import FitRequest, Grid
-from indexer.geocells.partition.fit import part
-from indexer.geocells.partition.folder import write_out
+from indexer.geocells.partition.fit import fit_photos
 from indexer.geocells.partition.optics import chord_of, order
+from indexer.geocells.partition.write import write_partition
+from indexer.geocells.settings import FitRequest, Grid
 from indexer.photos.photo_set import PhotoSet
 from indexer.progress import Progress
 from retrieval.sphere import degrees_of, unit_vectors
@@ -84,12 +84,12 @@ def fitted(photos: int, grid: Grid, out: Path | None) -> dict[str, Any]:
     watch = Watch()
     places = drawn(photos)
     watch.lap("begin")
-    made = part(places, FitRequest(Path("drawn"), grid=grid), watch)
+    made = fit_photos(places, FitRequest(Path("drawn"), grid=grid), watch)
     watch.lap("writing")
     if out is not None:
-        write_out(out, made)
+        write_partition(out, made)
     watch.lap("end")
-    picked = made.choice.picked
+    picked = made.search.best
     return {
         "photos": photos,
         "seconds": {name: {"clock": c, "processor": p} for name, (c, p) in watch.steps.items()},

@@ -10,7 +10,7 @@ from indexer.cli.shared_options import Device, Images, LatitudeColumn, Layout, L
 from indexer.cli.terminal import Bars, ending_well
 
 if TYPE_CHECKING:
-    from indexer.geocells.model.settings import GeocellRequest
+    from indexer.geocells.settings import GeocellRequest
 
 __all__ = ["register"]
 
@@ -98,7 +98,7 @@ def train(
     asked = dict(locals())
     with ending_well(_GO_ON):
         request = _request(asked)
-        from indexer.geocells.model.training import train_geocells
+        from indexer.geocells.model.train import train_geocells
 
         _set_threads(threads)
         with Bars() as bars:
@@ -184,7 +184,7 @@ def baseline(
     asked = dict(locals())
     with ending_well(_GO_ON):
         from indexer.geocells.model.baseline import train_baseline
-        from indexer.geocells.model.settings import BaselineRequest, Pace
+        from indexer.geocells.settings import BaselineRequest, Pace
 
         pace = Pace(epochs, batch, seed, weight_decay, save_every, log_every)
         request = BaselineRequest(**_photos(asked), encoder=encoder, blocks=blocks, lr=lr, pace=pace)
@@ -195,7 +195,7 @@ def baseline(
 
 
 def _request(asked: dict[str, Any]) -> "GeocellRequest":
-    from indexer.geocells.model.settings import GeocellRequest, GeocellSettings, Pace
+    from indexer.geocells.settings import GeocellRequest, GeocellSettings, Pace
 
     pace = Pace(**{name: asked[name] for name in Pace.__dataclass_fields__})
     numbers = {name: asked[name] for name in GeocellSettings.__dataclass_fields__ if name != "pace"}

@@ -29,7 +29,9 @@ __all__ = ["geocells", "register"]
 GRID_PANEL = "Settings that are tried"
 
 geocells = typer.Typer(
-    name="geocells", help="Part the Earth by where photos were taken; learn to name the part.", no_args_is_help=True
+    name="geocells",
+    help="Divide the Earth into cells by where photos were taken; train models that name the cell.",
+    no_args_is_help=True,
 )
 
 Number = TypeVar("Number", int, float)
@@ -81,12 +83,11 @@ def fit(
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Part the Earth into cells and clusters by where photos were taken (of a set with splits: its `train`)."""
+    """Divide the Earth into cells and clusters by where photos were taken (of a set with splits: its `train`)."""
     with ending_well("nothing was written"), _clustering():
-        from indexer.geocells.model.request import FitRequest, Grid
         from indexer.geocells.partition.fit import fit as run
-        from indexer.geocells.partition.folder import check_out, write_out
-        from indexer.geocells.partition.words import in_words
+        from indexer.geocells.partition.write import check_out, summary, write_partition
+        from indexer.geocells.settings import FitRequest, Grid
         from indexer.photos.read import ReadOptions
 
         check_out(out)
@@ -102,8 +103,8 @@ def fit(
         request = FitRequest(photos, reading, split, limit, grid, per_cluster, seed)
         with Bars() as bars:
             fitted = run(request, bars)
-            write_out(out, fitted)
-        for line in in_words(fitted):
+            write_partition(out, fitted)
+        for line in summary(fitted):
             say(line)
         if as_json:
             made = fitted.partition

@@ -76,7 +76,7 @@ class GeocellModel:
         directory: Path,
         device: str = "auto",
     ) -> None:
-        """From what `load` reads: `tensors` by name, as `indexer.geocells.model.artefact` writes them."""
+        """From what `load` reads: `tensors` by name, as `indexer.geocells.model.train` writes them."""
         self.partition, self.directory, self.device = partition, directory, device
         try:
             self._set(config, tensors)

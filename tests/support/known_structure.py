@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from indexer.geocells.model.photo_data import Part
-from indexer.geocells.model.settings import GeocellRequest, GeocellSettings, Pace
+from indexer.geocells.model.features import SplitData
+from indexer.geocells.settings import GeocellRequest, GeocellSettings, Pace
 from indexer.photos.read import ReadOptions
 from indexer.photos.splits import SplitPlan
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower
@@ -54,9 +54,9 @@ class Known:
     lat_lng: NDArray[np.float64]
     features: NDArray[np.float32]
 
-    def part(self, rows: NDArray[np.int64]) -> Part:
+    def split(self, rows: NDArray[np.int64]) -> SplitData:
         """Some of them as a split."""
-        return Part(rows, torch.from_numpy(self.lat_lng[rows]), torch.from_numpy(self.features[rows]))
+        return SplitData(rows, torch.from_numpy(self.lat_lng[rows]), torch.from_numpy(self.features[rows]))
 
 
 def known_partition(per_cell: int = 3) -> Partition:

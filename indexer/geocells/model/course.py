@@ -18,7 +18,7 @@ from torch import Tensor
 
 from indexer.builtin.state import load_state, optimiser_tensors, restore_optimiser, save_state
 from indexer.errors import TrainingError
-from indexer.geocells.model.settings import Pace
+from indexer.geocells.settings import Pace
 from indexer.learning.interrupts import Interrupts
 from indexer.progress import OnProgress, Progress
 from retrieval.files import write_atomically
@@ -67,8 +67,8 @@ class Reached:
 class Course:
     """One task's way through its epochs, with its state and log in `folder`."""
 
-    def __init__(self, task: Task, pace: Pace, folder: Path, tell: OnProgress) -> None:
-        self.task, self.pace, self._tell = task, pace, tell
+    def __init__(self, task: Task, pace: Pace, folder: Path, on_progress: OnProgress) -> None:
+        self.task, self.pace, self._tell = task, pace, on_progress
         self._state, self._log = folder / "course.state", folder / "log.csv"
         self.steps = max(1, task.count // pace.batch)
         self.reached, self.best = Reached(), dict[str, Tensor]()

@@ -1,15 +1,15 @@
 """The losses of a geocell model: haversine-smoothed cross-entropy and the geographic contrastive loss.
 
-Knows logits, embeddings and kilometres, not photos or partitions. The whole is
+Knows logits, embeddings and kilometres, not photos or partitions. The total loss is
 
     L = H(cells) + H(clusters) + alpha C
 
-with H as in PIGEON (Haas et al. 2023, "PIGEON: Predicting Image Geolocations"): a cell's target is
-exp(-(d(g_n, x) - d(g_x, x)) / tau), d the great-circle distance, g_n the cell's centroid, g_x that of the photo's own
-cell, x where the photo was taken, tau 75 km; targets are not normalised. (PIGEON's code takes off the least distance of
-all: of cells that are the nearest centroid's, that is the own one's.) C is a softmax over a batch whose targets fall
-off with distance. Paper G names alpha and a temperature for it, (0.5, 0.5) at best, but what is known of the
-paper here does not give its formula; the one below is ours.
+H is PIGEON's (Haas et al. 2023, "PIGEON: Predicting Image Geolocations"): the target of cell n is
+exp(-(d(g_n, x) - d(g_x, x)) / tau), where d is the great-circle distance, g_n the centroid of cell n, g_x that of the
+photo's own cell, x where the photo was taken, and tau 75 km; targets are not normalised. PIGEON's code subtracts the
+smallest of all distances, which for cells is the distance to the own one. C is a softmax over a batch whose targets
+fall with distance. The geoembeddings paper gives alpha and a temperature for it, (0.5, 0.5) at best, but its formula
+is not known to us; the one in `contrastive_loss` was chosen here. See docs/method.md, section "Geocells".
 """
 
 import torch
@@ -22,9 +22,9 @@ __all__ = ["contrastive_loss", "haversine_km", "haversine_loss", "smoothed_targe
 
 
 def haversine_km(lat_lng_a: Tensor, lat_lng_b: Tensor) -> Tensor:
-    """Great-circle distances between points, (n, 2) and (m, 2) degrees float64, to (n, m) float64 kilometres.
+    """Great-circle distances of all pairs of points, (n, 2) and (m, 2) degrees float64, to (n, m) float64 km.
 
-    `retrieval.sphere.great_circle_km` on tensors.
+    `retrieval.sphere.great_circle_km` for tensors: it runs on their device.
     """
     a, b = torch.deg2rad(lat_lng_a)[:, None], torch.deg2rad(lat_lng_b)[None]
     half = ((b - a) / 2).sin() ** 2
@@ -33,29 +33,30 @@ def haversine_km(lat_lng_a: Tensor, lat_lng_b: Tensor) -> Tensor:
 
 
 def smoothed_targets(km: Tensor, own: Tensor, smoothing_km: float) -> Tensor:
-    """(n, c) distances of photos from centroids and each photo's own place, (n,) int64, to (n, c) targets, own ones 1.
+    """Targets, (n, c), for distances of photos to centroids, (n, c), and each photo's own row, (n,) int64.
 
-    No target is above 1: a cluster of the next cell may lie nearer than the own one.
+    The own target is 1. The others are at most 1: the centre of a cluster in the next cell may be nearer than the own.
     """
-    apart = km - km.gather(1, own[:, None])
-    return torch.exp(-apart / smoothing_km).clamp(max=1)
+    farther = km - km.gather(1, own[:, None])
+    return torch.exp(-farther / smoothing_km).clamp(max=1)
 
 
 def haversine_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over photos of -sum target log softmax(logit); (n, c) each to a scalar."""
+    """The mean over photos of -sum(target * log softmax(logit)); both are (n, c), the result is a scalar."""
     return -(targets * functional.log_softmax(logits, dim=1)).sum(1).mean()
 
 
 def contrastive_loss(embeddings: Tensor, km: Tensor, temperature: float, reach_km: float) -> Tensor:
-    """Photos taken near each other get near embeddings: (n, e) of any length, (n, n) distances, to a scalar.
+    """Pull embeddings of photos that were taken near each other together; the result is a scalar.
 
-    Mean over i of -sum over j != i of q_ij log p_ij; q_ij is proportional to exp(-km_ij / reach_km), p_ij to
-    exp(cos_ij / temperature), each over the other photos of the batch.
+    `embeddings`: (n, e) of any length; `km`: (n, n) distances. The loss is the mean over i of the sum over j != i of
+    -q_ij log p_ij. q_ij is proportional to exp(-km_ij / reach_km), p_ij to exp(cos_ij / temperature); both are
+    normalised over the other photos of the batch.
     """
     unit = functional.normalize(embeddings, dim=1)
-    itself = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+    diagonal = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
     # A finite stand-in for minus infinity: 0 times it is 0, not nan.
-    nothing = torch.finfo(unit.dtype).min / 4
-    log_p = functional.log_softmax((unit @ unit.t() / temperature).masked_fill(itself, nothing), dim=1)
-    q = functional.softmax((-km / reach_km).to(unit.dtype).masked_fill(itself, nothing), dim=1)
-    return -(q * log_p).masked_fill(itself, 0).sum(1).mean()
+    lowest = torch.finfo(unit.dtype).min / 4
+    log_p = functional.log_softmax((unit @ unit.t() / temperature).masked_fill(diagonal, lowest), dim=1)
+    q = functional.softmax((-km / reach_km).to(unit.dtype).masked_fill(diagonal, lowest), dim=1)
+    return -(q * log_p).masked_fill(diagonal, 0).sum(1).mean()

@@ -1,134 +1,164 @@
-"""Learning a geocell model as a task of a course: what a batch costs and what validation says.
+"""What a geocell model learns: linear heads over an image's features, their loss, and their validation.
 
-Knows features, places and cells, not files or folders.
+Knows features, places and cells, not files or folders. `GeocellTask` is a task of the training loop.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indexer.geocells.model.feed import Feed
-from indexer.geocells.model.heads import GeoHeads, HeadOutput
+from indexer.geocells.model.features import Features, SplitData, features_of
 from indexer.geocells.model.loss import contrastive_loss, haversine_km, haversine_loss, smoothed_targets
-from indexer.geocells.model.photo_data import Part
-from indexer.geocells.model.settings import GeocellSettings
+from indexer.geocells.settings import GeocellSettings
 from retrieval.priors.partition import Partition
 
-__all__ = ["GeocellTask", "Owned", "features_of"]
+__all__ = ["GeoHeads", "GeocellTask", "HeadOutput", "LabelledSplit"]
 
 Rows = NDArray[np.int64]
-_AT_ONCE = 256
+_VALIDATION_BATCH = 256
 
 
 @dataclass(frozen=True)
-class Owned:
-    """Photos with the cell and the cluster that each lies in, (n,) int64."""
+class LabelledSplit:
+    """The photos of a split with the cell and the cluster of each, (n,) int64."""
 
-    part: Part
+    data: SplitData
     cell: Tensor
     cluster: Tensor
 
     @classmethod
-    def of(cls, part: Part, partition: Partition) -> "Owned":
-        """By the nearest cell's centroid, then the nearest cluster's of that cell."""
-        lat, lng = part.lat_lng.cpu().numpy().T
-        found = (partition.cell_of(lat, lng), partition.cluster_of(lat, lng))
-        cell, cluster = (torch.from_numpy(numbers.astype(np.int64)).to(part.lat_lng.device) for numbers in found)
-        return cls(part, cell, cluster)
+    def of(cls, data: SplitData, partition: Partition) -> "LabelledSplit":
+        """The cell with the nearest centroid, then, within it, the cluster with the nearest centre."""
+        lat, lng = data.lat_lng.cpu().numpy().T
+        labels = (partition.cell_of(lat, lng), partition.cluster_of(lat, lng))
+        cell, cluster = (torch.from_numpy(rows.astype(np.int64)).to(data.lat_lng.device) for rows in labels)
+        return cls(data, cell, cluster)
+
+
+class HeadOutput(NamedTuple):
+    """Geo-embeddings (n, e), logits of cells (n, c), logits of clusters (n, m)."""
+
+    embedding: Tensor
+    cells: Tensor
+    clusters: Tensor
+
+
+class GeoHeads(nn.Module):
+    """Three linear heads: features to a geo-embedding, and from that to cells and to clusters.
+
+    All are linear, so a cell's logit is a linear function of the features. The detour through the geo-embedding lets
+    the contrastive loss, which acts on it, shape the directions that separate cells and clusters.
+
+    `dim`: dimensions of the features; `geo_dim`: of a geo-embedding. The seed decides the initial weights.
+    """
+
+    def __init__(self, dim: int, geo_dim: int, cells: int, clusters: int, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.embedding = nn.Linear(dim, geo_dim)
+            self.cells = nn.Linear(geo_dim, cells)
+            self.clusters = nn.Linear(geo_dim, clusters)
+        self._scale = math.sqrt(dim)
+
+    def forward(self, features: Tensor) -> HeadOutput:
+        """(n, dim) unit rows to all three outputs. Entries are scaled to about 1, which suits a rate of 1e-3."""
+        embedding = self.embedding(features * self._scale)
+        return HeadOutput(embedding, self.cells(embedding), self.clusters(embedding))
 
 
 class GeocellTask:
-    """`feed`: rows of the photo set to features; `tower`: what of the encoder learns, None for a frozen one."""
+    """The heads, the part of the encoder that learns (`tower`; None: the encoder is frozen), and their optimiser.
+
+    `features` computes the features of rows of the photo set.
+    """
 
     def __init__(
         self,
         settings: GeocellSettings,
         partition: Partition,
-        train: Owned,
-        validation: Owned,
-        feed: Feed,
+        train: LabelledSplit,
+        validation: LabelledSplit,
+        features: Features,
         tower: nn.Module | None,
     ) -> None:
         self.settings, self.train, self.validation = settings, train, validation
-        self.count, self._feed, self.tower = len(train.part), feed, tower
-        device, dim = train.part.features.device, train.part.features.shape[1]
+        self.count, self._features, self.tower = len(train.data), features, tower
+        device, dim = train.data.features.device, train.data.features.shape[1]
         counts = len(partition.cells), len(partition.clusters)
         self.heads = GeoHeads(dim, settings.geo_dim, *counts, seed=settings.pace.seed).to(device)
-        centres = (partition.centroids, partition.cluster_centres)
-        self._cells, self._clusters = (torch.from_numpy(found).to(device) for found in centres)
+        self._centroids = torch.from_numpy(partition.centroids).to(device)
+        self._cluster_centres = torch.from_numpy(partition.cluster_centres).to(device)
         groups: list[dict[str, Any]] = [{"params": list(self.heads.parameters()), "lr": settings.lr_heads}]
         if tower is not None:
             groups.append({"params": list(tower.parameters()), "lr": settings.lr_encoder})
         self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(groups, weight_decay=settings.pace.weight_decay)
 
     def losses(self, rows: Rows) -> dict[str, Tensor]:
-        """The whole loss and its parts, over the training photos at these positions."""
+        """The total loss and its terms over these rows of the training photos, (n,)."""
         settings, train = self.settings, self.train
-        made: HeadOutput = self.heads(self._feed(train.part.rows[rows]))
-        picked = torch.from_numpy(rows).to(train.cell.device)
-        places = train.part.lat_lng[picked]
-        parts = self._haversine(made, places, train.cell[picked], train.cluster[picked])
-        loss = parts["cells"] + parts["clusters"]
+        output: HeadOutput = self.heads(self._features(train.data.rows[rows]))
+        batch = torch.from_numpy(rows).to(train.cell.device)
+        places = train.data.lat_lng[batch]
+        terms = self._haversine_terms(output, places, train.cell[batch], train.cluster[batch])
+        loss = terms["cells"] + terms["clusters"]
         if settings.alpha:
             km = haversine_km(places, places)
-            parts["contrast"] = contrastive_loss(made.embedding, km, settings.temperature, settings.contrast_km)
-            loss = loss + settings.alpha * parts["contrast"]
-        return {"loss": loss} | parts
+            terms["contrast"] = contrastive_loss(output.embedding, km, settings.temperature, settings.contrast_km)
+            loss = loss + settings.alpha * terms["contrast"]
+        return {"loss": loss} | terms
 
     def validate(self) -> dict[str, float]:
-        """`val_loss`: the haversine loss of cells and clusters, whatever alpha is; `val_accuracy`: right cells;
-        `val_mean_km`: of the likeliest cluster's centroid."""
-        owned = self.validation
-        made, n = self.outputs(owned.part), len(owned.part)
-        loss, right, km = 0.0, 0, 0.0
-        for first in range(0, n, _AT_ONCE):
-            these = slice(first, first + _AT_ONCE)
-            some = HeadOutput(*(values[these] for values in made))
-            places, cell = owned.part.lat_lng[these], owned.cell[these]
-            parts = self._haversine(some, places, cell, owned.cluster[these])
-            loss += float(parts["cells"] + parts["clusters"]) * len(cell)
-            right += int((some.cells.argmax(1) == cell).sum())
-            away = haversine_km(places, self._clusters[some.clusters.argmax(1)])
-            km += float(away.diagonal().sum())
-        return {"val_loss": loss / n, "val_accuracy": right / n, "val_mean_km": km / n}
+        """Figures of the validation photos.
 
-    def outputs(self, part: Part) -> HeadOutput:
-        """What the heads make of all photos of a part, without gradient."""
+        `val_loss`: the haversine loss of cells and clusters, without the contrastive loss; `val_accuracy`: the share
+        of photos whose cell is right; `val_mean_km`: the mean distance to the centre of the likeliest cluster.
+        """
+        split = self.validation
+        outputs, n = self.outputs(split.data), len(split.data)
+        loss, correct, total_km = 0.0, 0, 0.0
+        for first in range(0, n, _VALIDATION_BATCH):
+            batch = slice(first, first + _VALIDATION_BATCH)
+            output = HeadOutput(*(values[batch] for values in outputs))
+            places, cell = split.data.lat_lng[batch], split.cell[batch]
+            terms = self._haversine_terms(output, places, cell, split.cluster[batch])
+            loss += float(terms["cells"] + terms["clusters"]) * len(cell)
+            correct += int((output.cells.argmax(1) == cell).sum())
+            km = haversine_km(places, self._cluster_centres[output.clusters.argmax(1)])
+            total_km += float(km.diagonal().sum())
+        return {"val_loss": loss / n, "val_accuracy": correct / n, "val_mean_km": total_km / n}
+
+    def outputs(self, data: SplitData) -> HeadOutput:
+        """The heads' outputs for all photos of a split, without gradient."""
         with torch.no_grad():
-            made: HeadOutput = self.heads(features_of(self._feed, part, self.tower is None))
-        return made
+            frozen = self.tower is None
+            output: HeadOutput = self.heads(data.features if frozen else features_of(self._features, data))
+        return output
 
     def tensors(self) -> dict[str, Tensor]:
-        """Heads and, if it learns, the encoder: copies on the CPU."""
-        found = {f"heads.{k}": v for k, v in self.heads.state_dict().items()}
+        """Copies of the learnt weights on the CPU: the heads and, if it learns, the encoder."""
+        weights = {f"heads.{k}": v for k, v in self.heads.state_dict().items()}
         if self.tower is not None:
-            found |= {f"tower.{k}": v for k, v in self.tower.state_dict().items()}
-        return {k: v.detach().to("cpu", copy=True) for k, v in found.items()}
+            weights |= {f"tower.{k}": v for k, v in self.tower.state_dict().items()}
+        return {k: v.detach().to("cpu", copy=True) for k, v in weights.items()}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put copies back."""
+        """Restore weights from `tensors`."""
         _load(self.heads, "heads.", tensors)
         if self.tower is not None:
             _load(self.tower, "tower.", tensors)
 
-    def _haversine(self, made: HeadOutput, places: Tensor, cell: Tensor, cluster: Tensor) -> dict[str, Tensor]:
+    def _haversine_terms(self, output: HeadOutput, places: Tensor, cell: Tensor, cluster: Tensor) -> dict[str, Tensor]:
         km = self.settings.smoothing_km
-        cells = smoothed_targets(haversine_km(places, self._cells), cell, km).float()
-        clusters = smoothed_targets(haversine_km(places, self._clusters), cluster, km).float()
-        return {"cells": haversine_loss(made.cells, cells), "clusters": haversine_loss(made.clusters, clusters)}
-
-
-def features_of(feed: Feed, part: Part, frozen: bool) -> Tensor:
-    """Features of a whole part, (n, f): the embeddings that are there, or through the encoder in batches."""
-    if frozen:
-        return part.features
-    with torch.no_grad():
-        return torch.cat([feed(part.rows[i : i + _AT_ONCE]) for i in range(0, len(part), _AT_ONCE)])
+        cells = smoothed_targets(haversine_km(places, self._centroids), cell, km).float()
+        clusters = smoothed_targets(haversine_km(places, self._cluster_centres), cluster, km).float()
+        return {"cells": haversine_loss(output.cells, cells), "clusters": haversine_loss(output.clusters, clusters)}
 
 
 def _load(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None:

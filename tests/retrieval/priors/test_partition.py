@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.geocells.partition.tiles import share_out
+from indexer.geocells.partition.tiles import tile_table
 from indexer.geocells.partition.voronoi import areas_km2, cells
 from retrieval.errors import PriorError
 from retrieval.priors.grid import GridBelief
@@ -34,7 +34,7 @@ def partition() -> Partition:
     clusters = np.zeros(2 * COUNT, CLUSTERS)
     clusters["cell"], clusters["photos"] = np.repeat(at, 2), np.tile([1, 2], COUNT)
     clusters["lat"], clusters["lng"] = np.repeat(LAT, 2) + np.tile([-0.01, 0.01], COUNT), np.repeat(LNG, 2)
-    tiles = share_out(centroids, surfaces, np.repeat(LNG, 3), np.repeat(LAT, 3), np.repeat(at, 3))
+    tiles = tile_table(centroids, surfaces, np.repeat(LNG, 3), np.repeat(LAT, 3), np.repeat(at, 3))
     return Partition(found, clusters, tiles, {"seed": 7})
 
 

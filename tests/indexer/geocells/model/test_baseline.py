@@ -13,12 +13,10 @@ from typer.testing import CliRunner
 
 import tilebeam
 from indexer.errors import TrainingError
-from indexer.geocells.model.baseline import last_layers, train_baseline, unit_vectors
-from indexer.geocells.model.errors_table import ErrorRow, error_figures, error_table
-from indexer.geocells.model.grid import train_grid
-from indexer.geocells.model.settings import BaselineRequest, Pace
+from indexer.geocells.model.baseline import last_layers, train_baseline
+from indexer.geocells.model.grid import ErrorRow, error_figures, error_table, train_grid
+from indexer.geocells.settings import BaselineRequest, Pace
 from indexer.photos.splits import SplitPlan
-from retrieval import sphere
 from retrieval.encoders.timm import load_image_encoder
 
 
@@ -52,14 +50,8 @@ def test_last_layers_by_architecture() -> None:
     assert {n.rsplit(".", 2)[0].split(".")[0] for n in last_layers(resnet, 2)} == {"layer3", "layer4"}
     count = len(vit.blocks)
     assert {n.split(".")[1] for n in last_layers(vit, 2) if n.startswith("blocks.")} == {str(count - 2), str(count - 1)}
-    with pytest.raises(TrainingError, match="no blocks"):
+    with pytest.raises(TrainingError, match="blocks of a Linear are unknown"):
         last_layers(torch.nn.Linear(2, 2), 2)
-
-
-def test_unit_vectors_equal_those_of_the_sphere_module() -> None:
-    lat_lng = np.array([[0.0, 0.0], [90.0, 5.0], [-33.0, 179.9], [12.5, -77.0]])
-    made = unit_vectors(torch.from_numpy(lat_lng)).numpy()
-    np.testing.assert_allclose(made, sphere.unit_vectors(lat_lng[:, 1], lat_lng[:, 0]), atol=1e-7)
 
 
 def test_the_grid_writes_a_row_for_every_pair(drawn: Path, tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from known_structure import Known, known_features
 
-from indexer.geocells.model.artefact import cluster_embeddings, fit_temperature, write_model
 from indexer.geocells.model.course import Course
-from indexer.geocells.model.feed import TableFeed
-from indexer.geocells.model.settings import GeocellSettings, Pace
-from indexer.geocells.model.task import GeocellTask, Owned
+from indexer.geocells.model.features import TableFeatures
+from indexer.geocells.model.task import GeocellTask, LabelledSplit
+from indexer.geocells.model.train import cluster_embeddings, fit_temperature, write_model
+from indexer.geocells.settings import GeocellSettings, Pace
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.priors.geocells import GeocellModel
 from retrieval.sphere import great_circle_km
@@ -21,8 +21,8 @@ def task_of(known: Known, settings: GeocellSettings) -> tuple[GeocellTask, np.nd
     """Two thirds to learn from, one to validate on; the rows of the latter."""
     rows = np.arange(len(known.cluster))
     held = rows // len(known.partition.clusters) % 3 == 2
-    train, validation = (Owned.of(known.part(rows[which]), known.partition) for which in (~held, held))
-    feed = TableFeed(known.features, torch.device("cpu"))
+    train, validation = (LabelledSplit.of(known.split(rows[which]), known.partition) for which in (~held, held))
+    feed = TableFeatures(known.features, torch.device("cpu"))
     return GeocellTask(settings, known.partition, train, validation, feed, None), rows[held]
 
 

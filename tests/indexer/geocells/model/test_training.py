@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from indexer.errors import RunMismatchError, TrainingError
 from indexer.geocells.model.course import Course
 from indexer.geocells.model.grid import errors_km
-from indexer.geocells.model.training import train_geocells
+from indexer.geocells.model.train import train_geocells
 from indexer.photos.read import read_photos
 from retrieval.errors import EncoderMismatchError, PriorError
 from retrieval.priors.geocells import GeocellModel

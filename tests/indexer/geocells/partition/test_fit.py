@@ -13,8 +13,8 @@ from towns import EACH, STRAYS, TOWNS, town_photos, write_photos
 from typer.testing import CliRunner, Result
 
 from indexer.cli.geocells import register
-from indexer.geocells.model.request import FitRequest, Grid
 from indexer.geocells.partition.fit import fit
+from indexer.geocells.settings import FitRequest, Grid
 from retrieval.priors.partition import Partition
 from retrieval.sphere import EARTH_AREA_KM2, great_circle_km
 
@@ -103,7 +103,7 @@ def test_what_optics_does_not_see_joins_the_nearest(photos: Path) -> None:
     said: list[str] = []
     fitted = fit(FitRequest(photos, grid=grid), lambda step: said.append(step.text))
     assert any("150 of 292" in text for text in said)
-    assert len(fitted.choice.picked.labels) == 150
+    assert len(fitted.search.best.labels) == 150
     assert len(fitted.partition) == len(TOWNS)
     assert fitted.partition.cells["photos"].sum() == 292
     _, town = town_photos()
@@ -149,7 +149,7 @@ def test_only_a_partition_is_replaced(made: Path, photos: Path, tmp_path: Path) 
     (tmp_path / "mine.txt").write_text("keep me")
     result = run("--photos", photos, "--out", tmp_path, *OPTIONS)
     assert result.exit_code == 1
-    assert "holds other things" in result.stderr
+    assert "holds other files" in result.stderr
     before = Partition.load(made).fingerprint
     assert run("--photos", photos, "--out", made, *OPTIONS).exit_code == 0
     assert Partition.load(made).fingerprint == before

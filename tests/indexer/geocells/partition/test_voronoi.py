@@ -1,4 +1,4 @@
-"""Every point of the Earth is in exactly one cell, that of the nearest centroid, wherever the centroids are."""
+"""Every point of the Earth is in exactly one cell, that of the nearest centroid, for any centroids."""
 
 import numpy as np
 import pytest
@@ -13,17 +13,17 @@ from retrieval.sphere import EARTH_AREA_KM2, degrees_of, great_circle_km
 
 
 def inside(points: Floats, polygons: list[Floats], slack: float) -> NDArray[np.bool_]:
-    """(n, c): whether a point is on the inner side of each of a cell's edges, or beyond by `slack` radians at most."""
-    found = np.ones((len(points), len(polygons)), dtype=np.bool_)
+    """(n, c): whether a point is on the inner side of all edges of a cell, or outside by at most `slack` radians."""
+    within = np.ones((len(points), len(polygons)), dtype=np.bool_)
     for cell, polygon in enumerate(polygons):
         for a, b in zip(polygon, np.roll(polygon, -1, axis=0), strict=True):
             normal = np.cross(a, b)
-            found[:, cell] &= points @ (normal / np.linalg.norm(normal)) >= -slack
-    return found
+            within[:, cell] &= points @ (normal / np.linalg.norm(normal)) >= -slack
+    return within
 
 
-def check(centroids: Floats, points: Floats) -> None:
-    """Exactly one cell each; which one, by the haversine; the areas are the Earth's."""
+def check_cells(centroids: Floats, points: Floats) -> None:
+    """Each point is in exactly one cell, the nearest by haversine; the areas sum to the Earth's."""
     polygons = cells(centroids)
     lng, lat = degrees_of(centroids)
     nearest = great_circle_km(*(v[:, None] for v in degrees_of(points)), lng, lat).argmin(axis=1)
@@ -39,33 +39,33 @@ def check(centroids: Floats, points: Floats) -> None:
     assert areas.sum() == pytest.approx(EARTH_AREA_KM2, rel=1e-6)
 
 
-def test_a_hundred_thousand_points() -> None:
-    """On 60 cells, none of the points on an edge."""
+def test_cell_of_a_hundred_thousand_points() -> None:
+    """In 60 cells; none of the points lies on an edge."""
     centroids, points = drawn(60, 1), drawn(100_000, 2)
     lng, lat = degrees_of(points)
-    there = degrees_of(centroids)
-    nearest, least = np.zeros(len(points), dtype=np.intp), np.full(len(points), np.inf)
+    centroid_lng, centroid_lat = degrees_of(centroids)
+    nearest, nearest_km = np.zeros(len(points), dtype=np.intp), np.full(len(points), np.inf)
     for cell in range(len(centroids)):
-        km = great_circle_km(lng, lat, there[0][cell], there[1][cell])
-        nearest[km < least], least = cell, np.minimum(km, least)
+        km = great_circle_km(lng, lat, centroid_lng[cell], centroid_lat[cell])
+        nearest[km < nearest_km], nearest_km = cell, np.minimum(km, nearest_km)
     within = inside(points, cells(centroids), 0.0)
     assert (within.sum(axis=1) == 1).all()
     assert np.array_equal(within.argmax(axis=1), nearest)
 
 
 @given(st.integers(1, 40), st.integers(0, 10_000))
-def test_whatever_the_centroids(count: int, seed: int) -> None:
-    check(drawn(count, seed), np.concatenate([drawn(200, seed + 1), POLES_AND_DATE_LINE]))
+def test_cells_of_drawn_centroids(count: int, seed: int) -> None:
+    check_cells(drawn(count, seed), np.concatenate([drawn(200, seed + 1), POLES_AND_DATE_LINE]))
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-def test_however_special(name: str) -> None:
-    check(SPECIAL[name], np.concatenate([drawn(500, 3), POLES_AND_DATE_LINE]))
+def test_cells_of_special_centroids(name: str) -> None:
+    check_cells(SPECIAL[name], np.concatenate([drawn(500, 3), POLES_AND_DATE_LINE]))
 
 
 @pytest.mark.parametrize("name", sorted(SPECIAL.keys() - {"one"}))
-def test_edges_are_halfway(name: str) -> None:
-    """A vertex is as far from its cell's centroid as from the nearest, and its edges' middles from exactly two."""
+def test_edges_are_halfway_between_centroids(name: str) -> None:
+    """Vertices and middles of edges have the same distance to their cell's centroid and to another one."""
     centroids = SPECIAL[name]
     for centre, polygon in zip(centroids, cells(centroids), strict=True):
         middles = unit(polygon + np.roll(polygon, -1, axis=0))
@@ -75,6 +75,6 @@ def test_edges_are_halfway(name: str) -> None:
             assert (chords < chords.min() + 1e-9).sum() >= 2
 
 
-def test_equal_centroids_are_refused() -> None:
+def test_equal_centroids_raise() -> None:
     with pytest.raises(GeocellError, match="tessellated"):
         cells(np.concatenate([drawn(6, 1), drawn(6, 1)]))
