@@ -11,6 +11,7 @@ RetrievalError
 ├── CalibrationError       calibration numbers that are no calibration, or do not fit this index
 ├── PriorError             a prior that cannot be opened, or gives no probabilities
 ├── QueryError             a question that cannot be answered as asked (also a ValueError)
+│   └── RegionError        a bounding box or GeoJSON that gives no usable region
 └── PhotoError             bytes that are no usable picture
     ├── UnreadablePhotoError   empty, text, cut off or damaged
     ├── PhotoTooLargeError     too many bytes or pixels
@@ -60,6 +61,10 @@ class PriorError(RetrievalError):
 
 class QueryError(RetrievalError, ValueError):
     """A beam width, bounding box or embedding that cannot be answered."""
+
+
+class RegionError(QueryError):
+    """A bounding box or GeoJSON that cannot be read, or that covers no tile."""
 
 
 class PhotoError(RetrievalError):

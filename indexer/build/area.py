@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.build.coverage import Coverage, Land, check_zooms
-from indexer.build.regions import Region
 from indexer.errors import CoverageError
+from retrieval.geo.region import Region
 from tile_cache.errors import SourceError
 from tile_cache.mbtiles import TileStore
 from tile_cache.source import LandAware, SourceInfo, TileSource
@@ -42,19 +42,22 @@ class Area:
     land: float | None = None
 
     def region(self) -> Region:
-        """The region itself. Raises CoverageError."""
+        """The region itself. Raises CoverageError or RegionError."""
         if self.bbox is not None and self.geojson is not None:
             raise CoverageError("a bbox and a GeoJSON file were both given: choose one")
         if self.bbox is not None:
             return Region.from_bbox(*self.bbox)
-        return Region.world() if self.geojson is None else Region.from_geojson(self.geojson)
+        return Region.world() if self.geojson is None else Region.from_file(self.geojson)
 
 
 def coverage_of(area: Area, zooms: Sequence[int], source: TileSource | XyzSource | None) -> Coverage:
-    """The tiles that an index of this source over this area holds; None: of no source. Raises CoverageError."""
+    """The tiles that an index of this source over this area holds; None: of no source.
+
+    Raises CoverageError or RegionError.
+    """
     zooms = check_zooms(zooms)
     land = _land_of(area, source)
-    deep = None if area.deep_geojson is None else Region.from_geojson(area.deep_geojson)
+    deep = None if area.deep_geojson is None else Region.from_file(area.deep_geojson)
     if source is None:
         return Coverage.of(zooms, area.region(), deep=deep)
     if zooms[-1] > source.info.max_zoom:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.build.regions import OUTSIDE, PARTLY, WHOLLY, Region
 from indexer.errors import CoverageError
+from retrieval.geo.region import OUTSIDE, PARTLY, WHOLLY, Region
 from tile_cache.addressing import MAX_ZOOM, children_of_codes, morton_decode, morton_encode
 from tile_cache.source import LandAware
 
@@ -62,7 +62,7 @@ class Coverage:
     def of(
         cls, zooms: Sequence[int], region: Region, *, deep: Region | None = None, land: Land | None = None
     ) -> "Coverage":
-        """A checked coverage. Raises CoverageError for zooms out of order or regions that share nothing."""
+        """A checked coverage. Raises CoverageError for zooms out of order, RegionError if regions share no area."""
         inner = None if deep is None else region.intersection(deep, f"the region for zooms from {DEEP_ZOOM} on")
         return cls(check_zooms(zooms), region, inner, land)
 

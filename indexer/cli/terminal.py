@@ -14,7 +14,7 @@ from rich.console import Console
 
 from indexer.errors import CoverageError, IndexerError
 from indexer.progress import Progress
-from retrieval.errors import RetrievalError
+from retrieval.errors import RegionError, RetrievalError
 from tile_cache.errors import TileCacheError
 from tile_cache.fetch.settings import FetchReport
 
@@ -72,7 +72,7 @@ def ending_well(go_on: str) -> Iterator[None]:
     with _terminable():
         try:
             yield
-        except CoverageError as exc:
+        except (CoverageError, RegionError) as exc:
             say(f"tilebeam: {exc}")
             raise typer.Exit(2) from exc
         except (IndexerError, TileCacheError, RetrievalError) as exc:

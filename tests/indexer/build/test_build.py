@@ -14,12 +14,12 @@ from indexer.build.area import Area
 from indexer.build.build import build_index
 from indexer.build.compose import Composer
 from indexer.build.coverage import Coverage
-from indexer.build.regions import Region
 from indexer.build.request import BuildReport, BuildRequest, Encoders
 from indexer.build.workdir import open_workdir
 from indexer.errors import BuildError, CoverageError, ExistingIndexError, RunLockedError, RunMismatchError
 from indexer.progress import Progress
 from retrieval.errors import CalibrationError, IndexMissingError
+from retrieval.geo.region import Region
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.manifest import Manifest
 from retrieval.index.reader import TileIndex

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from indexer.build.coverage import Coverage, Land, check_zooms, codes_of_runs, neighbours
-from indexer.build.regions import Region
 from indexer.errors import CoverageError
+from retrieval.errors import RegionError
+from retrieval.geo.region import Region
 from tile_cache.addressing import MAX_LATITUDE, bounds_of_codes, code_of_tile, parents_of_codes, tile_at, tile_of_code
 from tile_cache.source import LandAware
 
@@ -77,7 +78,7 @@ triangles = st.lists(
 def test_polygons_and_their_margins_equal_brute_force(points: list[tuple[float, float]], reach: int) -> None:
     hole = shapely.affinity.scale(shapely.Polygon(points), 0.5, 0.5)
     shape = shapely.Polygon(points, [hole.exterior.coords])
-    region = Region(shapely.MultiPolygon([shape]))
+    region = Region.of_geometry(shapely.MultiPolygon([shape]))
     coverage = Coverage.of(ZOOMS, region)
     for z in ZOOMS:
         plain = brute_force(shape, z)
@@ -110,7 +111,7 @@ def test_thinning_keeps_only_the_deep_region_from_zoom_10(tmp_path: Path) -> Non
     assert all_codes(coverage, 9) == all_codes(Coverage.of((9,), wide), 9)
     assert all_codes(coverage, 10) == all_codes(only, 10)
     assert all_codes(coverage, 12) == all_codes(only, 12)
-    with pytest.raises(CoverageError, match="shares no area"):
+    with pytest.raises(RegionError, match="shares no area"):
         Coverage.of((8, 10), wide, deep=Region.from_bbox(30, 30, 40, 40))
 
 
@@ -152,7 +153,7 @@ def test_poles_are_clipped_and_said_so() -> None:
     region = Region.from_bbox(-180, 80, 180, 90)
     assert "clipped" in region.notes[0]
     assert {tile_of_code(c, 4).y for c in all_codes(Coverage.of((4,), region), 4)} == {0, 1}
-    with pytest.raises(CoverageError, match="covers no tile"):
+    with pytest.raises(RegionError, match="covers no tile"):
         Region.from_bbox(0, 86, 10, 90)
     assert Region.from_bbox(0, -MAX_LATITUDE, 10, MAX_LATITUDE).notes == ()
 
@@ -169,8 +170,8 @@ def test_poles_are_clipped_and_said_so() -> None:
         ((0, float("nan"), 5, 9), "finite"),
     ],
 )
-def test_boxes_that_are_none(box: tuple[float, float, float, float], words: str) -> None:
-    with pytest.raises(CoverageError, match=words):
+def test_bad_bounding_boxes_are_refused(box: tuple[float, float, float, float], words: str) -> None:
+    with pytest.raises(RegionError, match=words):
         Region.from_bbox(*box)
 
 
@@ -178,7 +179,7 @@ def test_boxes_that_are_none(box: tuple[float, float, float, float], words: str)
     ("zooms", "words"),
     [([], "no zooms"), ([8, 6], "ascend"), ([4, 4], "ascend"), ([4, 99], "99"), ([-1], "-1"), ([True], "True")],
 )
-def test_zooms_that_are_none(zooms: list[int], words: str) -> None:
+def test_bad_zooms_are_refused(zooms: list[int], words: str) -> None:
     with pytest.raises(CoverageError, match=words):
         check_zooms(zooms)
 
@@ -198,7 +199,7 @@ def test_geojson_across_the_date_line(tmp_path: Path, east: str) -> None:
     beyond = {"type": "Polygon", "coordinates": [ring(170, -10, 190, 10)]}
     cut = {"type": "MultiPolygon", "coordinates": [[ring(170, -10, 180, 10)], [ring(-180, -10, -170, 10)]]}
     path = geojson(tmp_path, {"type": "Feature", "geometry": beyond if east == "beyond" else cut, "properties": None})
-    region, box = Region.from_geojson(path), Region.from_bbox(170, -10, -170, 10)
+    region, box = Region.from_file(path), Region.from_bbox(170, -10, -170, 10)
     for z in (3, 6):
         assert all_codes(Coverage.of((z,), region), z) == all_codes(Coverage.of((z,), box), z)
 
@@ -208,20 +209,20 @@ def test_geojson_hole_and_collection(tmp_path: Path) -> None:
     point = {"type": "Feature", "geometry": {"type": "Point", "coordinates": [100, 0]}}
     nothing = {"type": "Feature", "geometry": None}
     collection = {"type": "FeatureCollection", "features": [point, nothing, {"type": "Feature", "geometry": holed}]}
-    codes = all_codes(Coverage.of((6,), Region.from_geojson(geojson(tmp_path, collection))), 6)
+    codes = all_codes(Coverage.of((6,), Region.from_file(geojson(tmp_path, collection))), 6)
     assert code_of_tile(tile_at(0, 0, 6)) not in codes
     assert code_of_tile(tile_at(45, 0, 6)) in codes
     assert code_of_tile(tile_at(100, 0, 6)) not in codes
 
 
 def test_geojson_that_goes_the_long_way_is_said(tmp_path: Path) -> None:
-    region = Region.from_geojson(geojson(tmp_path, {"type": "Polygon", "coordinates": [ring(170, -10, -170, 10)]}))
+    region = Region.from_file(geojson(tmp_path, {"type": "Polygon", "coordinates": [ring(170, -10, -170, 10)]}))
     assert "write 190 instead of -170" in " ".join(region.notes)
 
 
 def test_geojson_that_crosses_itself_is_repaired(tmp_path: Path) -> None:
     bow = [[0, 0], [40, 40], [40, 0], [0, 40], [0, 0]]
-    region = Region.from_geojson(geojson(tmp_path, {"type": "Polygon", "coordinates": [bow]}))
+    region = Region.from_file(geojson(tmp_path, {"type": "Polygon", "coordinates": [bow]}))
     assert "repaired" in region.notes[0]
     assert Coverage.of((6,), region).count(6) > 0
 
@@ -229,9 +230,9 @@ def test_geojson_that_crosses_itself_is_repaired(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("<html>", "no JSON"),
-        ("\xff\xfe", "no JSON"),
-        ("[1, 2]", "no GeoJSON"),
+        ("<html>", "not JSON"),
+        ("\xff\xfe", "not JSON"),
+        ("[1, 2]", "not GeoJSON"),
         ('{"type": "Banana"}', "Banana"),
         ('{"type": "FeatureCollection"}', "features"),
         ('{"type": "FeatureCollection", "features": []}', "no polygon"),
@@ -250,17 +251,17 @@ def test_geojson_that_crosses_itself_is_repaired(tmp_path: Path) -> None:
         ('{"type": "Polygon", "coordinates": [[[1e400, 5], [11, 9], [11, 6], [10, 5]]]}', "not on Earth"),
     ],
 )
-def test_geojson_that_is_none(tmp_path: Path, text: str, words: str) -> None:
+def test_bad_geojson_is_refused_and_the_file_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "bad.geojson"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(CoverageError, match=words) as caught:
-        Region.from_geojson(path)
+    with pytest.raises(RegionError, match=words) as caught:
+        Region.from_file(path)
     assert "bad.geojson" in str(caught.value)
 
 
-def test_geojson_that_does_not_exist(tmp_path: Path) -> None:
-    with pytest.raises(CoverageError, match="No such file"):
-        Region.from_geojson(tmp_path / "none.geojson")
+def test_missing_geojson_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RegionError, match="No such file"):
+        Region.from_file(tmp_path / "none.geojson")
 
 
 def test_runs_of_billions_are_chunked_lazily() -> None:

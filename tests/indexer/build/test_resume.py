@@ -12,7 +12,7 @@ import pytest
 from workbench import Server, contents, run_worker, start_worker, tile_bytes, write_folder
 
 from indexer.build.coverage import Coverage
-from indexer.build.regions import Region
+from retrieval.geo.region import Region
 from tile_cache.addressing import Tile, tile_of_code
 from tile_cache.errors import StoreError
 from tile_cache.mbtiles import TileStore

@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from indexer.build.area import Area
 from indexer.build.coverage import Coverage
-from indexer.build.regions import Region
 from indexer.build.request import RowsRequest
 from indexer.build.rows_only import build_rows
 from indexer.errors import CoverageError, ExistingIndexError
 from retrieval.encoders.no_encoder import NoEncoder
 from retrieval.errors import IndexDamagedError, QueryError
+from retrieval.geo.region import Region
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import Manifest
 from retrieval.index.reader import TileIndex

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from indexer.build.coverage import Coverage
-from indexer.build.regions import Region
 from indexer.builtin.recipe import Recipe
 from indexer.builtin.train import builtin_coverage
 from indexer.builtin.views import Views
@@ -23,6 +22,7 @@ from indexer.sample_data.projection import View
 from indexer.sample_data.vectors import land_mask
 from indexer.sample_data.writing import AnotherSetError
 from retrieval.encoders.open_clip import builtin_directory
+from retrieval.geo.region import Region
 from tile_cache.addressing import Tile, bounds, children_of_codes, codes_at, tile_of_code
 from tile_cache.bluemarble import TILE_SIZE, BlueMarble
 from tile_cache.open import open_source
@@ -111,7 +111,7 @@ def test_the_geojson_covers_the_tiles_of_the_built_in_index(blue_set: Path) -> N
     """A folder knows no land: the file must give the same coverage, but for zoom-4 tiles with nothing beneath them."""
     recipe = Recipe.read(builtin_directory() / "recipe.json")
     built_in = builtin_coverage(recipe)
-    from_file = Coverage.of(recipe.zooms, Region.from_geojson(blue_set / "coverage.geojson"))
+    from_file = Coverage.of(recipe.zooms, Region.from_file(blue_set / "coverage.geojson"))
     given, wanted = ({z: np.concatenate(list(c.chunks(z))) for z in recipe.zooms} for c in (from_file, built_in))
     assert np.array_equal(given[6], wanted[6])
     assert np.array_equal(given[8], wanted[8])

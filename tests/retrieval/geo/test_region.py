@@ -1,4 +1,4 @@
-"""A region against shapely's own area of overlap, tile by tile, and against what strangers may send."""
+"""A region against shapely's own area of overlap, tile by tile, and against untrusted GeoJSON."""
 
 import json
 import time
@@ -10,7 +10,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.errors import QueryError
+from retrieval.errors import RegionError
 from retrieval.geo.region import Region
 from tile_cache.addressing import bounds_of_codes, code_of_tile, codes_at, tile_at
 
@@ -39,7 +39,7 @@ def shared_area(geometry: Any, zoom: int, codes: np.ndarray) -> np.ndarray:
     st.booleans(),
 )
 def test_tiles_meet_where_they_share_area(points: list[tuple[int, int]], zoom: int, holed: bool) -> None:
-    """Whatever the shape, over the date line or not, with a hole or without."""
+    """For any shape, over the date line or not, with a hole or without."""
     hull = shapely.convex_hull(shapely.MultiPoint([(x / 7, y / 7) for x, y in points]))
     if hull.area < 1 or hull.bounds[2] - hull.bounds[0] > 355:
         return
@@ -64,14 +64,14 @@ def test_a_small_region_deep_down_meets_the_tiles_of_its_corners() -> None:
     assert region.meets(np.array([*corners, beyond], dtype=np.uint64), 16).tolist() == [True] * 4 + [False]
 
 
-def test_what_only_touches_is_not_met() -> None:
+def test_tile_that_only_touches_an_edge_is_not_met() -> None:
     """The tile's own rectangle as a region: its neighbours share edges and corners with it, and no area."""
     west, south, east, north = (float(v[0]) for v in bounds_of_codes(np.array([27], dtype=np.uint64), 3))
     region = Region.of_geojson(polygon(ring(west, south, east, north)))
     assert np.flatnonzero(region.meets(np.arange(64, dtype=np.uint64), 3)).tolist() == [27]
 
 
-def test_both_ways_over_the_date_line_are_one_region() -> None:
+def test_both_ways_to_write_a_date_line_polygon_give_one_region() -> None:
     on = Region.of_geojson(polygon(ring(170, -10, 190, 10)))
     cut = Region.of_geojson(
         {"type": "MultiPolygon", "coordinates": [[ring(170, -10, 180, 10)], [ring(-180, -10, -170, 10)]]}
@@ -95,7 +95,7 @@ def test_overlapping_polygons_count_together_if_they_are_few() -> None:
     region = Region.of_geojson({"type": "FeatureCollection", "features": pair})
     assert region.contains(np.array([5.0, 15.0, 25.0, 35.0]), np.full(4, 10.0)).tolist() == [True, True, True, False]
     many = [{"type": "Feature", "geometry": polygon(ring(x, 0, x + 20, 20))} for x in range(17)]
-    with pytest.raises(QueryError, match="overlap"):
+    with pytest.raises(RegionError, match="overlap"):
         Region.of_geojson({"type": "FeatureCollection", "features": many})
 
 
@@ -112,11 +112,11 @@ BOW = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ("not json", "no JSON"),
-        ("[" * 100_000, "no JSON"),
-        ("[1, 2]", "no GeoJSON"),
+        ("not json", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[1, 2]", "not GeoJSON"),
         ({"type": "Point", "coordinates": [0, 0]}, "no polygon"),
-        ({"type": "Circle"}, "no GeoJSON type"),
+        ({"type": "Circle"}, "not a GeoJSON type"),
         ({"type": "Polygon"}, "list of coordinates"),
         (polygon(), "at least one ring"),
         (polygon([[0, 0], [1, 1], [0, 0]]), "4 positions"),
@@ -134,16 +134,16 @@ BOW = [[0, 0], [10, 10], [10, 0], [0, 10], [0, 0]]
         ("9" * 1_000_001, "at most 1000000"),
     ],
 )
-def test_what_is_no_region_is_refused_with_its_reason(value: Any, words: str) -> None:
-    with pytest.raises(QueryError, match=words):
+def test_bad_geojson_is_refused_with_its_reason(value: Any, words: str) -> None:
+    with pytest.raises(RegionError, match=words):
         Region.of_geojson(value)
 
 
-def test_a_hostile_shape_costs_no_more_than_a_moment() -> None:
-    """As many teeth as are read, each across the other half's: refused, or answered, within a second."""
+def test_hostile_polygon_is_refused_quickly() -> None:
+    """The largest polygon that is read, with as many self-crossings as possible, is refused within two seconds."""
     teeth = [[x / 30, 80 * (-1) ** x] for x in range(4999)]
     across = [[80 * (-1) ** x, x / 60] for x in range(4999)]
     started = time.process_time()
-    with pytest.raises(QueryError, match="not simple"):
+    with pytest.raises(RegionError, match="not simple"):
         Region.of_geojson(polygon([[0, 0], *teeth, *across, [0, 0]]))
     assert time.process_time() - started < 2
