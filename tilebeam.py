@@ -7,7 +7,6 @@ locate --url` work without NumPy, FAISS and torch.
 """
 
 import json
-import os
 import sys
 from importlib import metadata, resources
 from pathlib import Path
@@ -158,8 +157,9 @@ def builtin_index() -> Path:
     except (OSError, ValueError, KeyError) as exc:
         say(f"tilebeam: the built-in encoders are missing or damaged ({exc}): install tilebeam again")
         raise typer.Exit(1) from exc
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "tilebeam" / f"builtin-earth-{ids[0][:12]}-{ids[1][:6]}"
+    from retrieval.files import cache_folder  # needs platformdirs, which the client's installation does not have
+
+    return cache_folder() / f"builtin-earth-{ids[0][:12]}-{ids[1][:6]}"
 
 
 def _builtin_json(name: str) -> Any:

@@ -20,7 +20,7 @@ from torch import nn
 
 from benchmarks.machine import describe, sentence
 from retrieval.encoders.preprocess import Preprocess
-from retrieval.priors.geoclip import GeoclipPrior, user_cache
+from retrieval.priors.geoclip import GeoclipPrior, tables_folder
 from retrieval.priors.geoclip_location import LocationEncoder
 from retrieval.priors.geoclip_package import gallery
 from retrieval.priors.geoclip_photos import GeoclipPhotos
@@ -40,7 +40,7 @@ def main() -> None:
     torch.set_num_threads(threads)
     places, photos = LocationEncoder.load("cpu"), of_clips_shape()
     before = memory_mb()
-    prior, opened_s = timed(lambda: GeoclipPrior(places, photos, gallery(), folders=[user_cache(os.environ)]))
+    prior, opened_s = timed(lambda: GeoclipPrior(places, photos, gallery(), folders=[tables_folder()]))
     print(f"{sentence(describe())}; {threads} thread(s), processor time.\n\n| what | |\n|---|---|")
     print(f"| opening, tables made or read | {opened_s:.1f} s |")
     print(f"| memory that it takes beside the encoders, at its peak | {memory_mb() - before:,.0f} MB |")

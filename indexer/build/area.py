@@ -5,14 +5,14 @@ It knows how a source's own knowledge (zooms, land) bounds a coverage; it knows 
 
 import hashlib
 import math
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from indexer.build.coverage import Coverage, Land, check_zooms
 from indexer.errors import CoverageError
+from retrieval.files import cache_folder
 from retrieval.geo.region import Region
 from tile_cache.errors import SourceError
 from tile_cache.mbtiles import TileStore
@@ -81,18 +81,15 @@ def reach_of(context: float) -> int:
     return math.ceil(context - 1e-9)
 
 
-def cache_file(
-    cache: Path | None, info: SourceInfo, *, overlay: bool = False, environ: Mapping[str, str] = os.environ
-) -> Path:
+def cache_file(cache: Path | None, info: SourceInfo, *, overlay: bool = False) -> Path:
     """Where the tiles of a source are kept: `cache` itself if it ends in .mbtiles, else a file in that folder.
 
-    An overlay's lie beside such a file, as NAME.overlay.mbtiles. None: the user's cache folder (XDG_CACHE_HOME or
-    ~/.cache).
+    An overlay's lie beside such a file, as NAME.overlay.mbtiles. None: in the user's cache folder
+    (`retrieval.files.cache_folder`).
     """
     if cache is not None and cache.suffix == ".mbtiles":
         return cache.with_suffix(".overlay.mbtiles") if overlay else cache
-    base = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    folder = cache if cache is not None else Path(base) / "tilebeam" / "tiles"
+    folder = cache if cache is not None else cache_folder() / "tiles"
     slug = re.sub(r"[^A-Za-z0-9.-]+", "-", info.name).strip("-.")[:40] or "tiles"
     return folder / f"{slug}-{hashlib.sha256(info.identity.encode()).hexdigest()[:10]}.mbtiles"
 

@@ -7,12 +7,12 @@ own edge repeated; columns wrap at the date line. It knows pixels and addresses,
 import hashlib
 import math
 import threading
-from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from indexer.build.decode import Decoded, TileProblem, decode_tile, resized
@@ -76,8 +76,7 @@ class Composer:
         self._source = source
         self._overlay = overlay
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Tile, Future[Decoded]] = OrderedDict()
-        self._capacity = max(64, CACHE_BYTES // (3 * self.frame.tile**2))
+        self._decoded: LRUCache[Tile, Future[Decoded]] = LRUCache(max(64, CACHE_BYTES // (3 * self.frame.tile**2)))
 
     def compose(self, tile: Tile) -> Composed:
         """The picture of one tile. Errors of the source pass through."""
@@ -122,13 +121,9 @@ class Composer:
     def _shared(self, tile: Tile) -> Decoded:
         """A decoded tile, from whichever thread asked first."""
         with self._lock:
-            future = self._kept.get(tile)
+            future = self._decoded.get(tile)
             if mine := future is None:
-                future = self._kept[tile] = Future()
-                while len(self._kept) > self._capacity:
-                    self._kept.popitem(last=False)
-            else:
-                self._kept.move_to_end(tile)
+                future = self._decoded[tile] = Future()
         if mine:
             try:
                 future.set_result(self._decode(tile))

@@ -1,7 +1,6 @@
 """Training state on disk: tensors as safetensors, the rest as JSON, replaced whole or not at all; no pickle."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from indexer.errors import TrainingError
+from retrieval.files import write_atomically
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
     """Write `path` (safetensors; `notes` as JSON in its metadata) beside its place and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, str(partial), {"notes": json.dumps(notes)})
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+    contiguous = {k: v.detach().contiguous() for k, v in tensors.items()}
+    write_atomically(path, lambda temporary: save_file(contiguous, str(temporary), {"notes": json.dumps(notes)}))
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -5,7 +5,6 @@ It knows files, not what is in them.
 
 import csv
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from indexer.errors import IndexerError
-from retrieval.files import read_json, write_json
+from retrieval.files import read_json, write_atomically, write_json
 
 
 class AnotherSetError(IndexerError):
@@ -38,14 +37,9 @@ def claim(folder: Path, name: str, made: dict[str, Any]) -> None:
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write whole or not at all; without flushing to disk, as what a power cut takes can be drawn again."""
+    """Write a file whole or not at all; not flushed to disk, because a file lost in a power cut can be drawn again."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda temporary: _write_bytes(temporary, data), flush=False)
 
 
 def jpeg(pixels: NDArray[np.uint8], quality: int, *, full_colour: bool = False) -> bytes:
@@ -80,3 +74,7 @@ def read_csv(path: Path) -> list[list[str]]:
 def degrees(value: float) -> str:
     """Degrees to a tenth of a metre; nothing where there is no place."""
     return "" if np.isnan(value) else f"{value:.6f}"
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import PriorError
-from retrieval.files import read_json
+from retrieval.files import cache_folder, read_json
 from retrieval.priors.density import DEEPEST, Density
 from retrieval.priors.geoclip_package import gallery
 from retrieval.priors.geoclip_tables import EncodesPlaces, QuarterTable, kept, tile_embeddings
@@ -28,7 +28,7 @@ from tile_cache.addressing import LngLat, area_shares, children_of_codes, codes_
 if TYPE_CHECKING:
     from retrieval.encoders.open_clip import EncodesPhotos
 
-__all__ = ["GeoclipBelief", "GeoclipPrior", "GeoclipSettings", "user_cache"]
+__all__ = ["GeoclipBelief", "GeoclipPrior", "GeoclipSettings", "tables_folder"]
 
 CLIP_VARIABLE = "TILEBEAM_CLIP"
 _AT_ONCE = 16
@@ -126,7 +126,7 @@ class GeoclipPrior:
 
         settings, places = _settings(directory), gallery()
         encoder = GeoclipPhotos.load(environ.get(CLIP_VARIABLE) or CLIP, device)
-        folders = [*([directory] if directory else []), user_cache(environ)]
+        folders = [*([directory] if directory else []), tables_folder()]
         return cls(LocationEncoder.load(device), encoder, places, settings, folders)
 
     @staticmethod
@@ -237,7 +237,6 @@ def _settings(directory: Path | None) -> GeoclipSettings:
         raise PriorError(f"{path} holds no settings of GeoCLIP ({exc}): make it again") from exc
 
 
-def user_cache(environ: Mapping[str, str]) -> Path:
-    """Where tables are kept that no directory holds: under XDG_CACHE_HOME or ~/.cache."""
-    base = environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "tilebeam" / "geoclip"
+def tables_folder() -> Path:
+    """The folder for tables that are in no prior's directory: in the user's cache."""
+    return cache_folder() / "geoclip"

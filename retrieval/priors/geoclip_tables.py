@@ -6,12 +6,12 @@ A file is whole or absent, and its name carries the fingerprint of what made it.
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from retrieval.files import write_npy
@@ -63,23 +63,20 @@ class QuarterTable:
 
     def __init__(self, encoder: EncodesPlaces, most: int = 20_000) -> None:
         """`most`: tiles whose quarters are kept, 4 kB each."""
-        self._encoder, self._most, self._lock = encoder, most, threading.Lock()
-        self._kept: OrderedDict[tuple[int, int], NDArray[np.float16]] = OrderedDict()
+        self._encoder, self._lock = encoder, threading.Lock()
+        self._cache: LRUCache[tuple[int, int], NDArray[np.float16]] = LRUCache(most)
 
     def quarters(self, parents: Codes, zoom: int) -> Vectors:
         """Distinct tiles of a zoom, (n,) codes, to the vectors of their quarters, (n, 4, dim), in Morton order."""
         keys = [(zoom, code) for code in parents.tolist()]
         with self._lock:
-            found = {key: self._kept[key] for key in keys if key in self._kept}
+            found = {key: self._cache[key] for key in keys if key in self._cache}
         missing = [key for key in keys if key not in found]
         if missing:
             found |= zip(missing, self._made(missing, zoom), strict=True)
         with self._lock:
             for key in keys:
-                self._kept[key] = found[key]
-                self._kept.move_to_end(key)
-            while len(self._kept) > self._most:
-                self._kept.popitem(last=False)
+                self._cache[key] = found[key]
         return np.stack([found[key] for key in keys]).astype(np.float32)
 
     def _made(self, missing: list[tuple[int, int]], zoom: int) -> NDArray[np.float16]:

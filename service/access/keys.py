@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from retrieval.files import write_atomically
 from service.errors import KeyFileError
 
 __all__ = ["ANONYMOUS", "Key", "KeyRing", "add_key", "remove_key"]
@@ -130,15 +131,13 @@ def _key(path: Path, number: int, entry: Any) -> Key:
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
     """Whole or not at all, and for its owner's eyes: the hashes help nobody, the names are nobody's business."""
     text = json.dumps({"version": _VERSION, "keys": [asdict(key) for key in keys]}, indent=1) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    try:
+
+    def write(temporary: Path) -> None:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+
+    try:
+        write_atomically(path, write)
     except OSError as exc:
         raise KeyFileError(f"the key file {path} cannot be written ({exc.strerror}); check its folder") from exc
-    finally:
-        temporary.unlink(missing_ok=True)

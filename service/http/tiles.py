@@ -7,11 +7,11 @@ Earth where the index was built from it. It knows nothing of indexes or of the p
 import asyncio
 import hashlib
 import io
-from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from cachetools import LRUCache
 from fastapi import APIRouter, Request
 from fastapi import Path as InPath
 from fastapi.responses import JSONResponse, Response
@@ -53,7 +53,7 @@ class MapTiles:
         self._source = source
         changed = Path(spec).stat().st_mtime_ns if Path(spec).exists() else 0
         self._version = hashlib.sha256(f"{source.info.identity} {changed}".encode()).hexdigest()[:12]
-        self._kept: OrderedDict[Tile, Picture | None] = OrderedDict()
+        self._cache: LRUCache[Tile, Picture | None] = LRUCache(_KEPT)
         self._waiting = 0
         # One thread: the whole Earth as one tile takes 200 MB to draw, once.
         self._painter = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-tiles")
@@ -67,9 +67,8 @@ class MapTiles:
 
     async def picture(self, tile: Tile) -> Picture | None:
         """A tile; None where the source has none. Raises OverloadedError where too many are waited for."""
-        if tile in self._kept:
-            self._kept.move_to_end(tile)
-            return self._kept[tile]
+        if tile in self._cache:
+            return self._cache[tile]
         if self._waiting >= _WAITING:
             raise OverloadedError(f"{self._waiting} map tiles are waited for, the most allowed; ask again in 1 s")
         self._waiting += 1
@@ -77,9 +76,7 @@ class MapTiles:
             found = await asyncio.get_running_loop().run_in_executor(self._painter, self._read, tile)
         finally:
             self._waiting -= 1
-        self._kept[tile] = found
-        while len(self._kept) > _KEPT:
-            self._kept.popitem(last=False)
+        self._cache[tile] = found
         return found
 
     def close(self) -> None:
