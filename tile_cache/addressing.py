@@ -1,8 +1,9 @@
 """Slippy-map tile addresses: single tiles through mercantile, millions of them as Morton codes in NumPy.
 
-Degrees everywhere (`lng`, `lat`), never metres. A Morton code interleaves the bits of x (even bits) and y (odd bits)
-and is the base-4 number whose digits are the tile's quadkey, so a tile's children are four consecutive codes and a
-region in Morton order is a run of them. A code means nothing without its zoom. This module knows nothing of imagery.
+All coordinates are degrees (`lng`, `lat`), never metres. A Morton code interleaves the bits of x (even bits) and y (odd
+bits). It is the base-4 number whose digits are the tile's quadkey, so the four children of a tile have consecutive
+codes, and a square region is one run of codes. A code is only meaningful together with its zoom. Every Web-Mercator
+formula of the program lives here; this module knows nothing of imagery.
 """
 
 import math
@@ -45,7 +46,7 @@ __all__ = [
 
 MAX_ZOOM = 24
 MAX_LATITUDE = 85.0511287798066
-"""Degrees; the latitude at which the Web-Mercator square ends: 2 atan(exp(pi)) - pi / 2."""
+"""The latitude, in degrees, at which the Web-Mercator square ends: 2 atan(exp(pi)) - pi / 2."""
 
 Codes = NDArray[np.uint64]
 Degrees = NDArray[np.float64]
@@ -61,7 +62,7 @@ class LngLat(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """A tile's edges, in degrees; west < east always, as no tile crosses the date line."""
+    """A tile's edges, in degrees. West is always less than east, because no tile crosses the date line."""
 
     west: float
     south: float
@@ -70,7 +71,7 @@ class Bounds(NamedTuple):
 
 
 def check_zoom(z: int) -> int:
-    """Return `z`, or raise TileAddressError if it is no zoom from 0 to MAX_ZOOM."""
+    """Return `z`, or raise TileAddressError unless it is a zoom from 0 to MAX_ZOOM."""
     if isinstance(z, bool) or not isinstance(z, int | np.integer) or not 0 <= z <= MAX_ZOOM:
         raise TileAddressError(f"zoom {z!r} is not a whole number from 0 to {MAX_ZOOM}")
     return int(z)
@@ -87,13 +88,17 @@ def check_tile(tile: Tile) -> Tile:
 
 
 def tile_at(lng: float, lat: float, z: int) -> Tile:
-    """The tile of zoom `z` that contains a point; latitudes beyond the Mercator square go to its first or last row."""
+    """The tile of zoom `z` that contains a point; latitudes beyond the Mercator square go to its first or last row.
+
+    >>> tile_at(lng=13.4, lat=52.5, z=4)
+    Tile(x=8, y=5, z=4)
+    """
     code = codes_at(np.array([lng]), np.array([lat]), z)[0]
     return tile_of_code(int(code), z)
 
 
 def centre(tile: Tile) -> LngLat:
-    """The tile's centre in Mercator space, by paper H's formula: the answer that a tile stands for."""
+    """The tile's centre in Mercator space, which is the position that a tile stands for in an answer."""
     check_tile(tile)
     return LngLat(float(longitudes(tile.x + 0.5, tile.z)), float(latitudes(tile.y + 0.5, tile.z)))
 
@@ -105,7 +110,11 @@ def bounds(tile: Tile) -> Bounds:
 
 
 def quadkey(tile: Tile) -> str:
-    """The tile's quadkey: one base-4 digit a zoom, empty at zoom 0."""
+    """The tile's quadkey: one base-4 digit per zoom, empty at zoom 0.
+
+    >>> quadkey(Tile(x=8, y=5, z=4))
+    '1202'
+    """
     return str(mercantile.quadkey(check_tile(tile)))
 
 
@@ -118,7 +127,7 @@ def code_of_tile(tile: Tile) -> int:
 def tile_of_code(code: int, z: int) -> Tile:
     """The tile of zoom `z` with this Morton code."""
     if not 0 <= code < 4 ** check_zoom(z):
-        raise TileAddressError(f"Morton code {code} lies outside zoom {z}, which has {4**z} tiles")
+        raise TileAddressError(f"Morton code {code} lies outside zoom {z}: codes run from 0 to {4**z - 1}")
     x, y = morton_decode(np.array([code], dtype=np.uint64))
     return Tile(int(x[0]), int(y[0]), z)
 
@@ -135,7 +144,7 @@ def morton_decode(codes: Codes) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]
 
 
 def parents_of_codes(codes: Codes, step: int) -> Codes:
-    """The codes of the ancestors `step` zooms up, (n,) uint64; equal neighbours are not merged."""
+    """The codes of the ancestors `step` zooms up, (n,) uint64; duplicates are kept."""
     return np.asarray(codes, dtype=np.uint64) >> np.uint64(2 * step)
 
 
@@ -149,12 +158,12 @@ def codes_at(lng: Degrees, lat: Degrees, z: int) -> Codes:
     """The codes of the tiles of zoom `z` that contain points, (n,) degrees each, to (n,) uint64.
 
     Longitudes wrap; latitudes beyond the Mercator square go to its first or last row. Raises TileAddressError for a
-    latitude beyond the poles or a value that is no number.
+    latitude beyond the poles, NaN and infinity.
     """
     lng, lat = np.asarray(lng, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     if not (np.isfinite(lng).all() and np.isfinite(lat).all() and (np.abs(lat) <= 90).all()):
         bad = int(np.flatnonzero(~(np.isfinite(lng) & np.isfinite(lat) & (np.abs(lat) <= 90)))[0])
-        raise TileAddressError(f"point lng={lng[bad]}, lat={lat[bad]} is not on Earth (degrees expected)")
+        raise TileAddressError(f"point lng={lng[bad]}, lat={lat[bad]} is not on Earth: give degrees")
     n = 1 << check_zoom(z)
     x = np.floor(((lng + 180) / 360 % 1) * n)
     s = np.sin(np.radians(np.clip(lat, -MAX_LATITUDE, MAX_LATITUDE)))
@@ -163,7 +172,7 @@ def codes_at(lng: Degrees, lat: Degrees, z: int) -> Codes:
 
 
 def centres_of_codes(codes: Codes, z: int) -> tuple[Degrees, Degrees]:
-    """Tile centres as (lng, lat), (n,) float64 degrees each; paper H's formula."""
+    """Tile centres as (lng, lat), (n,) float64 degrees each; see `centre`."""
     x, y = morton_decode(codes)
     return longitudes(x.astype(np.float64) + 0.5, z), latitudes(y.astype(np.float64) + 0.5, z)
 
@@ -217,7 +226,7 @@ _EVEN = np.uint64(0x5555555555555555)
 
 
 def _spread(v: Codes) -> Codes:
-    """Put a zero bit above each of the low 32 bits."""
+    """Insert a zero bit above each of the low 32 bits."""
     for shift, mask in (*_MASKS, (1, int(_EVEN))):
         v = (v | (v << np.uint64(shift))) & np.uint64(mask)
     return v

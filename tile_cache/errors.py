@@ -1,11 +1,11 @@
-"""Everything that can go wrong with tiles, as one tree.
+"""The errors of this package, as one tree.
 
 TileCacheError
 ├── TileAddressError       a tile, zoom or coordinate that does not exist
-├── SourceError            a source that cannot be used as it was named
-│   └── RefusedSourceError a source whose terms forbid fetching in bulk
-├── SourceUnavailableError a host or file that stopped answering; resumable
-└── StoreError             a tile store that is damaged, locked or no tile store
+├── SourceError            a source that cannot be opened or used
+│   └── RefusedSourceError a source whose terms forbid bulk download
+├── SourceUnavailableError a host or file that stopped answering; a later run resumes
+└── StoreError             a tile store that is damaged, locked or of another kind
 """
 
 
@@ -14,20 +14,20 @@ class TileCacheError(Exception):
 
 
 class TileAddressError(TileCacheError, ValueError):
-    """A tile, zoom, Morton code or coordinate outside what the tile pyramid has."""
+    """A tile, zoom, Morton code or coordinate outside the tile pyramid."""
 
 
 class SourceError(TileCacheError):
-    """A tile source that cannot be opened as it was named."""
+    """A tile source that cannot be opened, or whose server refuses the requests."""
 
 
 class RefusedSourceError(SourceError):
-    """A tile source whose operator forbids fetching in bulk."""
+    """A tile source whose operator forbids bulk download."""
 
 
 class SourceUnavailableError(TileCacheError):
-    """A tile source that stopped answering; what was kept stays, and a later run goes on."""
+    """A tile source that stopped answering. Stored tiles are kept, and a later run resumes."""
 
 
 class StoreError(TileCacheError):
-    """A tile store that is damaged, locked for too long, or something else altogether."""
+    """A tile store that is damaged, locked for too long, or a file of another kind."""

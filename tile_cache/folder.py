@@ -1,7 +1,7 @@
-"""A folder of tiles, ROOT/z/x/y.png (or .jpg, .jpeg, .webp), as gdal2tiles, mb-util and most crawlers leave it.
+"""A folder of tiles, ROOT/z/x/y.png (or .jpg, .jpeg, .webp), as gdal2tiles, mb-util and most crawlers write it.
 
-Rows count from the north, as in URLs; a folder that says otherwise (a `tilemapresource.xml` as gdal2tiles writes for
-TMS, or `"scheme": "tms"` in `metadata.json`) is read flipped. Files that are no tiles are passed over.
+Rows count from the north, as in URLs. They count from the south (TMS) if the folder has a `tilemapresource.xml`, which
+gdal2tiles writes, or `"scheme": "tms"` in `metadata.json`. Other files are ignored.
 """
 
 import hashlib
@@ -20,11 +20,11 @@ from tile_cache.source import SourceInfo
 __all__ = ["EXTENSIONS", "FolderSource"]
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp")
-"""In this order: where one tile lies there twice, the first of these is the tile."""
+"""File types in order of preference, for a tile that is there in several types."""
 
 
 class FolderSource:
-    """A z/x/y folder as a TileSource. Raises SourceError for a folder without a tile."""
+    """A z/x/y folder as a TileSource. Raises SourceError for a folder without tiles."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -35,7 +35,7 @@ class FolderSource:
 
     @cached_property
     def info(self) -> SourceInfo:
-        """The whole listing is read once for the identity: about a second for 200,000 tiles."""
+        """The description. Its identity needs the whole listing, which is read once: a second for 200,000 tiles."""
         return SourceInfo(
             name=str(self._described.get("name") or self.root.resolve().name),
             identity=f"folder:{self._listing_hash()}",
@@ -46,7 +46,7 @@ class FolderSource:
         )
 
     def read(self, tile: Tile) -> bytes | None:
-        """The tile's bytes; None where no file is. Raises SourceUnavailableError where one cannot be read."""
+        """The tile's bytes, or None if there is no file. Raises SourceUnavailableError if the file is unreadable."""
         check_tile(tile)
         y = (1 << tile.z) - 1 - tile.y if self._tms else tile.y
         for extension in EXTENSIONS:
@@ -56,18 +56,18 @@ class FolderSource:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 continue
             except OSError as exc:
-                raise SourceUnavailableError(f"{path} cannot be read: {exc.strerror}") from exc
+                raise SourceUnavailableError(f"{path} cannot be read ({exc.strerror}): check its permissions") from exc
         return None
 
     def close(self) -> None:
-        """Nothing stays open between reads."""
+        """Do nothing: no file stays open between reads."""
 
     def _first_tile(self) -> Path:
         if not self.root.is_dir():
-            raise SourceError(f"{self.root} is no folder")
+            raise SourceError(f"{self.root} is not a folder: give a z/x/y folder")
         for path, _ in self._files():
             return path
-        raise SourceError(f"{self.root} holds no tile: ROOT/z/x/y.png (or .jpg, .jpeg, .webp) is expected")
+        raise SourceError(f"{self.root} holds no tile: name the files ROOT/z/x/y.png (or .jpg, .jpeg, .webp)")
 
     def _files(self) -> Iterator[tuple[Path, int]]:
         """Every tile's path and its size in bytes, in order of zoom, column and name."""
@@ -78,8 +78,10 @@ class FolderSource:
                     yield column / name, size
 
     def _listing_hash(self) -> str:
-        """SHA-256 of names and sizes: bytes changed without changing a file's size go unnoticed, which is the price
-        of not reading terabytes to open a folder."""
+        """SHA-256 of file names and sizes.
+
+        A change of a file's bytes that keeps its size goes unnoticed; noticing it would need reading every tile.
+        """
         digest = hashlib.sha256(b"tms\n" if self._tms else b"xyz\n")
         for path, size in self._files():
             digest.update(f"{path.relative_to(self.root).as_posix()} {size}\n".encode())
@@ -87,7 +89,7 @@ class FolderSource:
 
 
 def _numbers(folder: Path, below: int) -> list[int]:
-    """The subfolders that are named as a canonical number below `below` (so `04` and `-1` are not)."""
+    """The subfolders whose name is a number below `below`, in its shortest form (not `04` or `-1`)."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
@@ -99,7 +101,9 @@ def _tiles_in(column: Path, below: int) -> list[tuple[str, int]]:
         with os.scandir(column) as entries:
             return sorted((e.name, e.stat().st_size) for e in entries if _is_tile(e, below))
     except OSError as exc:
-        raise SourceUnavailableError(f"{exc.filename or column} cannot be read: {exc.strerror}") from exc
+        raise SourceUnavailableError(
+            f"{exc.filename or column} cannot be read ({exc.strerror}): check its permissions"
+        ) from exc
 
 
 def _is_number(text: str, below: int) -> bool:
@@ -112,7 +116,7 @@ def _is_tile(entry: "os.DirEntry[str]", below: int) -> bool:
 
 
 def _width(path: Path) -> int:
-    """The first tile's width in pixels; 256 where it cannot be told, as one bad tile must not shut the folder."""
+    """The width of the first tile in pixels, or 256 if that tile is damaged, so that the folder can still be opened."""
     try:
         return image_size(path.read_bytes())[0]
     except (BadImageError, OSError):
@@ -125,5 +129,5 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as exc:
-        raise SourceError(f"{path} is no readable JSON: mend it or take it away") from exc
+        raise SourceError(f"{path} is not readable JSON: repair or remove it") from exc
     return described if isinstance(described, dict) else {}

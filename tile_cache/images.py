@@ -1,7 +1,7 @@
-"""Is this really a whole image? Bytes that came from outside are judged here, before anything keeps them.
+"""Checks that bytes from a server or a file are a whole image, before they are stored.
 
-`sniff` and `check_whole` look at magic bytes and at each format's own end mark, which costs nothing and catches cut
-bodies and HTML; `check_decodes` lets pillow decode every pixel. Knows nothing of HTTP status, stores or sources.
+`sniff` and `check_whole` look at the first bytes and at each format's end mark; this is cheap, and detects truncated
+bodies and HTML. `check_decodes` makes Pillow decode every pixel. Knows nothing of HTTP status, stores or sources.
 """
 
 import io
@@ -16,13 +16,13 @@ __all__ = ["BadImageError", "ImageFormat", "check_decodes", "check_whole", "imag
 ImageFormat = Literal["png", "jpg", "webp"]
 
 MAX_SIDE = 4096
-"""Pixels; tiles are 256 or 512 wide, so more than this is something else, perhaps a decompression bomb."""
+"""Pixels. Tiles are 256 or 512 wide; a larger image is not a tile and may be a decompression bomb."""
 
 
 class BadImageError(ValueError):
-    """Bytes that are no whole image; the message is a short reason that can be counted.
+    """Bytes that are not a whole image. The message is a short reason, so that reports can count equal ones.
 
-    `cut`: it began as an image, so asking again may bring the rest.
+    `cut`: the bytes begin as an image, so another request may return the rest.
     """
 
     def __init__(self, reason: str, *, cut: bool = False) -> None:
@@ -31,7 +31,7 @@ class BadImageError(ValueError):
 
 
 def sniff(data: bytes) -> ImageFormat | None:
-    """The image format that the first bytes promise; None for anything that is no tile format."""
+    """The image format by the first bytes; None for anything but PNG, JPEG and WebP."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -42,19 +42,19 @@ def sniff(data: bytes) -> ImageFormat | None:
 
 
 def check_whole(data: bytes) -> ImageFormat:
-    """The format of an image that has its end mark too; raises BadImageError for all else."""
+    """The format of an image that has its end mark too. Raises BadImageError for anything else."""
     if not data:
         raise BadImageError("empty body")
     kind = sniff(data)
     if kind is None:
-        raise BadImageError("HTML instead of an image" if _looks_like_html(data) else "no PNG, JPEG or WebP image")
+        raise BadImageError("HTML instead of an image" if _looks_like_html(data) else "not a PNG, JPEG or WebP image")
     if not _ENDS[kind](data):
-        raise BadImageError(f"image cut off or damaged ({kind})", cut=True)
+        raise BadImageError(f"image truncated or damaged ({kind})", cut=True)
     return kind
 
 
 def check_decodes(data: bytes) -> ImageFormat:
-    """As `check_whole`, and every pixel decodes; takes about a millisecond a tile, so call it off the event loop."""
+    """Check as `check_whole` does, and decode every pixel. Takes about a millisecond: call it off the event loop."""
     kind = check_whole(data)
     width, height = image_size(data)
     if max(width, height) > MAX_SIDE:
@@ -68,7 +68,7 @@ def check_decodes(data: bytes) -> ImageFormat:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """(width, height) in pixels from the header alone; raises BadImageError where there is none."""
+    """(width, height) in pixels from the header alone. Raises BadImageError for a header that cannot be read."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -84,7 +84,7 @@ def _looks_like_html(data: bytes) -> bool:
 
 
 def _png_ends(data: bytes) -> bool:
-    # Pillow draws PNGs whose checksums are wrong, so every chunk is checked here.
+    # Pillow decodes PNGs whose checksums are wrong, so every chunk is checked here.
     at = 8
     while at + 12 <= len(data):
         end = at + 8 + int.from_bytes(data[at : at + 4], "big")
@@ -97,7 +97,7 @@ def _png_ends(data: bytes) -> bool:
 
 
 def _jpg_ends(data: bytes) -> bool:
-    # Some servers pad behind the end mark; zero bytes there do no harm.
+    # Some servers pad the body with zero bytes behind the end mark.
     return data.rstrip(b"\0").endswith(b"\xff\xd9")
 
 

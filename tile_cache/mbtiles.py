@@ -1,8 +1,8 @@
-"""MBTiles files: `MBTilesSource` reads anyone's, `TileStore` is our cache in the same format.
+"""MBTiles files: `MBTilesSource` reads any of them; `TileStore` is Tilebeam's tile cache in the same format.
 
-A store is in write-ahead mode: readers and several writing processes do not block each other for longer than one
-transaction, and a killed writer loses only the transaction that it had not committed. Both classes are thread-safe.
-Knows nothing of where tiles come from; the layout of the file is `mbtiles_format`'s.
+A store uses write-ahead logging: readers and several writing processes block each other for at most one transaction,
+and a killed writer loses only its uncommitted transaction. Both classes are thread-safe. This module knows nothing of
+where tiles come from; `mbtiles_format` knows the layout of the file.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ NOT_MODIFIED = 304
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What a conditional request needs: the ETag and Last-Modified header of the kept answer, verbatim."""
+    """The ETag and Last-Modified headers of a stored response, verbatim, for conditional requests."""
 
     etag: str | None
     last_modified: str | None
@@ -42,9 +42,10 @@ class Validators:
 
 @dataclass(frozen=True, slots=True)
 class TileRecord:
-    """One answer to keep. `data` None: no tile there, or (status 304) the kept bytes still hold.
+    """One response of a server, to be stored.
 
-    `fetched_at` and `expires` are unix seconds; `expires` None: the server named no time.
+    `data` is None if there is no tile, or if the stored bytes are still valid (status 304). `fetched_at` and `expires`
+    are unix seconds; `expires` is None if the server named no time.
     """
 
     tile: Tile
@@ -57,7 +58,7 @@ class TileRecord:
 
 
 class MBTilesSource:
-    """Anyone's MBTiles file, read only; `tiles` may be a table or a view. Raises StoreError for any other file."""
+    """An MBTiles file of any origin, read-only; `tiles` may be a table or a view. Raises StoreError for other files."""
 
     def __init__(self, path: Path) -> None:
         fmt.check_header(path)
@@ -68,13 +69,13 @@ class MBTilesSource:
 
     @cached_property
     def info(self) -> SourceInfo:
-        """From the metadata rows, and from the tiles where those say nothing. Identity: `content_identity`."""
-        # What a cache of ours says of the source that it was filled from does not hold for the part in the file.
+        """The description by the metadata rows or, where they lack, the tiles. Its identity is `content_identity`."""
+        # In a tile store these rows describe its whole source, but the file may hold only some of the tiles.
         described = {k: v for k, v in self._metadata.items() if not k.startswith("tilebeam:")}
         return fmt.info_of(described, self.path, fmt.content_identity(self.path), self._zooms, self._tile_size())
 
     def read(self, tile: Tile) -> bytes | None:
-        """The tile's bytes, or None where the file has none."""
+        """The tile's bytes, or None if the file does not have it."""
         return _read(self._database, tile)
 
     def close(self) -> None:
@@ -90,7 +91,7 @@ class MBTilesSource:
                 "SELECT (SELECT min(zoom_level) FROM tiles), (SELECT max(zoom_level) FROM tiles)"
             ).fetchone()
         if low is None:
-            raise StoreError(f"{self.path} holds no tile")
+            raise StoreError(f"{self.path} holds no tile: give another file")
         return int(low), int(high)
 
     def _tile_size(self) -> int:
@@ -105,7 +106,7 @@ class MBTilesSource:
 
 
 class TileStore:
-    """The tile cache, and a TileSource of what it holds."""
+    """The tile cache. It is also a TileSource of the tiles that it holds."""
 
     def __init__(self, database: Database, info: SourceInfo) -> None:
         self._database = database
@@ -114,26 +115,26 @@ class TileStore:
 
     @classmethod
     def open(cls, path: Path, info: SourceInfo | None = None, *, read_only: bool = False) -> "TileStore":
-        """Open the cache at `path`; with `info` it is made where there is none.
+        """Open the cache at `path`; with `info`, create it if it does not exist.
 
-        Raises StoreError for a file that is damaged, no cache of ours, missing (without `info`), or the cache of a
-        source other than `info`.
+        Raises StoreError for a file that is damaged, of another kind, missing (without `info`), or the cache of another
+        source than `info`.
         """
         path = Path(path)
         if path.is_dir() or not path.parent.is_dir():
             raise StoreError(f"{path} cannot hold a tile store: give a file name in a folder that exists")
-        # A killed process may have left an empty file, which to SQLite is an empty database.
+        # A killed process may have left an empty file, which SQLite reads as an empty database.
         if path.exists() and (read_only or path.stat().st_size):
             fmt.check_header(path)
         elif info is None or read_only:
-            raise StoreError(f"{path} does not exist; `tilebeam fetch` makes a tile store")
+            raise StoreError(f"{path} does not exist: make a tile store with `tilebeam fetch`")
         database = Database(path, read_only=read_only)
         try:
             if not read_only:
                 _lay_out(database, info)
             stored = _stored_info(database, info)
             if info is not None and info != stored and not read_only:
-                # The same tiles under a better description, such as an attribution that was missing before.
+                # The tiles are the same, but the description may have changed, for example a new attribution.
                 with database.transaction() as c:
                     c.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", fmt.metadata_of(info).items())
             return cls(database, info or stored)
@@ -148,83 +149,84 @@ class TileStore:
         self.close()
 
     def read(self, tile: Tile) -> bytes | None:
-        """The tile's bytes; None where none are kept, be the tile absent or not fetched yet."""
+        """The tile's bytes; None if the source has no such tile or it was not fetched yet."""
         return _read(self._database, tile)
 
     def unknown(self, codes: Codes, z: int) -> Codes:
-        """Those of `codes`, (n,) uint64 in their order, that are neither kept nor known to be absent.
+        """The codes, (n,) uint64 in the order of `codes`, of tiles that are neither stored nor known to be absent.
 
-        One query per 100,000 codes.
+        Makes one query per 100,000 codes.
         """
-        return self._asked(codes, z, _UNKNOWN)
+        return self._selected(codes, z, _UNKNOWN)
 
     def stale(self, codes: Codes, z: int, now: int, default_age: int) -> Codes:
         """Those of `codes`, (n,) uint64 in their order, that are known and past their time at unix second `now`.
 
         An answer that came without a time of its own lasts `default_age` seconds.
         """
-        return self._asked(codes, z, _STALE, now=now, age=default_age)
+        return self._selected(codes, z, _STALE, now=now, age=default_age)
 
     def validators(self, tile: Tile) -> Validators | None:
-        """What the kept answer was marked with; None where no bytes are kept to renew."""
+        """The validators of the stored response; None if no bytes are stored that could be renewed."""
         with self._database.connection() as c:
-            found = c.execute(
+            row = c.execute(
                 "SELECT etag, last_modified FROM fetched JOIN map"
                 " ON zoom_level = z AND tile_column = x AND tile_row = (1 << z) - 1 - y"
                 " WHERE z = ? AND x = ? AND y = ?",
                 (tile.z, tile.x, tile.y),
             ).fetchone()
-        return Validators(*found) if found else None
+        return Validators(*row) if row else None
 
     def put(self, records: Sequence[TileRecord]) -> None:
-        """Keep answers, in one transaction. A later answer for a tile replaces the earlier one."""
+        """Store responses in one transaction. A later response for a tile replaces the earlier one."""
         if not records:
             return
         with self._database.transaction() as c:
             for record in records:
                 _put(c, record)
-            kept = [r for r in records if r.data is not None]
-            first = sniff(kept[0].data or b"") if kept else None
-            grown = fmt.grown_extent(_metadata(c), (r.tile for r in kept), first)
+            images = [r for r in records if r.data is not None]
+            image_format = sniff(images[0].data or b"") if images else None
+            grown = fmt.grown_extent(_metadata(c), (r.tile for r in images), image_format)
             c.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", grown.items())
 
     def drop_orphans(self) -> int:
-        """Delete images that no tile shows any longer (refreshing leaves them); returns how many."""
+        """Delete images that no tile uses any more, as refreshing leaves them; return how many."""
         with self._database.transaction() as c:
             return c.execute("DELETE FROM images WHERE tile_id NOT IN (SELECT tile_id FROM map)").rowcount
 
     def counts(self) -> dict[int, int]:
-        """Kept tiles per zoom."""
+        """The number of stored tiles by zoom."""
         with self._database.connection() as c:
             return dict(c.execute("SELECT zoom_level, count(*) FROM map GROUP BY zoom_level").fetchall())
 
     def close(self) -> None:
         self._database.close()
 
-    def _asked(self, codes: Codes, z: int, query: str, **values: int) -> Codes:
-        """Those of `codes` whose position `query` gives back."""
+    def _selected(self, codes: Codes, z: int, query: str, **values: int) -> Codes:
+        """The codes whose positions in the list `query` returns."""
         codes = np.asarray(codes, dtype=np.uint64)
         values |= {"z": check_zoom(z), "top": (1 << z) - 1}
-        found = [codes[:0]]
+        selected = [codes[:0]]
         for start in range(0, len(codes), _ROWS):
-            part = codes[start : start + _ROWS]
-            x, y = morton_decode(part)
-            asked = json.dumps((x.astype(np.int64) << 32 | y).tolist())
+            batch = codes[start : start + _ROWS]
+            x, y = morton_decode(batch)
+            tiles = json.dumps((x.astype(np.int64) << 32 | y).tolist())
             with self._database.connection() as c:
-                rows = c.execute(query, {**values, "asked": asked})
-                found.append(part[np.fromiter((row[0] for row in rows), dtype=np.int64)])
-        return np.concatenate(found)
+                rows = c.execute(query, {**values, "tiles": tiles})
+                selected.append(batch[np.fromiter((row[0] for row in rows), dtype=np.int64)])
+        return np.concatenate(selected)
 
 
-# One JSON array of x << 32 | y in, positions out: the cost follows the tiles asked for, not the tiles kept.
-_ASKED = "WITH asked AS (SELECT key AS i, value >> 32 AS x, value & 4294967295 AS y FROM json_each(:asked)) "
+# The tiles go in as one JSON array of x << 32 | y, and positions in it come out. So the cost depends on the number of
+# tiles in the query, not on the number in the file.
+_TILES = "WITH wanted AS (SELECT key AS i, value >> 32 AS x, value & 4294967295 AS y FROM json_each(:tiles)) "
 _UNKNOWN = (
-    _ASKED + "SELECT i FROM asked"
+    _TILES + "SELECT i FROM wanted"
     " WHERE NOT EXISTS (SELECT 1 FROM map WHERE zoom_level = :z AND tile_column = x AND tile_row = :top - y)"
-    " AND NOT EXISTS (SELECT 1 FROM fetched AS f WHERE f.z = :z AND f.x = asked.x AND f.y = asked.y)"
+    " AND NOT EXISTS (SELECT 1 FROM fetched AS f WHERE f.z = :z AND f.x = wanted.x AND f.y = wanted.y)"
 )
 _STALE = (
-    _ASKED + "SELECT i FROM asked CROSS JOIN fetched AS f ON f.z = :z AND f.x = asked.x AND f.y = asked.y"
+    _TILES + "SELECT i FROM wanted CROSS JOIN fetched AS f ON f.z = :z AND f.x = wanted.x AND f.y = wanted.y"
     " WHERE coalesce(f.expires, f.fetched_at + :age) <= :now"
 )
 
@@ -232,25 +234,26 @@ _STALE = (
 def _read(database: Database, tile: Tile) -> bytes | None:
     check_tile(tile)
     with database.connection() as c:
-        found = c.execute(
+        row = c.execute(
             "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
             (tile.z, tile.x, fmt.flip(tile.y, tile.z)),
         ).fetchone()
-    if not found or not found[0]:
+    if not row or not row[0]:
         return None
-    if not isinstance(found[0], bytes):  # SQLite keeps any type in any column
-        raise StoreError(f"{database.path}: tile {tile.z}/{tile.x}/{tile.y} is no image but {type(found[0]).__name__}")
-    return found[0]
+    if not isinstance(row[0], bytes):  # SQLite allows any type in any column
+        kind = type(row[0]).__name__
+        raise StoreError(f"{database.path}: tile {tile.z}/{tile.x}/{tile.y} is {kind}, not an image: repair the file")
+    return row[0]
 
 
 def _put(c: Connection, record: TileRecord) -> None:
     tile = check_tile(record.tile)
-    place = (tile.z, tile.x, tile.y)
+    address = (tile.z, tile.x, tile.y)
     if record.status == NOT_MODIFIED:
         c.execute(
             "UPDATE fetched SET fetched_at = ?, expires = ?, etag = coalesce(?, etag),"
             " last_modified = coalesce(?, last_modified) WHERE z = ? AND x = ? AND y = ?",
-            (record.fetched_at, record.expires, record.etag, record.last_modified, *place),
+            (record.fetched_at, record.expires, record.etag, record.last_modified, *address),
         )
         return
     row = (tile.z, tile.x, fmt.flip(tile.y, tile.z))
@@ -260,23 +263,23 @@ def _put(c: Connection, record: TileRecord) -> None:
         c.execute("INSERT OR REPLACE INTO map VALUES (?, ?, ?, ?)", (*row, _image_id(c, record.data)))
     c.execute(
         "INSERT OR REPLACE INTO fetched VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (*place, record.status, record.etag, record.last_modified, record.fetched_at, record.expires),
+        (*address, record.status, record.etag, record.last_modified, record.fetched_at, record.expires),
     )
 
 
 def _image_id(c: Connection, data: bytes) -> str:
-    """The id under which exactly these bytes are kept, keeping them if they are new.
+    """The id of a row with exactly these bytes, which is inserted if there is none.
 
-    The id is the SHA-256 in hex. Where other bytes already bear it (a damaged row, or a collision) a suffix is tried,
-    as a tile must never show what another one does only because their hashes agree.
+    The id is the SHA-256 in hex. If other bytes have that id (a damaged row, or a collision), suffixes are tried, so
+    that a tile never shows another tile's image.
     """
     digest = hashlib.sha256(data).hexdigest()
     for n in itertools.count():
         tile_id = f"{digest}.{n}" if n else digest
-        found = c.execute("SELECT tile_data FROM images WHERE tile_id = ?", (tile_id,)).fetchone()
-        if found is None:
+        row = c.execute("SELECT tile_data FROM images WHERE tile_id = ?", (tile_id,)).fetchone()
+        if row is None:
             c.execute("INSERT INTO images VALUES (?, ?)", (tile_id, data))
-        if found is None or found[0] == data:
+        if row is None or row[0] == data:
             return tile_id
     raise AssertionError("unreachable: count() has no end")
 
@@ -286,15 +289,15 @@ def _metadata(c: Connection) -> dict[str, str]:
 
 
 def _lay_out(database: Database, info: SourceInfo | None) -> None:
-    """Make the tables of a new store; leave one that has them as it is, and refuse anything else."""
+    """Create the tables of a new store. Leave an existing store unchanged, and refuse any other file."""
     with database.connection() as c:
         tables = {row[0] for row in c.execute("SELECT name FROM sqlite_master")}
         if {"map", "images", "fetched", "metadata"} <= tables:
             return
         if tables or info is None:
             raise StoreError(
-                f"{database.path} is no tile store of Tilebeam (no tables map, images and fetched):"
-                " it can serve as a source if it is MBTiles; for the cache choose another file name"
+                f"{database.path} is not a tile store of Tilebeam (no tables map, images and fetched):"
+                " choose another file name for the cache; an MBTiles file can be used as a source"
             )
         enter_wal_mode(c)
     with database.transaction() as c:
@@ -306,14 +309,14 @@ def _lay_out(database: Database, info: SourceInfo | None) -> None:
 
 
 def _stored_info(database: Database, wanted: SourceInfo | None) -> SourceInfo:
-    """The info that the store was made with; StoreError where it is a cache of something other than `wanted`."""
+    """The description that the store was created with. Raises StoreError if it is the cache of another source."""
     with database.connection() as c:
         version = c.execute("PRAGMA user_version").fetchone()[0]
         metadata = _metadata(c)
         c.execute("SELECT 1 FROM map, images, fetched LIMIT 0")
     if version != fmt.SCHEMA_VERSION or "tilebeam:identity" not in metadata:
         raise StoreError(
-            f"{database.path} is no tile store of this version of Tilebeam (version {version},"
+            f"{database.path} is a tile store of another version of Tilebeam (version {version},"
             f" {fmt.SCHEMA_VERSION} expected): choose another file name for the cache"
         )
     stored = fmt.info_of(metadata, database.path, "", (0, MAX_ZOOM), 256)

@@ -1,7 +1,8 @@
-"""The MBTiles 1.3 file format without its database engine: schema, metadata rows, header checks.
+"""The MBTiles 1.3 file format without the database engine: schema, metadata rows, header checks.
 
-`metadata` speaks the standard's names and adds our own under `tilebeam:`. Rows count from the south in the file and
-from the north everywhere else (`flip`). Knows nothing of connections and transactions; `mbtiles` does.
+The table `metadata` uses the standard's names, and names with the prefix `tilebeam:` for Tilebeam's own values. Rows
+count from the south in the file and from the north everywhere else (`flip`). Knows nothing of connections and
+transactions; `mbtiles` does.
 """
 
 import hashlib
@@ -15,12 +16,12 @@ from tile_cache.source import SourceInfo
 __all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "check_header", "content_identity", "flip", "grown_extent"]
 
 APPLICATION_ID = 0x4D504258
-"""`MPBX`, the mark that SQLite's magic list and GDAL know MBTiles by."""
+"""`MPBX`: the mark by which SQLite's magic list and GDAL recognise MBTiles."""
 
 SCHEMA_VERSION = 1
 
-# `map` and `images` keep equal tiles once; `tiles` is the view that the standard and GDAL read. `fetched` is ours:
-# x and y as in URLs, times in unix seconds, `expires` null where the server named none.
+# `map` and `images` store equal tiles once; `tiles` is the view that the standard defines and GDAL reads. `fetched` is
+# Tilebeam's own: x and y as in URLs, times in unix seconds, `expires` null if the server named no time.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS metadata (name TEXT NOT NULL PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS images (tile_id TEXT NOT NULL PRIMARY KEY, tile_data BLOB NOT NULL);
@@ -45,34 +46,34 @@ _BLOCKS = 256
 
 
 def flip(y: int, z: int) -> int:
-    """A row from the north to a row from the south (TMS), and back."""
+    """Convert a row counted from the north to one counted from the south (TMS), or back."""
     return (1 << z) - 1 - y
 
 
 def check_header(path: Path) -> None:
-    """Raise StoreError unless the file starts like a SQLite database and is as long as its header says."""
+    """Raise StoreError unless the file begins like a SQLite database and is as long as its header says."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(100)
     except OSError as exc:
-        raise StoreError(f"{path} cannot be read: {exc.strerror}") from exc
+        raise StoreError(f"{path} cannot be read ({exc.strerror}): check its permissions") from exc
     if not head.startswith(_MAGIC):
-        found = "it is empty" if not head else f"it starts with {head[:16]!r}"
-        raise StoreError(f"{path} is no MBTiles file (a SQLite database): {found}")
+        contents = "it is empty" if not head else f"it begins with {head[:16]!r}"
+        raise StoreError(f"{path} is not an MBTiles file (a SQLite database): {contents}")
     page = int.from_bytes(head[16:18], "big")
     pages = int.from_bytes(head[28:32], "big") if head[24:28] == head[92:96] else 0
     expected = pages * (65536 if page == 1 else page)
-    # With a write-ahead log beside it the file may lag behind its header, and SQLite mends it.
+    # With a write-ahead log beside it, the file may be shorter than its header says; SQLite completes it.
     if size < expected and not _log_of(path).exists():
-        raise StoreError(f"{path} is cut off: {size} of {expected} bytes; copy or fetch it again")
+        raise StoreError(f"{path} is truncated: {size} of {expected} bytes; copy or fetch it again")
 
 
 def content_identity(path: Path) -> str:
-    """A hash of what the file holds, the same for a copy elsewhere.
+    """A hash of the file's contents; a copy elsewhere has the same.
 
-    Files under 64 MiB are hashed whole. Larger ones by size and 256 evenly spaced blocks of 64 KiB, the header among
-    them: opening a terabyte takes milliseconds, and an edit that keeps the size may go unnoticed.
+    Files under 64 MiB are hashed whole. Of larger ones the size and 256 evenly spaced blocks of 64 KiB are hashed, the
+    header among them, so that opening a terabyte takes milliseconds. An edit that keeps the size may go unnoticed.
     """
     digest = hashlib.sha256()
     try:
@@ -88,12 +89,12 @@ def content_identity(path: Path) -> str:
         if _log_of(path).exists():
             digest.update(_log_of(path).read_bytes())
     except OSError as exc:
-        raise StoreError(f"{path} cannot be read: {exc.strerror}") from exc
+        raise StoreError(f"{path} cannot be read ({exc.strerror}): check its permissions") from exc
     return f"mbtiles:{digest.hexdigest()}"
 
 
 def metadata_of(info: SourceInfo) -> dict[str, str]:
-    """The rows of a new cache; zooms, bounds and format come with its first tiles."""
+    """The metadata rows of a new cache; zooms, bounds and format are added with its first tiles."""
     return {
         "name": info.name,
         "type": "baselayer",
@@ -108,7 +109,7 @@ def metadata_of(info: SourceInfo) -> dict[str, str]:
 
 
 def info_of(metadata: Mapping[str, str], path: Path, identity: str, zooms: tuple[int, int], size: int) -> SourceInfo:
-    """What the metadata says, with `zooms` and tile `size` (from the tiles themselves) where it says nothing."""
+    """The description by the metadata; `zooms` and tile `size` are used where the metadata says nothing."""
     return SourceInfo(
         name=metadata.get("name") or path.stem,
         identity=metadata.get("tilebeam:identity", identity),
@@ -120,15 +121,15 @@ def info_of(metadata: Mapping[str, str], path: Path, identity: str, zooms: tuple
 
 
 def grown_extent(metadata: Mapping[str, str], tiles: Iterable[Tile], image_format: str | None) -> dict[str, str]:
-    """The metadata rows that must change so that `minzoom`, `maxzoom`, `bounds` and `format` hold for `tiles` too."""
+    """The metadata rows that change when `tiles` are added: `minzoom`, `maxzoom`, `bounds` and `format`."""
     tiles = list(tiles)
     if not tiles:
         return {}
     zooms = [t.z for t in tiles]
     boxes = [bounds(t) for t in tiles]
-    if (before := _bounds(metadata)) is not None:
+    if (stored := _bounds(metadata)) is not None:
         zooms += [_number(metadata, "minzoom", zooms[0]), _number(metadata, "maxzoom", zooms[0])]
-        boxes.append(before)
+        boxes.append(stored)
     west, south = min(b.west for b in boxes), max(min(b.south for b in boxes), -MAX_LATITUDE)
     east, north = max(b.east for b in boxes), min(max(b.north for b in boxes), MAX_LATITUDE)
     grown = {
@@ -148,13 +149,13 @@ def _bounds(metadata: Mapping[str, str]) -> Bounds | None:
     return Bounds(west, south, east, north)
 
 
-def _number(metadata: Mapping[str, str], name: str, otherwise: int) -> int:
+def _number(metadata: Mapping[str, str], name: str, default: int) -> int:
     value = metadata.get(name) or ""
-    return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else otherwise
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 6 else default
 
 
-def _zoom(metadata: Mapping[str, str], name: str, otherwise: int) -> int:
-    return min(_number(metadata, name, otherwise), MAX_ZOOM)
+def _zoom(metadata: Mapping[str, str], name: str, default: int) -> int:
+    return min(_number(metadata, name, default), MAX_ZOOM)
 
 
 def _log_of(path: Path) -> Path:

@@ -1,7 +1,8 @@
-"""Tiles over HTTP as far as names go: a URL template and a tile make a URL. Knows nothing of sockets; the fetcher does.
+"""Tile servers by name: URL templates, names of xyzservices, and the hosts whose terms forbid bulk download.
 
-An API key stands in the template as `{key}` (or `{apikey}`) and comes from TILEBEAM_TILE_KEY. It is put into URLs
-only: never into the source's name or identity, never into a message, never into a file.
+`XyzSource` makes a tile's URL; `tile_cache.fetch` requests it. An API key appears in the template as `{key}` (or
+`{apikey}`) and comes from TILEBEAM_TILE_KEY. It is put into URLs only, never into the source's name or identity, a
+message or a file. This module resolves no host and opens no socket.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ _HIDDEN = "***"
 
 @dataclass(frozen=True)
 class XyzSource:
-    """A slippy-map server. `template` keeps its placeholders; `subdomains` fill `{s}` in turn."""
+    """A slippy-map server. `template` is the URL with its placeholders; `subdomains` fill `{s}` in turn."""
 
     info: SourceInfo
     template: str
@@ -41,7 +42,7 @@ class XyzSource:
     def from_template(cls, url: str, environ: Mapping[str, str]) -> "XyzSource":
         """A source from `https://host/{z}/{x}/{y}.jpg`.
 
-        What the URL cannot say may follow in its fragment, which no server sees:
+        Other values may follow in the fragment, which is not sent to the server:
         `#attribution=...&name=...&min_zoom=0&max_zoom=12&tile_size=512&subdomains=1234`. Raises SourceError.
         """
         template, _, fragment = url.partition("#")
@@ -59,7 +60,7 @@ class XyzSource:
 
     @classmethod
     def from_provider(cls, name: str, environ: Mapping[str, str]) -> "XyzSource":
-        """A source by its name in xyzservices, with the attribution and zooms that stand there. Raises SourceError."""
+        """A source by its name in xyzservices, with the attribution and zooms given there. Raises SourceError."""
         provider = _providers()[name]
         if str(provider.get("crs", "EPSG:3857")).upper() not in ("EPSG:3857", "EPSG:900913"):
             raise SourceError(f"{name} is in {provider['crs']}, not in Web Mercator (EPSG:3857): choose another source")
@@ -92,26 +93,26 @@ class XyzSource:
 
     @property
     def hosts(self) -> set[str]:
-        """Every host that the template can name, in lower case."""
+        """Every host that the template can give, in lower case."""
         return {(urlsplit(self.template.replace("{s}", s)).hostname or "") for s in self.subdomains or ("",)}
 
     def url(self, tile: Tile) -> str:
-        """The tile's URL, with the API key in it: for the request alone. Raises TileAddressError."""
+        """The tile's URL with the API key, for requests only. Raises TileAddressError."""
         return self._fill(tile, quote(self.key, safe=""))
 
     def public_url(self, tile: Tile) -> str:
-        """The tile's URL as people may see it: stars stand for the API key."""
+        """The tile's URL for messages, with asterisks in place of the API key."""
         return self._fill(tile, _HIDDEN)
 
     def redact(self, text: str) -> str:
-        """`text` with stars for the API key, as written and as quoted in URLs."""
+        """`text` with asterisks in place of the API key, whether as written or as quoted in URLs."""
         for secret in {self.key, quote(self.key, safe="")} - {""}:
             text = text.replace(secret, _HIDDEN)
         return text
 
     def _fill(self, tile: Tile, key: str) -> str:
         check_tile(tile)
-        # The same tile always comes from the same subdomain, so that caches on the way can answer.
+        # A tile always uses the same subdomain, so that HTTP caches between here and the server are effective.
         subdomain = self.subdomains[(tile.x + tile.y) % len(self.subdomains)] if self.subdomains else ""
         values = {
             "z": str(tile.z),
@@ -127,7 +128,7 @@ class XyzSource:
 
 
 def provider_names() -> list[str]:
-    """The names that xyzservices knows, as `Esri.WorldImagery`."""
+    """The names of xyzservices, such as `NASAGIBS.BlueMarble`."""
     return sorted(_providers())
 
 
@@ -140,7 +141,7 @@ def _providers() -> dict[str, Any]:
 
 
 def _filled(provider: Mapping[str, Any]) -> str:
-    """The provider's URL with its own values put in, and `{key}` where it asks for a token."""
+    """The provider's URL template with the provider's own values filled in, and `{key}` in place of a token."""
 
     def value(match: re.Match[str]) -> str:
         name = match[1]
@@ -154,26 +155,26 @@ def _filled(provider: Mapping[str, Any]) -> str:
 
 
 def _check_template(template: str) -> None:
-    """Raise SourceError for a template that cannot address tiles, or that holds a secret in clear."""
+    """Raise SourceError for a template that cannot address tiles, or that contains a secret."""
     try:
         parts = urlsplit(template)
     except ValueError as exc:
-        raise SourceError(f"the source URL cannot be read: {exc}") from exc
-    # Shown without its query, where people leave their keys.
+        raise SourceError(f"the source URL cannot be parsed ({exc}): check its brackets and port") from exc
+    # Messages show the URL without its query, which may contain a key.
     shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise SourceError(
-            f"{shown!r} is no http or https URL: a template looks like https://host/{{z}}/{{x}}/{{y}}.jpg"
+            f"{shown!r} is not an http or https URL: a template looks like https://host/{{z}}/{{x}}/{{y}}.jpg"
         )
     _check_placeholders(set(_PLACEHOLDER.findall(template)), shown)
     if "@" in parts.netloc:
         raise SourceError(
-            f"{shown!r} names a user or password: sources are shown and stored, so they must not hold one"
+            f"{shown!r} contains a user name or password: remove it, because sources are shown and stored"
         )
     for name, values in parse_qs(parts.query, keep_blank_values=True).items():
         if _KEY_PARAMETER.match(name) and not all(_PLACEHOLDER.fullmatch(v) for v in values):
             raise SourceError(
-                f"{shown!r} holds a key in its parameter {name!r}, and sources are shown and stored: write"
+                f"{shown!r} contains a key in its parameter {name!r}, but sources are shown and stored: write"
                 f" {name}={{key}} and set the environment variable {KEY_VARIABLE}"
             )
 
@@ -181,7 +182,7 @@ def _check_template(template: str) -> None:
 def _check_placeholders(names: set[str], shown: str) -> None:
     if unknown := sorted(names - _KNOWN):
         known = ", ".join("{" + name + "}" for name in sorted(_KNOWN))
-        raise SourceError(f"{shown!r} holds {{{unknown[0]}}}, which means nothing here: known are {known}")
+        raise SourceError(f"{shown!r} contains the unknown placeholder {{{unknown[0]}}}: use {known}")
     if "quadkey" in names:
         return
     if "z" not in names:
@@ -195,7 +196,7 @@ def _check_placeholders(names: set[str], shown: str) -> None:
 
 
 def _identity(template: str) -> str:
-    """The template's hash: two keys of one service have the same tiles, so the placeholder stays what it is."""
+    """The template's hash. The key is left out, because all keys of a service give the same tiles."""
     same = template.replace("{apikey}", "{key}")
     return f"xyz:{hashlib.sha256(same.encode()).hexdigest()}"
 
@@ -204,24 +205,25 @@ def _options(fragment: str, template: str) -> dict[str, str]:
     known = {"name", "attribution", "min_zoom", "max_zoom", "tile_size", "subdomains"}
     options = {name: values[-1] for name, values in parse_qs(fragment).items()}
     if unknown := sorted(options.keys() - known) or ([fragment] if fragment and not options else []):
-        raise SourceError(f"#{unknown[0]} after {urlsplit(template).hostname}: known are {', '.join(sorted(known))}")
+        host, names = urlsplit(template).hostname, ", ".join(sorted(known))
+        raise SourceError(f"unknown option #{unknown[0]} after {host}: use {names}")
     return options
 
 
-def _whole(options: Mapping[str, str], name: str, otherwise: int, most: int) -> int:
-    text = options.get(name, str(otherwise))
-    if not (text.isascii() and text.isdigit() and int(text) <= most):
-        raise SourceError(f"{name}={text} in the source is no whole number from 0 to {most}")
+def _whole(options: Mapping[str, str], name: str, default: int, maximum: int) -> int:
+    text = options.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and int(text) <= maximum):
+        raise SourceError(f"{name}={text} in the source must be a whole number from 0 to {maximum}")
     return int(text)
 
 
 _OSM = (
-    "OpenStreetMap's tile servers are run by volunteers and their usage policy forbids bulk downloading"
+    "OpenStreetMap's tile servers are run by volunteers and their usage policy forbids bulk download"
     " (https://operations.osmfoundation.org/policies/tiles/)"
 )
-_GOOGLE = "Google's terms forbid fetching and storing its map tiles (https://cloud.google.com/maps-platform/terms)"
+_GOOGLE = "Google's terms forbid downloading and storing its map tiles (https://cloud.google.com/maps-platform/terms)"
 
-_ESRI = "Esri's terms forbid downloading its basemaps in bulk and keeping them (https://www.esri.com/legal)"
+_ESRI = "Esri's terms forbid downloading its basemaps in bulk and storing them (https://www.esri.com/legal)"
 _MICROSOFT = "Bing Maps' terms forbid storing its tiles (https://www.microsoft.com/maps/product/terms.html)"
 _MAPBOX = "Mapbox's terms forbid downloading its tiles in bulk (https://www.mapbox.com/legal/tos)"
 
@@ -236,24 +238,24 @@ _REFUSED = (
 
 
 def refusal(host: str) -> str | None:
-    """Why tiles of `host` must not be fetched in bulk; None where nothing is known against it."""
+    """The reason why tiles of `host` must not be downloaded in bulk; None if no reason is known."""
     host = host.lower().rstrip(".")
     return next((reason for pattern, reason in _REFUSED if pattern.search(host)), None)
 
 
 def redirect_refusal(scheme: str, host: str, to_scheme: str, to_host: str) -> str | None:
-    """Why a redirect must not be followed: to where the source itself might not have led; None where it may."""
+    """The reason why a redirect must not be followed; None if it may be. The rules are those for sources."""
     if to_scheme not in ("http", "https") or (scheme == "https" and to_scheme == "http"):
         return f"redirect from {scheme} to {to_scheme}"
     if refusal(to_host) is not None:
-        return f"redirect to {to_host}, which must not be fetched from in bulk"
+        return f"redirect to {to_host}, whose terms forbid bulk download"
     if is_local(to_host) and not is_local(host):
         return "redirect into a private network"
     return None
 
 
 def is_local(host: str) -> bool:
-    """Whether the host's name is this machine or an address that the public internet does not route."""
+    """Whether a host is this machine, or an address that is not routed on the public internet."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:

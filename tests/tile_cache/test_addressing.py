@@ -1,5 +1,6 @@
-"""Tile addresses: agreement with mercantile and paper H, edges by name, and what must be refused."""
+"""Tile addresses: agreement with mercantile and the published formula, edge tiles, and refused values."""
 
+import doctest
 import math
 
 import mercantile
@@ -21,6 +22,12 @@ def tiles(draw, max_zoom: int = MAX_ZOOM) -> Tile:
 
 def codes_of(*each: Tile) -> np.ndarray:
     return np.array([a.code_of_tile(t) for t in each], dtype=np.uint64)
+
+
+def test_examples_in_docstrings():
+    results = doctest.testmod(a)
+    assert results.attempted >= 2
+    assert results.failed == 0
 
 
 @given(tiles())

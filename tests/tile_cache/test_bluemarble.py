@@ -229,7 +229,7 @@ def test_without_the_package_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_unknown_product_is_named_with_the_known_ones() -> None:
-    with pytest.raises(SourceError, match="no product 'mars'; it has bmng, shadedrelief, etopo1"):
+    with pytest.raises(SourceError, match="no product 'mars': use bmng, shadedrelief, etopo1"):
         open_source("bluemarble:mars")
     with pytest.raises(SourceError, match=r"without nothing.jpg: reinstall"):
         data_file("nothing.jpg")

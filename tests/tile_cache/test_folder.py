@@ -110,7 +110,7 @@ def test_name_and_attribution_come_from_metadata_json(root):
 def test_an_empty_folder_says_what_was_expected(tmp_path, inside):
     if inside:
         (tmp_path / inside).mkdir(parents=True)
-    with pytest.raises(SourceError, match=r"holds no tile: ROOT/z/x/y\.png"):
+    with pytest.raises(SourceError, match=r"holds no tile: name the files ROOT/z/x/y\.png"):
         open_source(str(tmp_path))
 
 

@@ -328,10 +328,10 @@ def test_a_closed_store_says_so(store):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"<html>not found</html>", "no MBTiles file .*<html>"),
-        (b"SQLite format 3", "no MBTiles file"),
+        (b"<html>not found</html>", "not an MBTiles file .*<html>"),
+        (b"SQLite format 3", "not an MBTiles file"),
         (b"SQLite format 3\0" + b"\0" * 84, "damaged|not laid out"),
-        (b"SQLite format 3\0" + b"\x10\0" + os.urandom(5000), "damaged|cut off"),
+        (b"SQLite format 3\0" + b"\x10\0" + os.urandom(5000), "damaged|truncated"),
     ],
 )
 @pytest.mark.parametrize("opener", [TileStore.open, MBTilesSource, lambda p: TileStore.open(p, INFO)])
@@ -366,7 +366,7 @@ def test_a_cut_off_file_is_named(store, path, share):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     for opener in (TileStore.open, MBTilesSource):
-        with pytest.raises(StoreError, match=r"cut off: .* bytes"):
+        with pytest.raises(StoreError, match=r"truncated: .* bytes"):
             opener(path)
 
 
@@ -388,7 +388,7 @@ def test_a_damaged_file_gives_bytes_or_a_store_error(tmp_path_factory, data):
 
 
 def test_missing_files_and_folders(tmp_path):
-    with pytest.raises(StoreError, match="does not exist; `tilebeam fetch`"):
+    with pytest.raises(StoreError, match="does not exist: make a tile store with `tilebeam fetch`"):
         TileStore.open(tmp_path / "none.mbtiles")
     with pytest.raises(StoreError, match="folder that exists"):
         TileStore.open(tmp_path / "no" / "none.mbtiles", INFO)
@@ -455,7 +455,7 @@ def test_a_full_disk_ends_a_transaction_and_no_more(store, path):
     with store._database.connection() as c:  # SQLite's own limit gives the error that a full disk does
         pages = c.execute("PRAGMA page_count").fetchone()[0]
         c.execute(f"PRAGMA max_page_count = {pages + 2}")
-    with pytest.raises(StoreError, match="disk is full; what was kept before stays"):
+    with pytest.raises(StoreError, match="disk is full; stored tiles are kept"):
         store.put([TileRecord(tile_of_code(99, 6), image(99, size=300) + bytes(100_000))])
     assert store.counts() == {6: 10}
     store.put(records(6, range(10, 20)))

@@ -1,4 +1,4 @@
-"""What `--source` may say: names, templates, keys, terms, and errors that help."""
+"""The values of `--source`: names, templates, keys, refused hosts, and helpful errors."""
 
 from contextlib import suppress
 
@@ -82,17 +82,17 @@ def test_the_fragment_describes_and_is_not_sent():
         ("https://h.example/tiles.png", r"has no \{z\}"),
         ("https://h.example/{z}/{x}.png", r"needs \{x\} and \{y\}"),
         ("https://h.example/{z}/{y}.png", r"needs \{x\} and \{y\}"),
-        ("https://h.example/{z}/{x}/{row}.png", r"\{row\}, which means nothing"),
+        ("https://h.example/{z}/{x}/{row}.png", r"unknown placeholder \{row\}"),
         ("h.example/{z}/{x}/{y}.png", "start it with https://"),
-        ("ftp://h.example/{z}/{x}/{y}.png", "no http or https URL"),
-        ("https:///{z}/{x}/{y}.png", "no http or https URL"),
-        ("https://[::1/{z}/{x}/{y}.png", "cannot be read"),
-        ("https://me:s3cret@h.example/{z}/{x}/{y}", "names a user or password"),
+        ("ftp://h.example/{z}/{x}/{y}.png", "not an http or https URL"),
+        ("https:///{z}/{x}/{y}.png", "not an http or https URL"),
+        ("https://[::1/{z}/{x}/{y}.png", "cannot be parsed"),
+        ("https://me:s3cret@h.example/{z}/{x}/{y}", "contains a user name or password"),
         ("https://h.example/{z}/{x}/{y}?access_token=s3cret", r"write access_token=\{key\}"),
         ("https://h.example/{z}/{x}/{y}?apiKey=s3cret", r"write apiKey=\{key\}"),
         ("https://h.example/{z}/{x}/{y}?k={key}", "environment variable TILEBEAM_TILE_KEY"),
         ("https://h.example/{z}/{x}/{y}#max_zoom=99", "max_zoom=99"),
-        ("https://h.example/{z}/{x}/{y}#maxzoom=9", "known are attribution"),
+        ("https://h.example/{z}/{x}/{y}#maxzoom=9", "use attribution"),
         ("/no/such/folder", "does not exist"),
         ("tiles.mbtiles", "does not exist"),
         ("Esri.WorldImageri", "did you mean Esri.WorldImagery"),
@@ -110,7 +110,7 @@ def test_errors_say_what_and_how_on(spec, reason):
 
 def test_a_file_that_is_no_mbtiles(tmp_path):
     (tmp_path / "tiles.mbtiles").write_text("<html>")
-    with pytest.raises(StoreError, match="no MBTiles file"):
+    with pytest.raises(StoreError, match="not an MBTiles file"):
         open_source(str(tmp_path / "tiles.mbtiles"))
 
 

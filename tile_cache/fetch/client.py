@@ -1,8 +1,8 @@
-"""Fills a tile store from an XYZ source: politely, within bounds, resumable. Home of httpx.
+"""Fill a tile store from a tile server: `fetch`. Polite, resumable, and the home of httpx in this package.
 
-A fixed number of workers pull tiles from the plan, so a plan of a hundred million tiles costs no more memory than one
-of a hundred. What is kept is whole and decodes. A tile that cannot be had is reported and stops nothing; a server
-that refuses, asks for a long wait, or keeps failing ends the fetch, and the next run goes on from there.
+A fixed number of workers take tiles from the plan, so a plan of a hundred million tiles needs no more memory than one
+of a hundred. Only whole images that decode are stored. A tile that fails is reported, and the fetch continues. A server
+that refuses requests, asks for a long wait, or keeps failing ends the fetch; the next run resumes there.
 """
 
 import asyncio
@@ -41,11 +41,11 @@ async def fetch(
     settings: FetchSettings,
     on_progress: Callable[[FetchReport], None] | None = None,
 ) -> FetchReport:
-    """Fetch the tiles of `chunks`, (zoom, (n,) uint64 Morton codes) each, that `store` does not know yet.
+    """Fetch the tiles of `chunks`, (zoom, (n,) uint64 Morton codes) each, that `store` does not have yet.
 
-    `chunks` is read as it is needed, in a thread. `on_progress` gets the growing report a few times a second and once
-    at the end, however that comes. On every way out, a cancellation too, what arrived is written first. Raises
-    SourceError (named or configured wrongly: 401, 403, no contact), SourceUnavailableError, StoreError.
+    `chunks` is read lazily, in a thread. `on_progress` gets the report a few times a second and once at the end. The
+    responses that arrived are written before this returns or raises, also after a cancellation. Raises SourceError
+    (wrong settings or a refusal: no contact, status 401 or 403), SourceUnavailableError and StoreError.
     """
     report = FetchReport()
     started = time.monotonic()
@@ -57,15 +57,15 @@ async def fetch(
                 feed = Feed(chunks, store, source.info, settings, report, under_way, int(time.time()))
                 download = _Download(client, source, settings, report)
                 workers = [_work(feed, download, store, writer, report) for _ in range(settings.concurrency)]
-                await _together(workers, beside=[writer.flush_regularly(), _tell(on_progress, report, started)])
+                await _together(workers, beside=[writer.flush_regularly(), _show(on_progress, report, started)])
             finally:
                 writer.close()
         if settings.refresh and report.kept:
             await asyncio.to_thread(store.drop_orphans)
     except SourceUnavailableError as exc:
         raise SourceUnavailableError(
-            f"{source.redact(str(exc))}. {report.kept:,} tiles were kept in {store.path.name};"
-            " run the same again later and it goes on from there"
+            f"{source.redact(str(exc))}. {report.kept:,} tiles were stored in {store.path.name};"
+            " run the same command again later to continue"
         ) from exc
     finally:
         report.seconds = time.monotonic() - started
@@ -75,7 +75,7 @@ async def fetch(
 
 
 async def _together(work: list[Coroutine[None, None, None]], beside: list[Coroutine[None, None, None]]) -> None:
-    """Run `work` to its end, and `beside` for as long; the first error ends all and is raised as it is."""
+    """Run `work` to its end, and `beside` for as long. The first error cancels everything and is raised."""
     failed: BaseException | None = None
     try:
         async with asyncio.TaskGroup() as group:
@@ -96,12 +96,12 @@ async def _work(feed: Feed, download: "_Download", store: TileStore, writer: Bat
             record = await download.record(tile, validators)
         except _TileFailedError as exc:
             report.fail(tile, str(exc))
-            feed.let_go(tile)
+            feed.give_up(tile)
         else:
             await writer.add(record)
 
 
-async def _tell(on_progress: Callable[[FetchReport], None] | None, report: FetchReport, started: float) -> None:
+async def _show(on_progress: Callable[[FetchReport], None] | None, report: FetchReport, started: float) -> None:
     while on_progress is not None:
         await asyncio.sleep(_PROGRESS_S)
         report.seconds = time.monotonic() - started
@@ -109,15 +109,15 @@ async def _tell(on_progress: Callable[[FetchReport], None] | None, report: Fetch
 
 
 class _TileFailedError(Exception):
-    """This tile cannot be had now; the message is a short reason that can be counted."""
+    """A tile could not be fetched. The message is a short reason, so that reports can count equal ones."""
 
 
 class _BadTileError(_TileFailedError):
-    """The server answers, but with something that is no tile."""
+    """The server answered, but not with a tile."""
 
 
 class _RetryError(Exception):
-    """Worth another attempt. `pause_s`: how long the server wants to be left alone by everybody, if it said so."""
+    """An attempt that may be repeated. `pause_s`: seconds for which the server asks for no requests at all, if it does."""
 
     def __init__(self, reason: str, *, busy: bool = False, pause_s: float | None = None) -> None:
         super().__init__(reason)
@@ -126,7 +126,7 @@ class _RetryError(Exception):
 
 
 class _Download:
-    """One tile at a time, with retries, at the pace that all workers share."""
+    """Fetches one tile at a time, with retries, at the pace that all workers share."""
 
     def __init__(
         self, client: httpx.AsyncClient, source: XyzSource, settings: FetchSettings, report: FetchReport
@@ -138,7 +138,7 @@ class _Download:
         self._bad = Breaker(source.info.name, settings.give_up_after_bad, "answered with no image")
 
     async def record(self, tile: Tile, validators: Validators | None) -> TileRecord:
-        """The answer to keep. Raises _TileFailedError, SourceError or SourceUnavailableError."""
+        """The response to store. Raises _TileFailedError, SourceError or SourceUnavailableError."""
         try:
             record = await self._with_retries(tile, validators)
         except _BadTileError as exc:
@@ -173,23 +173,23 @@ class _Download:
     def _check_pause(self, trouble: _RetryError) -> None:
         if trouble.pause_s is not None and trouble.pause_s > self.settings.max_wait_s:
             raise SourceUnavailableError(
-                f"{self._source.info.name} ({trouble}) asks to be left alone for {trouble.pause_s:.0f} s,"
-                f" longer than the {self.settings.max_wait_s:.0f} s that are waited for"
+                f"{self._source.info.name} ({trouble}) asks for a pause of {trouble.pause_s:.0f} s,"
+                f" longer than the limit of {self.settings.max_wait_s:.0f} s"
             )
 
     async def _attempt(self, tile: Tile, validators: Validators | None) -> TileRecord:
-        """One request within its deadline; transport errors become _RetryError."""
+        """Make one request within its deadline; transport errors become _RetryError."""
         try:
             async with asyncio.timeout(self.settings.deadline_s):
                 return await self._request(tile, validators)
         except (TimeoutError, httpx.TimeoutException) as exc:
-            raise _RetryError("no whole answer in time") from exc
+            raise _RetryError("no complete response in time") from exc
         except httpx.ConnectError as exc:
             raise _RetryError(f"no connection: {exc}") from exc
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.DecodingError) as exc:
-            raise _BadTileError("unreadable answer") from exc
+            raise _BadTileError("unreadable response") from exc
         except httpx.TransportError as exc:
-            raise _RetryError("connection lost or body cut") from exc
+            raise _RetryError("connection lost or body truncated") from exc
 
     async def _request(self, tile: Tile, validators: Validators | None) -> TileRecord:
         request = self._client.build_request("GET", self._source.url(tile), headers=_conditions(validators))
@@ -205,7 +205,7 @@ class _Download:
         raise _BadTileError(f"over {self.settings.max_redirects} redirects")
 
     async def _judge(self, tile: Tile, response: httpx.Response, *, conditional: bool) -> TileRecord:
-        """From status and body to a record, or to the error that says how to go on."""
+        """Turn status and body into a record. Raises the error that decides what happens next."""
         status = response.status_code
         if status in self.settings.absent_statuses or (status == NOT_MODIFIED and conditional):
             return _record(tile, response, None)
@@ -218,7 +218,7 @@ class _Download:
             raise _BadTileError(f"HTTP {status}")
         data = await self._body(response)
         try:
-            # A cut body may come without an error, where the server named no length.
+            # A truncated body raises no error in httpx if the server sent no length.
             if self.settings.verify:
                 await asyncio.to_thread(check_decodes, data)
             else:
@@ -232,8 +232,8 @@ class _Download:
         if not kind.startswith(_IMAGE_TYPES):
             raise _BadTileError(f"content type {kind.partition(';')[0][:60]!r} instead of an image")
         body = bytearray()
-        async for part in response.aiter_bytes():
-            body += part
+        async for chunk in response.aiter_bytes():
+            body += chunk
             if len(body) > self.settings.max_tile_bytes:
                 raise _BadTileError(f"over {self.settings.max_tile_bytes:,} bytes")
         return bytes(body)
@@ -244,13 +244,13 @@ class _Download:
             raise _BadTileError(reason)
 
     def _refused(self, tile: Tile, status: int) -> str:
-        why = {
+        reasons = {
             401: f"the API key is missing or wrong ({KEY_VARIABLE})",
             403: "access is forbidden, or the key is wrong",
         }
         return (
             f"{self._source.info.name} answers HTTP {status} to {self._source.public_url(tile)}:"
-            f" {why.get(status, 'the request is not accepted')}; the fetch ends. Check the source's URL and terms"
+            f" {reasons.get(status, 'the request is not accepted')}; the fetch ends. Check the source's URL and terms"
         )
 
 
@@ -270,38 +270,40 @@ def _record(tile: Tile, response: httpx.Response, data: bytes | None) -> TileRec
 def _conditions(validators: Validators | None) -> dict[str, str]:
     if validators is None:
         return {}
-    given = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
-    return {name: value for name, value in given.items() if value}
+    headers = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
+    return {name: value for name, value in headers.items() if value}
 
 
 @asynccontextmanager
 async def _client(source: XyzSource, settings: FetchSettings) -> AsyncIterator[httpx.AsyncClient]:
     if not settings.contact and not all(map(is_local, source.hosts)):
         raise SourceError(
-            f"{source.info.name} needs to know whom to write to: give a contact (--contact or the environment variable"
-            f" {CONTACT_VARIABLE}), an e-mail address or a page; it goes into the User-Agent"
+            f"fetching from {source.info.name} needs a contact: give an e-mail address or a page (--contact or the"
+            f" environment variable {CONTACT_VARIABLE}); it is sent in the User-Agent"
         )
     agent = f"tilebeam/{_version()}" + (f" (+{settings.contact})" if settings.contact else "")
     client = httpx.AsyncClient(
         http2=importlib.util.find_spec("h2") is not None,
-        # Images do not shrink, so there is nothing to win by an encoding, and no bomb to fear.
+        # Images do not compress further, and without an encoding there can be no decompression bomb.
         headers={"User-Agent": agent, "Accept": "image/*", "Accept-Encoding": "identity"},
         timeout=httpx.Timeout(settings.deadline_s, connect=settings.connect_timeout_s),
         limits=httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
         follow_redirects=False,
     )
-    # httpx logs whole URLs at level INFO, and the API key may stand in them.
-    hide = _KeyFilter(source)
+    # httpx logs whole URLs at level INFO, which may contain the API key.
+    key_filter = _KeyFilter(source)
     logger = logging.getLogger("httpx")
-    logger.addFilter(hide)
+    logger.addFilter(key_filter)
     try:
         async with client:
             yield client
     finally:
-        logger.removeFilter(hide)
+        logger.removeFilter(key_filter)
 
 
 class _KeyFilter(logging.Filter):
+    """Removes a source's API key from log records."""
+
     def __init__(self, source: XyzSource) -> None:
         super().__init__()
         self._source = source

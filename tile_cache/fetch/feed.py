@@ -1,8 +1,8 @@
-"""From a plan of millions of tiles to one tile at a time, and from one answer at a time to transactions.
+"""Work for the fetcher: `Feed` chooses the next tile to request, `BatchWriter` writes responses in transactions.
 
-`Feed` holds at most one slice of codes, as an array; `BatchWriter` at most one batch of answers. Both talk to the
-store in threads, so the event loop stays free. They share the set of tiles `under_way`: handed out and not yet
-written. They know nothing of HTTP.
+A plan may have millions of tiles: `Feed` holds at most one slice of codes, and `BatchWriter` at most one batch of
+responses. Both use the store in threads, so the event loop is not blocked. They share the set `under_way` of tiles that
+were given to a worker and are not written yet. They know nothing of HTTP.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _SLICE = 50_000
 
 
 class Feed:
-    """Tiles of `chunks`, (zoom, (n,) uint64 codes) each, that the store does not know, or (refresh) not freshly."""
+    """The tiles of `chunks`, (zoom, (n,) uint64 codes) each, that the store lacks or (with refresh) have expired."""
 
     def __init__(
         self,
@@ -41,23 +41,23 @@ class Feed:
         self._store, self._info, self._settings, self._report, self._now = store, info, settings, report, now
         self._slices = self._sliced(chunks)
         self._lock = asyncio.Lock()
-        self._z, self._codes, self._at = 0, np.empty(0, dtype=np.uint64), 0
+        self._z, self._codes, self._position = 0, np.empty(0, dtype=np.uint64), 0
 
     async def next(self) -> Tile | None:
-        """The next tile to ask for; None when the plan is done."""
+        """The next tile to request; None at the end of the plan."""
         async with self._lock:
-            while self._at >= len(self._codes):
-                found = await asyncio.to_thread(next, self._slices, None)
-                if found is None:
+            while self._position >= len(self._codes):
+                following = await asyncio.to_thread(next, self._slices, None)
+                if following is None:
                     return None
-                (self._z, self._codes), self._at = found, 0
-            tile = tile_of_code(int(self._codes[self._at]), self._z)
-            self._at += 1
+                (self._z, self._codes), self._position = following, 0
+            tile = tile_of_code(int(self._codes[self._position]), self._z)
+            self._position += 1
             self._under_way.add(tile)
             return tile
 
-    def let_go(self, tile: Tile) -> None:
-        """The tile was given up: nothing will be written for it."""
+    def give_up(self, tile: Tile) -> None:
+        """Note that nothing will be written for a tile."""
         self._under_way.discard(tile)
 
     def _sliced(self, chunks: Iterable[tuple[int, Codes]]) -> Iterator[tuple[int, Codes]]:
@@ -67,8 +67,8 @@ class Feed:
                 yield z, self._wanted(z, np.unique(np.asarray(codes[start : start + _SLICE], dtype=np.uint64)))
 
     def _wanted(self, z: int, codes: Codes) -> Codes:
-        # Read before the store is: a tile that leaves the set meanwhile has been written, and one that was planned
-        # twice is not asked for twice.
+        # `under_way` is read before the store. A tile that leaves it in between has been written, so the store has it,
+        # and no tile that the plan names twice is requested twice.
         under_way = [code_of_tile(t) for t in self._under_way.copy() if t.z == z]
         wanted = self._store.unknown(codes, z)
         if self._settings.refresh:
@@ -82,43 +82,44 @@ class Feed:
     def _check_zoom(self, z: int) -> None:
         if not self._info.min_zoom <= z <= self._info.max_zoom:
             span = f"{self._info.min_zoom} to {self._info.max_zoom}"
-            raise SourceError(f"{self._info.name} has zooms {span}, not {z}: choose zooms within them")
+            raise SourceError(f"{self._info.name} has zooms {span}, not {z}: choose zooms in this range")
 
 
 class BatchWriter:
-    """Collects answers and writes them in one transaction when there are enough or the oldest has waited enough."""
+    """Collects responses, and writes them in one transaction when a batch is full or `flush_s` has passed."""
 
     def __init__(self, store: TileStore, settings: FetchSettings, report: FetchReport, under_way: set[Tile]) -> None:
         self._store, self._settings, self._report, self._under_way = store, settings, report, under_way
         self._waiting: list[TileRecord] = []
-        # One thread: transactions follow each other, and closing can wait for the one under way.
+        # One thread, so that transactions do not overlap and closing can wait for the current one.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tile-writer")
         self._error: Exception | None = None
 
     async def add(self, record: TileRecord) -> None:
+        """Add a response, and write the batch if it is full. Raises StoreError."""
         self._waiting.append(record)
         if len(self._waiting) >= self._settings.batch_tiles:
             await self.flush()
 
     async def flush(self) -> None:
-        """Write what waits. Raises StoreError."""
+        """Write the collected responses. Raises StoreError."""
         batch, self._waiting = self._waiting, []
         if batch:
-            # Shielded: cancelling whoever waits here would cancel a transaction that has not begun, and lose its tiles.
+            # Shielded, because cancelling this await would cancel a transaction that has not begun, and lose its tiles.
             await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._try_commit, batch))
             self._raise_error()
 
     async def flush_regularly(self) -> None:
-        """Runs until cancelled."""
+        """Flush every `flush_s` seconds until cancelled."""
         while True:
             await asyncio.sleep(self._settings.flush_s)
             await self.flush()
 
     def close(self) -> None:
-        """Write the rest; blocks, as a task that is being cancelled must not await here. Raises StoreError."""
+        """Write the rest. This blocks, because a task that is being cancelled must not await. Raises StoreError."""
         self._thread.shutdown(wait=True)
         batch, self._waiting = self._waiting, []
-        self._raise_error()  # of a transaction that nobody was left to wait for
+        self._raise_error()  # of a transaction that no task waited for
         self._commit(batch)
 
     def _try_commit(self, batch: list[TileRecord]) -> None:

@@ -1,7 +1,7 @@
-"""When to ask a server again: pace, pauses, backoff, giving up, and what HTTP's time headers mean.
+"""When to send the next request: pace, pauses, backoff, giving up, and the time headers of HTTP.
 
-Times on our side are the event loop's clock in seconds; times in headers become unix seconds or seconds to wait.
-Knows nothing of sockets and tiles.
+`Pace` uses the event loop's clock in seconds; times in headers become unix seconds or seconds to wait. Knows nothing of
+sockets and tiles.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ __all__ = ["Breaker", "Pace", "backoff_s", "expires_at", "retry_after_s"]
 
 
 class Pace:
-    """Evenly spaced turns, `rate_per_s` a second, shared by all tasks; no burst follows a pause."""
+    """Evenly spaced turns, `rate_per_s` a second, shared by all tasks. No burst follows a pause."""
 
     def __init__(self, rate_per_s: float) -> None:
         self._interval = 1 / rate_per_s
@@ -23,7 +23,7 @@ class Pace:
         self._resume = 0.0
 
     async def turn(self) -> None:
-        """Wait for the next turn; a pause that is called meanwhile is waited for too."""
+        """Wait for the next turn, and for a pause that begins in the meantime."""
         clock = asyncio.get_running_loop().time
         while True:
             now = clock()
@@ -35,38 +35,40 @@ class Pace:
                 return
 
     def pause(self, seconds: float) -> None:
-        """No turn starts within the next `seconds`."""
+        """Let no turn start within the next `seconds`."""
         until = asyncio.get_running_loop().time() + seconds
         if until > self._resume:
-            # Turns that were handed out beyond the pause are void: their owners come back and queue again.
+            # Tasks that already wait for a later turn find the pause in `turn` and take a new turn after it.
             self._next = self._resume = until
 
 
 class Breaker:
-    """Counts failures in a row, of one kind; raises SourceUnavailableError at the `limit`-th."""
+    """Counts consecutive failures of one kind. Raises SourceUnavailableError at the `limit`-th."""
 
-    def __init__(self, name: str, limit: int, what: str) -> None:
-        self._name, self._limit, self._what = name, limit, what
+    def __init__(self, name: str, limit: int, failure: str) -> None:
+        self._name, self._limit, self._failure = name, limit, failure
         self._row = 0
 
     def reset(self) -> None:
+        """Count from 0 again, after a success."""
         self._row = 0
 
     def count(self, detail: str) -> None:
+        """Count a failure; `detail` is its reason."""
         self._row += 1
         if self._row >= self._limit:
-            raise SourceUnavailableError(f"{self._name} {self._what} for {self._row} tiles in a row ({detail})")
+            raise SourceUnavailableError(f"{self._name} {self._failure} for {self._row} tiles in a row ({detail})")
 
 
-def backoff_s(attempt: int, base_s: float, most_s: float) -> float:
-    """Seconds to wait after failed attempt 0, 1, ...: exponential with full jitter, so that waiters spread out."""
-    return random.uniform(0, min(most_s, base_s * 2**attempt))
+def backoff_s(attempt: int, base_s: float, limit_s: float) -> float:
+    """Seconds to wait after failed attempt 0, 1, ...: exponential with full jitter, so that requests spread out."""
+    return random.uniform(0, min(limit_s, base_s * 2**attempt))
 
 
 def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds that Retry-After asks to wait from unix second `now`; None where it is missing or unreadable.
+    """Seconds to wait by the header Retry-After, from unix second `now`; None if it is missing or unreadable.
 
-    A date is taken against the server's own Date, if it sent one, as clocks differ.
+    A date is compared with the server's own Date header if there is one, because clocks differ.
     """
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
@@ -76,7 +78,7 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def expires_at(headers: Mapping[str, str], now: float) -> int | None:
-    """The unix second until which an answer is fresh, by Cache-Control, else Expires; None where neither says."""
+    """The unix second at which a response expires, by Cache-Control or else Expires; None if neither says."""
     directives = dict(_directive(part) for part in headers.get("cache-control", "").lower().split(","))
     if "no-cache" in directives or "no-store" in directives:
         return int(now)
@@ -87,7 +89,7 @@ def expires_at(headers: Mapping[str, str], now: float) -> int | None:
     if "expires" not in headers:
         return None
     until = _unix(headers["expires"])
-    if until is None:  # RFC 9111: an unreadable date, "0" above all, means already expired.
+    if until is None:  # RFC 9111: an unreadable date, such as "0", means already expired
         return int(now)
     return int(now + until - (_unix(headers.get("date", "")) or now))
 

@@ -18,7 +18,7 @@ from indexer.build.request import BuildReport, BuildRequest, Encoders
 from indexer.build.workdir import open_workdir
 from indexer.errors import BuildError, CoverageError, ExistingIndexError, RunLockedError, RunMismatchError
 from indexer.progress import Progress
-from retrieval.errors import CalibrationError, IndexMissingError
+from retrieval.errors import CalibrationError, IndexMissingError, RegionError
 from retrieval.geo.region import Region
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.manifest import Manifest
@@ -315,7 +315,7 @@ def test_a_source_that_knows_land_is_indexed_for_land(tmp_path: Path, source: Me
     report = build(tmp_path / "index", zooms=(3, 5))
     assert report.rows[5] == sum(t.x > 15 for t in covered(5))
     assert build(tmp_path / "all", zooms=(3, 5), area=Area(bbox=BOX, land=0)).rows[5] == len(covered(5))
-    with pytest.raises(CoverageError, match="--land 0"):
+    with pytest.raises(RegionError, match="--land 0"):
         build(tmp_path / "north", area=Area(bbox=(0, 80, 10, 84)))
     with pytest.raises(CoverageError, match="no tile at zoom"):
         build(tmp_path / "west", area=Area(bbox=(-140, 10, -135, 12)))

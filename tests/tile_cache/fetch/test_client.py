@@ -99,7 +99,7 @@ def test_a_wait_that_is_too_long_ends_the_fetch_with_what_was_kept(server, store
         return http(429, Retry_After="3600") if len(server.log) > 8 else http(200, tile_image(request.tile))
 
     server.answer = answer
-    with pytest.raises(SourceUnavailableError, match=r"3600 s.*\b8 tiles were kept"):
+    with pytest.raises(SourceUnavailableError, match=r"3600 s.*\b8 tiles were stored"):
         run(server, store, replace(hasty, concurrency=1))
     assert len(kept(store)) == 8
 
@@ -134,7 +134,7 @@ def test_trouble_passes_with_another_attempt(server, store, hasty, trouble):
         pytest.param(lambda: http(200, b"<html>Sorry</html>", Content_Type="text/html"), "text/html", 1, id="html"),
         pytest.param(lambda: http(200, b"<!DOCTYPE html>Sorry"), "HTML instead", 1, id="html named png"),
         pytest.param(lambda: http(200, b'{"error": 1}', Content_Type="application/json"), "json", 1, id="type"),
-        pytest.param(lambda: http(200, b"GIF89a;"), "no PNG, JPEG or WebP", 1, id="magic bytes"),
+        pytest.param(lambda: http(200, b"GIF89a;"), "not a PNG, JPEG or WebP", 1, id="magic bytes"),
         pytest.param(lambda: http(200, b""), "empty body", 1, id="empty"),
         pytest.param(lambda: http(200, image() + bytes(70_000)), "over 65,536 bytes", 1, id="too large"),
         pytest.param(lambda: http(304), "HTTP 304", 1, id="304 unasked"),
@@ -170,7 +170,7 @@ def test_damage_inside_an_image_is_found(server, store, hasty):
     whole[len(whole) // 2] ^= 0xFF
     server.answer = only_bad(lambda r: http(200, bytes(whole)))
     report = run(server, store, hasty)
-    assert report.reasons == {"image cut off or damaged (png)": 1}
+    assert report.reasons == {"image truncated or damaged (png)": 1}
 
 
 def test_a_redirect_to_a_tile_is_followed(server, store, hasty):
@@ -210,7 +210,7 @@ def test_a_dead_host_is_given_up(store, hasty):
 
 def test_a_host_that_dies_midway_loses_nothing(server, store, hasty):
     server.answer = lambda r: http(200, tile_image(r.tile)) if len(server.log) <= 6 else http(500)
-    with pytest.raises(SourceUnavailableError, match="6 tiles were kept"):
+    with pytest.raises(SourceUnavailableError, match="6 tiles were stored"):
         run(server, store, replace(hasty, give_up_after=3, concurrency=1))
     server.answer = lambda r: http(200, tile_image(r.tile))
     assert run(server, store, hasty).kept == 6
