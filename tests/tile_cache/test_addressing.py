@@ -142,7 +142,7 @@ def test_a_zoom_that_does_not_exist_is_an_error(z):
 
 @pytest.mark.parametrize("code", [-1, 4**3])
 def test_a_code_outside_its_zoom_is_an_error(code):
-    with pytest.raises(TileAddressError, match="64 tiles"):
+    with pytest.raises(TileAddressError, match="codes run from 0 to 63"):
         a.tile_of_code(code, 3)
 
 

@@ -347,7 +347,7 @@ def test_other_databases_are_no_store(path):
     with sqlite3.connect(path) as c:
         c.execute("CREATE TABLE people (name TEXT)")
     c.close()
-    with pytest.raises(StoreError, match="no tile store"):
+    with pytest.raises(StoreError, match="not a tile store"):
         TileStore.open(path, INFO)
     with pytest.raises(StoreError, match="not laid out as MBTiles"):
         MBTilesSource(path)
@@ -355,7 +355,7 @@ def test_other_databases_are_no_store(path):
 
 def test_a_foreign_mbtiles_file_is_not_written_into(path):
     foreign(path, {Tile(0, 0, 0): image()})
-    with pytest.raises(StoreError, match="can serve as a source"):
+    with pytest.raises(StoreError, match="can be used as a source"):
         TileStore.open(path, INFO)
 
 

@@ -117,7 +117,7 @@ class _BadTileError(_TileFailedError):
 
 
 class _RetryError(Exception):
-    """An attempt that may be repeated. `pause_s`: seconds for which the server asks for no requests at all, if it does."""
+    """An attempt that may be repeated. `pause_s`: seconds of pause that the server asks for, if it does."""
 
     def __init__(self, reason: str, *, busy: bool = False, pause_s: float | None = None) -> None:
         super().__init__(reason)

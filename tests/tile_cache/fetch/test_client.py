@@ -142,7 +142,7 @@ def test_trouble_passes_with_another_attempt(server, store, hasty, trouble):
         pytest.param(lambda: http(302, Location="/1/0/0.png?loop"), "over 5 redirects", 6, id="loop"),
         pytest.param(lambda: http(302, Location="https://tile.openstreetmap.org/0/0/0.png"), "bulk", 1, id="to osm"),
         pytest.param(lambda: http(302, Location="file:///etc/passwd"), "to file", 1, id="to a file"),
-        pytest.param(lambda: [http(200, image())[:-20]], "cut", 3, id="cut"),
+        pytest.param(lambda: [http(200, image())[:-20]], "truncated", 3, id="truncated"),
         pytest.param(lambda: [http(200, image())[:-20], 5.0], "in time", 3, id="slow"),
         pytest.param(lambda: http(500), "HTTP 500", 3, id="500"),
     ],
