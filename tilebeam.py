@@ -30,7 +30,18 @@ __all__ = ["AsyncClient", "Client", "Locator", "__version__", "app", "main"]
 
 GOOD_KM = 300.0
 """A sample counts as located when its answer lies within this distance of the true place."""
-ENGINE_COMMANDS = ("plan", "fetch", "index", "inspect", "train", "calibrate", "evaluate", "geocells", "prior")
+ENGINE_COMMANDS = (
+    "plan",
+    "fetch",
+    "index",
+    "inspect",
+    "train",
+    "calibrate",
+    "evaluate",
+    "geocells",
+    "prior",
+    "sample-data",
+)
 """Commands that need the engine, which a client's install lacks."""
 MIN_LOCATED = 6
 """How many of the eight samples must be located for `demo --check` to pass."""
@@ -75,6 +86,7 @@ class Commands(TyperGroup):
             import indexer.cli.evaluate
             import indexer.cli.geocells
             import indexer.cli.prior
+            import indexer.cli.sample_data
             import indexer.cli.train
         except ModuleNotFoundError as exc:
             if exc.name and exc.name.partition(".")[0] in ("indexer", "tile_cache", "service"):
@@ -82,8 +94,8 @@ class Commands(TyperGroup):
             return  # a client's install, without NumPy and mercantile
         offline = typer.Typer()
         calibration, evaluation = indexer.cli.calibrate, indexer.cli.evaluate
-        priors = (indexer.cli.geocells, indexer.cli.prior)
-        for part in (indexer.cli.build, indexer.cli.train, calibration, evaluation, *priors):
+        others = (indexer.cli.geocells, indexer.cli.prior, indexer.cli.sample_data)
+        for part in (indexer.cli.build, indexer.cli.train, calibration, evaluation, *others):
             part.register(offline)
         self.commands.update(get_group(offline).commands)
 

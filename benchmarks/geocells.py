@@ -48,7 +48,7 @@ FINE = ("--per-cluster", "8")
 def main() -> None:
     """Parse, run the parts, print the tables and write them to tables.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, help="photos.csv of `python -m indexer.sample_data photos`")
+    parser.add_argument("--photos", type=Path, help="photos.csv of `tilebeam sample-data photos`")
     parser.add_argument("--out", type=Path, required=True, help="a folder for models and tables")
     parser.add_argument("--only", action="append", choices=PARTS, help="some of the parts")
     asked = parser.parse_args()

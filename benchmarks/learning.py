@@ -2,7 +2,7 @@
 
     python -m benchmarks.learning --out DIR
 
-Draws photos and tiles (`indexer.sample_data`), trains map encoders in several ways with `tilebeam train`, indexes
+Draws photos and tiles (`tilebeam sample-data`), trains map encoders in several ways with `tilebeam train`, indexes
 with each, calibrates each on the validation photos and evaluates all on the test photos. Every step is one command,
 printed before it runs; what is there already is kept, so a killed run goes on. Hours on a laptop: see --only.
 """
@@ -60,8 +60,8 @@ def main() -> None:
 
 def draw(out: Path, count: int) -> None:
     """Photos with places, tiles, and pictures without an answer."""
-    python("indexer.sample_data", "photos", "--out", out / "earth", "--count", count)
-    python("indexer.sample_data", "elsewhere", "--out", out / "elsewhere")
+    tilebeam("sample-data", "photos", "--out", out / "earth", "--count", count)
+    tilebeam("sample-data", "elsewhere", "--out", out / "elsewhere")
 
 
 def make(out: Path, way: Way) -> None:
@@ -99,18 +99,8 @@ def evaluate(out: Path, ways: list[Way], photos: Path, widths: str) -> None:
 
 
 def tilebeam(*arguments: object) -> None:
-    """Run one of Tilebeam's commands."""
-    run("-m", "tilebeam", *arguments)
-
-
-def python(module: str, *arguments: object) -> None:
-    """Run a module."""
-    run("-m", module, *arguments)
-
-
-def run(*arguments: object) -> None:
-    """With this Python; the first that fails ends everything, with its own words."""
-    words = [str(a) for a in arguments]
+    """Run one of Tilebeam's commands with this Python; the first that fails ends the benchmark with its exit code."""
+    words = ["-m", "tilebeam", *map(str, arguments)]
     print(f"$ python {shlex.join(words)}", file=sys.stderr, flush=True)
     status = subprocess.run([sys.executable, *words], check=False).returncode
     if status:

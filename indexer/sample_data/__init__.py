@@ -1,1 +1,5 @@
-"""Photo sets and tiles of the built-in Earth as files, and pictures that have no answer: what experiments run on."""
+"""Sample data drawn from the built-in Earth: geotagged photos, tiles as files, and pictures that have no answer.
+
+The command `tilebeam sample-data` writes them. Start with `photos.write_photos`, `tiles.write_tiles` and
+`elsewhere.write_elsewhere`. Nothing here knows indexes, or reads the network.
+"""

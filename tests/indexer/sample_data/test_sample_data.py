@@ -1,26 +1,29 @@
-"""Photos, tiles and pictures without an answer: places are true, files readable, runs go on, families apart."""
+"""Sample data: photos show their places, files are readable, killed runs continue, families share nothing."""
 
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+import tilebeam
 from indexer.build.coverage import Coverage
 from indexer.builtin.recipe import Recipe
 from indexer.builtin.train import builtin_coverage
 from indexer.builtin.views import Views
 from indexer.sample_data import from_earth, photos, tiles
 from indexer.sample_data.collected import SAMPLES
-from indexer.sample_data.elsewhere import FAMILIES, Elsewhere, Family, write_elsewhere
-from indexer.sample_data.photos import PhotoSet, write_photos
-from indexer.sample_data.projection import View
-from indexer.sample_data.vectors import land_mask
-from indexer.sample_data.writing import AnotherSetError
+from indexer.sample_data.elsewhere import FAMILIES, Family, write_elsewhere
+from indexer.sample_data.photos import views_of, write_photos
+from indexer.sample_data.settings import Elsewhere, PhotoSet
+from indexer.sample_data.vectors import View, land_mask
+from indexer.sample_data.writing import AnotherSetError, contact_sheet
 from retrieval.encoders.open_clip import builtin_directory
 from retrieval.geo.region import Region
 from tile_cache.addressing import Tile, bounds, children_of_codes, codes_at, tile_of_code
@@ -32,7 +35,7 @@ SMALL = PhotoSet(count=40, style="clean", size=96)
 
 
 def quiet(done: int, total: int) -> None:
-    """Nobody looks."""
+    """Ignore progress."""
 
 
 def rows_of(table: Path) -> list[dict[str, str]]:
@@ -48,7 +51,7 @@ def pixels_of(data: bytes | Path | None) -> np.ndarray:
 
 @pytest.fixture(scope="module", autouse=True)
 def _blue_marble_alone() -> Iterator[None]:
-    """One product loads in a third of the time, and is what the tiles show."""
+    """Draw photos of Blue Marble only, which is what the tiles show; loading one product takes a third of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(photos, "PRODUCTS", {"bmng": None})
         yield
@@ -56,7 +59,7 @@ def _blue_marble_alone() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def blue_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few photos of Blue Marble alone, and the zoom-6 tiles under their centres as a folder."""
+    """A few photos of Blue Marble, and the zoom-6 tiles under their centres as a folder."""
     folder = tmp_path_factory.mktemp("blue")
     write_photos(SMALL, folder, quiet)
     rows = rows_of(folder / "photos.csv")
@@ -66,9 +69,9 @@ def blue_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_photo_shows_what_the_tile_at_its_coordinates_shows(blue_set: Path) -> None:
-    """Every photo's pixels, looked up on the ground by its row of the table, are the folder's pixels there."""
-    source, views, likeness = open_source(str(blue_set / "tiles")), SMALL.views(), []
+def test_photo_shows_the_tile_at_its_coordinates(blue_set: Path) -> None:
+    """The pixels of a photo and of the folder's tile agree at equal places, by the photo's row of the table."""
+    source, views, likeness = open_source(str(blue_set / "tiles")), views_of(SMALL), []
     for i, row in enumerate(rows_of(blue_set / "photos.csv")):
         lng, lat = float(row["longitude"]), float(row["latitude"])
         tile = tile_of_code(int(codes_at(np.array([lng]), np.array([lat]), 6)[0]), 6)
@@ -108,7 +111,7 @@ def test_the_folder_has_the_pixels_of_the_built_in_source(blue_set: Path, tmp_pa
 
 
 def test_the_geojson_covers_the_tiles_of_the_built_in_index(blue_set: Path) -> None:
-    """A folder knows no land: the file must give the same coverage, but for zoom-4 tiles with nothing beneath them."""
+    """The file gives the coverage of the built-in index, except zoom-4 tiles without covered tiles below them."""
     recipe = Recipe.read(builtin_directory() / "recipe.json")
     built_in = builtin_coverage(recipe)
     from_file = Coverage.of(recipe.zooms, Region.from_file(blue_set / "coverage.geojson"))
@@ -120,14 +123,14 @@ def test_the_geojson_covers_the_tiles_of_the_built_in_index(blue_set: Path) -> N
     assert not np.isin(children_of_codes(left_out, 2), wanted[6]).any()
 
 
-def test_photos_are_the_same_again_and_a_killed_run_goes_on(tmp_path: Path) -> None:
-    chosen = PhotoSet(count=70, size=48, style="mixed")
-    write_photos(chosen, tmp_path / "one", quiet)
+def test_photos_are_reproducible_and_a_killed_run_continues(tmp_path: Path) -> None:
+    photo_set = PhotoSet(count=70, size=48, style="mixed")
+    write_photos(photo_set, tmp_path / "one", quiet)
     first = {p.relative_to(tmp_path / "one"): p.read_bytes() for p in (tmp_path / "one").rglob("*.*")}
     (tmp_path / "one" / "photos" / "00" / "00040.jpg").unlink()
     (tmp_path / "one" / "photos.csv").unlink()
-    write_photos(chosen, tmp_path / "one", quiet)
-    write_photos(chosen, tmp_path / "other", quiet)
+    write_photos(photo_set, tmp_path / "one", quiet)
+    write_photos(photo_set, tmp_path / "other", quiet)
     for folder in ("one", "other"):
         assert {p.relative_to(tmp_path / folder): p.read_bytes() for p in (tmp_path / folder).rglob("*.*")} == first
 
@@ -159,10 +162,10 @@ def test_families_for_fitting_and_testing_share_nothing() -> None:
     assert not files["train"] & files["test"]
 
 
-def test_places_stand_where_there_are_places(tmp_path: Path) -> None:
-    """Coordinates for foreign maps and for nothing else; files are there; a second run draws nothing anew."""
-    chosen = Elsewhere(per_family=2, size=48)
-    write_elsewhere(chosen, tmp_path, quiet)
+def test_only_foreign_maps_have_coordinates(tmp_path: Path) -> None:
+    """Foreign maps have coordinates and other pictures none; files exist; a second run writes the same table."""
+    small = Elsewhere(per_family=2, size=48)
+    write_elsewhere(small, tmp_path, quiet)
     rows = rows_of(tmp_path / "elsewhere.csv")
     assert len(rows) == 2 * len(FAMILIES)
     for row in rows:
@@ -173,12 +176,12 @@ def test_places_stand_where_there_are_places(tmp_path: Path) -> None:
             assert -180 <= float(row["longitude"]) <= 180
     before = (tmp_path / "elsewhere.csv").read_bytes()
     (tmp_path / "elsewhere.csv").unlink()
-    write_elsewhere(chosen, tmp_path, quiet)
+    write_elsewhere(small, tmp_path, quiet)
     assert (tmp_path / "elsewhere.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f.kind == "no-place"], ids=lambda f: f.name)
-def test_a_family_is_decided_by_its_seed(family: Family) -> None:
+def test_seed_decides_a_family(family: Family) -> None:
     one, again = (family.draw(family, Elsewhere(per_family=3, size=40))[0] for _ in range(2))
     other, _ = family.draw(family, Elsewhere(per_family=3, size=40, seed=5))
     assert one.dtype == np.uint8
@@ -188,8 +191,8 @@ def test_a_family_is_decided_by_its_seed(family: Family) -> None:
     assert len({picture.tobytes() for picture in one}) == 3
 
 
-def test_vectors_fall_where_pictures_have_land() -> None:
-    """Coasts drawn from vectors agree with the land mask that views are drawn with: turned, north, at the date line."""
+def test_coasts_from_vectors_match_the_land_mask() -> None:
+    """Land drawn from vectors agrees with the land mask: in rotated views, in the north, at the date line."""
     places = [(14.2, 37.5, 600.0, 12.0), (23.0, 70.5, 500.0, -15.0), (179.2, -17.5, 400.0, 5.0), (-74.0, 40.7, 300, 0)]
     views = Views(*(np.array(column, dtype=float) for column in zip(*places, strict=True)))
     shares = from_earth.land_of(views, 120)
@@ -199,19 +202,19 @@ def test_vectors_fall_where_pictures_have_land() -> None:
         assert (land == (share > 0.5)).mean() > 0.93
 
 
-def test_a_foreign_picture_shows_the_place_of_its_row() -> None:
-    """Two-tone maps: what is land at a row's coordinates has one tone, and what is water another."""
+def test_foreign_map_shows_the_place_of_its_row() -> None:
+    """In two-tone maps, land at a row's coordinates has one tone and water another."""
     family = next(f for f in FAMILIES if f.name == "two-tone")
     pictures, views = family.draw(family, Elsewhere(per_family=10, size=96))
     assert views is not None
     shares = [_share_of_right_tones(p, land) for p, land in zip(pictures, from_earth.land_of(views, 96), strict=True)]
-    told = [share for share in shares if share is not None]
-    assert len(told) >= 2
-    assert min(told) > 0.85
+    mixed = [share for share in shares if share is not None]
+    assert len(mixed) >= 2
+    assert min(mixed) > 0.85
 
 
 def _share_of_right_tones(picture: np.ndarray, land: np.ndarray) -> float | None:
-    """How many pixels are nearer to their own side's tone; None for views of land or water alone."""
+    """The share of pixels whose tone is that of their side; None for views of only land or only water."""
     dry, wet = picture[land > 0.9].astype(float), picture[land < 0.1].astype(float)
     if min(len(dry), len(wet)) < 200:
         return None
@@ -221,22 +224,31 @@ def _share_of_right_tones(picture: np.ndarray, land: np.ndarray) -> float | None
     return float(np.concatenate(right).mean())
 
 
-def test_the_command_ends_in_words_where_another_set_lies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from indexer.sample_data.__main__ import main
-
+def test_command_refuses_a_folder_with_another_set(tmp_path: Path) -> None:
     (tmp_path / "elsewhere.json").write_text('{"seed": 1}')
-    monkeypatch.setattr("sys.argv", ["earth_photos", "elsewhere", "--out", str(tmp_path), "--per-family", "1"])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 1
-    assert "choose another --out" in capsys.readouterr().err
+    command = ["sample-data", "elsewhere", "--out", str(tmp_path), "--per-family", "1"]
+    result = CliRunner().invoke(tilebeam.app, command)
+    assert result.exit_code == 1
+    assert "choose another --out" in result.stderr
 
 
-def test_the_sheet_shows_every_family(tmp_path: Path) -> None:
-    from indexer.sample_data.sheet import contact_sheet
+def test_command_draws_photos_and_a_contact_sheet(tmp_path: Path) -> None:
+    command = ["sample-data", "photos", "--out", str(tmp_path), "--count", "3", "--size", "32", "--no-folder-tiles"]
+    result = CliRunner().invoke(tilebeam.app, [*command, "--sheet", str(tmp_path / "sheet.png")])
+    assert result.exit_code == 0, result.output
+    assert len(rows_of(tmp_path / "photos.csv")) == 3
+    assert (tmp_path / "sheet.png").exists()
+    assert not (tmp_path / "tiles").exists()
 
+
+def test_command_names_the_extra_of_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "indexer.sample_data.elsewhere", None)
+    result = CliRunner().invoke(tilebeam.app, ["sample-data", "elsewhere", "--out", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "pip install 'tilebeam[sample-data]'" in result.stderr
+
+
+def test_contact_sheet_has_a_row_for_every_family(tmp_path: Path) -> None:
     some = tuple(f for f in FAMILIES if f.name in ("noise", "mosaics", "moon"))
     write_elsewhere(Elsewhere(per_family=2, size=32), tmp_path, quiet, some)
     contact_sheet(tmp_path / "elsewhere.csv", tmp_path / "sheet.png", columns=2)
