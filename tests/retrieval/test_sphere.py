@@ -1,4 +1,4 @@
-"""Distances against published figures and against another formula; means where there is none."""
+"""Distances compared with published values and with another formula; spherical means, also of degenerate groups."""
 
 import numpy as np
 import pytest
@@ -19,18 +19,18 @@ METRE = 1e-3
 
 
 def km(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """Between two (lng, lat)."""
+    """The distance of two points, (lng, lat) each."""
     return float(great_circle_km(*(np.array([v]) for v in (*a, *b)))[0])
 
 
 def by_vectors(a: tuple[float, float], b: tuple[float, float]) -> float:
-    """The same by the angle between two vectors, well conditioned everywhere."""
+    """The same distance by the angle between two vectors, which is accurate everywhere."""
     first, second = (unit_vectors(np.array(lng), np.array(lat)) for lng, lat in (a, b))
     return float(EARTH_RADIUS_KM * np.arctan2(np.linalg.norm(np.cross(first, second)), first @ second))
 
 
-def test_the_published_distance_from_nashville_to_los_angeles() -> None:
-    """Rosetta Code's example: 2887.2599506071 km on a sphere of 6372.8 km."""
+def test_published_distance_from_nashville_to_los_angeles() -> None:
+    """The example of Rosetta Code: 2887.2599506071 km on a sphere with radius 6372.8 km."""
     assert km((-86.67, 36.12), (-118.40, 33.94)) == pytest.approx(2887.2599506071 * EARTH_RADIUS_KM / 6372.8, abs=1e-6)
 
 
@@ -45,34 +45,34 @@ def test_the_published_distance_from_nashville_to_los_angeles() -> None:
         ((30, 40), (-150, -40), 2),
     ],
 )
-def test_quarters_of_the_way_round(a: tuple[float, float], b: tuple[float, float], quarters: int) -> None:
+def test_distance_in_quarter_circumferences(a: tuple[float, float], b: tuple[float, float], quarters: int) -> None:
     assert km(a, b) == pytest.approx(quarters * np.pi / 2 * EARTH_RADIUS_KM, abs=METRE)
 
 
 @given(longitudes, latitudes, longitudes, latitudes)
-def test_to_a_metre_anywhere(lng_a: float, lat_a: float, lng_b: float, lat_b: float) -> None:
+def test_distance_is_accurate_to_a_metre_everywhere(lng_a: float, lat_a: float, lng_b: float, lat_b: float) -> None:
     a, b = (lng_a, lat_a), (lng_b, lat_b)
     assert km(a, b) == pytest.approx(by_vectors(a, b), abs=METRE)
 
 
 @given(longitudes, latitudes, st.floats(-1e-3, 1e-3), st.floats(-1e-3, 1e-3))
-def test_to_a_millimetre_between_neighbours_and_to_a_metre_between_antipodes(
+def test_distance_is_accurate_to_a_millimetre_between_neighbours(
     lng: float, lat: float, across: float, up: float
 ) -> None:
-    here, near = (lng, lat), (lng + across, float(np.clip(lat + up, -90, 90)))
+    point, neighbour = (lng, lat), (lng + across, float(np.clip(lat + up, -90, 90)))
     opposite = lng + 180, -lat
-    assert km(here, near) == pytest.approx(by_vectors(here, near), abs=1e-6)
-    assert km(opposite, near) == pytest.approx(by_vectors(opposite, near), abs=METRE)
+    assert km(point, neighbour) == pytest.approx(by_vectors(point, neighbour), abs=1e-6)
+    assert km(opposite, neighbour) == pytest.approx(by_vectors(opposite, neighbour), abs=METRE)
 
 
 @given(longitudes, st.floats(-89.999, 89.999))
-def test_vectors_lead_back_to_degrees(lng: float, lat: float) -> None:
+def test_unit_vectors_round_trip_to_degrees(lng: float, lat: float) -> None:
     back = degrees_of(unit_vectors(np.array([lng]), np.array([lat])))
     assert km((lng, lat), (float(back[0][0]), float(back[1][0]))) < 1e-6
 
 
-def test_means_are_directions_even_of_nothing() -> None:
-    """Over the date line, of two antipodes, and of a group without members."""
+def test_means_of_degenerate_groups_are_unit_vectors() -> None:
+    """A group across the date line, a group of two antipodes, and an empty group."""
     vectors = unit_vectors(np.array([179.0, -179.0, 0.0, 180.0]), np.array([0.0, 0.0, 0.0, 0.0]))
     means = mean_directions(vectors, np.array([0, 0, 1, 1]), 3)
     assert np.allclose(means, [[-1, 0, 0], [1, 0, 0], [0, 0, 1]])

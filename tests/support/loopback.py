@@ -1,4 +1,4 @@
-"""A tile server on loopback that does whatever a test tells it to, and real images."""
+"""A tile server on loopback whose answers a test chooses, and images for it."""
 
 import io
 import socket
@@ -20,7 +20,7 @@ from tile_cache.xyz import XyzSource
 
 
 def image(seed: int = 0, kind: str = "PNG", size: int = 32) -> bytes:
-    """A real image whose pixels depend on `seed`."""
+    """An image whose pixels depend on `seed`."""
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).resize((size, size), Image.Resampling.NEAREST).save(out, kind)
@@ -28,18 +28,19 @@ def image(seed: int = 0, kind: str = "PNG", size: int = 32) -> bytes:
 
 
 def tile_image(tile: Tile) -> bytes:
+    """An image of its own for each tile."""
     return image(seed=(tile.z << 40) + (tile.x << 20) + tile.y)
 
 
 RESET = object()
-"""In an answer: end the connection with a TCP reset."""
+"""A piece of an answer that ends the connection with a TCP reset."""
 
 
 class Request(NamedTuple):
     path: str
     headers: dict[str, str]
     count: int
-    """How often this path has been asked for, this time included."""
+    """Number of requests for this path so far, this one included."""
 
     @property
     def tile(self) -> Tile:
@@ -48,20 +49,20 @@ class Request(NamedTuple):
 
 
 def http(status: int = 200, body: bytes = b"", **headers: str) -> bytes:
-    """One whole HTTP answer; `Content_Length` and the like override."""
-    given = {"Content-Type": "image/png", "Content-Length": str(len(body))}
-    given |= {name.replace("_", "-"): value for name, value in headers.items()}
-    head = "".join(f"{name}: {value}\r\n" for name, value in given.items() if value)
+    """A complete HTTP response; keywords such as `Content_Length` override its headers."""
+    fields = {"Content-Type": "image/png", "Content-Length": str(len(body))}
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+    head = "".join(f"{name}: {value}\r\n" for name, value in fields.items() if value)
     return f"HTTP/1.1 {status} Whatever\r\n{head}\r\n".encode() + body
 
 
 Piece = bytes | float | object
-"""Of an answer: bytes to send, seconds to wait, or RESET."""
+"""A piece of an answer: bytes to send, seconds to wait, or RESET."""
 
 
 @dataclass
 class TileServer:
-    """`answer` says what each request gets; it may be exchanged at any time. All requests are in `log`."""
+    """A server that responds with `answer(request)`; a test may replace `answer` at any time. `log`: all requests."""
 
     answer: Callable[[Request], bytes | Iterable[Piece]]
     port: int = 0
@@ -101,7 +102,7 @@ class _Handler(socketserver.StreamRequestHandler):
             while (head := self._head()) is not None and self._serve(*head):
                 pass
         except OSError:
-            pass  # the client went away, as in a test of deadlines it should
+            pass  # the client closed the connection, as tests of deadlines expect
 
     def _head(self) -> tuple[str, dict[str, str]] | None:
         first = self.rfile.readline().split()
@@ -143,7 +144,7 @@ class _Threads(socketserver.ThreadingTCPServer):
 
 @contextmanager
 def serving() -> Iterator[TileServer]:
-    """A server of `tile_image` on a free port of loopback, until its `answer` is exchanged."""
+    """Run a server on a free port of loopback; it answers with `tile_image` until `answer` is replaced."""
     tiles = TileServer(lambda request: http(200, tile_image(request.tile)))
     with _Threads(("127.0.0.1", 0), _Handler) as tcp:
         tcp.tiles = tiles  # type: ignore[attr-defined]

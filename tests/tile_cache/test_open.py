@@ -33,18 +33,18 @@ def url(template: str, tile: Tile = TILE, environ=None) -> str:
         ("http://127.0.0.1:8080/{z}/{x}/{y}", "http://127.0.0.1:8080/3/5/2"),
     ],
 )
-def test_templates(template, expected):
+def test_template_gives_the_url_of_a_tile(template, expected):
     assert url(template) == expected
 
 
-def test_every_subdomain_gets_its_share():
+def test_all_subdomains_are_used():
     source = open_source("https://{s}.h.example/{z}/{x}/{y}", {})
     assert {source.url(Tile(x, 0, 3)).split(".")[0][-1] for x in range(8)} == {"a", "b", "c"}
     assert source.hosts == {"a.h.example", "b.h.example", "c.h.example"}
 
 
 @pytest.mark.parametrize("name", ["key", "apikey"])
-def test_the_key_goes_into_urls_only(name):
+def test_key_appears_in_urls_only(name):
     source = open_source(f"https://h.example/{{z}}/{{x}}/{{y}}?k={{{name}}}", KEY)
     assert source.url(TILE) == "https://h.example/3/5/2?k=s3cret%2F%26key"
     assert source.public_url(TILE) == "https://h.example/3/5/2?k=***"
@@ -52,14 +52,14 @@ def test_the_key_goes_into_urls_only(name):
     assert "s3cret" not in source.redact(f"failed: {source.url(TILE)} s3cret/&key")
 
 
-def test_identity_is_the_template_whatever_the_key():
+def test_identity_does_not_depend_on_the_key():
     one = open_source("https://h.example/{z}/{x}/{y}?k={key}", {"TILEBEAM_TILE_KEY": "1"})
     two = open_source("https://h.example/{z}/{x}/{y}?k={apikey}", {"TILEBEAM_TILE_KEY": "2"})
     other = open_source("https://h.example/v2/{z}/{x}/{y}?k={key}", {"TILEBEAM_TILE_KEY": "1"})
     assert one.info.identity == two.info.identity != other.info.identity
 
 
-def test_the_fragment_describes_and_is_not_sent():
+def test_fragment_describes_the_source_and_is_not_sent():
     source = open_source(
         "https://h.example/{z}/{x}/{y}#attribution=%C2%A9%20them&max_zoom=12&min_zoom=2&tile_size=512&name=Theirs", {}
     )
@@ -102,13 +102,13 @@ def test_the_fragment_describes_and_is_not_sent():
         ("", "unknown tile source ''"),
     ],
 )
-def test_errors_say_what_and_how_on(spec, reason):
+def test_bad_source_is_refused_with_the_way_out(spec, reason):
     with pytest.raises(SourceError, match=reason) as caught:
         open_source(spec, {})
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_file_that_is_no_mbtiles(tmp_path):
+def test_other_file_than_mbtiles_is_refused(tmp_path):
     (tmp_path / "tiles.mbtiles").write_text("<html>")
     with pytest.raises(StoreError, match="not an MBTiles file"):
         open_source(str(tmp_path / "tiles.mbtiles"))
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_mbtiles(tmp_path):
         "https://api.mapbox.com/v4/mapbox.satellite/{z}/{x}/{y}.jpg",
     ],
 )
-def test_terms_are_kept_with_the_reason(spec):
+def test_source_that_forbids_bulk_download_is_refused_with_the_reason(spec):
     with pytest.raises(RefusedSourceError, match=r"policy forbids bulk|terms forbid"):
         open_source(spec, {})
 
@@ -142,7 +142,7 @@ def test_other_hosts_are_not_refused(host):
     assert refusal(host) is None
 
 
-def test_names_of_xyzservices():
+def test_xyzservices_name_opens_its_source():
     source = open_source("NASAGIBS.BlueMarble", {})
     assert source.info.name == "NASAGIBS.BlueMarble"
     assert source.info.max_zoom == 8
@@ -151,18 +151,18 @@ def test_names_of_xyzservices():
     assert url("USGS.USImagery").endswith("USGSImageryOnly/MapServer/tile/3/2/5")
 
 
-def test_a_provider_that_wants_a_token_takes_it_from_the_environment():
+def test_provider_token_comes_from_the_environment():
     with pytest.raises(SourceError, match=r"MapTiler\.Satellite needs an API key: .* TILEBEAM_TILE_KEY"):
         open_source("MapTiler.Satellite", {})
     assert url("MapTiler.Satellite", environ=KEY).endswith("?key=s3cret%2F%26key")
 
 
-def test_a_provider_in_another_projection():
+def test_provider_in_another_projection_is_refused():
     with pytest.raises(SourceError, match="EPSG:3413, not in Web Mercator"):
         open_source("NASAGIBS.BlueMarble3413", {})
 
 
-def test_every_name_opens_or_says_why_not():
+def test_every_xyzservices_name_opens_or_is_refused_with_a_reason():
     opened = 0
     for name in provider_names():
         with suppress(SourceError):
@@ -175,7 +175,7 @@ def test_every_name_opens_or_says_why_not():
 
 
 @given(st.text(max_size=40))
-def test_no_text_breaks_it(text):
+def test_any_text_opens_or_raises_a_documented_error(text):
     for spec in (text, "https://h.example/{z}/{x}/{y}" + text):
         with suppress(SourceError, StoreError):
             open_source(spec, {})
@@ -196,11 +196,11 @@ def test_no_text_breaks_it(text):
         (("http", "h.example"), ("http", "::1"), "private network"),
     ],
 )
-def test_where_redirects_may_lead(origin, target, reason):
-    found = redirect_refusal(*origin, *target)
-    assert found is None if reason is None else reason in found
+def test_redirects_are_followed_or_refused(origin, target, reason):
+    refused = redirect_refusal(*origin, *target)
+    assert refused is None if reason is None else reason in refused
 
 
-def test_local_names():
+def test_local_hosts_are_recognised():
     assert all(map(is_local, ["localhost", "127.0.0.1", "::1", "192.168.0.7"]))
     assert not any(map(is_local, ["h.example", "8.8.8.8", "local"]))

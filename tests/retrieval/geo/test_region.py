@@ -1,4 +1,4 @@
-"""A region against shapely's own area of overlap, tile by tile, and against untrusted GeoJSON."""
+"""Regions compared with shapely's areas of overlap, tile by tile, and regions from untrusted GeoJSON."""
 
 import json
 import time
@@ -24,7 +24,7 @@ def polygon(*rings: list[list[float]]) -> dict[str, Any]:
 
 
 def shared_area(geometry: Any, zoom: int, codes: np.ndarray) -> np.ndarray:
-    """Square degrees that each tile shares with a geometry whose longitudes may run beyond 180."""
+    """The area in square degrees that each tile shares with a geometry; its longitudes may run beyond 180."""
     west, south, east, north = bounds_of_codes(codes, zoom)
     return sum(
         shapely.area(shapely.intersection(geometry, shapely.box(west + d, south, east + d, north)))
@@ -57,7 +57,7 @@ def test_tiles_meet_where_they_share_area(points: list[tuple[int, int]], zoom: i
         assert region.contains(*(np.array([v]) for v in place)).all()
 
 
-def test_a_small_region_deep_down_meets_the_tiles_of_its_corners() -> None:
+def test_small_region_meets_the_deep_tiles_at_its_corners() -> None:
     region = Region.of_geojson(polygon(ring(8.54, 47.36, 8.56, 47.38)))
     corners = [code_of_tile(tile_at(lng, lat, 16)) for lng in (8.5401, 8.5599) for lat in (47.3601, 47.3799)]
     beyond = code_of_tile(tile_at(8.57, 47.37, 16))
@@ -65,7 +65,7 @@ def test_a_small_region_deep_down_meets_the_tiles_of_its_corners() -> None:
 
 
 def test_tile_that_only_touches_an_edge_is_not_met() -> None:
-    """The tile's own rectangle as a region: its neighbours share edges and corners with it, and no area."""
+    """The region is a tile's rectangle, so the neighbours share only edges and corners with it."""
     west, south, east, north = (float(v[0]) for v in bounds_of_codes(np.array([27], dtype=np.uint64), 3))
     region = Region.of_geojson(polygon(ring(west, south, east, north)))
     assert np.flatnonzero(region.meets(np.arange(64, dtype=np.uint64), 3)).tolist() == [27]
@@ -90,7 +90,7 @@ def test_equal_regions_are_equal_and_hash_alike() -> None:
     assert one != other
 
 
-def test_overlapping_polygons_count_together_if_they_are_few() -> None:
+def test_few_overlapping_polygons_are_accepted_and_many_refused() -> None:
     pair = [{"type": "Feature", "geometry": polygon(ring(x, 0, x + 20, 20))} for x in (0, 10)]
     region = Region.of_geojson({"type": "FeatureCollection", "features": pair})
     assert region.contains(np.array([5.0, 15.0, 25.0, 35.0]), np.full(4, 10.0)).tolist() == [True, True, True, False]

@@ -1,4 +1,4 @@
-"""What the writer owes to those who hand it tiles: whoever is cancelled, no answer is lost."""
+"""The batch writer loses no response, whatever task is cancelled."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ from tile_cache.fetch.settings import FetchReport, FetchSettings
 from tile_cache.mbtiles import TileRecord, TileStore
 
 
-def test_a_batch_that_waits_for_its_turn_outlives_a_cancelled_flush(store: TileStore) -> None:
+def test_queued_batch_is_written_after_its_flush_is_cancelled(store: TileStore) -> None:
     report = FetchReport()
 
     async def cancelled_while_queued() -> None:
@@ -36,7 +36,7 @@ def test_a_batch_that_waits_for_its_turn_outlives_a_cancelled_flush(store: TileS
     assert len(store.unknown(np.arange(64, dtype=np.uint64), 3)) == 63
 
 
-def test_a_failed_batch_that_nobody_waited_for_is_told_on_closing(store: TileStore) -> None:
+def test_failed_batch_is_reported_on_close(store: TileStore) -> None:
     async def cancelled_then_failing() -> None:
         writer = BatchWriter(store, FetchSettings(), FetchReport(), set())
         busy = threading.Event()

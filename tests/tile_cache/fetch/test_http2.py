@@ -1,4 +1,4 @@
-"""HTTP/2 for real: a TLS server that speaks nothing else, with streams that hang and connections that go away."""
+"""HTTP/2 with a TLS server that speaks only HTTP/2, with hanging streams and closing connections."""
 
 import asyncio
 import shutil
@@ -27,7 +27,7 @@ TILES = 60
 
 @pytest.fixture
 def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
-    """A certificate for localhost, which the fetcher trusts for the length of the test."""
+    """A certificate for localhost that the fetcher trusts during the test."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     request = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
@@ -40,7 +40,7 @@ def tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl.SSLContext:
 
 
 class Http2Server:
-    """Answers with `tile_image`. The 5th stream hangs; after 20 answers, the first connection closes for good."""
+    """Answers with `tile_image`. The 5th stream hangs; after 20 answers, the first connection closes."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -77,7 +77,7 @@ class Http2Server:
         return True
 
 
-def test_streams_share_a_connection_and_trouble_on_one_is_not_the_others(tls, tmp_path, hasty):
+def test_streams_share_a_connection_and_fail_independently(tls, tmp_path, hasty):
     server = Http2Server()
 
     async def all_of_it(settings: FetchSettings) -> FetchReport:

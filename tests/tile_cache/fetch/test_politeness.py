@@ -1,4 +1,4 @@
-"""Pace and headers in virtual time: exact, and independent of how busy the machine is."""
+"""Pace and headers in virtual time, so that the tests are exact on a busy machine."""
 
 import asyncio
 import random
@@ -14,7 +14,7 @@ NOW = 1_760_000_000.0
 
 
 class _Jumping(selectors.DefaultSelector):
-    """Instead of waiting, moves the loop's clock on."""
+    """An event loop that moves its clock forward instead of waiting."""
 
     now = 0.0
 
@@ -46,16 +46,16 @@ async def turns(pace: Pace, tasks: int, each: int) -> list[float]:
     return times
 
 
-def test_turns_are_evenly_spaced_whoever_takes_them():
+def test_turns_are_evenly_spaced_across_tasks():
     times = in_virtual_time(turns(Pace(4), tasks=3, each=5))
     assert times == pytest.approx([i / 4 for i in range(15)])
 
 
-def test_no_rate_no_wait():
+def test_infinite_rate_never_waits():
     assert in_virtual_time(turns(Pace(float("inf")), tasks=3, each=5)) == [0.0] * 15
 
 
-def test_idle_time_saves_up_no_burst():
+def test_idle_time_is_not_followed_by_a_burst():
     async def late() -> list[float]:
         pace = Pace(10)
         await pace.turn()
@@ -65,7 +65,7 @@ def test_idle_time_saves_up_no_burst():
     assert in_virtual_time(late()) == pytest.approx([100, 100.1, 100.2, 100.3])
 
 
-def test_a_pause_holds_tasks_that_were_already_waiting_and_no_burst_follows():
+def test_pause_delays_waiting_tasks_and_no_burst_follows():
     async def paused() -> list[float]:
         pace = Pace(10)
         waiting = asyncio.create_task(turns(pace, tasks=6, each=1))
@@ -77,7 +77,7 @@ def test_a_pause_holds_tasks_that_were_already_waiting_and_no_burst_follows():
     assert in_virtual_time(paused()) == pytest.approx([0, 0.1, 0.2, 5.25, 5.35, 5.45], abs=0.01)
 
 
-def test_backoff_doubles_to_its_bound_and_is_spread():
+def test_backoff_doubles_up_to_its_limit_and_is_random():
     random.seed(1)
     for attempt, most in enumerate([0.5, 1, 2, 4, 4, 4]):
         waits = [backoff_s(attempt, 0.5, 4) for _ in range(500)]
@@ -118,11 +118,11 @@ def test_retry_after(headers, seconds):
         ({"expires": "0"}, 0),
     ],
 )
-def test_freshness(headers, after):
+def test_expiry_by_cache_headers(headers, after):
     assert expires_at(headers, NOW) == (None if after is None else pytest.approx(NOW + after, abs=1))
 
 
-def test_the_breaker_counts_failures_in_a_row_only():
+def test_breaker_counts_consecutive_failures():
     breaker = Breaker("tiles", 3, "failed")
     for _ in range(5):
         breaker.count("HTTP 500")

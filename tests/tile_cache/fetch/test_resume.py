@@ -1,4 +1,4 @@
-"""Fetching in processes that are killed, several at once, and plans of a million tiles."""
+"""Fetching in processes that are killed, in several processes at once, and with plans of a million tiles."""
 
 import asyncio
 import signal
@@ -57,7 +57,7 @@ def start(server: TileServer, path: Path) -> subprocess.Popen[str]:
 
 
 def kept_paths(path: Path) -> set[str]:
-    """What another process sees as kept, as URL paths."""
+    """The stored tiles as another process sees them, as URL paths."""
     with closing(sqlite3.connect(path)) as c:
         return {
             f"/{z}/{x}/{2**z - 1 - y}.png" for z, x, y in c.execute("SELECT zoom_level, tile_column, tile_row FROM map")
@@ -77,7 +77,7 @@ def wait_for(condition) -> None:
         time.sleep(0.01)
 
 
-def test_after_kill_9_nothing_that_was_kept_is_fetched_again(server, tmp_path):
+def test_stored_tiles_are_not_fetched_again_after_kill_9(server, tmp_path):
     path = tmp_path / "cache.mbtiles"
     at_kills: list[tuple[set[str], Counter[str]]] = []
     for share in (0.0, 0.2, 0.5, 0.8):
@@ -87,27 +87,27 @@ def test_after_kill_9_nothing_that_was_kept_is_fetched_again(server, tmp_path):
         child.wait()
         at_kills.append((kept_paths(path), Counter(server.counts)))
     assert start(server, path).wait(120) == 0
-    for kept, counts in at_kills:
-        assert {p: server.counts[p] for p in kept} == {p: counts[p] for p in kept}
-    assert len(at_kills[-1][0]) > TILES / 4, "most of what came before the last kill was kept"
+    for paths, counts in at_kills:
+        assert {p: server.counts[p] for p in paths} == {p: counts[p] for p in paths}
+    assert len(at_kills[-1][0]) > TILES / 4, "most tiles that arrived before the last kill are stored"
     assert all_right(path, server)
     with closing(sqlite3.connect(path)) as c:
         assert c.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 @pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_leaves_a_resumable_store(server, tmp_path, signal_sent):
+def test_interrupt_leaves_a_resumable_store(server, tmp_path, signal_sent):
     path = tmp_path / "cache.mbtiles"
     child = start(server, path)
     wait_for(lambda: len(server.log) > 60)
     child.send_signal(signal_sent)
     assert child.wait(120) != 0
-    kept = kept_paths(path)
+    stored = kept_paths(path)
     if signal_sent == signal.SIGINT:
-        assert len(kept) >= len(server.log) - 2 * CONCURRENCY, "an interrupt writes what has arrived"
+        assert len(stored) >= len(server.log) - 2 * CONCURRENCY, "an interrupt writes what has arrived"
     child = start(server, path)
     assert child.wait(120) == 0
-    assert child.stdout.read().split() == [str(len(kept)), str(TILES - len(kept))]
+    assert child.stdout.read().split() == [str(len(stored)), str(TILES - len(stored))]
     assert all_right(path, server)
 
 
@@ -118,7 +118,7 @@ def test_several_processes_fill_one_store(server, tmp_path):
     assert all_right(path, server)
 
 
-def test_a_million_planned_tiles_are_no_million_objects(server, store, hasty):
+def test_plan_of_a_million_tiles_needs_little_memory(server, store, hasty):
     store.put([TileRecord(tile_of_code(c, 16), b"\xff\xd8\xff") for c in range(20_000)])
     process = psutil.Process()
     used: list[int] = []
@@ -134,7 +134,7 @@ def test_a_million_planned_tiles_are_no_million_objects(server, store, hasty):
     assert max(used) - used[1] < 40 << 20
 
 
-def test_a_million_unknown_tiles_and_a_server_that_refuses(server, store, hasty):
+def test_refusing_server_ends_a_plan_of_a_million_tiles_quickly(server, store, hasty):
     server.answer = lambda r: http(503)
     tracemalloc.start()
     try:

@@ -1,4 +1,4 @@
-"""Settings are documented and refuse nonsense before anything is asked."""
+"""Settings are documented and checked before the first request."""
 
 import ast
 import dataclasses
@@ -13,7 +13,7 @@ from tile_cache.fetch import settings as fetch_settings
 from tile_cache.fetch.settings import FetchReport, FetchSettings
 
 
-def test_every_setting_has_a_sentence():
+def test_every_setting_is_documented():
     tree = ast.parse(inspect.getsource(fetch_settings))
     (body,) = (n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "FetchSettings")
     documented = {
@@ -37,12 +37,12 @@ def test_every_setting_has_a_sentence():
         {"backoff_s": -0.1},
     ],
 )
-def test_nonsense_is_named(wrong):
+def test_bad_value_is_refused_with_its_name(wrong):
     with pytest.raises(SourceError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
         FetchSettings(**wrong)
 
 
-def test_the_contact_comes_from_the_environment_unless_given():
+def test_contact_comes_from_the_environment_unless_set():
     environ = {"TILEBEAM_CONTACT": " me@example.org "}
     assert FetchSettings.from_environment(environ).contact == "me@example.org"
     assert FetchSettings.from_environment(environ, contact=None, concurrency=2).contact == "me@example.org"
@@ -50,7 +50,7 @@ def test_the_contact_comes_from_the_environment_unless_given():
     assert FetchSettings.from_environment({}).contact == ""
 
 
-def test_a_report_counts_all_failures_and_keeps_a_few_examples():
+def test_report_counts_failures_and_keeps_a_few_examples():
     report = FetchReport()
     for n in range(1000):
         report.fail((n, 0, 12), "HTTP 500" if n % 2 else "image cut off")
