@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.priors.density import DEEPEST, Density
-from retrieval.priors.geoclip_package import gallery
+from retrieval.priors.geoclip_data import gallery
 from retrieval.sphere import EARTH_RADIUS_KM, unit_vectors_of_sines
 from tile_cache.addressing import area_shares, centres_of_codes, children_of_codes, codes_at
 
@@ -70,7 +70,7 @@ def smoothed(counts: Floats, area: Floats, km: float) -> Floats:
 
 def spreads(places: Floats, count: int = 150) -> Iterator[tuple[int, float, float]]:
     """Per zoom the deviation of the logits of a tile's quarters: for features of a place in it, and of others."""
-    from retrieval.priors.geoclip_location import LocationEncoder
+    from retrieval.priors.geoclip_models import LocationEncoder
 
     encoder = LocationEncoder.load("cpu")
     here, elsewhere = places[:count], places[count : 2 * count]

@@ -20,10 +20,9 @@ from torch import nn
 
 from benchmarks.machine import describe, sentence
 from retrieval.encoders.preprocess import Preprocess
-from retrieval.priors.geoclip import GeoclipPrior, tables_folder
-from retrieval.priors.geoclip_location import LocationEncoder
-from retrieval.priors.geoclip_package import gallery
-from retrieval.priors.geoclip_photos import GeoclipPhotos
+from retrieval.priors.geoclip import GeoclipPrior
+from retrieval.priors.geoclip_data import gallery, tables_folder
+from retrieval.priors.geoclip_models import GeoclipPhotos, LocationEncoder
 from tile_cache.addressing import children_of_codes
 
 PLACES = np.array([[48.8584, 2.2945], [47.37, 8.54], [-33.86, 151.2], [40.71, -74.0], [35.68, 139.77]])

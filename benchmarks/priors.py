@@ -1,24 +1,29 @@
-"""What a prior brings: tiles only, geocells only, bolted on as in paper H, fused; and a prior of pure noise, fused.
+"""Gains of a prior: tiles only, geocells only, bolted on as in the hierarchical-search paper, fused, and fused noise.
 
     python -m benchmarks.priors --index INDEX --photos photos.csv --geocells MODEL --out OUT
 
 Works on a copy of the index. Calibrates it three times on the photos' validation split (plainly, with the geocells,
-with the noise), each a `tilebeam calibrate` that is printed before it runs, and evaluates on the test split. Tables go
-to standard output and OUT/priors.md, figures to OUT/priors.json, and those of `tilebeam evaluate` to OUT/evaluation.
+with the noise prior), each a `tilebeam calibrate` that is printed before it runs, and evaluates on the test split.
+Tables go to standard output and OUT/priors.md, figures to OUT/priors.json, and those of `tilebeam evaluate` to
+OUT/evaluation.
 The geocell model must have been trained on other photos than those two splits.
 """
 
 import argparse
+import io
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from benchmarks.machine import describe, sentence
+from benchmarks.noise_prior import NOISE, NOISE_KIND
 from indexer.cli.terminal import Bars
 from indexer.evaluation.bootstrap import Figure, Resamples, difference
 from indexer.evaluation.figures import errors, plain
@@ -28,8 +33,10 @@ from indexer.evaluation.run import Evaluation, Measured, evaluate
 from indexer.evaluation.write import write_out
 from retrieval.files import write_json
 from retrieval.index.calibration import Calibration
+from retrieval.priors.registry import KINDS
+from tilebeam import app
 
-PRIOR, NOISE = "geocells", "noise"
+PRIOR = "geocells"
 PAIRS = (
     ("fused", "tiles only"),
     ("fused", "geocells only"),
@@ -50,6 +57,7 @@ def main() -> None:
     parser.add_argument("--k", type=int, default=64, help="beam width")
     parser.add_argument("--limit", type=int, help="at most so many test photos, for a quick look")
     arguments = parser.parse_args()
+    KINDS[NOISE] = NOISE_KIND
     calibrate(arguments)
     done = measured(arguments)
     ways = named(done)
@@ -77,10 +85,13 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 
 def tilebeam(*words: object) -> None:
-    """Run one command; printed before it runs."""
-    command = [sys.executable, "-m", "tilebeam", *map(str, words)]
-    print(f"$ {shlex.join(['tilebeam', *command[3:]])}", file=sys.stderr)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    """Print one command and run it in this process, where the noise prior is a kind."""
+    arguments = list(map(str, words))
+    print(f"$ {shlex.join(['tilebeam', *arguments])}", file=sys.stderr)
+    with redirect_stdout(io.StringIO()):
+        code = typer.main.get_command(app).main(arguments, standalone_mode=False)
+    if code:
+        raise SystemExit(code)
 
 
 def measured(arguments: argparse.Namespace) -> Evaluation:
@@ -108,7 +119,7 @@ def named(done: Evaluation) -> dict[str, Measured]:
     rows = {(m.row.prior, "alone" if m.row.alone else m.row.scoring): m for m in done.rows}
     return {
         "tiles only": rows[None, "posterior"],
-        "tiles only, as paper H": rows[None, "paper"],
+        "tiles only, ranked as in the paper": rows[None, "paper"],
         "geocells only": rows[PRIOR, "alone"],
         "bolted on": rows[PRIOR, "bolted"],
         "fused": rows[PRIOR, "posterior"],

@@ -16,8 +16,8 @@ from retrieval.errors import PriorError, QueryError
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import FileEntry, Manifest, file_entry
 from retrieval.index.reader import TileIndex
-from retrieval.priors.base import Prior
-from retrieval.priors.registry import kind_of, open_kind, open_prior, write_kind
+from retrieval.priors.base import Prior, write_kind
+from retrieval.priors.registry import kind_of, open_kind, open_prior
 from retrieval.search.query import NO_PRIOR
 
 if TYPE_CHECKING:

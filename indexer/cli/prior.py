@@ -54,7 +54,7 @@ def density(
     with ending_well("nothing was written"):
         from indexer.photos.read import ReadOptions, read_photos
         from retrieval.priors.density import DensityPrior
-        from retrieval.priors.geoclip_package import gallery
+        from retrieval.priors.geoclip_data import gallery
 
         if photos is None:
             lat, lng = gallery().T

@@ -1,8 +1,8 @@
-"""Where photos are taken: a density over tiles of any zoom from the places of many photos.
+"""The density of photos over tiles of any zoom, from the places of many photos, as a prior.
 
-A Pólya tree on the Morton grid: of a tile's mass each quarter gets a part that counts its photos, and one photo more
-that is spread by area. Held-out photos of GeoCLIP's gallery are likelier under it than under a kernel of any width
-(docs/priors.md). It knows no pictures: every picture gets the same belief.
+A Pólya tree on the Morton grid: each quarter of a tile gets a share of its mass in proportion to the quarter's photos
+plus its share of one more photo, spread by area. Held-out photos of GeoCLIP's gallery are likelier under it than under
+a kernel of any width (docs/priors.md). It knows no pictures: every picture gets the same belief.
 """
 
 import hashlib
@@ -15,19 +15,18 @@ from numpy.typing import NDArray
 
 from retrieval.errors import PriorError
 from retrieval.files import write_npy
-from retrieval.priors.base import Belief
-from retrieval.priors.geoclip_package import gallery
+from retrieval.priors.base import Belief, write_kind
+from retrieval.priors.geoclip_data import gallery
 from retrieval.priors.grid import GridBelief
-from retrieval.priors.registry import write_kind
 from tile_cache.addressing import LngLat, area_shares, codes_at
 
 if TYPE_CHECKING:
     from retrieval.encoders.open_clip import EncodesPhotos
 
-__all__ = ["Density", "DensityPrior"]
+__all__ = ["DEEPEST", "Density", "DensityPrior"]
 
 DEEPEST = 20
-"""Places are kept as tiles of this zoom (40 m); deeper, mass is spread by area."""
+"""Places are stored as tiles of this zoom, 40 m wide; below it, mass is spread by area."""
 _GRID = 8
 _PLACES = "places.npy"
 
@@ -36,56 +35,58 @@ Floats = NDArray[np.float64]
 
 
 class Density:
-    """A belief that is the same for every picture. `codes`: (n,) uint64 of zoom 20, ascending, one a photo."""
+    """A belief that is the same for every picture. `codes`: (n,) uint64 at zoom 20, ascending, one for each photo."""
 
     def __init__(self, codes: Codes, pseudo: float = 1.0) -> None:
-        """`pseudo`: how many photos' worth is spread by area at each step from a tile to its quarters."""
+        """`pseudo`: the number of photos added at each step from a tile to its quarters, spread by area."""
         self._codes, self._pseudo = codes, pseudo
         mass = np.ones(1)
         for zoom in range(1, _GRID + 1):
             mass = mass.repeat(4) * self.shares(np.arange(4**zoom, dtype=np.uint64), zoom)
         self.mass = mass
-        """(65,536,) of the tiles of zoom 8."""
+        """(65536,) masses of the tiles of zoom 8, in Morton order."""
         self._grid = GridBelief.of(mass, _GRID, floor=0)
 
     @classmethod
     def of(cls, lat: Floats, lng: Floats) -> "Density":
-        """From places, (n,) degrees each. Raises TileAddressError for what is no place."""
+        """From places, (n,) degrees each. Raises TileAddressError for coordinates that are not on Earth."""
         return cls(np.sort(codes_at(lng, lat, DEEPEST)))
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the places and of how they are smoothed."""
+        """SHA-256 of the places and of the smoothing."""
         return hashlib.sha256(self._codes.astype("<u8").tobytes() + repr(self._pseudo).encode()).hexdigest()
 
     def log_mass(self, codes: Codes, zoom: int) -> NDArray[np.float32]:
-        """(n,) codes to (n,) logs; see `interface.Belief`."""
-        known = min(zoom, DEEPEST)
-        found = self._grid.log_mass(codes >> np.uint64(2 * max(zoom - _GRID, 0)), min(zoom, _GRID)).astype(np.float64)
-        for z in range(_GRID + 1, known + 1):
-            found += np.log(self.shares(codes >> np.uint64(2 * (zoom - z)), z))
-        if zoom > known:
-            found += np.log(area_shares(codes, zoom) / area_shares(codes >> np.uint64(2 * (zoom - known)), known))
-        return found.astype(np.float32)
+        """(n,) Morton codes to (n,) logs; see `base.Belief`."""
+        coarse, deepest = min(zoom, _GRID), min(zoom, DEEPEST)
+        log_mass = self._grid.log_mass(codes >> np.uint64(2 * (zoom - coarse)), coarse).astype(np.float64)
+        for z in range(_GRID + 1, deepest + 1):
+            log_mass += np.log(self.shares(codes >> np.uint64(2 * (zoom - z)), z))
+        if zoom > deepest:
+            log_mass += np.log(
+                area_shares(codes, zoom) / area_shares(codes >> np.uint64(2 * (zoom - deepest)), deepest)
+            )
+        return log_mass.astype(np.float32)
 
     def best(self) -> LngLat:
         """The centre of the heaviest tile of zoom 8."""
         return self._grid.best()
 
     def shares(self, codes: Codes, zoom: int) -> Floats:
-        """The part of its parent's mass that each tile has, (n,); `zoom` from 1 to 20."""
+        """Each tile's share of its parent's mass, (n,); `zoom` from 1 to 20."""
         parents = codes >> np.uint64(2)
         by_area = area_shares(codes, zoom) / area_shares(parents, zoom - 1)
         counted = self.counts(codes, zoom) + self._pseudo * by_area
         return np.asarray(counted / (self.counts(parents, zoom - 1) + self._pseudo))
 
     def counts(self, codes: Codes, zoom: int) -> NDArray[np.intp]:
-        """How many photos each tile has, (n,); `zoom` at most 20."""
+        """The number of photos in each tile, (n,); `zoom` at most 20."""
         first, end = self.runs(codes, zoom)
         return np.asarray(end - first)
 
     def runs(self, codes: Codes, zoom: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Where each tile's photos begin and end among all in Morton order, (n,) each."""
+        """First and end positions of each tile's photos among all photos in Morton order, (n,) each."""
         shift = np.uint64(2 * (DEEPEST - zoom))
         return np.searchsorted(self._codes, codes << shift), np.searchsorted(
             self._codes, (codes + np.uint64(1)) << shift
@@ -93,7 +94,7 @@ class Density:
 
 
 class DensityPrior:
-    """Photos are taken where photos are taken. Satisfies `interface.Prior`."""
+    """The density of photos as the belief for every picture. Satisfies `base.Prior`."""
 
     name = "density"
     encoder: "EncodesPhotos | None" = None
@@ -106,7 +107,7 @@ class DensityPrior:
     def open(
         cls, directory: Path | None, *, device: str = "auto", photo: "EncodesPhotos | None" = None
     ) -> "DensityPrior":
-        """From the places that `write` left in the directory; without them, from GeoCLIP's gallery, where installed.
+        """Read the places that `write` left in the directory; without any, use GeoCLIP's gallery, if it is installed.
 
         Raises PriorError.
         """
@@ -123,7 +124,7 @@ class DensityPrior:
         write_kind(directory, "density")
 
     def beliefs(self, features: NDArray[np.float32]) -> Sequence[Belief]:
-        """(n, f) features, which are not looked at."""
+        """(n, f) features, of which only the number counts."""
         return [self._density] * len(features)
 
 
@@ -131,8 +132,8 @@ def _read(path: Path) -> Codes:
     try:
         codes: NDArray[Any] = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as exc:
-        raise PriorError(f"{path} is no array ({exc}): copy or make the prior again") from exc
-    sound = codes.dtype == np.uint64 and codes.ndim == 1 and len(codes) > 0
-    if not sound or (codes[1:] < codes[:-1]).any() or int(codes[-1]) >= 4**DEEPEST:
-        raise PriorError(f"{path} holds no ascending tiles of zoom {DEEPEST}: copy or make the prior again")
+        raise PriorError(f"{path} cannot be read as an array ({exc}): copy or make the prior again") from exc
+    valid = codes.dtype == np.uint64 and codes.ndim == 1 and len(codes) > 0
+    if not valid or (codes[1:] < codes[:-1]).any() or int(codes[-1]) >= 4**DEEPEST:
+        raise PriorError(f"{path} must hold ascending tiles of zoom {DEEPEST}: copy or make the prior again")
     return codes

@@ -1,9 +1,9 @@
-"""A trained geocell model: a picture's features to cells, a place, and a belief over tiles. NumPy, but for the encoder.
+"""A trained geocell model as a prior: a picture's features to probabilities of cells, a place, and a belief over tiles.
 
-After "Using Geoembeddings to Predict Image Geolocations": linear heads over a picture's embedding name its cell; among
-the clusters of the likeliest cells, the one whose mean geo-embedding is nearest gives the answer, its centroid.
-A model is a directory: config.json, heads.safetensors, partition/, encoder/ where the encoder is not one that a name
-finds again, and prior.json. Nothing here trains.
+After the geoembeddings paper (docs/method.md, "Geocells"): linear heads over a picture's embedding give probabilities
+of cells. Among the clusters of the likeliest cells, the one whose mean geo-embedding is nearest gives the answer, its
+centroid. A model is a directory: config.json, heads.safetensors, partition/, prior.json, and encoder/ if the encoder
+cannot be loaded by name. Everything but the encoder uses NumPy only. Nothing here trains.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from retrieval.errors import EncoderMismatchError, PriorError
 from retrieval.priors.base import Belief
-from retrieval.priors.cluster_spread import ClusterSpread
 from retrieval.priors.grid import GridBelief
 from retrieval.priors.partition import TILE_ZOOM, Partition
-from tile_cache.addressing import LngLat
+from tile_cache.addressing import LngLat, area_shares, centres_of_codes, codes_at
 
 if TYPE_CHECKING:
     from retrieval.encoders.open_clip import EncodesPhotos
@@ -30,6 +29,7 @@ __all__ = [
     "HEADS_NAME",
     "KIND",
     "PARTITION_NAME",
+    "ClusterSpread",
     "GeocellAnswer",
     "GeocellModel",
     "GeocellPrior",
@@ -39,20 +39,24 @@ __all__ = [
 KIND, CONFIG_NAME, HEADS_NAME = "geocells", "config.json", "heads.safetensors"
 ENCODER_NAME, PARTITION_NAME = "encoder", "partition"
 TOP_CELLS = 5
-"""Cells whose clusters are looked at for an answer."""
+"""Default number of the likeliest cells whose clusters compete for the answer."""
 
 _KEYS = ("encoder", "partition", "temperature", "top", "spread", "fingerprint")
 _ROWS_AT_ONCE, _BELIEFS_AT_ONCE = 1024, 64
+_FINER = 1
+"""Points are assigned to clusters this many zooms below TILE_ZOOM: four a tile, as borders run through tiles."""
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Level = Literal["cells", "clusters"]
 Spread = Literal["photos", "area", "clusters"]
 
 
 class GeocellAnswer(NamedTuple):
-    """Where a picture was taken, degrees; the cluster whose centroid that is, its cell, and that cell's probability.
+    """The place of a picture in degrees, the cluster whose centroid it is, its cell, and the cell's probability.
 
-    `cluster` is -1 where none of the cells looked at has a cluster with an embedding: then it is the cell's centroid.
+    `cluster` is -1 if no cluster of the likeliest cells has an embedding: the place is then the likeliest cell's
+    centroid.
     """
 
     lat: float
@@ -65,7 +69,7 @@ class GeocellAnswer(NamedTuple):
 class GeocellModel:
     """Linear heads and clusters' embeddings over an image encoder. Features: its embeddings, (n, f) float32 unit rows.
 
-    `encoder_spec`, `encoder_fingerprint`: which encoder that is; `encoder` loads it when it is first asked for.
+    `encoder_spec` and `encoder_fingerprint` identify the encoder; `encoder` loads it at first use.
     """
 
     def __init__(
@@ -76,17 +80,19 @@ class GeocellModel:
         directory: Path,
         device: str = "auto",
     ) -> None:
-        """From what `load` reads: `tensors` by name, as `indexer.geocells.model.train` writes them."""
+        """Use `load`. `tensors`: by name, as `indexer.geocells.model.train` writes them. Raises PriorError."""
         self.partition, self.directory, self.device = partition, directory, device
         try:
             self._set(config, tensors)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
-            raise PriorError(f"{directory} holds no geocell model ({exc!r}): train it or copy it again") from exc
+            raise PriorError(
+                f"{directory} does not hold a usable geocell model ({exc!r}): train it or copy it again"
+            ) from exc
 
     def _set(self, config: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-        about = config["encoder"]
-        self.encoder_spec, self.encoder_fingerprint = str(about["spec"]), str(about["fingerprint"])
-        self.encoder_inside, self.dim = bool(about["inside"]), int(about["dim"])
+        encoder = config["encoder"]
+        self.encoder_spec, self.encoder_fingerprint = str(encoder["spec"]), str(encoder["fingerprint"])
+        self.encoder_inside, self.dim = bool(encoder["inside"]), int(encoder["dim"])
         self.fingerprint, self.config = str(config["fingerprint"]), dict(config)
         self.temperatures: dict[str, float] = {level: float(t) for level, t in config["temperature"].items()}
         self.top, self.spread = int(config["top"]), str(config["spread"])
@@ -102,30 +108,32 @@ class GeocellModel:
         if self.cluster_embeddings.shape != (counts["clusters"], len(self._heads["embedding"][0])):
             raise ValueError(f"clusters' embeddings of shape {self.cluster_embeddings.shape}")
         if config["partition"] != self.partition.fingerprint:
-            raise ValueError("another partition than the one that it was trained with")
+            raise ValueError("its partition is not the one that it was trained with")
         if self.top < 1 or not all(t > 0 for t in (self.temperatures["cells"], self.temperatures["clusters"])):
             raise ValueError(f"top {self.top}, temperatures {self.temperatures}")
 
     @classmethod
     def load(cls, directory: Path, *, device: str = "auto") -> "GeocellModel":
-        """Read a model's directory; EncoderError or PriorError say what is wrong with it. `device`: of its encoder."""
+        """Read a model's directory; `device`: where its encoder will run. Raises PriorError and EncoderError."""
+        # Imported here, as `weights` brings safetensors and torch.
         from retrieval.encoders.weights import digest, read_config, read_tensors
 
         config = read_config(directory / CONFIG_NAME, KIND, _KEYS)
         tensors = read_tensors(directory / HEADS_NAME)
         partition = Partition.load(directory / PARTITION_NAME)
-        made = cls(config, {name: tensor.numpy() for name, tensor in tensors.items()}, partition, directory, device)
-        found = digest({k: config[k] for k in _KEYS if k != "fingerprint"}, tensors)
-        if found != made.fingerprint:
+        model = cls(config, {name: tensor.numpy() for name, tensor in tensors.items()}, partition, directory, device)
+        fingerprint = digest({k: config[k] for k in _KEYS if k != "fingerprint"}, tensors)
+        if fingerprint != model.fingerprint:
             raise EncoderMismatchError(
-                f"{directory / HEADS_NAME} is not the file that {CONFIG_NAME} describes (fingerprint {found[:12]}, "
-                f"not {made.fingerprint[:12]}): copy both again"
+                f"{directory / HEADS_NAME} is not the file that {CONFIG_NAME} describes (fingerprint "
+                f"{fingerprint[:12]}, not {model.fingerprint[:12]}): copy both again"
             )
-        return made
+        return model
 
     @cached_property
     def encoder(self) -> "EncodesPhotos":
-        """Makes the features: `prepare` and `encode`. EncoderError where it cannot be loaded or is another one."""
+        """The encoder of the features, loaded at first use. Raises EncoderError if it is missing or another one."""
+        # Imported here for torch and timm.
         from retrieval.encoders.timm import load_image_encoder
 
         spec = str(self.directory / ENCODER_NAME) if self.encoder_inside else self.encoder_spec
@@ -133,12 +141,12 @@ class GeocellModel:
         if encoder.fingerprint != self.encoder_fingerprint:
             raise EncoderMismatchError(
                 f"the encoder {spec} has fingerprint {encoder.fingerprint[:12]}, the geocell model was trained with "
-                f"{self.encoder_fingerprint[:12]}: give the weights that it was trained with"
+                f"{self.encoder_fingerprint[:12]}: use the weights that it was trained with"
             )
         return encoder
 
     def features(self, pixels: Floats) -> Floats:
-        """Prepared pictures, (n, 3, s, s) float32, to features, (n, f)."""
+        """Prepared pictures, (n, 3, s, s) float32, to features, (n, f) float32."""
         return self.encoder.encode(pixels)
 
     def embed(self, features: Floats) -> Floats:
@@ -146,11 +154,11 @@ class GeocellModel:
         if features.ndim != 2 or features.shape[1] != self.dim:
             raise PriorError(f"the geocell model takes features of shape (n, {self.dim}), not {features.shape}")
         weight, bias = self._heads["embedding"]
-        # As in training: entries of a unit row are small, heads learn from entries of about 1.
+        # As in training, where heads see entries of about 1: those of a unit row are about 1 / sqrt(dim).
         return np.asarray(features * np.float32(np.sqrt(self.dim)) @ weight.T + bias, dtype=np.float32)
 
     def logits(self, features: Floats, level: Level = "cells") -> Floats:
-        """Features, (n, f), to the head's numbers, (n, c) or (n, m) float32, before any temperature."""
+        """Features, (n, f), to logits of cells, (n, c), or clusters, (n, m), float32, without the temperature."""
         weight, bias = self._heads[level]
         return np.asarray(self.embed(features) @ weight.T + bias, dtype=np.float32)
 
@@ -159,34 +167,34 @@ class GeocellModel:
         return log_softmax(self.logits(features, level) / np.float32(self.temperatures[level]))
 
     def answer(self, features: Floats, top: int | None = None) -> list[GeocellAnswer]:
-        """(n, f) features to a place each, from the clusters of the `top` likeliest cells (None: the model's own)."""
-        found: list[GeocellAnswer] = []
+        """(n, f) features to a place each, by the clusters of the `top` likeliest cells (None: the model's `top`)."""
+        answers: list[GeocellAnswer] = []
         for first in range(0, len(features), _ROWS_AT_ONCE):
-            found += self._answers(features[first : first + _ROWS_AT_ONCE], self.top if top is None else top)
-        return found
+            answers += self._answers(features[first : first + _ROWS_AT_ONCE], self.top if top is None else top)
+        return answers
 
     def _answers(self, features: Floats, top: int) -> list[GeocellAnswer]:
         log_p, owner = self.log_probabilities(features), self.partition.clusters["cell"]
         likely = np.argsort(-log_p, axis=1, kind="stable")[:, :top]
-        looked = np.zeros(log_p.shape, dtype=np.bool_)
-        np.put_along_axis(looked, likely, True, axis=1)
-        known = np.abs(self.cluster_embeddings).sum(axis=1) > 0
-        near = unit_rows(self.embed(features)) @ self.cluster_embeddings.T
-        near = np.where(looked[:, owner] & known, near, -np.inf)
-        best, any_known = near.argmax(axis=1), np.isfinite(near).any(axis=1)
-        cell = np.where(any_known, owner[best], likely[:, 0])
-        at = np.where(any_known[:, None], self.partition.cluster_centres[best], self.partition.centroids[cell])
+        is_likely = np.zeros(log_p.shape, dtype=np.bool_)
+        np.put_along_axis(is_likely, likely, True, axis=1)
+        has_embedding = np.abs(self.cluster_embeddings).sum(axis=1) > 0
+        cosines = unit_rows(self.embed(features)) @ self.cluster_embeddings.T
+        cosines = np.where(is_likely[:, owner] & has_embedding, cosines, -np.inf)
+        best, any_cluster = cosines.argmax(axis=1), np.isfinite(cosines).any(axis=1)
+        cell = np.where(any_cluster, owner[best], likely[:, 0])
+        place = np.where(any_cluster[:, None], self.partition.cluster_centres[best], self.partition.centroids[cell])
         confidence = np.exp(log_p[np.arange(len(cell)), cell])
-        cluster = np.where(any_known, best, -1)
-        columns = (at[:, 0].tolist(), at[:, 1].tolist(), cell.tolist(), cluster.tolist(), confidence.tolist())
+        cluster = np.where(any_cluster, best, -1)
+        columns = (place[:, 0].tolist(), place[:, 1].tolist(), cell.tolist(), cluster.tolist(), confidence.tolist())
         return [GeocellAnswer(*row) for row in zip(*columns, strict=True)]
 
 
 class GeocellPrior:
-    """A model as a prior: a probability over the tiles of zoom 8.
+    """A model as a prior: a probability over the tiles of zoom 8. Satisfies `base.Prior`.
 
-    `spread`: `photos` and `area` share each cell's probability among its tiles by where the partition's photos were, or
-    by area (see `Partition.spread`); `clusters` takes the cluster head's probabilities, each evenly over its cluster.
+    `spread`: `photos` and `area` divide each cell's probability among its tiles by where the partition's photos were
+    taken, or by area (see `Partition.spread`). `clusters` spreads each cluster's probability evenly over the cluster.
     """
 
     name = KIND
@@ -194,10 +202,10 @@ class GeocellPrior:
     def __init__(
         self, model: GeocellModel, photo: "EncodesPhotos | None" = None, *, spread: Spread | None = None
     ) -> None:
-        """`photo`: the index's encoder; where it is the model's, too, its embeddings are used as they are."""
+        """`photo`: the index's encoder. If it is also the model's, its embeddings are the prior's features."""
         self.model, self.spread = model, spread or model.spread
         if self.spread not in ("photos", "area", "clusters"):
-            raise PriorError(f"a geocell prior is spread by photos, area or clusters, not by {self.spread!r}")
+            raise PriorError(f"unknown spread {self.spread!r} of a geocell prior: use photos, area or clusters")
         shared = photo is not None and photo.fingerprint == model.encoder_fingerprint
         self.encoder: EncodesPhotos | None = None if shared else model.encoder
         self.fingerprint = f"{model.fingerprint}-{self.spread}"
@@ -205,20 +213,20 @@ class GeocellPrior:
 
     @classmethod
     def open(cls, directory: Path, *, device: str = "auto", photo: "EncodesPhotos | None" = None) -> "GeocellPrior":
-        """A model's directory as a prior, with the spread that it was trained with."""
+        """Open a model's directory, with the spread that its configuration names."""
         return cls(GeocellModel.load(directory, device=device), photo)
 
     def beliefs(self, features: Floats) -> Sequence[Belief]:
-        """(n, f) features to one belief a picture; `best` of each is the model's own answer."""
-        found: list[Belief] = []
+        """(n, f) features to one belief for each picture; its `best` is the model's own answer."""
+        beliefs: list[Belief] = []
         for first in range(0, len(features), _BELIEFS_AT_ONCE):
-            some = features[first : first + _BELIEFS_AT_ONCE]
-            for mass, answer in zip(self._masses(some), self.model.answer(some), strict=True):
-                found.append(GridBelief.of(mass, TILE_ZOOM, best=LngLat(answer.lng, answer.lat)))
-        return found
+            block = features[first : first + _BELIEFS_AT_ONCE]
+            for mass, answer in zip(self._masses(block), self.model.answer(block), strict=True):
+                beliefs.append(GridBelief.of(mass, TILE_ZOOM, best=LngLat(answer.lng, answer.lat)))
+        return beliefs
 
     def _masses(self, features: Floats) -> Sequence[NDArray[np.floating]]:
-        """(n, f) to n masses of all tiles, (65536,) each."""
+        """(n, f) features to n arrays of the masses of all tiles of TILE_ZOOM, (65536,) each."""
         if self._clusters is not None:
             log_p = self.model.log_probabilities(features, "clusters")
             return [self._clusters.mass(p) for p in np.exp(log_p.astype(np.float64))]
@@ -226,13 +234,38 @@ class GeocellPrior:
         return list(self.model.partition.spread(np.exp(self.model.log_probabilities(features)), by))
 
 
+class ClusterSpread:
+    """The share of each cluster's area in each tile of TILE_ZOOM, as three columns: cluster, tile, share."""
+
+    def __init__(self, partition: Partition) -> None:
+        count = len(partition.clusters)
+        codes = np.arange(4 ** (TILE_ZOOM + _FINER), dtype=np.uint64)
+        lng, lat = centres_of_codes(codes, TILE_ZOOM + _FINER)
+        cluster, area = partition.cluster_of(lat, lng), area_shares(codes, TILE_ZOOM + _FINER)
+        tiles = (codes >> np.uint64(2 * _FINER)).astype(np.int64)
+        pairs, pair_of_point = np.unique(tiles * count + cluster, return_inverse=True)
+        tile, owner = np.divmod(pairs, count)
+        total = np.bincount(cluster, area, minlength=count)
+        # A cluster too small to hold any of the points lies in the tile that holds its centre.
+        tiny = np.flatnonzero(total == 0)
+        lat, lng = partition.cluster_centres[tiny].T
+        self._tile = np.concatenate([tile, codes_at(lng, lat, TILE_ZOOM).astype(np.int64)])
+        self._cluster = np.concatenate([owner, tiny])
+        self._share = np.concatenate([np.bincount(pair_of_point, area) / total[owner], np.ones(len(tiny))])
+
+    def mass(self, probability: Doubles) -> Doubles:
+        """Probabilities of clusters, (m,), to masses of the tiles of TILE_ZOOM in Morton order, (65536,)."""
+        shares = probability[self._cluster] * self._share
+        return np.asarray(np.bincount(self._tile, shares, minlength=4**TILE_ZOOM), dtype=np.float64)
+
+
 def log_softmax(logits: Floats) -> Floats:
-    """(n, c) to logs of probabilities, (n, c), without overflow."""
+    """(n, c) logits to logs of probabilities, (n, c), without overflow."""
     shifted = logits - logits.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)), dtype=np.float32)
 
 
 def unit_rows(rows: Floats) -> Floats:
-    """(n, e) rows to rows of length 1; a row of zeros stays one."""
+    """(n, e) rows to rows of length 1; a row of zeros stays zeros."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(length, np.finfo(np.float32).tiny), dtype=np.float32)

@@ -1,42 +1,40 @@
-"""A prior from its directory: `prior.json` names its kind, the kind's own module reads the rest.
+"""The kinds of priors, and how to open one: by kind, or from a directory whose `prior.json` names the kind."""
 
-Modules are imported when a prior of their kind is opened, as most of them bring torch.
-"""
-
-from importlib import import_module
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from retrieval.errors import PriorError
-from retrieval.files import read_json, write_json
-from retrieval.priors.base import Prior
+from retrieval.priors.base import Prior, read_kind
+from retrieval.priors.density import DensityPrior
+from retrieval.priors.geocells import GeocellPrior
+from retrieval.priors.geoclip import GeoclipPrior
 
 if TYPE_CHECKING:
     from retrieval.encoders.open_clip import EncodesPhotos
 
-__all__ = ["FORMAT", "FORMAT_VERSION", "PRIOR_NAME", "kind_of", "kinds", "open_kind", "open_prior", "write_kind"]
+__all__ = ["KINDS", "Kind", "kind_of", "open_kind", "open_prior"]
 
-FORMAT, FORMAT_VERSION = "tilebeam-prior", 1
-PRIOR_NAME = "prior.json"
-_KINDS = {
-    "geocells": "retrieval.priors.geocells:GeocellPrior",
-    "geoclip": "retrieval.priors.geoclip:GeoclipPrior",
-    "density": "retrieval.priors.density:DensityPrior",
-    "noise": "retrieval.priors.noise:NoisePrior",
+
+class Kind(NamedTuple):
+    """`open` takes a directory (or None), then `device` and `photo` by name; `needs_files`: None is not allowed."""
+
+    open: Callable[..., Prior]
+    needs_files: bool
+
+
+# The modules above use NumPy only. What needs torch is imported when a prior is opened.
+KINDS: dict[str, Kind] = {
+    "geocells": Kind(GeocellPrior.open, needs_files=True),
+    "geoclip": Kind(GeoclipPrior.open, needs_files=False),
+    "density": Kind(DensityPrior.open, needs_files=False),
 }
-_OF_FILES = ("geocells",)
-"""Kinds that are nothing without what was trained."""
-
-
-def kinds() -> tuple[str, ...]:
-    """Of priors, those that this program knows."""
-    return tuple(_KINDS)
 
 
 def open_prior(directory: Path, *, device: str = "auto", photo: "EncodesPhotos | None" = None) -> Prior:
-    """Open the prior that a directory holds; raises PriorError for one that is none, and what its kind raises.
+    """Open the prior in a directory. Raises PriorError if it does not hold one, and the errors of its kind.
 
-    `photo`: the index's photo encoder; a prior that works on its embeddings says so by having no encoder of its own.
+    `photo`: the index's photo encoder. A prior that works on its embeddings has no encoder of its own.
     """
     return open_kind(kind_of(directory), directory, device=device, photo=photo)
 
@@ -44,42 +42,17 @@ def open_prior(directory: Path, *, device: str = "auto", photo: "EncodesPhotos |
 def open_kind(
     kind: str, directory: Path | None, *, device: str = "auto", photo: "EncodesPhotos | None" = None
 ) -> Prior:
-    """Open a prior of a kind, from a directory or, of a kind that needs no files, without; raises as `open_prior`."""
-    if kind not in _KINDS:
-        raise PriorError(f"{kind!r} is neither a prior of the index nor a kind; there are {', '.join(_KINDS)}")
-    if directory is None and kind in _OF_FILES:
-        raise PriorError(f"the index has no prior {kind}: `tilebeam calibrate --prior {kind}=DIR` installs one")
-    module, _, name = _KINDS[kind].partition(":")
+    """Open a prior of a kind; `directory` may be None if the kind needs no files. Raises as `open_prior`."""
+    if kind not in KINDS:
+        raise PriorError(f"{kind!r} is neither a prior of the index nor a kind of prior: use {', '.join(KINDS)}")
+    if directory is None and KINDS[kind].needs_files:
+        raise PriorError(f"the index has no prior {kind}: install one by `tilebeam calibrate --prior {kind}=DIR`")
     try:
-        made = getattr(import_module(module), name)
+        return KINDS[kind].open(directory, device=device, photo=photo)
     except ModuleNotFoundError as exc:
-        raise PriorError(f"a {kind} prior needs {exc.name}, which is not installed") from exc
-    prior: Prior = made.open(directory, device=device, photo=photo)
-    return prior
+        raise PriorError(f"a {kind} prior needs {exc.name}, which is not installed: pip install {exc.name}") from exc
 
 
 def kind_of(directory: Path) -> str:
-    """The kind that a directory's `prior.json` names; raises PriorError."""
-    path = directory / PRIOR_NAME
-    if not path.is_file():
-        raise PriorError(f"no prior at {directory} (no {PRIOR_NAME}): point at a directory that `geocells train` made")
-    try:
-        data = read_json(path)
-        _check(data)
-        return str(data["kind"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
-        raise PriorError(f"{path} cannot be used ({exc}): copy or make the prior again") from exc
-
-
-def write_kind(directory: Path, kind: str, about: dict[str, Any] | None = None) -> None:
-    """Write `prior.json`, the last file of a prior's directory; `about`: what else it should say."""
-    write_json(directory / PRIOR_NAME, {"format": FORMAT, "version": FORMAT_VERSION, "kind": kind} | (about or {}))
-
-
-def _check(data: Any) -> None:
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise ValueError("it does not say that it is a prior")
-    if data.get("version") != FORMAT_VERSION:
-        raise ValueError(f"it has format version {data.get('version')!r}, this program reads {FORMAT_VERSION}")
-    if data["kind"] not in _KINDS:
-        raise ValueError(f"it is of kind {data['kind']!r}; there are {', '.join(_KINDS)}")
+    """The kind of the prior in a directory. Raises PriorError if it does not hold one of a known kind."""
+    return read_kind(directory, tuple(KINDS))

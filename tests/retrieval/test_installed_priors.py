@@ -7,17 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.noise_prior import NOISE, NOISE_KIND, NoisePrior
 from retrieval.errors import CalibrationError, IndexDamagedError, PriorError, QueryError
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.manifest import Manifest
 from retrieval.index.reader import TileIndex
 from retrieval.installed_priors import install, staged
 from retrieval.locator import BBox, LocateQuery, Locator
-from retrieval.priors.noise import NoisePrior
-from retrieval.priors.registry import write_kind
+from retrieval.priors.base import write_kind
+from retrieval.priors.registry import KINDS
 from retrieval.testing.fake import FakePhotoEncoder
 
 ZOOMS = (4, 6, 8)
+
+
+@pytest.fixture(autouse=True)
+def noise_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control counts as a kind that needs no files."""
+    monkeypatch.setitem(KINDS, NOISE, NOISE_KIND)
 
 
 def put(index: Path, name: str, *, default: bool = True, source: Path | None = None) -> None:

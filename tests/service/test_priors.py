@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.noise_prior import NoisePrior
 from retrieval.encoders.photo import PhotoLimits, decode_photo
 from retrieval.geo.region import Region
 from retrieval.index.calibration import Calibration
@@ -17,7 +18,6 @@ from retrieval.index.reader import TileIndex
 from retrieval.installed_priors import Asked, OpenPriors
 from retrieval.locator import LocateQuery, Locator
 from retrieval.pipeline import Prepared, locate_mixed, prepare
-from retrieval.priors.noise import NoisePrior
 from retrieval.testing.fake import FakePhotoEncoder
 from service.client.client import Client
 from tilebeam import app

@@ -50,7 +50,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
     monkeypatch.setenv("TILEBEAM_CLIP", str(clip))
     monkeypatch.setenv("XDG_CACHE_HOME", str(clip / "cache"))
     monkeypatch.setattr("retrieval.priors.geoclip.gallery", lambda: photos_around(CITIES, 50))
-    monkeypatch.setattr("retrieval.priors.geoclip_location.LocationEncoder.load", lambda device="auto": places)
+    monkeypatch.setattr("retrieval.priors.geoclip_models.LocationEncoder.load", lambda device="auto": places)
 
 
 def test_a_street_photo_is_answered_by_geoclip(index: Path, serving: Serving, make_picture: Picture) -> None:

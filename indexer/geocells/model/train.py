@@ -27,9 +27,9 @@ from retrieval.encoders.open_clip import PhotoEncoder, resolve_device
 from retrieval.encoders.timm import load_image_encoder
 from retrieval.encoders.weights import FORMAT, digest, write_tensors
 from retrieval.files import write_json
+from retrieval.priors.base import PRIOR_NAME, write_kind
 from retrieval.priors.geocells import CONFIG_NAME, ENCODER_NAME, HEADS_NAME, KIND, PARTITION_NAME
 from retrieval.priors.partition import Partition
-from retrieval.priors.registry import PRIOR_NAME, write_kind
 
 __all__ = ["MODEL_NAME", "begin_training", "cluster_embeddings", "fit_temperature", "model_content", "train_geocells"]
 __all__ += ["write_model"]

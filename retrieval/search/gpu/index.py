@@ -102,13 +102,13 @@ def _copied(
     starts, stops = level.vector_starts[above], level.vector_starts[above + 1]
     rows = _rows_with_vectors(level)
     vectors = torch.empty((len(rows), index.dim), dtype=dtype, device=device)
-    first = 0
+    offset = 0
     for block in _stored_vectors(level, CODECS[index.manifest.codec]):
-        vectors[first : first + len(block)] = torch.from_numpy(block).to(device)
-        first += len(block)
-    numbers = (level.codes[rows].astype(np.int64), starts, stops)
-    tensors = (torch.from_numpy(v).to(device) for v in numbers)
-    return DeviceLevel(level, rows, vectors, *tensors, width=max(1, int((stops - starts).max())))
+        vectors[offset : offset + len(block)] = torch.from_numpy(block).to(device)
+        offset += len(block)
+    codes, first, stop = (torch.from_numpy(v).to(device) for v in (level.codes[rows].astype(np.int64), starts, stops))
+    width = max(1, int((stops - starts).max()))
+    return DeviceLevel(level, rows, vectors, codes, first, stop, width)
 
 
 def _rows_with_vectors(level: Level) -> NDArray[np.int64]:

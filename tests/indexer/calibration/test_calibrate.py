@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from benchmarks.noise_prior import NOISE, NOISE_KIND
 from indexer.calibration.fit import LEAST_PICTURES
 from indexer.calibration.run import families_of, halves_of
 from indexer.photos.read import ReadOptions, read_photos
@@ -19,6 +20,7 @@ from retrieval import locator
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.index.calibration import Calibration
 from retrieval.locator import LocateQuery, Locator
+from retrieval.priors.registry import KINDS
 from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, unit_rows, write_fake_index
 from tile_cache.addressing import centres_of_codes
 from tilebeam import app
@@ -243,8 +245,9 @@ def test_whole_families_are_kept_for_measuring(place: Path) -> None:
 
 
 def test_a_prior_is_fitted_put_into_the_index_and_asked(
-    place: Path, done: tuple[Path, Path, str], tmp_path: Path
+    place: Path, done: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(KINDS, NOISE, NOISE_KIND)
     index = Path(shutil.copytree(done[0], tmp_path / "index"))
     code, out, err = calibrate(place, index, "--prior", "noise", "--elsewhere", place / "odd")
     assert code == 0, err

@@ -7,13 +7,13 @@ from drawn_places import DIM, K, drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.noise_prior import NoisePrior
 from indexer.calibration.cases import Case, Chunk, cases_of, chunks_of
 from indexer.calibration.fit import fit, likeliest
 from indexer.calibration.likelihood import Free, log_posterior, negative_log_likelihood
 from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex
-from retrieval.priors.noise import NoisePrior
 from retrieval.search.beam import descend
 from retrieval.search.posterior import share
 from retrieval.testing.fake import unit_rows

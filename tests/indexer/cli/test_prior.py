@@ -38,5 +38,5 @@ def test_settings_of_geoclip(tmp_path: Path) -> None:
     assert read_json(tmp_path / "geoclip" / "prior.json")["settings"]["weighting"] == "area"
     wrong = CliRunner().invoke(app, ["prior", "geoclip", "--weighting", "votes", "--out", str(tmp_path / "other")])
     assert wrong.exit_code == 1
-    assert "gallery and area" in wrong.output
+    assert "use gallery or area" in wrong.output
     assert not (tmp_path / "other").exists()

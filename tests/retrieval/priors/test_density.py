@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from retrieval.errors import PriorError
 from retrieval.priors.density import Density, DensityPrior
-from retrieval.priors.geoclip_package import gallery
+from retrieval.priors.geoclip_data import gallery
 from retrieval.priors.registry import open_prior
 from tile_cache.addressing import area_shares, children_of_codes, codes_at
 

@@ -7,11 +7,10 @@ import pytest
 from known_structure import known_partition
 
 from retrieval.errors import PriorError
-from retrieval.priors.cluster_spread import ClusterSpread
-from retrieval.priors.geocells import GeocellModel, GeocellPrior, unit_rows
+from retrieval.priors.geocells import ClusterSpread, GeocellModel, GeocellPrior, unit_rows
 from retrieval.priors.partition import Partition
 from retrieval.testing.fake import FakePhotoEncoder
-from tile_cache.addressing import area_shares, codes_at
+from tile_cache.addressing import area_shares, centres_of_codes, codes_at
 
 DIM = 24
 
@@ -42,6 +41,12 @@ def model_of(partition: Partition, unknown: tuple[int, ...] = (), temperature: f
     config = {"encoder": encoder, "temperature": {"cells": temperature, "clusters": temperature}, "top": 2}
     config |= {"partition": partition.fingerprint, "spread": "photos", "fingerprint": "f"}
     return GeocellModel(config, tensors, partition, Path("here"))
+
+
+def cells_of_tiles(partition: Partition, codes: np.ndarray) -> np.ndarray:
+    """The cells that hold the centres of tiles of zoom 8."""
+    lng, lat = centres_of_codes(codes, 8)
+    return partition.cell_of(lat, lng)
 
 
 def photos(partition: Partition) -> np.ndarray:
@@ -81,7 +86,7 @@ def test_a_belief_has_the_mass_of_cells_where_they_are(partition: Partition, spr
     codes = np.arange(4**8, dtype=np.uint64)
     masses = [np.exp(belief.log_mass(codes, 8).astype(np.float64)) for belief in beliefs]
     assert [mass.sum() for mass in masses] == pytest.approx([1, 1], rel=1e-4)
-    owner = partition.cell_of_tiles(codes, 8)
+    owner = cells_of_tiles(partition, codes)
     of_cells = [np.bincount(owner, mass, len(partition.cells)) for mass in masses]
     wanted = np.exp(model.log_probabilities(features))
     if spread == "clusters":
@@ -94,7 +99,7 @@ def test_a_belief_has_the_mass_of_cells_where_they_are(partition: Partition, spr
 def test_area_spreads_evenly_and_photos_do_not(partition: Partition) -> None:
     model = model_of(partition)
     codes = np.arange(4**8, dtype=np.uint64)
-    inside = codes[partition.cell_of_tiles(codes, 8) == 2]
+    inside = codes[cells_of_tiles(partition, codes) == 2]
     at = codes_at(partition.clusters["lng"][6:7], partition.clusters["lat"][6:7], 8)
 
     def density(spread: str, tiles: np.ndarray) -> np.ndarray:
@@ -115,7 +120,7 @@ def test_every_cluster_s_probability_arrives_on_tiles(partition: Partition) -> N
         mass = spread.mass(np.eye(count)[cluster])
         assert mass.sum() == pytest.approx(1)
         heaviest = codes[mass > 0.5 * mass.max()]
-        assert (partition.cell_of_tiles(heaviest, 8) == partition.clusters["cell"][cluster]).mean() > 0.9
+        assert (cells_of_tiles(partition, heaviest) == partition.clusters["cell"][cluster]).mean() > 0.9
 
 
 def test_an_index_of_another_encoder_gets_the_model_s_own(partition: Partition) -> None:

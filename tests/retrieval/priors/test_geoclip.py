@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from retrieval.errors import PriorError
 from retrieval.priors.geoclip import GeoclipPrior, GeoclipSettings
-from retrieval.priors.geoclip_location import LocationEncoder
-from retrieval.priors.geoclip_package import folder, gallery
-from retrieval.priors.geoclip_tables import QuarterTable, tile_embeddings
+from retrieval.priors.geoclip_data import QuarterTable, gallery, package_folder, tile_embeddings
+from retrieval.priors.geoclip_models import LocationEncoder
 from tile_cache.addressing import LngLat, area_shares, centres_of_codes, children_of_codes, codes_at
 
 CITIES = [LngLat(8.5, 47.4), LngLat(2.3, 48.9), LngLat(151.2, -33.9), LngLat(-179.9, -16.5), LngLat(30.0, 78.0)]
@@ -45,7 +44,7 @@ def mass(belief: object, codes: np.ndarray, zoom: int) -> np.ndarray:
 
 def test_the_location_encoder_is_the_packages_own(location: LocationEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the bit, from the same weights. Only that module of the package is run: the rest imports half a minute."""
-    for name, path in (("geoclip", folder()), ("geoclip.model", folder() / "model")):
+    for name, path in (("geoclip", package_folder()), ("geoclip.model", package_folder() / "model")):
         module = types.ModuleType(name)
         module.__path__ = [str(path)]
         monkeypatch.setitem(sys.modules, name, module)
@@ -221,7 +220,7 @@ PRIORS_FINGERPRINT = of_stand_ins().fingerprint
 
 def test_quarters_are_the_same_however_few_are_kept_and_however_many_ask() -> None:
     places = SeededPlaces()
-    small, large = QuarterTable(places, most=3), QuarterTable(places)
+    small, large = QuarterTable(places, limit=3), QuarterTable(places)
     tiles = np.arange(40, dtype=np.uint64) * np.uint64(25)
     expected = tile_embeddings(places, children_of_codes(tiles, 1), 6).reshape(40, 4, -1)
     with ThreadPoolExecutor(4) as pool:

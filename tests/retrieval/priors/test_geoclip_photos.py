@@ -8,8 +8,7 @@ from geoclip_stand_ins import tiny_clip
 from PIL import Image
 
 from retrieval.errors import EncoderError
-from retrieval.priors.geoclip_package import weights
-from retrieval.priors.geoclip_photos import GeoclipPhotos
+from retrieval.priors.geoclip_models import GeoclipPhotos, weights
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +91,7 @@ def test_without_its_weights_as_safetensors_nothing_is_loaded(clip: Path, tmp_pa
 def test_without_the_hub_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As on a machine that is told to ask no hub and has nothing cached."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(EncoderError, match=r"clip-vit-large-patch14 could not be had.*TILEBEAM_CLIP"):
+    with pytest.raises(EncoderError, match=r"clip-vit-large-patch14 cannot be downloaded.*TILEBEAM_CLIP"):
         GeoclipPhotos.load(device="cpu")
 
 

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from retrieval.errors import PriorError
 from retrieval.priors.grid import FLOOR, GridBelief
-from retrieval.priors.noise import NoisePrior
 from tile_cache.addressing import area_shares, bounds, centre, children_of_codes, codes_at, tile_of_code
 
 
@@ -92,15 +91,3 @@ def test_a_belief_of_the_finest_grid_costs_well_under_a_millisecond() -> None:
     print(f"made {1e3 * min(made):.3f} ms, asked {1e3 * min(asked):.3f} ms")
     assert min(made) < 2e-3
     assert min(asked) < 5e-4
-
-
-def test_noise_is_the_same_for_the_same_picture_and_another_for_another() -> None:
-    features = np.random.default_rng(0).standard_normal((300, 8)).astype(np.float32)
-    prior = NoisePrior()
-    places = np.array([b.best() for b in prior.beliefs(features)])
-    again = np.array([b.best() for b in prior.beliefs(features[::-1])])[::-1]
-    assert (places == again).all()
-    assert abs(places[:, 1].mean()) < 10  # even over tiles
-    belief = prior.beliefs(features[:1])[0]
-    best = codes_at(places[:1, 0], np.clip(places[:1, 1], -85, 85), 4)
-    assert linear(belief, best, 4)[0] > 10 / 256
