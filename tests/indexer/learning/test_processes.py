@@ -18,7 +18,7 @@ from indexer.learning.distributed import Group
 from indexer.learning.state import ZoomFile
 from retrieval.encoders.open_clip import PhotoEncoder
 
-WORKER = Path(__file__).parent / "process_worker.py"
+WORKER = Path(__file__).parents[2] / "support" / "process_worker.py"
 
 
 def weights(out: Path, zoom: int) -> dict[str, torch.Tensor]:
