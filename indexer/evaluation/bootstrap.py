@@ -1,8 +1,8 @@
-"""Percentile bootstrap over pictures for many figures at once: one set of resamples, each figure a function of counts.
+"""Percentile bootstrap over pictures, for many figures at once from one set of resamples.
 
-A resample is how often each picture was drawn, so a mean is a product with the counts and a median a running sum of
-them. All figures see the same resamples; so do all rows of a table over the same pictures, whose differences are
-then paired. Knows nothing of what the figures mean.
+A resample is an array of counts: how often each picture was drawn. A mean is then a product with the counts, and a
+median comes from their running sum. All figures use the same resamples, and so do all rows of a table over the same
+pictures, so that differences between rows are paired. Knows nothing of what the figures mean.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from indexer.evaluation.metrics import Bools, Floats, bin_of, percentiles
 
-_CELLS = 1_000_000  # counts held at once
+_MAX_COUNTS = 1_000_000  # counts in memory at once
 
 
 class Figure(NamedTuple):
-    """A figure with its 95% interval; all nan where there is nothing to reckon with."""
+    """A figure with its 95% interval; all nan if there are no values."""
 
     value: float
     low: float
@@ -27,9 +27,9 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Statistic:
-    """(b, n) counts of how often each of n pictures was drawn, to (b,) values; nan where it has none.
+    """Maps (b, n) counts of how often each of n pictures was drawn to (b,) values, nan if a resample has none.
 
-    `biased`: resampling itself raises the value, by noise that cannot cancel; its interval is moved back by as much.
+    `biased`: resampling raises the value on average, by noise that does not cancel; the interval is shifted back.
     """
 
     of: Callable[[Floats], Floats]
@@ -45,7 +45,7 @@ class Resamples:
     seed: int = 0
 
     def figures(self, statistics: Mapping[str, Statistic]) -> dict[str, Figure]:
-        """Each statistic on the pictures as they are, and its interval over the resamples."""
+        """Each statistic of the pictures themselves, with its interval over the resamples."""
         plain = np.ones((1, self.n))
         drawn: dict[str, list[Floats]] = {name: [] for name in statistics}
         for counts in self._counts():
@@ -55,15 +55,15 @@ class Resamples:
 
     def _counts(self) -> Iterator[Floats]:
         rng = np.random.default_rng([self.seed, self.n])
-        at_once = max(1, _CELLS // max(self.n, 1))
-        for first in range(0, self.replicates, at_once):
-            b = min(at_once, self.replicates - first)
+        batch = max(1, _MAX_COUNTS // max(self.n, 1))
+        for first in range(0, self.replicates, batch):
+            b = min(batch, self.replicates - first)
             drawn = rng.integers(0, self.n, (b, self.n)) + np.arange(b)[:, None] * self.n
             yield np.bincount(drawn.ravel(), minlength=b * self.n).reshape(b, self.n).astype(np.float64)
 
 
 def mean(values: NDArray[np.floating] | Bools, among: Bools | None = None) -> Statistic:
-    """The mean of (n,) values, or of those `among`."""
+    """The mean of (n,) values, or of those in `among`, (n,) bool."""
     some = np.ones(len(values)) if among is None else among.astype(np.float64)
     weighted = np.where(some > 0, values, 0).astype(np.float64)
 
@@ -75,7 +75,7 @@ def mean(values: NDArray[np.floating] | Bools, among: Bools | None = None) -> St
 
 
 def median(values: Floats) -> Statistic:
-    """The median of (n,) values; of an even number, the mean of the two in the middle."""
+    """The median of (n,) values; for an even number, the mean of the two in the middle."""
     order = np.argsort(values)
     ordered, n = values[order], len(values)
     ranks = ((n + 1) // 2, n // 2 + 1)
@@ -89,7 +89,7 @@ def median(values: Floats) -> Statistic:
 
 
 def calibration_error(confidence: Floats, right: Bools, among: Bools, bins: int = 15) -> Statistic:
-    """Expected calibration error of the answers `among`, over bins of equal width."""
+    """Expected calibration error of the answers in `among`, (n,) bool, over bins of equal width."""
     some = among.astype(np.float64)
     gaps = np.zeros((len(confidence), bins))
     gaps[np.arange(len(confidence)), bin_of(confidence, bins)] = np.where(among, right - confidence, 0.0)
@@ -102,7 +102,7 @@ def calibration_error(confidence: Floats, right: Bools, among: Bools, bins: int 
 
 
 def area_under_roc(score: Floats, positive: Bools, among: Bools | None = None) -> Statistic:
-    """The chance that a positive has the higher score than a negative, ties counted half."""
+    """The probability that a positive has a higher score than a negative, ties counted half."""
     chosen = np.flatnonzero(np.ones(len(score), dtype=bool) if among is None else among)
     order = chosen[np.argsort(score[chosen], kind="stable")]
     starts = np.flatnonzero(np.diff(score[order], prepend=np.nan) != 0)
@@ -112,7 +112,7 @@ def area_under_roc(score: Floats, positive: Bools, among: Bools | None = None) -
         if not len(order):
             return np.full(len(counts), np.nan)
         drawn = counts[:, order]
-        ups, downs = (np.add.reduceat(drawn * part, starts, axis=1) for part in (up, 1 - up))
+        ups, downs = (np.add.reduceat(drawn * kind, starts, axis=1) for kind in (up, 1 - up))
         below = np.cumsum(downs, axis=1) - downs / 2
         with np.errstate(invalid="ignore"):
             return np.asarray((ups * below).sum(axis=1) / (ups.sum(axis=1) * downs.sum(axis=1)))
@@ -120,9 +120,9 @@ def area_under_roc(score: Floats, positive: Bools, among: Bools | None = None) -
     return Statistic(statistic)
 
 
-def difference(one: Statistic, other: Statistic) -> Statistic:
-    """One figure less another, on the same resamples."""
-    return Statistic(lambda counts: np.asarray(one.of(counts) - other.of(counts)))
+def difference(a: Statistic, b: Statistic) -> Statistic:
+    """a - b, on the same resamples."""
+    return Statistic(lambda counts: np.asarray(a.of(counts) - b.of(counts)))
 
 
 def _figure(statistic: Statistic, value: float, drawn: list[Floats]) -> Figure:

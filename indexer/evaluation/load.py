@@ -1,4 +1,4 @@
-"""Indexes opened and photos embedded: once for each photo encoder, and for all indexes the same photos."""
+"""Open the indexes and embed the photos: once per photo encoder, and the same photos for all indexes."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +14,7 @@ from indexer.evaluation.request import EvaluationRequest
 from indexer.photos.embed import Embedded, embed_photos, known_under
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import ReadOptions, read_photos
-from indexer.progress import OnProgress, Progress
+from indexer.progress import OnProgress, counter
 from retrieval.encoders.photo import decode_photo
 from retrieval.locator import Locator
 from retrieval.priors.base import Prior
@@ -26,7 +26,10 @@ _TIMED = 16  # photos whose encoding is timed, after one that warms up
 
 @dataclass(frozen=True)
 class Subject:
-    """An index and the pictures it is to answer. `outside`: those without an answer; `families`: their kinds."""
+    """An index and its test pictures. `outside`: pictures without an answer; `families`: the kind of each of them.
+
+    `with_priors` maps the name of each opened prior to the pictures inside and outside with that prior.
+    """
 
     label: str
     directory: Path
@@ -34,24 +37,24 @@ class Subject:
     inside: Pictures
     outside: Pictures | None = None
     families: tuple[str, ...] = ()
-    encode_seconds: Floats | None = None  # a photo each, file to embedding, one at a time
-    believing: Mapping[str, tuple[Pictures, Pictures | None]] = field(default_factory=dict)
+    encode_seconds: Floats | None = None  # (m,) from file to embedding, single photos
+    with_priors: Mapping[str, tuple[Pictures, Pictures | None]] = field(default_factory=dict)
 
     def pictures(self, prior: str | None) -> tuple[Pictures, Pictures | None]:
-        """Those inside and outside, under an opened prior or none."""
-        return (self.inside, self.outside) if prior is None else self.believing[prior]
+        """The pictures inside and outside, with an opened prior or without one."""
+        return (self.inside, self.outside) if prior is None else self.with_priors[prior]
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """All that is measured: the photos that every encoder could read, and the indexes."""
+    """The photos that every encoder could read, and the indexes."""
 
     photos: PhotoSet
     subjects: tuple[Subject, ...]
 
 
 def load(request: EvaluationRequest, on_progress: OnProgress) -> Loaded:
-    """Open, read, embed. Raises PhotoSetError, EvaluationError and what opening an index raises."""
+    """Open, read and embed. Raises PhotoSetError, EvaluationError, and the errors of opening an index."""
     photos = of_split(read_photos(request.photos, request.reading), request.split)
     photos = photos.sample(request.limit, request.measures.seed).check_not_empty()
     names = request.measures.prior_names()
@@ -62,62 +65,59 @@ def load(request: EvaluationRequest, on_progress: OnProgress) -> Loaded:
     inside = _embedded(photos, locators, request.cache, "Embedding photos", on_progress)
     outside: Mapping[str, Embedded] = {}
     if request.elsewhere is not None:
-        strange = of_split(read_photos(request.elsewhere, ReadOptions(need_place=False)), None)
-        outside = _embedded(strange, locators, request.cache, "Embedding pictures without an answer", on_progress)
-    times = {f: encode_seconds(e.photos.paths, _of(locators, f)) for f, e in inside.items()}
-    show = _shown("Embedding for priors", on_progress)
+        out_of_scope = of_split(read_photos(request.elsewhere, ReadOptions(need_place=False)), None)
+        text = "Embedding pictures without an answer"
+        outside = _embedded(out_of_scope, locators, request.cache, text, on_progress)
+    times = {f: encode_seconds(e.photos.paths, _with_encoder(locators, f)) for f, e in inside.items()}
+    count = counter(on_progress, "embed", "Embedding for priors")
     subjects = [
-        _under_priors(_subject(label, path, locators[label], inside, outside, times), inside, outside, request, show)
+        _with_priors(_subject(label, path, locators[label], inside, outside, times), inside, outside, request, count)
         for label, path in labels(request.indexes).items()
     ]
     return Loaded(next(iter(inside.values())).photos, tuple(subjects))
 
 
 def of_split(photos: PhotoSet, split: str | None) -> PhotoSet:
-    """The photos of a split; by default those of `test` where the set has splits, and else all."""
+    """The photos of a split; None: those of `test` if the set has splits, else all."""
     wanted = split or (None if photos.split is None else "test")
     return photos if wanted is None else photos.only(wanted)
 
 
 def labels(indexes: Sequence[Path]) -> dict[str, Path]:
-    """A short name for each index: its folder's, with as many of the folders above as tell them apart."""
+    """A short, unique name for each index: its folder's name, after as many parent folders as needed."""
     parts = [path.absolute().parts for path in indexes]
     for depth in range(1, max(len(p) for p in parts) + 1):
         names = ["/".join(p[-depth:]).lstrip("/") for p in parts]
         if len(set(names)) == len(names):
             return dict(zip(names, indexes, strict=True))
-    raise EvaluationError(f"an index is given twice: {', '.join(str(p) for p in indexes)}")
+    raise EvaluationError(f"an index is given twice: {', '.join(str(p) for p in indexes)}; give each once")
 
 
 def encode_seconds(paths: Sequence[str], locator: Locator) -> Floats:
-    """How long single photos take from file to embedding, (m,): reading, decoding, preparing, encoding one by one."""
-    taken = []
+    """The times of single photos from file to embedding, (m,): reading, decoding, preparing, encoding."""
+    seconds = []
     for path in paths[: _TIMED + 1]:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         locator.encode(locator.prepare(decode_photo(Path(path).read_bytes()))[None])
-        taken.append(time.perf_counter() - begun)
-    return np.array(taken[1:])
+        seconds.append(time.perf_counter() - start)
+    return np.array(seconds[1:])
 
 
 def _embedded(
     photos: PhotoSet, locators: Mapping[str, Locator], cache: Path | None, text: str, on_progress: OnProgress
 ) -> dict[str, Embedded]:
-    """Encoder fingerprint to embeddings of the photos that every encoder could read."""
-    found: dict[str, Embedded] = {}
+    """Encoder fingerprint to embeddings, for the photos that every encoder could read."""
+    by_encoder: dict[str, Embedded] = {}
     for locator in locators.values():
         encoder = locator.encoder
-        if encoder.fingerprint not in found:
-            show = _shown(f"{text} ({encoder.name} {encoder.fingerprint[:6]})", on_progress)
-            found[encoder.fingerprint] = embed_photos(photos, encoder, cache=cache, on_progress=show)
-    common = set.intersection(*(set(e.photos.names) for e in found.values()))
+        if encoder.fingerprint not in by_encoder:
+            count = counter(on_progress, "embed", f"{text} ({encoder.name} {encoder.fingerprint[:6]})")
+            by_encoder[encoder.fingerprint] = embed_photos(photos, encoder, cache=cache, on_progress=count)
+    common = set.intersection(*(set(e.photos.names) for e in by_encoder.values()))
     return {
         f: e.take(np.array([i for i, name in enumerate(e.photos.names) if name in common], dtype=np.intp))
-        for f, e in found.items()
+        for f, e in by_encoder.items()
     }
-
-
-def _shown(text: str, on_progress: OnProgress) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(Progress("embed", text, done, total))
 
 
 def _subject(
@@ -129,36 +129,36 @@ def _subject(
     times: Mapping[str, Floats],
 ) -> Subject:
     fingerprint = locator.encoder.fingerprint
-    here = Pictures.of(inside[fingerprint].known(), locator.index)
-    subject = Subject(label, path, locator, here, encode_seconds=times[fingerprint])
+    pictures = Pictures.of(inside[fingerprint].known(), locator.index)
+    subject = Subject(label, path, locator, pictures, encode_seconds=times[fingerprint])
     if fingerprint not in outside:
         return subject
-    strange = outside[fingerprint]
-    families = strange.photos.families or ("pictures",) * len(strange.photos)
-    return replace(subject, outside=Pictures.of(strange.known(), locator.index), families=families)
+    out_of_scope = outside[fingerprint]
+    families = out_of_scope.photos.families or ("pictures",) * len(out_of_scope.photos)
+    return replace(subject, outside=Pictures.of(out_of_scope.known(), locator.index), families=families)
 
 
-def _under_priors(
+def _with_priors(
     subject: Subject,
     inside: Mapping[str, Embedded],
     outside: Mapping[str, Embedded],
     request: EvaluationRequest,
-    show: Callable[[int, int], None],
+    on_progress: Callable[[int, int], None],
 ) -> Subject:
     """The subject with its pictures under each prior that was opened with its index."""
     fingerprint = subject.locator.encoder.fingerprint
 
     def under(pictures: Pictures, embedded: Embedded, prior: Prior) -> Pictures:
-        return replace(pictures, known=known_under(embedded, prior, cache=request.cache, on_progress=show))
+        return replace(pictures, known=known_under(embedded, prior, cache=request.cache, on_progress=on_progress))
 
-    believing = {}
-    for name, asked in subject.locator.priors.by_name.items():
-        strange = None
+    with_priors = {}
+    for name, installed in subject.locator.priors.by_name.items():
+        out_of_scope = None
         if subject.outside is not None:
-            strange = under(subject.outside, outside[fingerprint], asked.prior)
-        believing[name] = (under(subject.inside, inside[fingerprint], asked.prior), strange)
-    return replace(subject, believing=believing)
+            out_of_scope = under(subject.outside, outside[fingerprint], installed.prior)
+        with_priors[name] = (under(subject.inside, inside[fingerprint], installed.prior), out_of_scope)
+    return replace(subject, with_priors=with_priors)
 
 
-def _of(locators: Mapping[str, Locator], fingerprint: str) -> Locator:
+def _with_encoder(locators: Mapping[str, Locator], fingerprint: str) -> Locator:
     return next(locator for locator in locators.values() if locator.encoder.fingerprint == fingerprint)

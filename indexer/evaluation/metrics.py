@@ -1,4 +1,4 @@
-"""Figures that say how good answers and their confidences are. Plain arrays in, plain numbers out."""
+"""Figures for the quality of answers and of their confidences: plain arrays in, plain numbers out."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,7 +17,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Reliability:
-    """How well confidences match how often they are right."""
+    """How well confidences match the share of right answers."""
 
     ece: float  # expected calibration error over 15 equal-width bins
     nll: float  # mean negative log-likelihood of right / wrong
@@ -29,7 +29,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Bins:
-    """Confidences in bins of equal width, (bins,) each; empty bins have a count of 0 and means of 0."""
+    """Confidences in bins of equal width, (bins,) each; an empty bin has a count of 0 and means of 0."""
 
     count: Floats
     confidence: Floats  # mean
@@ -37,7 +37,7 @@ class Bins:
 
 
 class RiskCoverage(NamedTuple):
-    """Answering only the surest: share answered and share of those that are wrong, (n,) each, and the area under it."""
+    """Shares of pictures answered, highest score first, and of wrong answers among these, (n,) each, and the area."""
 
     coverage: Floats
     risk: Floats
@@ -57,7 +57,7 @@ def geoscore(km: Floats) -> Floats:
 
 
 def reliability(confidence: Floats, right: Bools, bins: int = 15) -> Reliability:
-    """Figures for confidences, (n,) from 0 to 1, and whether each was right, (n,)."""
+    """All figures of confidences, (n,) from 0 to 1, and whether each answer was right, (n,)."""
     truth = right.astype(np.float64)
     return Reliability(
         ece=expected_calibration_error(confidence, right, bins),
@@ -70,7 +70,7 @@ def reliability(confidence: Floats, right: Bools, bins: int = 15) -> Reliability
 
 
 def log_losses(confidence: Floats, right: Bools) -> Floats:
-    """Negative log-likelihood of right / wrong, (n,); a certainty that is wrong costs 16, not infinity."""
+    """Negative log-likelihood of right / wrong, (n,); confidences are clipped, so a wrong certainty costs 16."""
     clipped = np.clip(confidence, 1e-7, 1 - 1e-7)
     return np.asarray(-np.where(right, np.log(clipped), np.log1p(-clipped)))
 
@@ -83,7 +83,7 @@ def expected_calibration_error(confidence: Floats, right: Bools, bins: int = 15)
 
 
 def binned(confidence: Floats, right: Bools, bins: int = 15) -> Bins:
-    """What a reliability diagram shows: (n,) confidences and whether each was right, by bins of equal width."""
+    """The bins of a reliability diagram, from confidences, (n,), and whether each answer was right, (n,)."""
     which = bin_of(confidence, bins)
     count = np.bincount(which, minlength=bins).astype(np.float64)
     per = np.maximum(count, 1)
@@ -91,12 +91,12 @@ def binned(confidence: Floats, right: Bools, bins: int = 15) -> Bins:
 
 
 def bin_of(confidence: Floats, bins: int) -> NDArray[np.intp]:
-    """The bin of each confidence, (n,): of equal width, 1 in the last."""
+    """The bin of each confidence, (n,); bins are of equal width, and 1 falls into the last."""
     return np.clip((confidence * bins).astype(np.intp), 0, bins - 1)
 
 
 def auroc(score: Floats, positive: Bools) -> float:
-    """Area under the ROC curve by ranks, ties counted half; nan without both kinds."""
+    """Area under the ROC curve, computed by ranks with ties counted half; nan unless both kinds occur."""
     n_positive, n = int(positive.sum()), len(positive)
     if n_positive in (0, n):
         return float("nan")
@@ -106,7 +106,7 @@ def auroc(score: Floats, positive: Bools) -> float:
 
 
 def risk_coverage(score: Floats, wrong: Bools) -> RiskCoverage:
-    """Answer the highest scores first, (n,), and see how many are wrong; equal scores are answered together.
+    """Answer the pictures with the highest scores, (n,), first; equal scores are answered together.
 
     The area is the mean risk over all coverages (Geifman and El-Yaniv 2017); within a tie the risk grows evenly.
     """
@@ -121,7 +121,7 @@ def risk_coverage(score: Floats, wrong: Bools) -> RiskCoverage:
 
 
 def percentiles(values: Floats, level: float = 0.95) -> Interval:
-    """The middle `level` of bootstrap values, (n,), nan left out; nan where none is left."""
+    """The interval of the middle `level` of bootstrap values, (n,), without nan; nan if nothing is left."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return Interval(float("nan"), float("nan"))

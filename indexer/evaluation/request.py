@@ -1,4 +1,4 @@
-"""What is to be measured: plain data, checked when it is made."""
+"""What an evaluation measures: plain data, checked on creation."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +11,16 @@ __all__ = ["BEAM", "EvaluationRequest", "Measures"]
 
 
 BEAM = "beam"
-"""The method that searches an index; every other is a prior's name, and answers with that prior alone."""
+"""The method that searches an index. Any other method is the name of a prior, which then answers alone."""
 
 
 @dataclass(frozen=True)
 class Measures:
-    """How each index is searched and measured. Raises QueryError for a beam width or a scoring that is none.
+    """How each index is searched and measured. Raises QueryError for an invalid beam width or scoring.
 
-    `widths`: beam widths; `priors`: names to ask with, `none` for none, None for each index's own choice; `methods`:
-    `beam`, or names of priors that answer alone; `replicates`: resamples of the bootstrap; `exhaustive`: also search
-    without a beam.
+    `widths`: beam widths; `exhaustive`: also search without a beam; `replicates`: resamples of the bootstrap; `priors`:
+    names of priors to search with, `none` for no prior, None for each index's default; `methods`: `beam`, or names of
+    priors that answer alone.
     """
 
     widths: tuple[int, ...] = (64,)
@@ -35,13 +35,13 @@ class Measures:
         if not self.widths or not self.scorings or not self.priors or not self.methods:
             raise EvaluationError("nothing to measure: give at least one --k, --scoring, --prior and --method")
         if self.replicates < 0:
-            raise EvaluationError(f"{self.replicates} resamples: give a number from 0 (no intervals)")
+            raise EvaluationError(f"--bootstrap {self.replicates}: give a number of resamples from 0 (no intervals)")
         if "bolted" in self.scorings and set(self.priors) == {NO_PRIOR}:
-            raise EvaluationError("scoring bolted adds a prior's answer to the beam: name one with --prior")
+            raise EvaluationError("scoring bolted adds a prior's answer to the beam: name a prior with --prior")
         self.queries()
 
     def queries(self) -> tuple[LocateQuery, ...]:
-        """One for each scoring, prior and width, scorings together; `paper` asks no prior, `bolted` needs one."""
+        """One query per scoring, prior and width, ordered by scoring; `paper` uses no prior, `bolted` needs one."""
         if BEAM not in self.methods:
             return ()
         wanted: dict[Scoring, tuple[str | None, ...]] = {
@@ -57,17 +57,17 @@ class Measures:
         )
 
     def prior_names(self) -> tuple[str, ...]:
-        """Of the priors that are named, to be asked or to answer alone."""
+        """The named priors, both those to search with and those that answer alone."""
         named = [p for p in self.priors if p not in (None, NO_PRIOR)] + [m for m in self.methods if m != BEAM]
         return tuple(dict.fromkeys(str(name) for name in named))
 
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """Which indexes on which photos. `split`: None takes `test` where the set has splits, else all photos.
+    """Which indexes are measured on which photos. `split`: None takes `test` if the set has splits, else all photos.
 
-    `elsewhere`: pictures without an answer, a folder of families or a table; `limit`: at most so many photos, drawn
-    by the seed; `cache`: embeddings that are kept for the next time.
+    `elsewhere`: pictures without an answer, as a folder of families or a table; `limit`: at most so many photos, drawn
+    by the seed; `cache`: a folder that keeps embeddings for later runs.
     """
 
     indexes: tuple[Path, ...]

@@ -1,19 +1,19 @@
-"""Which column of a table means what: names given, names that people use, and the layouts of known data sets.
+"""The meaning of a table's columns: from names that the caller gives, common names, and layouts of known data sets.
 
-What is known of the data sets' tables, and from where (public copies of files and loaders, read in 2026):
+The known data sets' tables (from public copies of their files and loaders, read in 2026):
 
 - MP-16 (`mp16_places365.csv` of TIBHannover/GeoEstimation, 4.7 million photos): `IMG_ID,AUTHOR,LAT,LON,S3_Label,...`,
   IMG_ID as `34/8d/9055806529.jpg` below one folder. MP16-Pro's copies name the file `34_8d_9055806529.jpg`.
 - IM2GPS and IM2GPS3k (`im2gps_places365.csv`, `im2gps3k_places365.csv`): the same columns, IMG_ID a bare file name as
   `104123223_7410c654ba_19_19355699@N00.jpg`; loaders look in `images/`, `img/` or `im2gps3ktest/`. One published
-  version of the IM2GPS3k table has LON and LAT swapped in its header: `reading` refuses it in words.
+  version of the IM2GPS3k table has LON and LAT swapped in its header: `read` refuses it with an explanation.
 - YFCC4k: `yfcc4k_places365.csv` by loaders with IMG_ID, LAT and LON; or `yfcc4k.txt`, 25 tab-separated columns of
   YFCC100M without a header, of which one loader reads photo id, longitude and latitude as columns 2, 13 and 14 and
-  pictures as `<photo id>.jpg`. Neither file itself has been seen here.
+  pictures as `<photo id>.jpg`. We have seen neither file itself.
 - OSV-5M (`train.csv`, `test.csv`): `id,latitude,longitude,...`; the pictures are `<id>.jpg` in `images/train/00/` to
   `images/test/04/` as unpacked from the archives, or in one folder a split in the authors' own loader.
 
-So wherever a layout's pictures lie below the images folder, they are found by name (`finding.Finder`).
+For this reason pictures are looked up by name, wherever they lie below the images folder (`files.Finder`).
 """
 
 from collections.abc import Sequence
@@ -38,14 +38,14 @@ LAYOUTS: dict[str, tuple[str, ...]] = {
     "im2gps3k": ("img_id", "name"),
     "yfcc4k": ("img_id", "photo_id"),
 }
-"""The columns of each layout that hold an id, to be found by name below the images folder."""
+"""The columns of each layout that hold ids, which are looked up by name below the images folder."""
 
 YFCC_COLUMNS = tuple({1: "photo_id", 12: "longitude", 13: "latitude"}.get(i, f"column_{i + 1}") for i in range(25))
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Positions in the table's header; None where the table has no such column. `by_stem`: `path` holds ids."""
+    """Positions in the table's header; None if the table has no such column. `by_stem`: the column `path` holds ids."""
 
     path: int
     by_stem: bool
@@ -69,11 +69,12 @@ def recognise(
     longitude: str | None = None,
     need_place: bool = True,
 ) -> Columns:
-    """What the columns of a table mean. `layout`: a key of LAYOUTS or `auto`; the names, if given, settle a column.
+    """The positions of a table's columns. `layout`: a key of LAYOUTS, or `auto`.
 
-    Raises PhotoSetError, naming the columns that there are and the option to give.
+    `path`, `latitude` and `longitude` name a column; None: recognise it. Raises PhotoSetError, which lists the table's
+    columns and the option to give, if a column is missing.
     """
-    picture, by_stem = _picture(header, layout, path)
+    picture, by_stem = _picture_column(header, layout, path)
     if picture is None:
         raise _missing(header, "names the pictures", "path", _PATHS)
     place = _find(header, latitude, _LATITUDES, "latitude"), _find(header, longitude, _LONGITUDES, "longitude")
@@ -94,33 +95,33 @@ def recognise(
 
 
 def is_yfcc(first_row: Sequence[str]) -> bool:
-    """Whether a table's first row is already a row of YFCC100M's own files, which have no header."""
+    """Whether a table's first row is a data row of YFCC100M's own files, which have no header."""
     try:
         return len(first_row) == len(YFCC_COLUMNS) and bool(first_row[1]) and -90 <= float(first_row[13]) <= 90
     except ValueError:
         return False
 
 
-def _picture(header: Sequence[str], layout: str, given: str | None) -> tuple[int | None, bool]:
-    """The column that names pictures, and whether by ids to be looked for."""
+def _picture_column(header: Sequence[str], layout: str, name: str | None) -> tuple[int | None, bool]:
+    """The column of paths or ids, and whether it holds ids."""
     ids = {id_column for columns in LAYOUTS.values() for id_column in columns} - set(_PATHS)
     known = sorted(ids) if layout == "auto" else LAYOUTS[layout]
-    if given is not None:
-        return _find(header, given, (), "path"), layout in LAYOUTS and bool(known)
+    if name is not None:
+        return _find(header, name, (), "path"), layout in LAYOUTS and bool(known)
     by_path, by_id = _first(header, _PATHS), _first(header, known)
     if layout == "auto":
         return (by_id, True) if by_path is None else (by_path, False)
     return (by_path, bool(known)) if by_id is None else (by_id, True)
 
 
-def _find(header: Sequence[str], given: str | None, usual: Sequence[str], option: str) -> int | None:
-    if given is None:
+def _find(header: Sequence[str], name: str | None, usual: Sequence[str], option: str) -> int | None:
+    if name is None:
         return _first(header, usual)
-    if given in header:
-        return header.index(given)
-    position = _first(header, (_plain(given),))
+    if name in header:
+        return header.index(name)
+    position = _first(header, (_plain(name),))
     if position is None:
-        raise PhotoSetError(f"--{option}-column {given!r} is none of the table's columns: {_listed(header)}")
+        raise PhotoSetError(f"--{option}-column {name!r} is not in the table; its columns are {_listed(header)}")
     return position
 
 
@@ -134,10 +135,10 @@ def _plain(column: str) -> str:
     return column.strip().strip('"').lower().replace(" ", "_").replace("-", "_")
 
 
-def _missing(header: Sequence[str], what: str, option: str, usual: Sequence[str]) -> PhotoSetError:
+def _missing(header: Sequence[str], role: str, option: str, usual: Sequence[str]) -> PhotoSetError:
     return PhotoSetError(
-        f"no column of the table is known to be the one that {what}: its columns are {_listed(header)}; "
-        f"give --{option}-column, or call it one of {', '.join(usual[:5])}"
+        f"no column was recognised as the one that {role}: the table's columns are {_listed(header)}; "
+        f"give --{option}-column, or rename the column to one of {', '.join(usual[:5])}"
     )
 
 

@@ -1,9 +1,9 @@
-"""Embeddings that were made before, on disk: shards that are only ever added. Knows nothing of encoders or pixels.
+"""A cache of embeddings on disk, in shards that are only ever added. Knows nothing of encoders or pixels.
 
-A photo's key is a hash of its absolute path, its size and its modification time in nanoseconds: asking costs one `stat`
-where a hash of the contents would cost reading every picture again, which is most of what the cache saves. A picture
-that is replaced has another key; one that is moved is embedded once more, and no two pictures of equal names in two
-sets are taken for each other.
+A photo's key is a hash of its absolute path, its size and its modification time in nanoseconds. Computing it costs one
+`stat`; a hash of the contents would mean reading every picture again, which is most of what the cache saves. A picture
+that is replaced gets another key, one that is moved is embedded once more, and pictures of equal names in two sets have
+different keys.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ Keys = NDArray[np.void]
 
 
 def photo_key(path: str) -> bytes:
-    """16 bytes that change when the file at `path` does; b"" where there is none."""
+    """16 bytes that change when the file at `path` does; b"" if there is no such file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -35,10 +35,10 @@ def photo_key(path: str) -> bytes:
 
 
 class EmbeddingCache:
-    """The shards of one encoder below `root`; a shard that is damaged or of another shape counts as absent.
+    """The shards of one encoder below `root`; a shard that is damaged or of another shape is ignored.
 
     A shard is an .npz of `keys` (n, 16) uint8, `hashes` (n,) uint64 and `embeddings` (n, dim) float32; the archive's
-    own checksums tell damage. It is named after its keys, so that two processes can add to one cache.
+    own checksums detect damage. Its file name is a hash of its keys, so that two processes can add to one cache.
     """
 
     def __init__(self, root: Path, fingerprint: str, dim: int) -> None:
@@ -46,34 +46,34 @@ class EmbeddingCache:
         self._dim = dim
 
     def fill(self, keys: list[bytes], embeddings: NDArray[np.float32], hashes: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Write what is known of the photos with these keys into (n, dim) and (n,); returns which were known, (n,).
+        """Copy cached values into `embeddings` (n, dim) and `hashes` (n,); returns which keys were cached, (n,) bool.
 
         Only one shard is in memory at a time.
         """
-        found = np.zeros(len(keys), dtype=np.bool_)
+        cached = np.zeros(len(keys), dtype=np.bool_)
         rows: dict[bytes, int] = {key: row for row, key in enumerate(keys) if key}
         for shard_keys, shard_hashes, vectors in self._shards():
-            at = [(i, rows[key]) for i, key in enumerate(shard_keys) if key in rows]
-            if at:
-                here, there = (np.array(side, dtype=np.intp) for side in zip(*at, strict=True))
-                embeddings[there], hashes[there], found[there] = vectors[here], shard_hashes[here], True
-        return found
+            matches = [(i, rows[key]) for i, key in enumerate(shard_keys) if key in rows]
+            if matches:
+                source, target = (np.array(side, dtype=np.intp) for side in zip(*matches, strict=True))
+                embeddings[target], hashes[target], cached[target] = vectors[source], shard_hashes[source], True
+        return cached
 
     def add(self, keys: list[bytes], embeddings: NDArray[np.float32], hashes: NDArray[np.uint64]) -> None:
         """Write one shard, whole or not at all; photos without a key are left out."""
-        kept = [row for row, key in enumerate(keys) if key]
-        if not kept:
+        with_key = [row for row, key in enumerate(keys) if key]
+        if not with_key:
             return
-        joined = b"".join(keys[row] for row in kept)
+        joined = b"".join(keys[row] for row in with_key)
         self._directory.mkdir(parents=True, exist_ok=True)
         arrays = {
             "keys": np.frombuffer(joined, dtype=np.uint8).reshape(-1, KEY_BYTES),
-            "hashes": hashes[kept].astype("<u8"),
-            "embeddings": embeddings[kept].astype("<f4"),
+            "hashes": hashes[with_key].astype("<u8"),
+            "embeddings": embeddings[with_key].astype("<f4"),
         }
 
         def write(temporary: Path) -> None:
-            with open(temporary, "wb") as stream:  # an open file, as np.savez would append .npz to the temporary name
+            with open(temporary, "wb") as stream:  # given a path, np.savez would append .npz to it
                 np.savez(stream, allow_pickle=False, **arrays)
 
         name = hashlib.blake2b(joined, digest_size=KEY_BYTES).hexdigest()

@@ -1,4 +1,8 @@
-"""Where pictures lie: below which folder, and under which of the names that a data set's copies give them."""
+"""Picture files: where they lie below a folder, and their pixels or what is wrong with them.
+
+A data set's tables and copies give one picture several names; `Finder` tries them. Knows nothing of sets, tables or
+encoders.
+"""
 
 import os
 import stat
@@ -19,13 +23,21 @@ from retrieval.encoders.photo import (
 
 __all__ = ["PICTURE_SUFFIXES", "Finder", "file_fault", "os_fault", "read_picture", "walk_pictures"]
 
+PICTURE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif"),
+        *(".heic", ".heif", ".avif", ".bmp", ".jp2", ".j2k", ".jxl", ".dng"),
+    )
+)
+"""Lower-case suffixes of picture files, including formats that are then rejected by name."""
+
 
 class Finder:
-    """Turns what a table calls a picture into its path below `root`.
+    """Turns a table's path or id of a picture into its absolute path below `root`.
 
-    `by_stem`: the table gives ids, and the data set's copies put them in sub-folders of their own choosing. Then the
-    folder is walked once, on the first question, and every id is looked up in what was found: a file system is asked
-    per folder and not per photo. If two files have the same stem, the first in sorted order is meant.
+    `by_stem`: the table gives ids, and copies of the data set keep the files in sub-folders of their own choosing. The
+    folder is then walked once, on the first lookup, so that the file system is accessed once per folder and not once
+    per photo. If two files have the same stem, the first in sorted order is used.
     """
 
     def __init__(self, root: str, *, by_stem: bool) -> None:
@@ -33,23 +45,24 @@ class Finder:
         self._by_stem = by_stem
 
     def find(self, name: str) -> str | Fault:
-        """The absolute path of the picture of this name, or why there is none."""
+        """The absolute path of the picture with this name, or why there is none."""
         if not name.strip():
-            return Fault(Reason.EMPTY_PATH, "the row names no picture")
+            return Fault(Reason.EMPTY_PATH, "the row has no path or id of a picture")
         return self._indexed(name) if self._by_stem else self._direct(name)
 
     def _direct(self, name: str) -> str | Fault:
         path = os.path.normpath(os.path.join(self.root, name))
         fault = file_fault(path)
         if fault is not None and fault.reason is Reason.MISSING_FILE:
-            for other in (name.strip(), name.strip().replace("\\", "/")):  # ", " between cells; written on Windows
-                there = os.path.normpath(os.path.join(self.root, other))
-                if other != name and file_fault(there) is None:
-                    return there
+            # Tables may have a space after each comma, or paths written on Windows.
+            for variant in (name.strip(), name.strip().replace("\\", "/")):
+                other = os.path.normpath(os.path.join(self.root, variant))
+                if variant != name and file_fault(other) is None:
+                    return other
         return path if fault is None else fault
 
     def _indexed(self, name: str) -> str | Fault:
-        # MP-16's "34/8d/9055806529.jpg" lies so, in some copies as 34_8d_9055806529.jpg, in others without its folders.
+        # Copies of MP-16 store "34/8d/9055806529.jpg" as is, as 34_8d_9055806529.jpg, or without its folders.
         clean = name.strip().replace("\\", "/")
         for candidate in (clean.rpartition("/")[2], clean.replace("/", "_")):
             relative = self._index.get(_stem(candidate))
@@ -67,9 +80,10 @@ class Finder:
 
 
 def walk_pictures(root: str) -> Iterator[tuple[str, Fault | None]]:
-    """Relative paths of the pictures below a folder, by suffix, sorted; a folder that cannot be read, with its fault.
+    """Relative paths of the pictures below a folder, sorted; for a folder that cannot be read, its path and fault.
 
-    Links are followed, each folder is entered once, and what begins with a dot is passed over.
+    Pictures are recognised by suffix. Links are followed, each folder is entered once, and names that begin with a dot
+    are skipped.
     """
     entered: set[tuple[int, int]] = set()
     waiting = [""]
@@ -92,22 +106,8 @@ def walk_pictures(root: str) -> Iterator[tuple[str, Fault | None]]:
                 yield os.path.join(below, entry.name), None
 
 
-def _stem(name: str) -> str:
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in PICTURE_SUFFIXES else name
-
-
-PICTURE_SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif"),
-        *(".heic", ".heif", ".avif", ".bmp", ".jp2", ".j2k", ".jxl", ".dng"),
-    )
-)
-"""Lower-case suffixes by which a file in a folder is taken for a picture: also those that are then refused by name."""
-
-
 def read_picture(path: str, limits: PhotoLimits) -> Image.Image | Fault:
-    """The picture, upright and RGB, or what is wrong with it; never raises for what lies at `path`."""
+    """The picture, upright and RGB, or what is wrong with it; never raises, whatever lies at `path`."""
     try:
         data = _read_bytes(path, limits)
         return data if isinstance(data, Fault) else decode_photo(data, limits)
@@ -122,7 +122,7 @@ def read_picture(path: str, limits: PhotoLimits) -> Image.Image | Fault:
 
 
 def file_fault(path: str) -> Fault | None:
-    """What keeps `path` from being read as a file, as far as can be told without opening it; None: nothing."""
+    """Why `path` cannot be read as a file, as far as is known without opening it; None if it can."""
     try:
         return _kind_fault(path, os.stat(path).st_mode)
     except (OSError, ValueError) as exc:
@@ -130,7 +130,7 @@ def file_fault(path: str) -> Fault | None:
 
 
 def os_fault(path: str, exc: OSError | ValueError) -> Fault:
-    """The operating system's refusal as ours."""
+    """An error of the operating system as a Fault."""
     if isinstance(exc, FileNotFoundError | NotADirectoryError):
         return Fault(Reason.MISSING_FILE, f"there is no {path}")
     if isinstance(exc, PermissionError):
@@ -139,8 +139,7 @@ def os_fault(path: str, exc: OSError | ValueError) -> Fault:
 
 
 def _read_bytes(path: str, limits: PhotoLimits) -> bytes | Fault:
-    # Asked before opening, as opening a pipe would wait for a writer.
-    fault = file_fault(path)
+    fault = file_fault(path)  # before opening, because opening a pipe waits for a writer
     if fault is not None:
         return fault
     size = os.stat(path).st_size
@@ -155,3 +154,8 @@ def _kind_fault(path: str, mode: int) -> Fault | None:
         return None
     kind = "a folder" if stat.S_ISDIR(mode) else "a device or a pipe"
     return Fault(Reason.NO_FILE, f"{path} is {kind}, not a file")
+
+
+def _stem(name: str) -> str:
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in PICTURE_SUFFIXES else name

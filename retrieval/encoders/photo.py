@@ -11,7 +11,7 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin
@@ -29,10 +29,12 @@ __all__ = [
     "UnsupportedPhotoError",
     "accepted_formats",
     "decode_photo",
+    "open_photo",
 ]
 
 BACKGROUND = (128, 128, 128)
 """What shows through transparent pixels: mid-grey, close to the mean that encoders subtract, so that it says little."""
+_HEAD_BYTES = 32  # enough to tell the format, and the canvas of a GIF or WebP
 _LONG_EDGE = 1000
 """Of so many pixels one more or less is nothing."""
 
@@ -59,9 +61,7 @@ def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: i
     if limits.formats and name not in limits.formats:
         raise UnsupportedPhotoError(f"{name} is not taken here; send {_listed(limits.formats)}")
     try:
-        _check_pixels(_header_size(name, data), limits)
-        with _open(name, data) as image:
-            _check_pixels(image.size, limits)  # a frame may be larger than its header says
+        with open_photo(BytesIO(data), limits) as image:
             if least_edge is not None:
                 _shrink(image, least_edge)
             image.load()
@@ -73,6 +73,21 @@ def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: i
     except Exception as exc:
         # Pillow's decoders raise almost anything on hostile bytes (struct.error, SyntaxError, MemoryError ...).
         raise UnreadablePhotoError(f"the {name} is damaged or cut off ({exc}); send the file again, whole") from exc
+
+
+def open_photo(stream: BinaryIO, limits: PhotoLimits = PhotoLimits()) -> ImageFile.ImageFile:
+    """Open a picture and check its size in pixels, from its header alone; no pixels are decoded.
+
+    Raises UnreadablePhotoError, PhotoTooLargeError or UnsupportedPhotoError, and whatever Pillow raises for a damaged
+    header.
+    """
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    name = _sniff(head)
+    _check_pixels(_header_size(name, head), limits)
+    image = _open(name, stream)
+    _check_pixels(image.size, limits)  # a frame may be larger than its header says
+    return image
 
 
 def _shrink(image: ImageFile.ImageFile, least_edge: int) -> None:
@@ -117,7 +132,7 @@ def _check_pixels(size: tuple[int, int] | None, limits: PhotoLimits) -> None:
 
 
 # Plugins are opened directly: `Image.open` would warn or raise at Pillow's own process-wide limit instead of at ours.
-_OPENERS: dict[str, Callable[[BytesIO], ImageFile.ImageFile]] = {
+_OPENERS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
     "WebP": WebP.WebPImageFile,
@@ -184,21 +199,21 @@ def _listed(names: tuple[str, ...]) -> str:
     return f"{', '.join(names[:-1])} or {names[-1]}"
 
 
-def _heif_opener() -> Callable[[BytesIO], ImageFile.ImageFile] | None:
+def _heif_opener() -> Callable[[BinaryIO], ImageFile.ImageFile] | None:
     """pillow-heif's reader, or None: it is no dependency, because its codec library is large and copyleft."""
     try:
         plugin: Any = importlib.import_module("pillow_heif")
     except ImportError:
         return None
-    opener: Callable[[BytesIO], ImageFile.ImageFile] = plugin.HeifImageFile
+    opener: Callable[[BinaryIO], ImageFile.ImageFile] = plugin.HeifImageFile
     return opener
 
 
-def _open(name: str, data: bytes) -> ImageFile.ImageFile:
+def _open(name: str, stream: BinaryIO) -> ImageFile.ImageFile:
     opener = _heif_opener() if name == "HEIC" else _OPENERS[name]
     if opener is None:
         raise _unsupported(name)
-    return opener(BytesIO(data))
+    return opener(stream)
 
 
 def _header_size(name: str, data: bytes) -> tuple[int, int] | None:

@@ -1,6 +1,6 @@
-"""A folder of pictures and its CSV in which everything is damaged that can be, and which row with what.
+"""A folder of pictures and its CSV with every kind of damage, and the expected reason for each damaged row.
 
-Also for tests of what is built on photo sets: `make_damaged(folder)`, then `read_photos(made.table)`.
+Tests of code that is built on photo sets use it as well: `make_damaged(folder)`, then `read_photos(damaged.table)`.
 """
 
 import os
@@ -43,7 +43,7 @@ KINDS: dict[str, str] = {
     "bomb of pixels": "image too large",
     "BMP as JPEG": "unsupported format",
 }
-"""Each kind of damage and the reason that must be reported for it."""
+"""Each kind of damage, and the reason that must be reported for it."""
 
 FOUND_WHEN_DECODED = ("empty file", "unreadable image", "image too large", "unsupported format")
 
@@ -58,13 +58,13 @@ class Damaged:
 
 
 def picture(rng: np.random.Generator, size: int = 32) -> Image.Image:
-    """A picture with structure of its own: no two are near-duplicates, and shrinking leaves it alone."""
+    """A random picture with structure: no two are near-duplicates, and shrinking keeps its hash."""
     coarse = rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
 
 
 def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    """A picture as a file's bytes."""
+    """The picture as the bytes of a file."""
     stream = BytesIO()
     image.save(stream, kind, **options)
     return stream.getvalue()
@@ -77,15 +77,15 @@ def make_damaged(
     bounds: tuple[float, float, float, float] = (-9.0, 36.0, 29.0, 59.0),
     seed: int = 0,
 ) -> Damaged:
-    """Write `photos.csv` of `rows` rows, `of_each` of every kind of damage strewn among good ones within `bounds`.
+    """Write `photos.csv` of `rows` rows: `of_each` of every kind of damage, in random order among good ones.
 
-    `bounds`: west, south, east, north in degrees, where good pictures are placed.
+    `bounds`: west, south, east, north in degrees; good pictures are placed within.
     """
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True, exist_ok=True)
     maker = _Maker(folder, rng, bounds)
     kinds = [kind for kind in KINDS for _ in range(of_each)]
-    assert rows > 2 * len(kinds), "more good rows than bad ones are wanted"
+    assert rows > 2 * len(kinds), "give more rows: good ones must outnumber bad ones"
     plan = [*kinds, *[""] * (rows - len(kinds))]
     for at in rng.permutation(len(plan)):
         maker.row(plan[at])
@@ -166,7 +166,7 @@ class _Maker:
         return special.get(kind, lambda: self._cells(name, lat, lng))()
 
     def _file(self, kind: str) -> None:
-        """What lies where the row says that its picture lies."""
+        """Create what the row's path names."""
         path = self.folder / self.name
         if kind == "no such file":
             return
@@ -202,7 +202,7 @@ class _Maker:
 
 
 def _bomb() -> bytes:
-    """A PNG of a few bytes whose header says 60,000 x 60,000 pixels."""
+    """A PNG of a few bytes whose header declares 60,000 x 60,000 pixels."""
     png = bytearray(encoded(Image.new("RGB", (8, 8)), "PNG"))
     png[16:24] = (60_000).to_bytes(4, "big") * 2
     png[29:33] = zlib.crc32(bytes(png[12:29])).to_bytes(4, "big")

@@ -55,7 +55,7 @@ def test_families_of_no_place_and_foreign_renditions() -> None:
     assert len(told.risk.score) == len(told.risk.wrong) == 9
 
 
-def test_one_sort_alone_is_not_told_twice() -> None:
+def test_group_all_is_omitted_if_there_is_one_group() -> None:
     told = answerable(INSIDE, outcomes([np.nan], [0.5], [0.1]), np.array(["noise"]), Resamples(4, 5))
     assert list(told.groups) == ["no place"]
     right = answerable(INSIDE, outcomes([1.0], [0.5], [0.1]), np.array(["drawn"]), Resamples(4, 5))

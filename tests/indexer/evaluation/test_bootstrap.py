@@ -10,7 +10,7 @@ from indexer.evaluation.metrics import auroc, expected_calibration_error
 
 
 @given(n=st.integers(1, 25), seed=st.integers(0, 999))
-def test_counts_say_what_the_drawn_arrays_say(n: int, seed: int) -> None:
+def test_statistics_of_counts_equal_those_of_drawn_arrays(n: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     drawn = rng.integers(0, n, (4, n))
     counts = np.stack([np.bincount(d, minlength=n) for d in drawn]).astype(float)
@@ -30,7 +30,7 @@ def test_counts_say_what_the_drawn_arrays_say(n: int, seed: int) -> None:
             assert np.isnan(found).all()
 
 
-def test_intervals_are_seeded_paired_and_as_wide_as_they_should_be() -> None:
+def test_intervals_are_seeded_paired_and_of_the_right_width() -> None:
     values = np.random.default_rng(0).normal(0, 1, 2000)
     resamples = Resamples(2000, 1000, seed=3)
     first = resamples.figures({"mean": mean(values), "shifted": difference(mean(values + 5), mean(values))})
@@ -42,7 +42,7 @@ def test_intervals_are_seeded_paired_and_as_wide_as_they_should_be() -> None:
     assert first["shifted"] == pytest.approx((5, 5, 5))
 
 
-def test_the_interval_of_a_calibration_error_lies_around_it() -> None:
+def test_interval_of_a_calibration_error_contains_it() -> None:
     rng = np.random.default_rng(1)
     confidence = rng.uniform(size=600)
     right = rng.uniform(size=600) < confidence
@@ -50,7 +50,7 @@ def test_the_interval_of_a_calibration_error_lies_around_it() -> None:
     assert 0 <= figure.low < figure.value < figure.high < 0.1
 
 
-def test_no_resamples_and_nothing_to_measure_give_nan() -> None:
+def test_no_resamples_or_no_values_give_nan() -> None:
     assert np.isnan(Resamples(5, 0).figures({"m": mean(np.ones(5))})["m"][1:]).all()
     empty = Resamples(5, 10).figures({"m": mean(np.ones(5), np.zeros(5, bool))})["m"]
     assert np.isnan(empty).all()

@@ -93,7 +93,7 @@ def evaluated(place: Path, *arguments: str | Path) -> dict:
     return json.loads(out, parse_constant=pytest.fail)
 
 
-def test_the_better_index_wins_with_intervals_apart(place: Path, encoded: list[tuple[str, int]]) -> None:
+def test_better_index_wins_with_disjoint_intervals(place: Path, encoded: list[tuple[str, int]]) -> None:
     told = evaluated(place, "--index", place / "good", "--index", place / "shuffled", "--index", place / "other")
     assert (told["split"], told["photos"]["n"], told["photos"]["rejected"]) == ("test", 11, {"missing file": 1})
     good, shuffled, other = told["rows"]
@@ -110,7 +110,7 @@ def test_the_better_index_wins_with_intervals_apart(place: Path, encoded: list[t
     assert len({f for f, _ in batches}) == 2
 
 
-def test_every_way_of_searching_is_a_row(place: Path) -> None:
+def test_each_way_of_searching_gives_a_row(place: Path) -> None:
     told = evaluated(place, "--index", place / "good", "--k", "1,2", "--k", "64", "--scoring", "posterior",
                      "--scoring", "paper", "--exhaustive", "--split", "train")  # fmt: skip
     ways = [(row["k"], row["scoring"]) for row in told["rows"]]
@@ -123,7 +123,7 @@ def test_every_way_of_searching_is_a_row(place: Path) -> None:
     assert beams[64, "paper"]["errors"]["median_km"]["value"] == pytest.approx(0, abs=1e-6)
 
 
-def test_the_folder_holds_every_answer_and_its_pictures(place: Path, tmp_path: Path) -> None:
+def test_out_folder_holds_answers_json_page_and_plots(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     told = evaluated(place, "--index", place / "good", "--elsewhere", place / "odd", "--limit", "7", "--out", out)
     names = "answers-01.csv errors.png evaluation.json evaluation.md map-01.png rejected.csv reliability-01.png "
@@ -148,7 +148,7 @@ def test_the_folder_holds_every_answer_and_its_pictures(place: Path, tmp_path: P
         assert not line.startswith("|") or line.endswith("|")
 
 
-def test_an_earlier_evaluation_is_replaced_whole_or_stays(
+def test_earlier_evaluation_is_replaced_whole_or_not_at_all(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, arguments = tmp_path / "out", ("--photos", place / "photos.csv", "--index", place / "good", "--bootstrap", 0)
@@ -169,11 +169,11 @@ def test_an_earlier_evaluation_is_replaced_whole_or_stays(
     assert json.loads((out / "evaluation.json").read_text())["rows"][0]["k"] == 1
 
 
-def test_a_folder_with_other_things_is_refused_before_any_work(
+def test_foreign_out_folder_is_refused_before_any_work(
     place: Path, tmp_path: Path, encoded: list[tuple[str, int]]
 ) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    for out, word in ((tmp_path, "other things"), (tmp_path / "mine.txt", "file"), (tmp_path / "a" / "b", "no folder")):
+    for out, word in ((tmp_path, "other files"), (tmp_path / "mine.txt", "file"), (tmp_path / "a" / "b", "no folder")):
         code, _, err = run("--photos", place / "photos.csv", "--index", place / "good", "--out", out)
         assert (code, word in err) == (1, True)
     assert encoded == []
@@ -189,13 +189,13 @@ def test_a_folder_with_other_things_is_refused_before_any_work(
         (("--split", "weird"), 1, "weird"),
     ],
 )
-def test_what_makes_no_sense_is_said(place: Path, arguments: tuple[str, ...], code: int, word: str) -> None:
+def test_wrong_arguments_exit_with_a_message(place: Path, arguments: tuple[str, ...], code: int, word: str) -> None:
     ended, out, err = run("--photos", place / "photos.csv", "--index", place / "good", *arguments)
     assert (ended, out) == (code, "")
     assert word in err
 
 
-def test_the_same_index_twice_is_refused_and_like_names_are_told_apart(place: Path, tmp_path: Path) -> None:
+def test_same_index_twice_is_refused_and_equal_names_get_folders(place: Path, tmp_path: Path) -> None:
     code, _, err = run("--photos", place / "photos.csv", "--index", place / "good", "--index", place / "good")
     assert (code, "twice" in err) == (1, True)
     (tmp_path / "good").symlink_to(place / "good")
@@ -203,7 +203,7 @@ def test_the_same_index_twice_is_refused_and_like_names_are_told_apart(place: Pa
     assert [row["index"] for row in told["rows"]] == [f"{place.name}/good", f"{tmp_path.name}/good"]
 
 
-def test_small_figures_keep_their_decimals() -> None:
+def test_rounded_keeps_decimals_of_small_numbers() -> None:
     assert rounded(Figure(1234.5, 1000, 2000)) == "1,234 [1,000, 2,000]"
     assert rounded(Figure(3.14159, 2, 4), "+") == "+3.14 [+2.00, +4.00]"
     assert rounded(Figure(-31.4, np.nan, np.nan), "+") == "-31.4"

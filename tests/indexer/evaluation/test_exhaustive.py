@@ -1,4 +1,4 @@
-"""With a beam wide enough to keep everything, beam and exhaustive search are the same, to the tile and the bit."""
+"""A beam wide enough to keep everything equals the exhaustive search, to the tile and the bit."""
 
 import tempfile
 from pathlib import Path
@@ -23,7 +23,7 @@ FEW = settings(max_examples=25, suppress_health_check=list(HealthCheck))
 
 
 def pyramid(seed: int, zooms: list[int], holes: float, thinning: float) -> list[FakeLevel]:
-    """Components in halves: many tiles are equal to the bit, so that ties are common."""
+    """Vectors with components that are multiples of 1/2: many are equal to the bit, so that ties are common."""
     rng = np.random.default_rng(seed)
     levels = fake_pyramid(seed, zooms, DIM, tiles=60, holes=holes, thinning=thinning)
     return [
@@ -51,7 +51,7 @@ def opened(folder: Path, levels: list[FakeLevel], calibration: Calibration, shar
     nowhere=st.booleans(),
     shard_parents=st.sampled_from([None, 7]),
 )
-def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
+def test_beam_that_keeps_everything_equals_exhaustive_search(
     seed: int,
     zooms: list[int],
     holes: float,
@@ -79,37 +79,39 @@ def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
             return
         whole = Exhaustive(locator.index)
         everything = whole.descend(embedding, locator.calibration)
-        for one, other in zip(beam.steps, everything.steps, strict=True):
+        for step, expected in zip(beam.steps, everything.steps, strict=True):
             for name in ("rows", "similarities", "log_mass", "slots", "kept", "expanded"):
-                assert np.array_equal(getattr(one, name), getattr(other, name)), name
+                assert np.array_equal(getattr(step, name), getattr(expected, name)), name
         assert beam.elsewhere == everything.elsewhere
         answer = locator.answer_of(beam, query)
         assert answer == locator.answer_of(everything, query)
         if scoring == "paper":
-            tile, (zoom, row, cosine) = answer.levels[-1], whole.best_leaf(embedding)
-            codes = locator.index.levels[locator.index.zooms.index(zoom)].codes
-            assert (tile.tile.z, code_of_tile(tile.tile)) == (zoom, int(codes[row]))
-            assert tile.similarity == cosine
+            # The hierarchical-search paper's answer: the most similar leaf, of equal ones the lower row.
+            deepest, leaves = answer.levels[-1], everything.steps[-1]
+            best = int(np.argmax(leaves.similarities))
+            code = int(leaves.level.codes[leaves.rows[best]])
+            assert (deepest.tile.z, code_of_tile(deepest.tile)) == (leaves.level.zoom, code)
+            assert deepest.similarity == leaves.similarities[best]
 
 
 @FEW
 @given(seed=SEEDS, holes=st.sampled_from([0.0, 0.3]))
-def test_ranks_are_places_in_a_stable_sort_of_the_whole_zoom(seed: int, holes: float) -> None:
+def test_ranks_equal_positions_in_a_stable_sort_of_the_zoom(seed: int, holes: float) -> None:
     levels, rng = pyramid(seed, [2, 4], holes, 0.2), np.random.default_rng(seed)
     assume(levels[0].has_vector.any())
     embedding = (rng.integers(-2, 3, DIM) / 2).astype(np.float32)
     truths = np.array([rng.integers(-1, len(level.codes)) for level in levels])
     with tempfile.TemporaryDirectory() as folder:
         index = opened(Path(folder), levels, Calibration(), None).index
-        found = Exhaustive(index).ranks(embedding, truths)
-    for rank, truth, level in zip(found, truths, levels, strict=True):
-        there = np.flatnonzero(level.has_vector)
-        order = there[np.argsort(-(level.vectors[there] @ embedding), kind="stable")].tolist()
+        ranks = Exhaustive(index).ranks(embedding, truths)
+    for rank, truth, level in zip(ranks, truths, levels, strict=True):
+        rows = np.flatnonzero(level.has_vector)
+        order = rows[np.argsort(-(level.vectors[rows] @ embedding), kind="stable")].tolist()
         assert rank == (order.index(truth) if truth in order else NO_RANK)
 
 
-def test_unreachable_tiles_are_no_leaves(tmp_path: Path) -> None:
-    """The best tile of all lies under a tile without vector: neither search finds it, its rank still counts."""
+def test_unreachable_tiles_are_ranked_but_never_answers(tmp_path: Path) -> None:
+    """The most similar tile lies under a tile without vector: no search finds it, but its rank counts it."""
     above = FakeLevel(
         1, np.arange(4, dtype=np.uint64), np.array([True, False, True, True]), np.eye(4, dtype=np.float32)
     )
@@ -117,6 +119,7 @@ def test_unreachable_tiles_are_no_leaves(tmp_path: Path) -> None:
     below = FakeLevel(2, codes, np.ones(3, dtype=bool), vectors)
     locator = opened(tmp_path, [above, below], Calibration(), None)
     whole, embedding = Exhaustive(locator.index), np.array([1, 0.5, 0.2, 0], dtype=np.float32)
-    assert whole.best_leaf(embedding)[:2] == (2, 0)
+    leaves = whole.descend(embedding, Calibration()).steps[-1]
+    assert leaves.rows[np.argmax(leaves.similarities)] == 0
     assert whole.ranks(embedding, np.array([0, 1])).tolist() == [0, 0]
     assert locator.locate(embedding[None], LocateQuery(scoring="paper"))[0].levels[-1].tile.x == 0

@@ -63,12 +63,12 @@ def test_ece_by_hand() -> None:
     assert expected_calibration_error(floats(0.1, 0.3, 0.9, 0.9), bools("0111"), 2) == pytest.approx(0.2)
 
 
-def test_ece_takes_the_ends_of_the_scale() -> None:
+def test_ece_accepts_confidences_of_0_and_1() -> None:
     assert expected_calibration_error(floats(0, 1, 1, 1), bools("0111")) == 0
     assert expected_calibration_error(floats(0, 1), bools("10")) == 1
 
 
-def test_ece_of_honest_confidences_is_small_and_of_boasting_ones_is_not() -> None:
+def test_ece_is_small_for_calibrated_confidences_only() -> None:
     rng = np.random.default_rng(0)
     confidence = rng.uniform(size=20000)
     right = rng.uniform(size=20000) < confidence
@@ -91,7 +91,7 @@ def test_auroc_by_hand(score: tuple[float, ...], positive: str, area: float) -> 
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=2, max_size=40))
-def test_auroc_is_the_share_of_pairs_in_order(pairs: list[tuple[int, bool]]) -> None:
+def test_auroc_equals_share_of_ordered_pairs(pairs: list[tuple[int, bool]]) -> None:
     score, positive = floats(*(s for s, _ in pairs)), np.array([p for _, p in pairs])
     right, wrong = score[positive], score[~positive]
     if not len(right) or not len(wrong):
@@ -109,7 +109,7 @@ def test_reliability_by_hand() -> None:
     assert found.auroc == 0.5
 
 
-def test_certainty_that_is_wrong_costs_much_but_no_infinity() -> None:
+def test_wrong_certainty_has_a_large_but_finite_loss() -> None:
     assert 10 < reliability(floats(1.0, 0.0), bools("01")).nll < 20
 
 
@@ -117,7 +117,7 @@ def test_geoscore_by_hand() -> None:
     assert geoscore(floats(0, 1492.7, 2 * 1492.7)) == pytest.approx([5000, 5000 / math.e, 5000 / math.e**2])
 
 
-def test_bins_are_what_the_calibration_error_is_made_of() -> None:
+def test_bins_sum_to_the_calibration_error() -> None:
     rng = np.random.default_rng(1)
     confidence = rng.uniform(size=500) ** 2
     right = rng.uniform(size=500) < confidence
@@ -135,7 +135,7 @@ def test_risk_coverage_by_hand() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=30), st.randoms())
-def test_the_order_of_equal_scores_does_not_matter(pairs: list[tuple[int, bool]], random: Random) -> None:
+def test_order_of_equal_scores_does_not_matter(pairs: list[tuple[int, bool]], random: Random) -> None:
     def curve_of(some: list[tuple[int, bool]]) -> RiskCoverage:
         return risk_coverage(floats(*(s for s, _ in some)), np.array([w for _, w in some]))
 
@@ -145,7 +145,7 @@ def test_the_order_of_equal_scores_does_not_matter(pairs: list[tuple[int, bool]]
     assert curve_of(pairs).risk == pytest.approx(curve.risk)
 
 
-def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
+def test_interval_coverage_is_near_its_level() -> None:
     rng = np.random.default_rng(5)
     held = 0
     for _ in range(200):

@@ -47,7 +47,7 @@ def known(levels: list[FakeLevel]) -> KnownPictures:
 
 @pytest.mark.parametrize("scoring", ["posterior", "paper"])
 @pytest.mark.parametrize("k", [1, 4, 64])
-def test_outcomes_are_those_of_locate(locator: Locator, known: KnownPictures, k: int, scoring: str) -> None:
+def test_outcomes_equal_the_answers_of_locate(locator: Locator, known: KnownPictures, k: int, scoring: str) -> None:
     query = LocateQuery(k=k, scoring=scoring)
     outcomes = search_all(locator, Pictures.of(known, locator.index), query)
     answers = locator.locate(known.embeddings, LocateQuery(k=k, scoring=scoring, trace=True))
@@ -67,7 +67,7 @@ def test_outcomes_are_those_of_locate(locator: Locator, known: KnownPictures, k:
             assert zoom.in_beam[i] or not zoom.best[i]
 
 
-def test_best_is_the_level_s_highest_score(locator: Locator, known: KnownPictures) -> None:
+def test_best_is_the_highest_score_of_the_level(locator: Locator, known: KnownPictures) -> None:
     for scoring in ("posterior", "paper"):
         query = LocateQuery(k=5, scoring=scoring)
         outcomes = search_all(locator, Pictures.of(known, locator.index), query)
@@ -79,7 +79,7 @@ def test_best_is_the_level_s_highest_score(locator: Locator, known: KnownPicture
                 assert zoom.best[i] == (somewhere and top == code)
 
 
-def test_a_picture_of_no_place_or_of_an_unindexed_one_is_right_nowhere(locator: Locator, known: KnownPictures) -> None:
+def test_picture_without_indexed_place_is_right_nowhere(locator: Locator, known: KnownPictures) -> None:
     outcomes = search_all(locator, Pictures.of(known, locator.index), LocateQuery())
     assert np.isnan(outcomes.km[-1])
     assert np.isfinite(outcomes.km[:-1]).all()
@@ -89,7 +89,7 @@ def test_a_picture_of_no_place_or_of_an_unindexed_one_is_right_nowhere(locator: 
     assert not outcomes.zooms[-1].right[-3:].any()
 
 
-def test_a_row_s_figures_by_hand(locator: Locator, known: KnownPictures) -> None:
+def test_figures_of_a_row_by_hand(locator: Locator, known: KnownPictures) -> None:
     some = known.take(np.arange(82))
     pictures = Pictures.of(some, locator.index)
     narrow, wide = (search_all(locator, pictures, LocateQuery(k=k)) for k in (1, 64))
@@ -106,7 +106,7 @@ def test_a_row_s_figures_by_hand(locator: Locator, known: KnownPictures) -> None
     assert figures.circles["holds_90"].value == pytest.approx((km[given] <= wide.radius_90_km[given]).mean())
 
 
-def test_the_beam_loses_what_it_prunes(locator: Locator, known: KnownPictures) -> None:
+def test_narrow_beam_loses_true_tiles_and_wide_beam_none(locator: Locator, known: KnownPictures) -> None:
     pictures = Pictures.of(known, locator.index)
     kept = [search_all(locator, pictures, LocateQuery(k=k)).zooms[-1].in_beam for k in (1, 1024)]
     ranks = np.stack([Exhaustive(locator.index).ranks(e, np.array([r[i] for r in pictures.rows]))

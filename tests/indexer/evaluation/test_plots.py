@@ -28,7 +28,7 @@ def test_reliability_diagram(tmp_path: Path, n: int) -> None:
     assert len(np.unique(drawn.reshape(-1, 3), axis=0)) > 10
 
 
-def test_more_curves_than_colours_are_told_apart(tmp_path: Path) -> None:
+def test_more_curves_than_colours_have_distinct_styles(tmp_path: Path) -> None:
     styles = [(s["color"], str(s["linestyle"])) for _, s in zip(range(28), plots._styles(), strict=False)]
     assert len(set(styles)) == 28
     plots.error_curve(tmp_path / "e.png", {f"row {i}": RNG.lognormal(5, 1, 50) for i in range(9)})
@@ -53,7 +53,7 @@ def test_error_map(tmp_path: Path, lng: Floats, lat: Floats) -> None:
     assert picture(tmp_path / "m.png").shape[1] > 1000
 
 
-def test_a_map_is_drawn_without_the_land_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_map_is_drawn_without_land_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing() -> None:
         raise SourceError("not installed")
 
@@ -62,13 +62,13 @@ def test_a_map_is_drawn_without_the_land_mask(tmp_path: Path, monkeypatch: pytes
     picture(tmp_path / "m.png")
 
 
-def test_what_fails_while_drawing_leaves_no_file(tmp_path: Path) -> None:
+def test_failed_plot_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         plots.error_map(tmp_path / "m.png", np.zeros(3), np.zeros(2), np.zeros(3), "?")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_confidence_intervals_of_shares_are_wilsons() -> None:
+def test_share_intervals_are_wilsons() -> None:
     low, high = plots._wilson(np.array([0.0, 0.5, 1.0]), np.array([10.0, 10.0, 10.0]))
     assert low == pytest.approx([0, 0.2366, 0.7225], abs=1e-3)
     assert high == pytest.approx([0.2775, 0.7634, 1], abs=1e-3)

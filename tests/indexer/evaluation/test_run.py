@@ -7,7 +7,7 @@ import pytest
 from indexer.evaluation.run import forget_peak, peak_mb
 
 
-def test_the_peak_rises_with_what_is_held_and_can_be_forgotten() -> None:
+def test_peak_memory_rises_and_can_be_reset() -> None:
     if not forget_peak():
         pytest.skip("this system keeps one peak for the whole process")
     before = peak_mb()

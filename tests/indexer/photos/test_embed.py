@@ -1,4 +1,4 @@
-"""Embedding photo sets: once, in order, in bounded memory, through kills and damage."""
+"""Embedding photo sets: in order, in bounded memory, cached, resumed after a kill, with damaged files rejected."""
 
 import threading
 from pathlib import Path
@@ -20,18 +20,18 @@ from retrieval.testing.fake import FakePhotoEncoder
 
 
 class CountingEncoder(FakePhotoEncoder):
-    """The fake encoder, counting pictures, with the most that were ever prepared and not yet encoded."""
+    """The fake encoder; counts pictures, and the maximum that was prepared and not yet encoded."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.prepared = self.batches = self.encoded = self.most_waiting = 0
+        self.prepared = self.batches = self.encoded = self.max_waiting = 0
         self.lock = threading.Lock()
         self.threads: set[int] = set()
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
         with self.lock:
             self.prepared += 1
-            self.most_waiting = max(self.most_waiting, self.prepared - self.encoded)
+            self.max_waiting = max(self.max_waiting, self.prepared - self.encoded)
         return super().prepare(image)
 
     def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -52,26 +52,26 @@ def photo_set(folder: Path, n: int, seed: int = 0) -> PhotoSet:
     return PhotoSet(tuple(str(folder / name) for name in names), names, rng.uniform(-9, 9, n), rng.uniform(-9, 9, n))
 
 
-def test_embeddings_are_the_encoders_own_in_the_sets_order(tmp_path: Path) -> None:
+def test_embeddings_equal_the_encoders_and_keep_the_sets_order(tmp_path: Path) -> None:
     photos, encoder, seen = photo_set(tmp_path, 61), CountingEncoder(), list[tuple[int, int]]()
-    made = embed_photos(photos, encoder, on_progress=lambda done, total: seen.append((done, total)))
+    embedded = embed_photos(photos, encoder, on_progress=lambda done, total: seen.append((done, total)))
     images = [decode_photo(Path(path).read_bytes()) for path in photos.paths]
     own = FakePhotoEncoder().encode(np.stack([encoder.prepare(image) for image in images]))
-    np.testing.assert_allclose(made.embeddings, own, atol=1e-6)
-    assert made.photos is photos
-    assert len(np.unique(made.hashes)) == 61
+    np.testing.assert_allclose(embedded.embeddings, own, atol=1e-6)
+    assert embedded.photos is photos
+    assert len(np.unique(embedded.hashes)) == 61
     assert seen == [(0, 61), *((min(8 * i, 61), 61) for i in range(1, 9))]
     assert encoder.threads == {threading.get_ident()}
-    assert made.known().lng is photos.lng
-    few = made.take(np.array([3, 1]))
+    assert embedded.known().lng is photos.lng
+    few = embedded.take(np.array([3, 1]))
     assert few.photos.names == ("3.jpg", "1.jpg")
-    assert np.array_equal(few.embeddings, made.embeddings[[3, 1]])
+    assert np.array_equal(few.embeddings, embedded.embeddings[[3, 1]])
 
 
-def test_no_more_pictures_are_held_than_a_few_batches(tmp_path: Path) -> None:
+def test_only_a_few_batches_of_pictures_are_in_memory(tmp_path: Path) -> None:
     encoder = CountingEncoder(batch_size=4)
     embed_photos(photo_set(tmp_path, 120), encoder)
-    assert encoder.most_waiting <= 5 * 4
+    assert encoder.max_waiting <= 5 * 4
 
 
 def test_a_second_run_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert np.array_equal(second.hashes, first.hashes[shuffled])
 
 
-def test_the_cache_knows_a_picture_that_was_replaced_and_another_encoder(tmp_path: Path) -> None:
+def test_cache_misses_for_a_replaced_picture_and_another_encoder(tmp_path: Path) -> None:
     photos, cache = photo_set(tmp_path / "photos", 20), tmp_path / "cache"
     before = embed_photos(photos, CountingEncoder(), cache=cache)
     Path(photos.paths[7]).write_bytes(encoded(picture(np.random.default_rng(99), 40)))
@@ -102,7 +102,7 @@ def test_the_cache_knows_a_picture_that_was_replaced_and_another_encoder(tmp_pat
     assert same.prepared == 20
 
 
-def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_run_resumes_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedding_module, "SHARD_PHOTOS", 16)
     photos, cache = photo_set(tmp_path / "photos", 64), tmp_path / "cache"
 
@@ -122,7 +122,7 @@ def test_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "no archive", "another width"])
-def test_a_damaged_shard_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+def test_damaged_cache_shard_is_embedded_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
     monkeypatch.setattr(embedding_module, "SHARD_PHOTOS", 16)
     photos, cache = photo_set(tmp_path / "photos", 48), tmp_path / "cache"
     whole = embed_photos(photos, CountingEncoder(), cache=cache)
@@ -146,17 +146,17 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert healed.prepared == 0
 
 
-def test_a_thousand_rows_with_every_kind_of_damage_embed_to_the_end(tmp_path: Path) -> None:
-    made = make_damaged(tmp_path / "photos")
-    embedded = embed_photos(read_photos(made.table), FakePhotoEncoder(batch_size=32), cache=tmp_path / "cache")
-    assert {rejection.row: rejection.reason for rejection in embedded.photos.rejected} == made.expected
-    assert embedded.photos.names == made.good
+def test_every_kind_of_damage_is_rejected_and_the_rest_embedded(tmp_path: Path) -> None:
+    damaged = make_damaged(tmp_path / "photos")
+    embedded = embed_photos(read_photos(damaged.table), FakePhotoEncoder(batch_size=32), cache=tmp_path / "cache")
+    assert {rejection.row: rejection.reason for rejection in embedded.photos.rejected} == damaged.expected
+    assert embedded.photos.names == damaged.good
     assert np.isfinite(embedded.embeddings).all()
-    assert embedded.embeddings.shape == (len(made.good), 32)
+    assert embedded.embeddings.shape == (len(damaged.good), 32)
     assert set(split(embedded.photos, embedded.hashes).split or ()) == {"train", "validation", "test"}
 
 
-def test_what_was_refused_is_tried_again(tmp_path: Path) -> None:
+def test_rejected_photo_is_tried_again_in_the_next_run(tmp_path: Path) -> None:
     photos = photo_set(tmp_path, 10)
     whole = Path(photos.paths[4]).read_bytes()
     Path(photos.paths[4]).write_bytes(whole[:50])
@@ -167,7 +167,7 @@ def test_what_was_refused_is_tried_again(tmp_path: Path) -> None:
     assert encoder.prepared == 1
 
 
-def test_limits_and_embeddings_that_are_no_numbers(tmp_path: Path) -> None:
+def test_photos_over_the_limits_or_with_nan_embeddings_are_rejected(tmp_path: Path) -> None:
     photos = photo_set(tmp_path, 20)
 
     class Odd(FakePhotoEncoder):
@@ -182,7 +182,7 @@ def test_limits_and_embeddings_that_are_no_numbers(tmp_path: Path) -> None:
         embed_photos(photos, FakePhotoEncoder(), limits=PhotoLimits(max_bytes=100))
 
 
-def test_only_unreadable_pictures_are_an_error_with_the_counts(tmp_path: Path) -> None:
+def test_no_readable_picture_raises_with_counts_by_reason(tmp_path: Path) -> None:
     photos = photo_set(tmp_path, 12)
     for i, path in enumerate(photos.paths):
         Path(path).write_bytes(b"" if i % 3 else b"no picture")

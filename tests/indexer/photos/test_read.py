@@ -1,4 +1,4 @@
-"""Tables and folders as people have them: every dialect reads the same, every bad row is named, good ones survive."""
+"""Reading photo sets: every table dialect reads the same, every bad row is listed, and good rows survive."""
 
 import math
 import os
@@ -12,7 +12,7 @@ import pytest
 from damaged import FOUND_WHEN_DECODED, KINDS, encoded, make_damaged, picture
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from indexer.errors import PhotoSetError
 from indexer.photos.files import read_picture
@@ -49,7 +49,11 @@ def with_gps(path: Path, gps: dict[int, object], kind: str = "JPEG") -> None:
     if gps:
         exif.get_ifd(0x8825).update(gps)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if kind == "TIFF":  # an EXIF block is one; Pillow writes no GPS into its own TIFFs
+    if kind == "TIFF":  # Pillow writes no GPS into TIFFs, but an EXIF block with the tags of an image is one
+        size = {ExifTags.Base.ImageWidth: 32, ExifTags.Base.ImageLength: 32, ExifTags.Base.BitsPerSample: 8}
+        layout = {ExifTags.Base.Compression: 1, ExifTags.Base.PhotometricInterpretation: 1}
+        strips = {ExifTags.Base.StripOffsets: 8, ExifTags.Base.RowsPerStrip: 32, ExifTags.Base.StripByteCounts: 1024}
+        exif.update({**size, **layout, **strips})
         path.write_bytes(exif.tobytes().removeprefix(b"Exif\0\0"))
     else:
         path.write_bytes(encoded(picture(np.random.default_rng(1)), kind, exif=exif))
@@ -89,10 +93,10 @@ def test_parquet_reads_like_csv(tmp_path: Path, kinds: str) -> None:
     assert places(read_photos(tmp_path / "photos.parquet")) == PLACES
 
 
-def test_parquet_rows_are_refused_one_by_one_and_damage_as_a_whole(tmp_path: Path) -> None:
+def test_parquet_rejects_bad_rows_but_refuses_a_damaged_file(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     paths = pa.array([b"a.jpg", b"\xff.jpg", None, b"b.jpg"])
-    # A writer that does not check its bytes: text by type, Latin-1 by content.
+    # As from a writer that does not check its bytes: the type says text, the content is Latin-1.
     unchecked = pa.StringArray.from_buffers(4, *[paths.buffers()[i] for i in (1, 2)], paths.buffers()[0])
     pq.write_table(
         pa.table({"path": unchecked, "lat": [1.0, 2.0, 3.0, None], "lon": [1.0] * 4}), tmp_path / "p.parquet"
@@ -108,21 +112,23 @@ def test_parquet_rows_are_refused_one_by_one_and_damage_as_a_whole(tmp_path: Pat
         read_photos(tmp_path / "hf.parquet")
 
 
-def test_every_kind_of_damage_is_reported_and_the_good_rows_survive(tmp_path: Path) -> None:
-    made = make_damaged(tmp_path, rows=300)
+def test_every_kind_of_damage_is_reported_and_good_rows_survive(tmp_path: Path) -> None:
+    damaged = make_damaged(tmp_path, rows=300)
     assert len(KINDS) >= 20
-    photos = read_photos(made.table)
-    expected = {row: reason for row, reason in made.expected.items() if reason not in FOUND_WHEN_DECODED}
+    photos = read_photos(damaged.table)
+    expected = {row: reason for row, reason in damaged.expected.items() if reason not in FOUND_WHEN_DECODED}
     assert reasons(photos) == expected
     assert photos.summary() == Counter(expected.values())
-    assert set(made.good) <= set(photos.names)
-    assert [name for name in photos.names if name.startswith("good")] == [n for n in made.good if n.startswith("good")]
+    assert set(damaged.good) <= set(photos.names)
+    assert [name for name in photos.names if name.startswith("good")] == [
+        n for n in damaged.good if n.startswith("good")
+    ]
     for line, name in zip(photos.lines.tolist(), photos.names, strict=True):
-        text = b"".join(made.table.read_bytes().splitlines(keepends=True)[line - 1 : line])
+        text = b"".join(damaged.table.read_bytes().splitlines(keepends=True)[line - 1 : line])
         assert text.startswith(name.encode()), "a photo knows its line"
 
 
-def test_a_stray_quote_swallows_no_rows(tmp_path: Path) -> None:
+def test_stray_quote_does_not_swallow_other_rows(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     rows = ['"a.jpg,1,1,x', "a.jpg,48.85,2.35,x", 'b.jpg,51.5,-0.12,x"', '"c,1.jpg",35.7,139.7,"two\nlines"', '"']
     photos = read_photos(write_table(tmp_path, "path,lat,lon,title\n" + "\n".join(rows)))
@@ -130,14 +136,14 @@ def test_a_stray_quote_swallows_no_rows(tmp_path: Path) -> None:
     assert reasons(photos) == {2: "malformed row", 7: "malformed row"}
 
 
-def test_columns_given_by_name_win(tmp_path: Path) -> None:
+def test_named_columns_take_precedence(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     table = write_table(tmp_path, "path,lat,lon,true path,y,x\nnone.jpg,0,0,a.jpg,48.85,2.35\n")
     options = ReadOptions(path_column="true path", latitude_column="y", longitude_column="x")
     assert places(read_photos(table, options)) == {"a.jpg": PLACES["a.jpg"]}
 
 
-def test_the_picture_of_two_places_is_taken_from_neither(tmp_path: Path) -> None:
+def test_picture_at_two_places_is_rejected_in_both_rows(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     rows = ["a.jpg,1,1", "b.jpg,51.5,-0.12", "./a.jpg,2,2", f"{tmp_path}/b.jpg,51.5,-0.12", "a.jpg,1,1"]
     photos = read_photos(write_table(tmp_path, "path,lat,lon\n" + "\n".join(rows)))
@@ -146,7 +152,7 @@ def test_the_picture_of_two_places_is_taken_from_neither(tmp_path: Path) -> None
     assert reasons(photos) == {2: conflict, 4: conflict, 5: "duplicate row", 6: conflict}
 
 
-def test_splits_and_families_come_along(tmp_path: Path) -> None:
+def test_split_and_family_columns_are_read(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     rows = 'path,lat,lon,split,family\na.jpg,1,1,training,maps\nb.jpg,1,2,VAL,indoor\n"c,1.jpg",1,3,later,x\n'
     photos = read_photos(write_table(tmp_path, rows))
@@ -157,7 +163,7 @@ def test_splits_and_families_come_along(tmp_path: Path) -> None:
         photos.only("test")
 
 
-def test_without_need_of_a_place_only_wrong_places_are_refused(tmp_path: Path) -> None:
+def test_without_need_place_only_invalid_places_are_rejected(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     table = write_table(tmp_path, 'path,lat,lon\na.jpg,,\nb.jpg,51.5,-0.12\n"c,1.jpg",91,999\n')
     photos = read_photos(table, ReadOptions(need_place=False))
@@ -181,7 +187,9 @@ def test_without_need_of_a_place_only_wrong_places_are_refused(tmp_path: Path) -
         ("yfcc4k", ["yfcc4k/77.jpg"], None, "77", "\t".join(["h"] * 10) + "\t2.5\t1.5" + "\tz" * 11),
     ],
 )
-def test_known_layouts(tmp_path: Path, layout: str, files: list[str], header: str | None, name: str, rows: str) -> None:
+def test_known_layouts_are_recognised(
+    tmp_path: Path, layout: str, files: list[str], header: str | None, name: str, rows: str
+) -> None:
     write_pictures(tmp_path, *files, "images/other.jpg")
     delimiter, first = (",", f"{header}\n") if header else ("\t", "")
     lead = "" if header else "1\t"
@@ -189,15 +197,15 @@ def test_known_layouts(tmp_path: Path, layout: str, files: list[str], header: st
     table = write_table(tmp_path, first + row + row.replace(name, "12345"))
     for options in (ReadOptions(layout=layout), ReadOptions()):
         if options.layout == "auto" and header and header.startswith("name"):
-            continue  # nothing tells a path from a name there
+            continue  # `name` could be a path there
         photos = read_photos(table, options)
         assert places(photos) == {name: (2.5, 1.5)}
         assert photos.paths == (str(tmp_path / files[0]),)
         assert list(reasons(photos).values()) == ["missing file"]
 
 
-def test_a_header_that_swaps_its_columns_is_refused_as_a_whole(tmp_path: Path) -> None:
-    """As one published version of the IM2GPS3k table does; rows that could be either would be misplaced unnoticed."""
+def test_table_with_swapped_coordinate_columns_is_refused(tmp_path: Path) -> None:
+    """One published IM2GPS3k table is swapped; rows that are valid both ways would silently be misplaced."""
     rng = np.random.default_rng(0)
     write_pictures(tmp_path, *(f"{i}.jpg" for i in range(40)))
     rows = [f"{i}.jpg,{rng.uniform(-80, 80):.3f},{rng.uniform(-180, 180):.3f}" for i in range(40)]
@@ -216,33 +224,33 @@ def test_a_header_that_swaps_its_columns_is_refused_as_a_whole(tmp_path: Path) -
         ("path,lat\nx,2\n", "--longitude-column"),
         ("path,lat,lon\n", "no photo can be used of 0"),
         ("path,lat,lon\nx.jpg,1,1\ny.jpg,2,91000\n", "1 coordinates out of range; 1 missing file"),
-        (b"\x89PNG\0\0\r\n", "is no table"),
+        (b"\x89PNG\0\0\r\n", "is not a table"),
         ("path,lat,lon\n".encode("utf-16"), "UTF-16"),
         (b"PAR1nonsense", "damaged Parquet"),
     ],
 )
-def test_what_is_wrong_with_the_whole_is_said_with_the_way_out(tmp_path: Path, text: str | bytes, says: str) -> None:
+def test_unusable_table_raises_with_the_way_out(tmp_path: Path, text: str | bytes, says: str) -> None:
     with pytest.raises(PhotoSetError, match=says):
         read_photos(write_table(tmp_path, text))
 
 
-def test_wrong_places_and_options_are_refused(tmp_path: Path) -> None:
+def test_missing_files_and_wrong_options_are_refused(tmp_path: Path) -> None:
     table = write_table(tmp_path, "path,lat,lon\nx.jpg,1,1\n")
     for path, options, says in [
         (tmp_path / "none.csv", ReadOptions(), "cannot be read"),
-        (tmp_path, ReadOptions(), "holds no picture"),
+        (tmp_path, ReadOptions(), "hold no picture"),
         (tmp_path, ReadOptions(layout="mp16"), "read from its table"),
-        (table, ReadOptions(layout="folder"), "no folder"),
-        (table, ReadOptions(layout="mp17"), "is none of auto, folder"),
+        (table, ReadOptions(layout="folder"), "not a folder"),
+        (table, ReadOptions(layout="mp17"), "use one of auto, folder"),
         (table, ReadOptions(images=tmp_path / "none"), "--images"),
-        (table, ReadOptions(latitude_column="Y"), "'Y' is none of the table's columns: 'path', 'lat', 'lon'"),
+        (table, ReadOptions(latitude_column="Y"), "'Y' is not in the table; its columns are 'path', 'lat', 'lon'"),
     ]:
         with pytest.raises(PhotoSetError, match=says):
             read_photos(path, options)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("JPEG", "x.JPG"), ("PNG", "x.png"), ("WEBP", "x.webp"), ("TIFF", "x.tif")])
-def test_a_folder_is_read_by_its_exif(tmp_path: Path, kind: str, name: str) -> None:
+def test_folder_takes_places_from_exif(tmp_path: Path, kind: str, name: str) -> None:
     with_gps(tmp_path / "city" / name, PARIS, kind)
     with_gps(tmp_path / "city/south.jpg", {**PARIS, 1: "S", 3: "W"})
     photos = read_photos(tmp_path)
@@ -251,7 +259,7 @@ def test_a_folder_is_read_by_its_exif(tmp_path: Path, kind: str, name: str) -> N
     assert places(photos)[f"city/{name}"] == pytest.approx((2.2945, 48.85822), abs=1e-5)
 
 
-def test_a_folder_names_what_it_cannot_use(tmp_path: Path) -> None:
+def test_folder_lists_each_unusable_file_with_its_reason(tmp_path: Path) -> None:
     with_gps(tmp_path / "0.jpg", PARIS)
     broken = {
         "no hemisphere": {2: PARIS[2], 4: PARIS[4]},
@@ -278,21 +286,23 @@ def test_a_folder_names_what_it_cannot_use(tmp_path: Path) -> None:
     assert {r.name: r.reason for r in photos.rejected} == {
         **{f"broken {name}.jpg": "broken EXIF GPS" for name in broken},
         **dict.fromkeys(("none.jpg", "moving.gif"), "EXIF without GPS"),
-        "cut.jpg": "broken EXIF GPS",
         "pole.jpg": "beyond Web-Mercator's limit",
         "bitmap.bmp": "unsupported format",
         "empty.jpg": "empty file",
+        "cut.jpg": "unreadable image",
         "page.jpg": "unreadable image",
         "\udcff.jpg": "undecodable text",
     }
-    kept = read_photos(tmp_path, ReadOptions(need_place=False))
-    assert {"0.jpg", "none.jpg", "moving.gif"} <= set(kept.names)
+    placeless = read_photos(tmp_path, ReadOptions(need_place=False))
+    assert {"0.jpg", "none.jpg", "moving.gif"} <= set(placeless.names)
     write_rejections(tmp_path / "refused.csv", photos.rejected)  # the undecodable name included
     assert "\\udcff.jpg,undecodable text" in (tmp_path / "refused.csv").read_text("utf-8")
 
 
 @given(data=st.binary(max_size=200), magic=st.sampled_from([b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"II*\0", b""]))
-def test_no_bytes_break_a_folder(tmp_path_factory: pytest.TempPathFactory, data: bytes, magic: bytes) -> None:
+def test_arbitrary_picture_bytes_do_not_stop_a_folder(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, magic: bytes
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     (folder / "a.jpg").write_bytes(magic + data)
     with_gps(folder / "b.jpg", PARIS)
@@ -300,7 +310,7 @@ def test_no_bytes_break_a_folder(tmp_path_factory: pytest.TempPathFactory, data:
 
 
 @given(text=st.binary(max_size=300))
-def test_no_bytes_break_a_table(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
+def test_arbitrary_bytes_do_not_stop_a_table(tmp_path_factory: pytest.TempPathFactory, text: bytes) -> None:
     folder = tmp_path_factory.mktemp("any")
     write_pictures(folder, "a.jpg")
     photos = read_photos(write_table(folder, b"path,lat,lon\na.jpg,1,1\n" + text))
@@ -308,7 +318,7 @@ def test_no_bytes_break_a_table(tmp_path_factory: pytest.TempPathFactory, text: 
 
 
 @given(lng=st.floats(), lat=st.floats())
-def test_a_place_is_on_the_map_or_refused(lng: float, lat: float) -> None:
+def test_place_is_accepted_exactly_if_it_is_on_the_map(lng: float, lat: float) -> None:
     place = check_place(lng, lat)
     on_map = -180 <= lng <= 180 and abs(lat) <= 85.0511287798066 and (lng, lat) != (0, 0)
     assert (place == (lng, lat)) == on_map
@@ -324,7 +334,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_character
     seed=st.integers(0, 99),
     split=st.booleans(),
 )
-def test_what_is_written_reads_back_equal(
+def test_written_set_reads_back_equal(
     tmp_path_factory: pytest.TempPathFactory, names: list[str], seed: int, split: bool
 ) -> None:
     folder, rng = tmp_path_factory.mktemp("set"), np.random.default_rng(seed)
@@ -352,8 +362,8 @@ def test_what_is_written_reads_back_equal(
     assert not back.rejected
 
 
-def test_what_the_system_refuses_is_a_reason_and_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests may run as root, whom nothing is denied: the refusal is made here."""
+def test_os_errors_become_reasons_not_exceptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, which may read everything, so the errors are simulated."""
     write_pictures(tmp_path)
     table = write_table(tmp_path, "path,lat,lon\na.jpg,1,1\nb.jpg,1,1\n")
     refusals = {"a.jpg": PermissionError(13, "Permission denied"), "b.jpg": OSError(5, "Input/output error")}
@@ -362,11 +372,11 @@ def test_what_the_system_refuses_is_a_reason_and_no_error(tmp_path: Path, monkey
         raise refusals[path.name]
 
     monkeypatch.setattr(Path, "read_bytes", refusing)
-    found = [read_picture(path, PhotoLimits()) for path in read_photos(table).paths]
-    assert [fault.reason for fault in found if isinstance(fault, Fault)] == ["permission denied", "unreadable file"]
+    pictures = [read_picture(path, PhotoLimits()) for path in read_photos(table).paths]
+    assert [fault.reason for fault in pictures if isinstance(fault, Fault)] == ["permission denied", "unreadable file"]
 
 
-def test_the_digest_is_of_names_places_and_split() -> None:
+def test_digest_covers_names_places_and_split() -> None:
     one = PhotoSet(("/x/a", "/x/b"), ("a", "b"), np.array([1.0, 2.0]), np.array([3.0, 4.0]))
     assert one.digest() == PhotoSet(("/y/a", "/y/b"), ("a", "b"), one.lng.copy(), one.lat.copy()).digest()
     others = [
@@ -378,7 +388,7 @@ def test_the_digest_is_of_names_places_and_split() -> None:
     assert len({one.digest(), *(other.digest() for other in others)}) == 5
 
 
-def test_what_is_refused_later_keeps_the_line_and_the_order() -> None:
+def test_later_rejection_keeps_line_numbers_and_order() -> None:
     photos = PhotoSet(("a", "b", "c"), ("a", "b", "c"), np.zeros(3), np.ones(3), lines=np.array([2, 5, 9]))
     left = photos.without(dict.fromkeys((2, 0), Fault(Reason.NO_TILE, "beyond the coverage")))
     assert left.names == ("b",)
