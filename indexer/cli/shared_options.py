@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from indexer.build.area import Area
+from indexer.cli.options import Fields
+from indexer.photos.read import ReadOptions
 from tile_cache.fetch.settings import FetchSettings
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Photo",
     "Photos",
     "Rate",
+    "Reading",
     "Seed",
     "Source",
     "Split",
@@ -69,6 +72,12 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 PHOTOS_PANEL = "Photos"
+
+Reading = Annotated[
+    ReadOptions,
+    Fields("layout", "images", "path_column", "latitude_column", "longitude_column", panel=PHOTOS_PANEL),
+]
+"""For a request's field `reading`: its options, for commands that are made by `options.command`."""
 
 
 def _of_photos(text: str, **more: Any) -> Any:

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from indexer.errors import EvaluationError
+from indexer.fields import Range
 from indexer.photos.read import ReadOptions
 from retrieval.search.query import NO_PRIOR, LocateQuery, Scoring
 
@@ -16,20 +18,22 @@ BEAM = "beam"
 
 @dataclass(frozen=True)
 class Measures:
-    """How each index is searched and measured. Raises QueryError for an invalid beam width or scoring.
-
-    `widths`: beam widths; `exhaustive`: also search without a beam; `replicates`: resamples of the bootstrap; `priors`:
-    names of priors to search with, `none` for no prior, None for each index's default; `methods`: `beam`, or names of
-    priors that answer alone.
-    """
+    """How each index is searched and measured. Raises QueryError for an invalid beam width or scoring."""
 
     widths: tuple[int, ...] = (64,)
+    """Beam widths; repeat the option or use commas: 16,64."""
     scorings: tuple[Scoring, ...] = ("posterior",)
+    """posterior, paper, or bolted: as paper, with the prior's answer as one more candidate; may be repeated."""
     exhaustive: bool = False
-    replicates: int = 1000
-    seed: int = 0
+    """Also search without a beam, and compare."""
+    replicates: Annotated[int, Range(0)] = 1000
+    """Resamples for the 95% intervals; 0: no intervals."""
+    seed: Annotated[int, Range(0)] = 0
+    """Seed of random draws: photos under --limit, and resamples."""
     priors: tuple[str | None, ...] = (None,)
+    """Priors to search with, by their names in the index; none: no prior; repeat the option or use commas."""
     methods: tuple[str, ...] = (BEAM,)
+    """beam, or the name of a prior that answers without a search; may be repeated."""
 
     def __post_init__(self) -> None:
         if not self.widths or not self.scorings or not self.priors or not self.methods:
@@ -64,18 +68,23 @@ class Measures:
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """Which indexes are measured on which photos. `split`: None takes `test` if the set has splits, else all photos.
-
-    `elsewhere`: pictures without an answer, as a folder of families or a table; `limit`: at most so many photos, drawn
-    by the seed; `cache`: a folder that keeps embeddings for later runs.
-    """
+    """Which indexes are measured on which photos."""
 
     indexes: tuple[Path, ...]
+    """An index; repeat the option to compare several."""
     photos: Path
-    reading: ReadOptions = field(default_factory=ReadOptions)
+    """A CSV or Parquet table, or a folder of photos with GPS in their EXIF."""
     split: str | None = None
+    """The split of the photos to use; by default test if the set has splits, else all photos."""
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    """How the photos are read."""
+    limit: Annotated[int | None, Range(1)] = None
+    """At most so many photos, drawn by the seed."""
     elsewhere: Path | None = None
-    limit: int | None = None
-    device: str = "auto"
-    cache: Path | None = None
+    """Pictures without an answer: a folder with one sub-folder per family, or a table with a column `family`."""
     measures: Measures = field(default_factory=Measures)
+    """How each index is searched and measured."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    cache: Path | None = None
+    """A folder that keeps embeddings for later runs."""

@@ -36,15 +36,15 @@ class ReadOptions:
     """How a photo set is read; the defaults detect everything."""
 
     layout: str = "auto"
-    """`auto`, `folder`, or a table's: `table`, `mp16`, `osv5m`, `im2gps`, `im2gps3k`, `yfcc4k` (see `columns`)."""
+    """auto, folder, table, mp16, osv5m, im2gps, im2gps3k or yfcc4k."""
     images: Path | None = None
-    """The folder of relative paths and ids; None: the table's own folder."""
+    """The folder that the table's paths or ids are in; by default the table's own folder."""
     path_column: str | None = None
-    """The column that names the pictures; None: recognised by its name."""
+    """The column of paths or ids; by default recognised by its name."""
     latitude_column: str | None = None
-    """The column of latitudes, in degrees; None: recognised by its name."""
+    """The column of latitudes, in degrees; by default recognised by its name."""
     longitude_column: str | None = None
-    """The column of longitudes, in degrees; None: recognised by its name."""
+    """The column of longitudes, in degrees; by default recognised by its name."""
     need_place: bool = True
     """False accepts pictures without a place, as nan; a place that is given must still be valid."""
 
