@@ -33,8 +33,6 @@ WAYS = (
     Way("untrained", "the photo tower itself looks at tiles", None),
     Way("paper", "paper H's recipe: Adam 1e-4, warm start, photo to tile", ()),
     Way("fast", "the same at 1e-3, which so small a tower needs", ("--lr", "1e-3")),
-    Way("independent", "1e-3, each zoom from the photo tower", ("--lr", "1e-3", "--independent")),
-    Way("symmetric", "1e-3, tile to photo as well", ("--lr", "1e-3", "--loss", "symmetric")),
     Way("margins", "1e-3, zooms 6 and 8 see margins around a tile", ("--lr", "1e-3", *MARGINS)),
 )
 

@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from indexer.builtin.muon import Muon
 from indexer.builtin.pyramid import Pyramid
-from indexer.builtin.state import load_state, optimiser_tensors, restore_optimiser, save_state
 from indexer.builtin.tower import forward
 from indexer.errors import TrainingError
+from indexer.learning.state import load_state, optimiser_tensors, restore_optimiser, save_state
 from retrieval.encoders.open_clip import Tower
 
 Batch = tuple[Tensor, dict[int, NDArray[np.int64]]]

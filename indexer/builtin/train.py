@@ -23,11 +23,11 @@ from indexer.builtin.map_stage import Queries, train_map_tower, trunk_activation
 from indexer.builtin.photo_stage import Batch, Tables, train_photo_tower
 from indexer.builtin.pyramid import Pyramid
 from indexer.builtin.recipe import Recipe
-from indexer.builtin.state import load_state, save_state
 from indexer.builtin.styles import Stylist
 from indexer.builtin.tower import forward
 from indexer.builtin.views import Centres, Earth, draw_views
 from indexer.errors import TrainingError
+from indexer.learning.state import load_state, save_state
 from retrieval.encoders.open_clip import PhotoEncoder, Tower, build_tower, save_layers, trained_layers
 from tile_cache.addressing import tile_of_code
 from tile_cache.bluemarble import BlueMarble

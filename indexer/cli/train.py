@@ -52,13 +52,6 @@ class Preset(StrEnum):
     builtin = "builtin"
 
 
-class LossName(StrEnum):
-    """In-batch losses."""
-
-    paper = "paper"
-    symmetric = "symmetric"
-
-
 class CacheDtype(StrEnum):
     """How activations are kept."""
 
@@ -105,12 +98,6 @@ def train(
     concurrency: Concurrency = None,
     contact: Contact = None,
     photo_encoder: Photo = "builtin",
-    loss: Annotated[
-        LossName, _option(_LEARNING, "paper: a photo picks its tile in the batch; symmetric: tiles pick photos, too.")
-    ] = LossName.paper,
-    warm_start: Annotated[
-        bool, _option(_LEARNING, "Start each zoom from the finer one just trained.", "--warm-start/--independent")
-    ] = True,
     epochs: Annotated[int, _option(_LEARNING, "Passes over the photos, per zoom.")] = 5,
     batch: Annotated[int, _option(_LEARNING, "Pairs a step, over all processes.")] = 64,
     micro_batch: Annotated[
@@ -177,8 +164,6 @@ def train(
 
         settings = TrainSettings(
             zooms=zooms_of(zooms),
-            loss=loss.value,
-            warm_start=warm_start,
             epochs=epochs,
             batch=batch,
             micro_batch=micro_batch,

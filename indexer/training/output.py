@@ -2,15 +2,15 @@
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from indexer.learning.loop import Checkpoint
 from indexer.training.request import TrainRequest
-from indexer.training.zoom import ZoomResult
+from indexer.training.zoom import epoch_facts
 from retrieval.encoders.open_clip import PhotoEncoder, save_layers
 from retrieval.files import write_json
 
@@ -21,7 +21,7 @@ _LIBRARIES = ("tilebeam", "torch", "open_clip_torch", "numpy", "pillow")
 
 
 def write_encoders(
-    request: TrainRequest, encoder: PhotoEncoder, results: Mapping[int, ZoomResult], facts: Mapping[str, Any]
+    request: TrainRequest, encoder: PhotoEncoder, results: Mapping[int, Checkpoint], facts: Mapping[str, Any]
 ) -> Path:
     """Write RUN/encoders: per zoom the best layers as fp16, maps.json, training.json; a local photo encoder, too.
 
@@ -29,7 +29,7 @@ def write_encoders(
     stored, and the least cosine to the float32 embedding, stand in training.json as measured.
     """
     out = request.out / ENCODERS_NAME
-    layers = {z: {name: layer.half() for name, layer in r.layers.items()} for z, r in results.items()}
+    layers = {z: {name: layer.half() for name, layer in r.best.items()} for z, r in results.items()}
     contexts = {z: request.settings.margin(z) for z in results}
     out.mkdir(parents=True, exist_ok=True)
     if encoder.local:
@@ -40,7 +40,7 @@ def write_encoders(
 
 
 def training_facts(
-    request: TrainRequest, encoder: PhotoEncoder, results: Mapping[int, ZoomResult], facts: Mapping[str, Any]
+    request: TrainRequest, encoder: PhotoEncoder, results: Mapping[int, Checkpoint], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """How the encoders came about: `facts` of the data, arguments, versions, and figures per zoom."""
     described = {k: v for k, v in encoder.describe().items() if k != "spec"}  # a spec may be a folder of this machine
@@ -55,14 +55,14 @@ def training_facts(
     }
 
 
-def zoom_facts(result: ZoomResult) -> dict[str, Any]:
-    """One zoom's epochs, the best of them, and what its layers are worth as stored."""
+def zoom_facts(result: Checkpoint) -> dict[str, Any]:
+    """One zoom's epochs, the best of them, and the figures of its layers as stored."""
     reached = result.reached
     return {
-        "best_epoch": reached.best.epoch,
-        "temperature": reached.best.temperature,
-        "stored": reached.stored,
-        "epochs": [asdict(epoch) for epoch in reached.history],
+        "best_epoch": reached.best_epoch,
+        "temperature": reached.best["temperature"],
+        "stored": reached.final,
+        "epochs": [epoch_facts(row) for row in reached.history],
     }
 
 

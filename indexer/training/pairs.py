@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.builtin.state import load_state, save_state
 from indexer.errors import TrainingError
+from indexer.learning.state import load_state, save_state
 from tile_cache.addressing import codes_at
 
 __all__ = ["Pairs", "ZoomPairs", "steps_per_epoch"]

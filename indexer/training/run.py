@@ -13,7 +13,7 @@ from torch import Tensor
 from indexer.errors import RunMismatchError, TrainingError
 from indexer.learning.distributed import Group
 from indexer.learning.log import TrainingLog
-from indexer.learning.state import ZoomFile
+from indexer.learning.loop import Checkpoint, TrainingLoop
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import read_photos
 from indexer.progress import OnProgress, Progress
@@ -24,7 +24,7 @@ from indexer.training.prepare import PAIRS_NAME, Preparation
 from indexer.training.request import TrainRequest
 from indexer.training.tokens import ZoomTokens, limits_by_zoom
 from indexer.training.workshop import Workshop
-from indexer.training.zoom import Desk, ZoomResult, ZoomTraining
+from indexer.training.zoom import LOG_FIGURES, ZoomTask, epoch_facts
 from retrieval.files import read_json, write_json
 
 __all__ = ["TrainingRun", "train_pairs"]
@@ -77,25 +77,29 @@ class TrainingRun:
         _claim(request.out, self._identity(photos))
         Preparation(self.shop).pairs(photos)
 
-    def _zooms(self, pairs: Pairs) -> dict[int, ZoomResult]:
+    def _zooms(self, pairs: Pairs) -> dict[int, Checkpoint]:
         settings, shape = self.shop.request.settings, self.shop.tower.token_shape
         limits = limits_by_zoom(self.shop.request.cache_bytes, {z: len(p.codes) for z, p in pairs.zooms.items()}, shape)
-        results: dict[int, ZoomResult] = {}
+        results: dict[int, Checkpoint] = {}
         start: Mapping[str, Tensor] | None = None
         for zoom in settings.zooms[::-1]:
             results[zoom] = self._zoom(zoom, pairs, limits[zoom], start)
-            start = results[zoom].layers if settings.warm_start else None
+            start = results[zoom].best
         return results
 
-    def _zoom(self, zoom: int, pairs: Pairs, limit: int, start: Mapping[str, Tensor] | None) -> ZoomResult:
-        shop, out = self.shop, self.shop.request.out
-        state = ZoomFile(out / "states" / f"z{zoom:02d}.state")
-        if (reached := state.reached()).done:
+    def _zoom(self, zoom: int, pairs: Pairs, limit: int, start: Mapping[str, Tensor] | None) -> Checkpoint:
+        shop, settings, out = self.shop, self.shop.request.settings, self.shop.request.out
+        path = out / "states" / f"z{zoom:02d}.state"
+        checkpoint = Checkpoint.read(path)
+        if checkpoint.reached.done:
             shop.tell(Progress("note", f"zoom {zoom} is done already"))
-            return ZoomResult(state.best(), reached)
+            return checkpoint
+        earlier = tuple(z for z in settings.zooms if z > zoom)
+        log = TrainingLog(out / "log.csv", LOG_FIGURES, ("zoom", zoom), earlier, shop.group.first)
         with ZoomTokens.open(shop, zoom, pairs.zooms[zoom].codes, limit) as tokens:
-            desk = Desk(state, TrainingLog(out / "log.csv", shop.group.first), shop.group, shop.tell)
-            return ZoomTraining(zoom, pairs, shop.tower, tokens, shop.request.settings, desk, start).run()
+            task = ZoomTask(zoom, pairs, shop.tower, tokens, settings, shop.group, start)
+            loop = TrainingLoop(task, settings, path, log, shop.tell, patience=settings.patience, group=shop.group)
+            return Checkpoint(loop.run(), loop.best, {})
 
     def _identity(self, photos: PhotoSet) -> dict[str, Any]:
         """What two runs of one folder must agree in, by the words of the command line."""
@@ -137,13 +141,13 @@ def _counts(pairs: Pairs) -> dict[str, Any]:
     return {"train": len(pairs.train), "validation": len(pairs.validation), "tiles": tiles}
 
 
-def _figures(results: Mapping[int, ZoomResult]) -> dict[str, Any]:
+def _figures(results: Mapping[int, Checkpoint]) -> dict[str, Any]:
     return {
         "zooms": {
             str(z): {
-                "best_epoch": r.reached.best.epoch,
-                "recall_before": r.reached.history[0].recalls,
-                "recall": {k: v for k, v in r.reached.stored.items() if k.startswith("recall")},
+                "best_epoch": r.reached.best_epoch,
+                "recall_before": epoch_facts(r.reached.history[0])["recalls"],
+                "recall": {k: v for k, v in r.reached.final.items() if k.startswith("recall")},
             }
             for z, r in sorted(results.items())
         }

@@ -11,9 +11,7 @@ from typing import Any, Literal
 from indexer.build.coverage import check_zooms
 from indexer.errors import TrainingError
 
-__all__ = ["Loss", "TrainSettings"]
-
-Loss = Literal["paper", "symmetric"]
+__all__ = ["TrainSettings"]
 
 _NOT_WEIGHTS = frozenset({"micro_batch", "save_every", "log_every", "patience"})
 """Fields that a run may change on its way: how it computes and when it stops, not what a step learns."""
@@ -33,10 +31,6 @@ class TrainSettings:
 
     zooms: tuple[int, ...]
     """Ascending; each gets a map encoder of its own, the finest first."""
-    loss: Loss = "paper"
-    """paper: each photo picks its tile among the batch's; symmetric: each tile its photo, too (CLIP's loss)."""
-    warm_start: bool = True
-    """Each zoom starts from the finer one just trained; else all start from the photo encoder."""
     epochs: int = 5
     """Passes over the training photos, per zoom."""
     batch: int = 64

@@ -1,13 +1,10 @@
 """What a zoom's tail is worth on the validation photos: recall among all their distinct tiles, and the loss."""
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.errors import TrainingError
 from indexer.learning.distributed import Group
 from indexer.learning.grad_cache import Embed, embed_rows
 from indexer.training.loss import in_batch_loss
@@ -40,29 +37,24 @@ class Validation:
         parts = [mine[i : i + _PART] for i in range(0, max(1, len(mine)), _PART)]
         return self._group.gather(embed_rows(embed, parts), len(self.tiles))
 
-    def measure(self, embed: Embed, scale: float, *, batch: int, symmetric: bool) -> tuple[float, dict[str, float]]:
-        """The mean in-batch loss over photos in their order, `batch` at a time, and recall by `recall@k`.
+    def measure(self, embed: Embed, scale: float, *, batch: int) -> dict[str, float]:
+        """`val_loss`, the mean in-batch loss over the photos in their order, `batch` at a time, and each `recall@k`.
 
-        The first process's numbers everywhere: on GPUs two may differ in a last bit, and must not differ in what they
-        take for the best epoch. Raises TrainingError where the tail gives no numbers any more.
+        All processes get the first one's figures: two GPUs may differ in a last bit, but processes must agree on the
+        best epoch.
         """
         tiles = self.embeddings(embed)
-        found = {"loss": self._loss(tiles, scale, batch, symmetric), **recalls(ranks(self.photos, tiles, self.column))}
-        numbers = torch.tensor(list(found.values()), dtype=torch.float64) * float(self._group.first)
-        loss, *shares = self._group.add(numbers).tolist()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"zoom {self._zoom}: the validation loss is {loss}: give a lower --lr, and another --out"
-            )
-        return loss, dict(zip(list(found)[1:], shares, strict=True))
+        figures = {"val_loss": self._loss(tiles, scale, batch), **recalls(ranks(self.photos, tiles, self.column))}
+        values = torch.tensor(list(figures.values()), dtype=torch.float64) * float(self._group.first)
+        return dict(zip(figures, self._group.add(values).tolist(), strict=True))
 
-    def _loss(self, tiles: Tensor, scale: float, batch: int, symmetric: bool) -> float:
+    def _loss(self, tiles: Tensor, scale: float, batch: int) -> float:
         total = 0.0
         with torch.no_grad():
             for start in range(0, len(self.photos), batch):
-                some = slice(start, start + batch)
-                seen, column = torch.unique(self.column[some], return_inverse=True)
-                photos = self.photos[some]
-                loss = in_batch_loss(photos, tiles[seen], column, photos.new_tensor(scale), symmetric=symmetric)
+                columns = self.column[start : start + batch]
+                distinct, rows = torch.unique(columns, return_inverse=True)
+                photos = self.photos[start : start + batch]
+                loss = in_batch_loss(photos, tiles[distinct], rows, photos.new_tensor(scale))
                 total += float(loss) * len(photos)
         return total / len(self.photos)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from indexer.errors import TrainingError
 from indexer.learning.distributed import Group
-from indexer.learning.split_tower import SplitTower
+from indexer.learning.trunk import SplitTower
 from indexer.progress import OnProgress, Progress
 from indexer.training.request import TrainRequest
 from indexer.training.sources import Sources

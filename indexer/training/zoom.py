@@ -1,57 +1,39 @@
-"""The training of one zoom's map encoder: steps, validation after each epoch, and a state to go on from.
+"""The training of one zoom's map encoder, as a task of `indexer.learning.loop`.
 
-Knows tokens, embeddings and rows; where photos, tiles and activations come from is other modules'.
+Knows tiles' tokens, photos' embeddings and which tile holds each photo; not where they come from.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from indexer.errors import TrainingError
 from indexer.learning.distributed import Group
 from indexer.learning.grad_cache import backward_in_parts
-from indexer.learning.interrupts import Interrupts
-from indexer.learning.log import TrainingLog
-from indexer.learning.split_tower import SplitTower
-from indexer.learning.state import Epoch, Reached, ZoomFile
-from indexer.progress import OnProgress, Progress
+from indexer.learning.state import optimiser_tensors, restore_optimiser, with_prefix, without_prefix
+from indexer.learning.trunk import SplitTower
 from indexer.training.loss import in_batch_loss
-from indexer.training.pairs import Pairs, steps_per_epoch
+from indexer.training.pairs import Pairs
+from indexer.training.recall import RECALLS
 from indexer.training.settings import TrainSettings
 from indexer.training.validation import Validation
 
-__all__ = ["Desk", "ZoomResult", "ZoomTraining"]
+__all__ = ["LOG_FIGURES", "ZoomTask", "epoch_facts"]
 
 Rows = NDArray[np.int64]
+LOG_FIGURES = ("loss", "val_loss", *(f"recall@{k}" for k in RECALLS), "temperature")
+"""The figures of log.csv, in its columns' order."""
 
 
-@dataclass(frozen=True)
-class Desk:
-    """What a zoom's training works with besides its numbers: files, processes, and who is told how far it is."""
+class ZoomTask:
+    """One zoom's map encoder: a tail of the photo encoder's tower, trained until photos find their tiles.
 
-    state: ZoomFile
-    log: TrainingLog
-    group: Group
-    tell: OnProgress = lambda progress: None
-
-
-class ZoomResult(NamedTuple):
-    """The best epoch's layers by the tower's names, float32, and how they were come by."""
-
-    layers: dict[str, Tensor]
-    reached: Reached
-
-
-class ZoomTraining:
-    """One zoom under way. `tokens`: rows of tiles, (n,), to (n, t, width) on any device; `start`: layers to begin with.
-
-    Photos' embeddings are taken to the tower's device once.
+    `tokens`: rows of tiles, (n,), to (n, t, width) on any device, from the frozen trunk. `start`: the layers to begin
+    with; the tower's own if None. Photos' embeddings are moved to the tower's device once.
     """
 
     def __init__(
@@ -61,35 +43,19 @@ class ZoomTraining:
         tower: SplitTower,
         tokens: Callable[[Rows], Tensor],
         settings: TrainSettings,
-        desk: Desk,
+        group: Group,
         start: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.zoom, self.pairs, self.settings, self.desk = zoom, pairs, settings, desk
+        self.zoom, self.pairs, self.settings, self.group = zoom, pairs, settings, group
+        self.title, self.count = f"Training zoom {zoom}", len(pairs.train)
         self._split, self._tokens = tower, tokens
-        self.steps = steps_per_epoch(len(pairs.train), settings.batch)
         self.tail: nn.Module = tower.tail() if start is None else tower.tail_from(start)
         self.device = next(self.tail.parameters()).device
         self.photos, self.rows = pairs.embeddings.to(self.device), pairs.zooms[zoom].rows
         self.log_scale = nn.Parameter(torch.tensor(-math.log(settings.temperature), device=self.device))
-        learnt = [*self.tail.parameters(), *([self.log_scale] if settings.learn_temperature else [])]
-        self.optimiser = torch.optim.Adam(learnt, lr=settings.lr)
-        self._validation = Validation(pairs, zoom, desk.group, self.device)
-        self.reached, self.best = Reached(epoch=-1), dict[str, Tensor]()
-
-    def run(self) -> ZoomResult:
-        """Train to the end, from the state file if it is there; KeyboardInterrupt leaves one of the last whole step."""
-        self._resume()
-        if self.reached.epoch < 0:
-            self.reached = Reached()
-            self._validated(None)
-        with Interrupts() as interrupts:
-            while not self._finished():
-                self._epoch(interrupts)
-        if not self.reached.done:
-            self.reached.stored = self._stored()
-            self.reached.done = True
-            self._save()
-        return ZoomResult(self.best, self.reached)
+        parameters = [*self.tail.parameters(), *([self.log_scale] if settings.learn_temperature else [])]
+        self.optimiser = torch.optim.Adam(parameters, lr=settings.lr)
+        self._validation = Validation(pairs, zoom, group, self.device)
 
     def embed(self, rows: Rows) -> Tensor:
         """Tiles by row, (n,), to (n, d) float32 unit embeddings on the tower's device."""
@@ -100,123 +66,83 @@ class ZoomTraining:
             embeddings: Tensor = self.tail(tokens)
         return embeddings
 
-    def _resume(self) -> None:
-        reached = self.desk.state.reached()
-        self.desk.log.resume(self.zoom, (reached.epoch, reached.step), self.settings.zooms[::-1])
-        if reached.epoch >= 0:
-            self.reached, self.best = reached, self.desk.state.best()
-            if not reached.done:
-                self._load(self.desk.state.layers())
-                self.desk.state.restore(self.log_scale, self.optimiser)
-        self.desk.group.barrier()  # nobody writes a state before all have read the last one
+    def order(self, epoch: int) -> Rows:
+        """The training photos in an epoch's order, (a,) int64."""
+        return self.pairs.order(self.settings.seed, self.zoom, epoch)
 
-    def _finished(self) -> bool:
-        reached, patience = self.reached, self.settings.patience
-        if reached.done:
-            return True
-        at_end = reached.epoch == 0 or reached.step == self.steps
-        return at_end and (
-            reached.epoch >= self.settings.epochs or (patience is not None and reached.stale >= patience)
-        )
+    def step(self, rows: Rows) -> dict[str, float]:
+        """One step of Adam on a batch of photos, (batch,); returns the batch's loss and the temperature."""
+        tiles, column = np.unique(self.rows[rows], return_inverse=True)
+        photos = self.photos[torch.from_numpy(rows).to(self.device)]
+        columns = torch.from_numpy(column).to(self.device)
+        own = self.group.share(len(rows))
 
-    def _epoch(self, interrupts: Interrupts) -> None:
-        """The rest of the epoch under way, or all of the next one."""
-        reached, size = self.reached, self.settings.batch
-        if reached.epoch == 0 or reached.step == self.steps:
-            reached.epoch, reached.step, reached.loss_sum = reached.epoch + 1, 0, 0.0
-        order = self.pairs.order(self.settings.seed, self.zoom, reached.epoch)
-        while reached.step < self.steps:
-            loss = self._step(order[reached.step * size : (reached.step + 1) * size])
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"zoom {self.zoom}: the loss of epoch {reached.epoch}, step {reached.step + 1} is {loss}: "
-                    "give a lower --lr, and another --out"
-                )
-            reached.step, reached.loss_sum = reached.step + 1, reached.loss_sum + loss
-            if reached.step == self.steps:
-                self._validated(reached.loss_sum / self.steps)
-            else:
-                self._note(loss)
-            done = (reached.epoch - 1) * self.steps + reached.step
-            self._tell("train", f"Training zoom {self.zoom}", done, self.settings.epochs * self.steps)
-            self._leave_if_asked(interrupts)
-
-    def _step(self, batch: Rows) -> float:
-        tiles, column = np.unique(self.rows[batch], return_inverse=True)
-        photos, rows = self.photos[torch.from_numpy(batch).to(self.device)], torch.from_numpy(column).to(self.device)
-        group, settings = self.desk.group, self.settings
-        own = group.share(len(batch))
-
-        def loss(seen: Tensor) -> Tensor:
-            symmetric = settings.loss == "symmetric"
-            return in_batch_loss(photos, seen, rows, self.log_scale.exp(), symmetric=symmetric, own=own)
+        def loss(embeddings: Tensor) -> Tensor:
+            return in_batch_loss(photos, embeddings, columns, self.log_scale.exp(), own=own)
 
         self.optimiser.zero_grad(set_to_none=True)
-        learnt = [p for g in self.optimiser.param_groups for p in g["params"]]
-        value = backward_in_parts(self.embed, tiles, loss, group, settings.micro_batch, learnt)
+        parameters = [p for g in self.optimiser.param_groups for p in g["params"]]
+        value = backward_in_parts(self.embed, tiles, loss, self.group, self.settings.micro_batch, parameters)
         self.optimiser.step()
-        if settings.learn_temperature:
+        if self.settings.learn_temperature:
             with torch.no_grad():
                 self.log_scale.clamp_(0.0, math.log(100.0))
-        return float(value)
+        return {"loss": float(value), "temperature": self._temperature()}
 
-    def _note(self, loss: float) -> None:
-        reached = self.reached
-        if reached.step % self.settings.log_every == 0:
-            values = {"loss": loss, "temperature": self._temperature()}
-            self.desk.log.add(self.zoom, (reached.epoch, reached.step), values)
-        if reached.step % self.settings.save_every == 0:
-            self._save()
+    def validate(self) -> dict[str, float]:
+        """The validation photos' loss and recalls, and the temperature."""
+        temperature = self._temperature()
+        figures = self._validation.measure(self.embed, 1 / temperature, batch=self.settings.validation_batch)
+        return figures | {"temperature": temperature}
 
-    def _leave_if_asked(self, interrupts: Interrupts) -> None:
-        """All processes leave after the same step, so that none waits for another that is gone."""
-        if float(self.desk.group.add(torch.tensor(float(interrupts.asked)))):
-            self._save()
-            raise KeyboardInterrupt
+    def worth(self, row: Mapping[str, float]) -> tuple[float, ...]:
+        """Recall@1; between epochs of equal recall, the lower validation loss."""
+        return row["recall@1"], -row["val_loss"]
 
-    def _validated(self, loss: float | None) -> None:
-        """Validate, log, keep the layers if they are the best so far, and save."""
-        val_loss, found = self._measured()
-        epoch = Epoch(self.reached.epoch, loss, val_loss, self._temperature(), found)
-        self.reached.history.append(epoch)
-        if self.reached.best is epoch:
-            self.best = self._split.layers(self.tail)
-        values = found | {"val_loss": val_loss, "temperature": epoch.temperature}
-        values |= {} if loss is None else {"loss": loss}
-        self.desk.log.add(self.zoom, (self.reached.epoch, self.reached.step), values)
-        self._tell("note", _in_words(self.zoom, epoch))
-        self._save()
+    def describe(self, row: Mapping[str, float]) -> str:
+        """An epoch in one line."""
+        loss = f"epoch {row['epoch']:.0f}, loss {row['loss']:.4f}" if "loss" in row else "before training"
+        recalls = ", ".join(f"{name} {share:.1%}" for name, share in _recalls(row).items())
+        return f"zoom {self.zoom}, {loss}: validation loss {row['val_loss']:.4f}, {recalls}"
 
-    def _stored(self) -> dict[str, float]:
-        """The best layers' recall as they are stored, in fp16, and the least cosine that rounding leaves of a tile."""
-        self._load(self.best)
-        exact = self._validation.embeddings(self.embed)
-        self._load({name: layer.half().float() for name, layer in self.best.items()})
+    def weights(self) -> dict[str, Tensor]:
+        """The tail's layers by the tower's names, copied to the CPU."""
+        return self._split.layers(self.tail)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the tail's layers. TrainingError if they are another tower's."""
+        self.tail.load_state_dict(self._split.tail_from(weights).state_dict())
+
+    def state(self) -> dict[str, Tensor]:
+        """Layers, temperature and Adam's moments. Nothing in a step is random, so there is no generator to save."""
+        tensors = with_prefix("layers.", self.weights()) | {"log_scale": self.log_scale}
+        return tensors | optimiser_tensors("adam", self.optimiser)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `state` returned."""
+        self.load(without_prefix("layers.", state))
+        with torch.no_grad():
+            self.log_scale.copy_(state["log_scale"])
+        restore_optimiser("adam", self.optimiser, state)
+
+    def final_figures(self) -> dict[str, float]:
+        """The best layers' recalls as stored in fp16, and the least cosine of a tile's embedding to its float32 one."""
+        exact, layers = self._validation.embeddings(self.embed), self.weights()
+        self.load({name: layer.half().float() for name, layer in layers.items()})
         rounded = self._validation.embeddings(self.embed)
-        return self._measured()[1] | {"least_cosine_to_float32": float((exact * rounded).sum(1).min())}
-
-    def _load(self, layers: Mapping[str, Tensor]) -> None:
-        self.tail.load_state_dict(self._split.tail_from(layers).state_dict())
-
-    def _measured(self) -> tuple[float, dict[str, float]]:
-        scale, settings = 1 / self._temperature(), self.settings
-        symmetric = settings.loss == "symmetric"
-        return self._validation.measure(self.embed, scale, batch=settings.validation_batch, symmetric=symmetric)
+        recalls = _recalls(self.validate())
+        self.load(layers)
+        return recalls | {"least_cosine_to_float32": float((exact * rounded).sum(1).min())}
 
     def _temperature(self) -> float:
         return float((-self.log_scale.detach()).exp())
 
-    def _tell(self, stage: str, text: str, done: int = 0, total: int = 0) -> None:
-        if self.desk.group.first:
-            self.desk.tell(Progress(stage, text, done, total))
 
-    def _save(self) -> None:
-        if self.desk.group.first:
-            layers = self._split.layers(self.tail)
-            self.desk.state.save(self.reached, self.best, layers, self.log_scale, self.optimiser)
+def epoch_facts(row: Mapping[str, float]) -> dict[str, Any]:
+    """An epoch's row as training.json has it; epoch 0, the start, has no training loss."""
+    facts = {"epoch": row["epoch"], "loss": row.get("loss"), "val_loss": row["val_loss"]}
+    return facts | {"temperature": row["temperature"], "recalls": _recalls(row)}
 
 
-def _in_words(zoom: int, epoch: Epoch) -> str:
-    found = ", ".join(f"{name} {share:.1%}" for name, share in epoch.recalls.items())
-    loss = "before training" if epoch.loss is None else f"epoch {epoch.epoch}, loss {epoch.loss:.4f}"
-    return f"zoom {zoom}, {loss}: validation loss {epoch.val_loss:.4f}, {found}"
+def _recalls(row: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name.startswith("recall")}

@@ -36,10 +36,8 @@ def main() -> None:
             def embed(part: np.ndarray) -> torch.Tensor:
                 return functional.normalize(net(inputs[torch.from_numpy(part)]), dim=1)
 
-            def loss(
-                seen: torch.Tensor, batch: torch.Tensor = batch, rows: torch.Tensor = rows, back: bool = step % 2 == 1
-            ) -> torch.Tensor:
-                return in_batch_loss(batch, seen, rows, log_scale.exp(), symmetric=back, own=group.share(33))
+            def loss(seen: torch.Tensor, batch: torch.Tensor = batch, rows: torch.Tensor = rows) -> torch.Tensor:
+                return in_batch_loss(batch, seen, rows, log_scale.exp(), own=group.share(33))
 
             optimiser.zero_grad()
             losses.append(backward_in_parts(embed, tiles, loss, group, 4, learnt))

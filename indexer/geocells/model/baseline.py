@@ -22,7 +22,7 @@ from indexer.geocells.model.features import EncoderFeatures, PhotoData, SplitDat
 from indexer.geocells.model.grid import ErrorRow, error_figures, errors_as_json
 from indexer.geocells.model.train import begin_training
 from indexer.geocells.settings import BaselineRequest
-from indexer.learning.split_tower import SplitTower
+from indexer.learning.trunk import SplitTower
 from indexer.photos.photo_set import PhotoSet
 from indexer.progress import OnProgress, silent
 from indexer.runs import disk_errors

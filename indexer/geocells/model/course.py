@@ -16,10 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.builtin.state import load_state, optimiser_tensors, restore_optimiser, save_state
 from indexer.errors import TrainingError
 from indexer.geocells.settings import Pace
-from indexer.learning.interrupts import Interrupts
+from indexer.learning.loop import Interrupts
+from indexer.learning.state import load_state, optimiser_tensors, restore_optimiser, save_state
 from indexer.progress import OnProgress, Progress
 from retrieval.files import write_atomically
 
@@ -108,7 +108,7 @@ class Course:
                 self._note(values)
             done = (reached.epoch - 1) * self.steps + reached.step
             self._tell(Progress("train", "Training", done, self.pace.epochs * self.steps))
-            if interrupts.asked:
+            if interrupts.requested:
                 self._save()
                 raise KeyboardInterrupt
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from indexer.errors import TrainingError
 from indexer.learning.activations import ActivationCache, CacheLimits
-from indexer.learning.split_tower import SplitTower
+from indexer.learning.trunk import SplitTower
 from indexer.photos.embed import embed_photos
 from indexer.photos.files import read_picture
 from indexer.photos.photo_set import Fault, PhotoSet, write_rejections

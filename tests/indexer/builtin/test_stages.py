@@ -14,9 +14,9 @@ from indexer.builtin.map_stage import MapStage, Queries, train_map_tower, trunk_
 from indexer.builtin.muon import Muon, orthogonalise
 from indexer.builtin.photo_stage import Batch, PhotoStage, Tables, schedule, softmax_loss, train_photo_tower
 from indexer.builtin.pyramid import Pyramid
-from indexer.builtin.state import load_state, save_state
 from indexer.builtin.tower import forward
 from indexer.errors import TrainingError
+from indexer.learning.state import load_state, save_state
 from retrieval.encoders.open_clip import MapEncoders, PhotoEncoder, Tower, build_tower, trained_layers
 from retrieval.encoders.preprocess import Preprocess
 from tile_cache.addressing import code_of_tile, tile_at
@@ -101,7 +101,7 @@ def test_a_state_that_is_cut_off_is_named_with_the_way_out(make_tower: MakeTower
     path = tmp_path / "photo.state"
     save_state(path, {"tower.proj": torch.ones(3, 3)}, {"steps_done": 3})
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(TrainingError, match=r"photo.state is no training state .*: delete it"):
+    with pytest.raises(TrainingError, match=r"photo.state is not a training state .*: delete it"):
         train_photo_tower(make_tower(0), tables(0), batches, STAGE, path, nothing)
 
 

@@ -81,7 +81,7 @@ def test_what_comes_out_loads_and_belongs_together(trained: tuple[Path, dict[str
 
 def test_tuning_leaves_what_map_towers_share(trained: tuple[Path, dict[str, object]]) -> None:
     """Its first layers are those that the map towers were trained over, as fp16 holds them."""
-    from indexer.builtin.state import load_state
+    from indexer.learning.state import load_state
 
     run, _ = trained
     before, _ = load_state(run / "photo.state")
@@ -116,4 +116,4 @@ def test_a_damaged_state_ends_in_one_line(trained: tuple[Path, dict[str, object]
     damaged.write_bytes(damaged.read_bytes()[:-9])
     result = train(tmp_path)
     assert result.exit_code == 1, result.exception
-    assert f"tilebeam: {damaged} is no training state" in result.stderr
+    assert f"tilebeam: {damaged} is not a training state" in result.stderr

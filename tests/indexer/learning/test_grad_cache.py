@@ -31,7 +31,7 @@ class Setting:
         return functional.normalize(self.net(self.inputs[torch.from_numpy(rows)]), dim=1)
 
     def loss(self, tiles: Tensor) -> Tensor:
-        return in_batch_loss(self.photos, tiles, self.rows, self.log_scale.exp(), symmetric=True)
+        return in_batch_loss(self.photos, tiles, self.rows, self.log_scale.exp())
 
     def gradients(self) -> Tensor:
         taken = torch.cat([p.grad.reshape(-1) for p in self.parameters if p.grad is not None]).clone()

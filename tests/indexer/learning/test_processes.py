@@ -15,20 +15,20 @@ import torch
 from small_world import SmallWorld, finished, log_rows, start
 
 from indexer.learning.distributed import Group
-from indexer.learning.state import ZoomFile
+from indexer.learning.loop import Checkpoint
 from retrieval.encoders.open_clip import PhotoEncoder
 
 WORKER = Path(__file__).parents[2] / "support" / "process_worker.py"
 
 
 def weights(out: Path, zoom: int) -> dict[str, torch.Tensor]:
-    return ZoomFile(out / "states" / f"z{zoom:02d}.state").best()
+    return Checkpoint.read(out / "states" / f"z{zoom:02d}.state").best
 
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(world: SmallWorld, tmp_path: Path) -> None:
     """The same losses, recalls and layers, though each embeds half of a batch's tiles, some at a time."""
-    options = ["--loss", "symmetric", "--learn-temperature", "--split-ratio", "4:1:0"]
+    options = ["--learn-temperature", "--split-ratio", "4:1:0"]
     both = start(world.arguments(tmp_path / "2", *options, "--micro-batch", 5), processes=2)
     alone = finished(start(world.arguments(tmp_path / "1", *options)))
     assert finished(both)["zooms"] == alone["zooms"]

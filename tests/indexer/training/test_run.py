@@ -22,12 +22,17 @@ from workbench import Server
 
 from indexer.build.compose import Composer
 from indexer.build.coverage import neighbours
-from indexer.builtin.state import save_state
 from indexer.cli.train import register
 from indexer.errors import CoverageError, DiskError, PhotoSetError, RunMismatchError, TrainingError
+<<<<<<< HEAD
 from indexer.learning import state as zoom_state
 from indexer.learning.state import ZoomFile
 from indexer.photos.embed import embed_photos
+=======
+from indexer.learning import loop
+from indexer.learning.loop import Checkpoint, save_state
+from indexer.photos.embedding import embed_photos
+>>>>>>> bbd653a (learning: one resumable loop for all trainings)
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import read_photos
 from indexer.photos.splits import SplitPlan
@@ -161,7 +166,7 @@ def test_the_same_command_again_finds_all_done(world: SmallWorld, trained: tuple
 
 
 def weights(out: Path) -> dict[int, dict[str, torch.Tensor]]:
-    return {z: ZoomFile(out / "states" / f"z{z:02d}.state").best() for z in (2, 4)}
+    return {z: Checkpoint.read(out / "states" / f"z{z:02d}.state").best for z in (2, 4)}
 
 
 def same(a: Path, b: Path) -> bool:
@@ -181,7 +186,7 @@ class Stopper:
             signal.raise_signal(signal.SIGINT)
 
 
-@pytest.mark.parametrize("options", [{}, {"loss": "symmetric", "learn_temperature": True, "micro_batch": 8}])
+@pytest.mark.parametrize("options", [{}, {"learn_temperature": True, "micro_batch": 8}])
 def test_interrupted_anywhere_it_ends_with_the_same_weights(
     world: SmallWorld, tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -203,14 +208,6 @@ def test_interrupted_anywhere_it_ends_with_the_same_weights(
     assert (whole.out / "log.csv").read_bytes() == (cut.out / "log.csv").read_bytes()
 
 
-def test_an_independent_start_differs_from_a_warm_one(world: SmallWorld, tmp_path: Path) -> None:
-    train_pairs(world.request(tmp_path / "a", epochs=1))
-    train_pairs(world.request(tmp_path / "b", epochs=1, warm_start=False))
-    assert log_rows(tmp_path / "a")[0] == log_rows(tmp_path / "b")[0]
-    starts = [[r for r in log_rows(tmp_path / n) if r["zoom"] == "2" and r["epoch"] == "0"] for n in "ab"]
-    assert starts[0] != starts[1]
-
-
 @pytest.mark.parametrize("cache", [{"cache_bytes": 0}, {"cache_bytes": 200_000}])
 def test_without_room_for_a_cache_all_is_the_same(world: SmallWorld, tmp_path: Path, cache: dict[str, int]) -> None:
     train_pairs(world.request(tmp_path / "a", epochs=1))
@@ -223,9 +220,9 @@ def test_without_room_for_a_cache_all_is_the_same(world: SmallWorld, tmp_path: P
 
 def test_another_run_in_the_same_folder_is_named(world: SmallWorld, tmp_path: Path) -> None:
     train_pairs(world.request(tmp_path, epochs=1))
-    changed = world.request(tmp_path, epochs=1, lr=2e-3, loss="symmetric")
+    changed = world.request(tmp_path, epochs=1, lr=2e-3, learn_temperature=True)
     with pytest.raises(
-        RunMismatchError, match=r"loss was 'paper' and is now 'symmetric'; lr was 0.001 and is now 0.002"
+        RunMismatchError, match=r"lr was 0.001 and is now 0.002; learn-temperature was False and is now True"
     ):
         train_pairs(changed)
     with pytest.raises(RunMismatchError, match="split-ratio was '10:1:1' and is now '5:1:1'"):
@@ -263,7 +260,7 @@ def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
         save_state(path, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(zoom_state, "save_state", full)
+        patch.setattr(loop, "save_state", full)
         with pytest.raises(DiskError, match="free some space and run the same command again"):
             train_pairs(world.request(tmp_path / "cut", epochs=1))
     train_pairs(world.request(tmp_path / "cut", epochs=1))

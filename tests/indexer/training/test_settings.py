@@ -1,4 +1,4 @@
-"""A run's numbers: paper H's by default, and checked before anything is loaded."""
+"""Training settings: the hierarchical-search paper's by default, checked before anything is loaded."""
 
 import ast
 import inspect
@@ -15,9 +15,9 @@ from indexer.training import settings
 from indexer.training.settings import TrainSettings
 
 
-def test_the_defaults_are_paper_hs() -> None:
+def test_defaults_are_those_of_the_hierarchical_search_paper() -> None:
     s = TrainSettings((4, 6, 8))
-    assert (s.loss, s.warm_start, s.epochs, s.batch, s.validation_batch) == ("paper", True, 5, 64, 128)
+    assert (s.epochs, s.batch, s.validation_batch) == (5, 64, 128)
     assert (s.lr, s.blocks, s.patience, s.micro_batch, s.margin(4)) == (1e-4, 2, None, None, 0.0)
 
 

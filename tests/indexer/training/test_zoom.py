@@ -14,14 +14,13 @@ from small_world import ARCHITECTURE
 
 from indexer.errors import TrainingError
 from indexer.learning.distributed import Group
-from indexer.learning.interrupts import Interrupts
 from indexer.learning.log import TrainingLog
-from indexer.learning.split_tower import SplitTower
-from indexer.learning.state import Epoch, Reached, ZoomFile
+from indexer.learning.loop import Checkpoint, Interrupts, Reached, TrainingLoop
+from indexer.learning.trunk import SplitTower
 from indexer.progress import Progress
 from indexer.training.pairs import Pairs
 from indexer.training.settings import TrainSettings
-from indexer.training.zoom import Desk, ZoomTraining
+from indexer.training.zoom import LOG_FIGURES, ZoomTask
 from retrieval.encoders.open_clip import build_tower
 
 SETTINGS = TrainSettings((3,), batch=16, epochs=3, lr=1e-3, temperature=0.1, save_every=2, log_every=1)
@@ -45,22 +44,22 @@ class Bench:
             seen = SplitTower(goal).tail()(self.tokens)[torch.from_numpy(tiles.rows)]
             seen = torch.nn.functional.normalize(seen - seen.mean(0), dim=1)
         self.pairs = replace(self.pairs, embeddings=seen)
-        self.folder, self.told = folder, list[Progress]()
+        self.folder, self.progress = folder, list[Progress]()
 
-    def training(
-        self, name: str = "run", tell: Callable[[Progress], None] | None = None, **changes: Any
-    ) -> ZoomTraining:
-        desk = Desk(
-            ZoomFile(self.folder / name / "z03.state"),
-            TrainingLog(self.folder / name / "log.csv"),
-            Group(),
-            tell or self.told.append,
-        )
-
+    def task(self, settings: TrainSettings) -> ZoomTask:
         def tokens(rows: np.ndarray) -> torch.Tensor:
             return self.tokens[torch.from_numpy(rows)]
 
-        return ZoomTraining(3, self.pairs, self.tower, tokens, replace(SETTINGS, **changes), desk)
+        return ZoomTask(3, self.pairs, self.tower, tokens, settings, Group())
+
+    def loop(
+        self, name: str = "run", on_progress: Callable[[Progress], None] | None = None, **changes: Any
+    ) -> TrainingLoop:
+        settings, folder = replace(SETTINGS, **changes), self.folder / name
+        log = TrainingLog(folder / "log.csv", LOG_FIGURES, ("zoom", 3))
+        on_progress = on_progress or self.progress.append
+        task, path = self.task(settings), folder / "z03.state"
+        return TrainingLoop(task, settings, path, log, on_progress, patience=settings.patience)
 
 
 @pytest.fixture
@@ -68,130 +67,129 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
 
 
-def test_it_learns_and_keeps_the_best_epoch(bench: Bench) -> None:
-    result = bench.training(epochs=8, lr=3e-3).run()
-    history = result.reached.history
-    assert [e.epoch for e in history] == list(range(9))
-    assert history[-1].loss is not None
-    assert history[1].loss is not None
-    assert history[-1].loss < history[1].loss - 0.1
-    best = max(history, key=lambda e: (e.recalls["recall@1"], -e.val_loss))
-    assert result.reached.best == best
-    assert best.recalls["recall@10"] > history[0].recalls["recall@10"]
-    again = bench.training("again")
-    again._load(result.layers)
-    val_loss, found = again._measured()
-    assert val_loss == pytest.approx(best.val_loss, rel=1e-6)
-    assert found == best.recalls
+def test_loop_learns_and_keeps_the_best_epoch(bench: Bench) -> None:
+    loop = bench.loop(epochs=8, lr=3e-3)
+    history = loop.run().history
+    assert [row["epoch"] for row in history] == list(range(9))
+    assert history[-1]["loss"] < history[1]["loss"] - 0.1
+    best = max(history, key=lambda row: (row["recall@1"], -row["val_loss"]))
+    assert loop.reached.best == best
+    assert best["recall@10"] > history[0]["recall@10"]
+    again = bench.task(SETTINGS)
+    again.load(loop.best)
+    figures = again.validate()
+    assert figures["val_loss"] == pytest.approx(best["val_loss"], rel=1e-6)
+    assert all(figures[f"recall@{k}"] == best[f"recall@{k}"] for k in (1, 5, 10))
 
 
 def test_validation_is_over_all_distinct_tiles_of_its_photos(bench: Bench) -> None:
     """Against one similarity matrix by hand, at the start."""
-    training = bench.training(epochs=1)
-    start = training._measured()[1]
+    recall = bench.task(SETTINGS).validate()["recall@5"]
     pairs, rows = bench.pairs, bench.pairs.zooms[3].rows
     tiles = np.unique(rows[pairs.validation])
     with torch.no_grad():
-        seen = bench.tower.tail()(bench.tokens[torch.from_numpy(tiles)]).double()
-    alike = pairs.embeddings[torch.from_numpy(pairs.validation)].double() @ seen.t()
+        embeddings = bench.tower.tail()(bench.tokens[torch.from_numpy(tiles)]).double()
+    similarity = pairs.embeddings[torch.from_numpy(pairs.validation)].double() @ embeddings.t()
     own = np.searchsorted(tiles, rows[pairs.validation])
-    before = [(alike[i] > alike[i, own[i]] + 1e-9).sum().item() for i in range(len(own))]
-    assert start["recall@5"] == np.mean(np.array(before) < 5)
+    ranks = [(similarity[i] > similarity[i, own[i]] + 1e-9).sum().item() for i in range(len(own))]
+    assert recall == np.mean(np.array(ranks) < 5)
 
 
 def test_patience_ends_a_zoom_that_gets_no_better(bench: Bench) -> None:
-    result = bench.training(epochs=30, patience=2, lr=1e-9).run()
-    assert result.reached.history[-1].epoch < 30
-    assert result.reached.stale >= 2
-    assert len(result.reached.history) == result.reached.best.epoch + 3
+    reached = bench.loop(epochs=30, patience=2, lr=1e-9).run()
+    assert reached.epoch < 30
+    assert reached.stale >= 2
+    assert len(reached.history) == reached.best_epoch + 3
 
 
 @pytest.mark.parametrize("stop", range(1, 19))
-def test_a_step_that_is_interrupted_ends_first(bench: Bench, stop: int) -> None:
-    """Then a state is left, whatever the step; the second half ends where an undisturbed run does."""
-    whole = bench.training("whole", learn_temperature=True).run()
-    seen = [0]
+def test_interrupt_takes_effect_at_the_end_of_the_step(bench: Bench, stop: int) -> None:
+    """A state is left, whatever the step; the resumed run ends with the weights of an undisturbed one."""
+    whole = bench.loop("whole", learn_temperature=True)
+    whole.run()
+    calls = [0]
 
     def interrupt(progress: Progress) -> None:
-        seen[0] += 1
-        if seen[0] == stop:
+        calls[0] += 1
+        if calls[0] == stop:
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         try:
-            bench.training("cut", interrupt, learn_temperature=True).run()
+            bench.loop("cut", interrupt, learn_temperature=True).run()
         except KeyboardInterrupt:
-            reached = ZoomFile(bench.folder / "cut" / "z03.state").reached()
+            reached = Checkpoint.read(bench.folder / "cut" / "z03.state").reached
             assert not reached.done
-            told = [p.stage for p in bench.told][:stop]
-            # An epoch's note comes before its last step is told; the start's before any state is saved.
-            steps = told.count("train") + (told[-1] == "note")
+            stages = [p.stage for p in bench.progress][:stop]
+            # An epoch's note is reported before its last step; the start's before any state is saved.
+            steps = stages.count("train") + (stages[-1] == "note")
             assert (reached.epoch - 1) * 5 + reached.step == (steps if stop > 1 else -10)
     finally:
         signal.signal(signal.SIGTERM, before)
-    result = bench.training("cut", learn_temperature=True).run()
-    assert all(torch.equal(layer, result.layers[name]) for name, layer in whole.layers.items())
+    resumed = bench.loop("cut", learn_temperature=True)
+    resumed.run()
+    assert all(torch.equal(layer, resumed.best[name]) for name, layer in whole.best.items())
     assert (bench.folder / "cut" / "log.csv").read_bytes() == (bench.folder / "whole" / "log.csv").read_bytes()
 
 
-def test_the_temperature_moves_only_if_it_is_to(bench: Bench) -> None:
-    fixed = bench.training("fixed", temperature=0.002).run()
-    assert {round(e.temperature, 6) for e in fixed.reached.history} == {0.002}
-    learnt = bench.training("learnt", learn_temperature=True, lr=1e-2).run()
-    assert len({e.temperature for e in learnt.reached.history}) == 4
+def test_temperature_moves_only_if_it_is_learnt(bench: Bench) -> None:
+    fixed = bench.loop("fixed", temperature=0.002).run()
+    assert {round(row["temperature"], 6) for row in fixed.history} == {0.002}
+    learnt = bench.loop("learnt", learn_temperature=True, lr=1e-2).run()
+    assert len({row["temperature"] for row in learnt.history}) == 4
 
 
-def test_a_loss_that_is_no_number_ends_the_run(bench: Bench) -> None:
-    with pytest.raises(TrainingError, match=r"zoom 3: the .*loss .*is nan: give a lower --lr"):
-        bench.training(lr=1e30).run()
+def test_loss_that_is_not_finite_ends_the_run(bench: Bench) -> None:
+    with pytest.raises(TrainingError, match=r"zoom 3: the .*loss .*is nan: give a lower learning rate"):
+        bench.loop(lr=1e30).run()
 
 
 @pytest.mark.parametrize("batch", [16, 80])
-def test_layers_that_give_no_numbers_are_never_the_best(bench: Bench, batch: int) -> None:
-    """The last step of an epoch may spoil them: nan is before nothing and behind nothing, and would be found first."""
+def test_layers_with_nan_embeddings_are_never_the_best(bench: Bench, batch: int) -> None:
+    """An epoch's last step may destroy the layers. nan compares as neither better nor worse, so it must be refused."""
     with pytest.raises(TrainingError, match=r"loss .*is nan"):
-        bench.training(lr=1e30, batch=batch).run()
-    assert ZoomFile(bench.folder / "run" / "z03.state").reached().best.epoch == 0
+        bench.loop(lr=1e30, batch=batch).run()
+    assert Checkpoint.read(bench.folder / "run" / "z03.state").reached.best_epoch == 0
 
 
 def test_bf16_turns_an_embedding_by_little(bench: Bench) -> None:
     """As autocast computes on CUDA: unit rows in float32, near those of float32."""
-    training = bench.training()
-    rows = np.arange(40)
+    task = bench.task(SETTINGS)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        halves = training.tail(bench.tokens[:40])
+        halves = task.tail(bench.tokens[:40])
     assert halves.dtype == torch.float32
     with torch.no_grad():
-        cosines = (training.embed(rows) * halves).sum(1)
+        cosines = (task.embed(np.arange(40)) * halves).sum(1)
     assert torch.allclose(halves.norm(dim=1), torch.ones(40), atol=1e-5)
     assert cosines.min() > 0.995
 
 
-def test_another_towers_state_is_refused(bench: Bench) -> None:
-    bench.training(epochs=1).run()
+def test_state_of_another_tower_is_refused(bench: Bench) -> None:
+    loop = bench.loop(epochs=1)
+    loop.run()
     other = SplitTower(build_tower({**ARCHITECTURE, "embed_dim": 8}).eval())
-    state = ZoomFile(bench.folder / "run" / "z03.state")
     with pytest.raises(TrainingError, match="not the last ones of this tower"):
-        other.tail_from(state.best())
-    with pytest.raises(TrainingError, match=r"z03.state is the state of something else .*: delete it"):
-        state.layers()  # of a zoom that is done, the best ones alone are kept
+        other.tail_from(loop.best)
+    Checkpoint(replace(loop.reached, done=False), loop.best, {}).write(loop.path)
+    with pytest.raises(TrainingError, match=r"(?s)z03.state is the state of another training .*: delete it"):
+        bench.loop(epochs=1).run()
 
 
-def test_the_best_is_the_first_of_equals() -> None:
-    def epoch(n: int, recall: float, loss: float) -> Epoch:
-        return Epoch(n, None, loss, 0.1, {"recall@1": recall})
+def test_first_of_equal_epochs_is_the_best(bench: Bench) -> None:
+    """Nothing is learnt at this rate, so all epochs are equal."""
+    reached = bench.loop(lr=1e-30).run()
+    assert len(reached.history) == 4
+    assert reached.best_epoch == 0
+    assert reached.stale == 3
+    assert Reached(3, 0, 1, history=[{"epoch": n} for n in range(4)]).best == {"epoch": 1}
 
-    reached = Reached(3, 0, 0.0, [epoch(0, 0.2, 3), epoch(1, 0.5, 2), epoch(2, 0.5, 2), epoch(3, 0.4, 1)])
-    assert reached.best.epoch == 1
-    assert reached.stale == 2
 
-
-def test_a_second_interrupt_is_not_held_back() -> None:
+def test_second_interrupt_is_not_held_back() -> None:
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:
         signal.raise_signal(signal.SIGINT)
-        assert interrupts.asked
+        assert interrupts.requested
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from indexer.errors import TrainingError
 from indexer.learning.activations import ActivationCache, CacheLimits
-from indexer.learning.split_tower import SplitTower
+from indexer.learning.trunk import SplitTower
 from indexer.training.loss import in_batch_loss
 from retrieval.encoders.open_clip import Tower, build_tower, trained_layers
 
