@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retrieval.errors import RetrievalError
-from service import hangup
+from retrieval.search.options import Device, parse_bbox
 from service.access.keys import add_key, remove_key
-from service.errors import RequestError, ServiceError
+from service.errors import ServiceError
+from service.serving import listen, remember_hangup, run
 from tile_cache.errors import TileCacheError
 
 if TYPE_CHECKING:
@@ -29,14 +30,6 @@ class Scoring(StrEnum):
 
     posterior = "posterior"
     paper = "paper"
-
-
-class Device(StrEnum):
-    """Where the encoder and the beam run; `auto` is a GPU if there is one with room for the index."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 def register(app: typer.Typer) -> None:
@@ -79,7 +72,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     scoring: Annotated[Scoring | None, typer.Option(help="How tiles are ranked.", show_default="posterior")] = None,
-    device: Annotated[Device, typer.Option(help="Where encoder and beam run.")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where encoder and beam run.")] = "auto",
     prior: Annotated[
         str | None,
         typer.Option(
@@ -88,11 +81,10 @@ def serve(
     ] = None,
 ) -> None:
     """Serve an index over HTTP until interrupted."""
-    hangup.note()
+    remember_hangup()
     with _reported():
         from service.access.admission import check_exposure
         from service.ops.logs import configure
-        from service.serving import listen, run
         from service.settings import Settings
 
         settings = Settings.from_env() if scoring is None else Settings.from_env(scoring=scoring.value)
@@ -103,7 +95,7 @@ def serve(
             from service.app import create_app
             from service.reload import reopening
 
-            app = create_app(settings, _opened(index, device, prior), reopening(index, device.value, prior))
+            app = create_app(settings, _opened(index, device, prior), reopening(index, device, prior))
         bound = listener.getsockname()[1]
         _say(f"Tilebeam serves {index} at http://{host}:{bound} (for programs: /docs). Ctrl-C ends it.")
         run(app, listener, settings)
@@ -130,7 +122,7 @@ def locate(
     scoring: Annotated[
         Scoring | None, typer.Option(help="How tiles are ranked (with --index).", show_default="posterior")
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where encoder and beam run (with --index).")] = Device.auto,
+    device: Annotated[Device, typer.Option(help="Where encoder and beam run (with --index).")] = "auto",
     api_key: Annotated[
         str | None,
         typer.Option(envvar="TILEBEAM_API_KEY", help="A key that the service knows (with --url).", show_default=False),
@@ -197,15 +189,13 @@ def _opened(index: Path, device: Device, prior: str | None = None, priors: tuple
 
     # In a thread that ends: OpenMP keeps threads for each that has used it, and those would be in the engine's way.
     with ThreadPoolExecutor(1) as passing:
-        return passing.submit(Locator.open, index, device=device.value, prior=prior, priors=priors).result()
+        return passing.submit(Locator.open, index, device=device, prior=prior, priors=priors).result()
 
 
 def _bbox(text: str | None) -> _Box | None:
-    from service.http.bbox import parse_bbox
-
     try:
         return None if text is None else parse_bbox(text)
-    except RequestError as exc:
+    except ValueError as exc:
         raise typer.BadParameter(str(exc), param_hint="--bbox") from exc
 
 

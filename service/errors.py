@@ -1,38 +1,46 @@
-"""Everything that can go wrong around a request, as one tree. Plain Python: the client imports it without the engine.
+"""The service's errors as one tree, and the one table from an error to its RFC 9457 problem document.
+
+Plain Python: the client imports it without the engine, and it knows nothing of the web framework.
 
 ServiceError
-├── SettingsError          a TILEBEAM_ variable that cannot be meant so
+├── SettingsError          a TILEBEAM_ variable with an invalid value
 ├── AddressError           an address that the service cannot listen on
-├── KeyFileError           a file of API keys that cannot be used
-├── UnauthorizedError      no key, or an unknown one (HTTP 401)
-├── ForbiddenError         a key that may not do this (HTTP 403)
-├── ReloadError            an index or key file that is refused while the old one serves on (HTTP 409)
-├── NoTileError            a map tile that there is none of (HTTP 404)
+├── KeyFileError           a key file that cannot be read, written or parsed
+├── UnauthorizedError      a missing or unknown key (HTTP 401)
+├── ForbiddenError         a key without the right for this route (HTTP 403)
+├── ReloadError            the new index or key file was refused, the old one stays in use (HTTP 409)
+├── NoTileError            a map tile that the source does not have (HTTP 404)
 ├── RequestError           parameters, form or fields that are not as documented (HTTP 422)
-├── BodyTooLargeError      a request of more bytes or images than are allowed (HTTP 413)
-├── UnsupportedBodyError   a content type that is not taken (HTTP 415)
-├── SlowUploadError        a client that stopped sending (HTTP 408)
+├── BodyTooLargeError      a request over its limit of bytes or images (HTTP 413)
+├── UnsupportedBodyError   a content type that the route does not accept (HTTP 415)
+├── SlowUploadError        the client stopped sending (HTTP 408)
 ├── UnavailableError       try again later (HTTP 503)
-│   ├── RateLimitedError   a key that has sent its images for now (HTTP 429)
-│   ├── TooSlowError       a request that took longer than is allowed
-│   ├── AuditError         what was answered cannot be written down
-│   ├── OverloadedError    as much in work as is allowed
+│   ├── RateLimitedError   the key has used up its images for now (HTTP 429)
+│   ├── TooSlowError       the request took longer than allowed
+│   ├── AuditError         the audit line cannot be written
+│   ├── OverloadedError    no slot is free
 │   ├── SpoolError         the temporary store cannot be written
-│   └── NotReadyError      no inference has succeeded yet on what is loaded
-└── ClientError            seen from the client: no service there, or no answer from it
-    ├── LocalFileError     a picture on this machine that cannot be read
+│   └── NotReadyError      no inference has succeeded yet on the loaded index
+└── ClientError            raised by the client: no service at the URL, or an answer that is not the service's
+    ├── LocalFileError     an image file on this machine that cannot be read
     └── ProblemError       the service answered with a problem document
 """
 
+from dataclasses import dataclass
 from typing import Any
+
+from retrieval.errors import PhotoTooLargeError, QueryError, UnreadablePhotoError, UnsupportedPhotoError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:tilebeam:problem:"
 
 
 class ServiceError(Exception):
-    """Base of this package's errors; the message names the value and the way out."""
+    """Base of this package's errors; the message names the value and what to do."""
 
 
 class SettingsError(ServiceError, ValueError):
-    """A setting whose value cannot be meant so."""
+    """A setting with an invalid value."""
 
 
 class AddressError(ServiceError):
@@ -40,23 +48,23 @@ class AddressError(ServiceError):
 
 
 class KeyFileError(ServiceError):
-    """A file of API keys that cannot be read, written or meant so."""
+    """A file of API keys that cannot be read, written or parsed."""
 
 
 class UnauthorizedError(ServiceError):
-    """A request without a key where one is needed, or with one that is unknown."""
+    """A request with an unknown key, or without a key where one is needed."""
 
 
 class ForbiddenError(ServiceError):
-    """A key that is known and may not do this."""
+    """A valid key without the right for this route."""
 
 
 class ReloadError(ServiceError):
-    """An index or key file that was not taken over; what was loaded before serves on."""
+    """A new index or key file was refused; the old one stays in use."""
 
 
 class NoTileError(ServiceError):
-    """A map tile that the service has none of."""
+    """A map tile that the source does not have."""
 
 
 class RequestError(ServiceError):
@@ -68,15 +76,15 @@ class BodyTooLargeError(ServiceError):
 
 
 class UnsupportedBodyError(ServiceError):
-    """A content type that the route does not take."""
+    """A content type that the route does not accept."""
 
 
 class SlowUploadError(ServiceError):
-    """A client that stopped sending in the middle of its request."""
+    """The client stopped sending in the middle of its request."""
 
 
 class UnavailableError(ServiceError):
-    """The service cannot answer now; `retry_after_s` says when asking again makes sense."""
+    """The service cannot answer now; `retry_after_s` is when to try again."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message)
@@ -84,19 +92,19 @@ class UnavailableError(ServiceError):
 
 
 class OverloadedError(UnavailableError):
-    """As many requests are in work as is allowed."""
+    """No slot is free."""
 
 
 class RateLimitedError(UnavailableError):
-    """A key that has sent the images that it may for now."""
+    """The key has used up its images for now."""
 
 
 class TooSlowError(UnavailableError):
-    """A request that took longer than is allowed."""
+    """The request took longer than allowed."""
 
 
 class AuditError(UnavailableError):
-    """An answer that cannot be written down, and so is not given."""
+    """The audit line cannot be written, so the answer is withheld."""
 
 
 class SpoolError(UnavailableError):
@@ -104,20 +112,176 @@ class SpoolError(UnavailableError):
 
 
 class NotReadyError(UnavailableError):
-    """No inference has succeeded yet, or the last one failed, on what is loaded."""
+    """No inference has succeeded yet on the loaded index, or the last one failed."""
 
 
 class ClientError(ServiceError):
-    """No service at the URL, or an answer from it that makes no sense."""
+    """No service at the URL, or an answer that is not the service's."""
 
 
 class LocalFileError(ClientError):
-    """A picture on this machine that cannot be read."""
+    """An image file on this machine that cannot be read."""
 
 
 class ProblemError(ClientError):
-    """The service answered with an RFC 9457 problem document, kept in `problem`."""
+    """The service answered with an RFC 9457 problem document, available as `problem`."""
 
     def __init__(self, problem: dict[str, Any]) -> None:
         super().__init__(str(problem.get("detail") or problem.get("title") or problem))
         self.problem = problem
+
+
+@dataclass(frozen=True)
+class ProblemType:
+    """The HTTP side of an error class: status, last word of the problem's `type`, title, and an example detail."""
+
+    status: int
+    slug: str
+    title: str
+    example: str
+
+
+PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
+    UnreadablePhotoError: ProblemType(
+        400,
+        "unreadable-photo",
+        "The picture cannot be read",
+        "the JPEG is damaged or cut off (image file is truncated); send the file again, whole",
+    ),
+    LocalFileError: ProblemType(
+        400, "unreadable-file", "The file cannot be read", "photo.jpg: No such file or directory; check the path"
+    ),
+    UnauthorizedError: ProblemType(
+        401,
+        "unauthorized",
+        "A key is needed",
+        "this service needs a key; send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+    ),
+    ForbiddenError: ProblemType(
+        403,
+        "forbidden",
+        "This key may not do that",
+        "key 'alice' is not an admin key; use a key made with `tilebeam key new --admin`, or send SIGHUP",
+    ),
+    NoTileError: ProblemType(
+        404, "no-tile", "There is no such map tile", "there is no tile 12/0/0 in 'bluemarble'; it has zooms 0 to 8"
+    ),
+    SlowUploadError: ProblemType(
+        408,
+        "slow-upload",
+        "The request did not arrive in time",
+        "nothing arrived for 30 s in the middle of the upload; send it again",
+    ),
+    ReloadError: ProblemType(
+        409,
+        "reload-refused",
+        "What was to be loaded is refused",
+        "the new index cannot locate a picture; the log has the reason, the old index stays in use",
+    ),
+    PhotoTooLargeError: ProblemType(
+        413,
+        "photo-too-large",
+        "The picture is too large",
+        "the picture has 100000 x 100000 pixels and 100,000,000 are allowed; send a smaller copy",
+    ),
+    BodyTooLargeError: ProblemType(
+        413,
+        "body-too-large",
+        "The request is too large",
+        "the request has 20,000,001 bytes and 20,000,000 are allowed; send less at once",
+    ),
+    UnsupportedPhotoError: ProblemType(
+        415,
+        "unsupported-photo",
+        "This kind of picture is not taken",
+        "BMP is not taken; send JPEG, PNG, WebP, TIFF or GIF",
+    ),
+    UnsupportedBodyError: ProblemType(
+        415,
+        "unsupported-body",
+        "This content type is not taken",
+        "content type 'text/plain' is not accepted; send multipart/form-data with a file field 'image', "
+        "or the picture's bytes with an image/* content type",
+    ),
+    QueryError: ProblemType(
+        422,
+        "invalid-query",
+        "The question cannot be answered as asked",
+        "no tile of the index lies in the bbox; leave it out, or see in GET /index which area is covered",
+    ),
+    RequestError: ProblemType(
+        422,
+        "invalid-request",
+        "The request is not as documented",
+        "query parameter k='0' is invalid: Input should be greater than or equal to 1",
+    ),
+    RateLimitedError: ProblemType(
+        429,
+        "rate-limited",
+        "Too many pictures for now",
+        "key 'alice' has used its 60 images a minute; try again in 12 s",
+    ),
+    OverloadedError: ProblemType(
+        503, "overloaded", "Too much is in work", "128 images are in progress, which is the limit; try again in 3 s"
+    ),
+    SpoolError: ProblemType(
+        503,
+        "store-unavailable",
+        "The temporary store cannot be written",
+        "the temporary store cannot be written (No space left on device); try again later",
+    ),
+    TooSlowError: ProblemType(
+        503,
+        "too-slow",
+        "The request took too long",
+        "answering took longer than 60 s; try again later, or send less at once",
+    ),
+    AuditError: ProblemType(
+        503,
+        "audit-unavailable",
+        "The answer cannot be written down",
+        "the audit log cannot be written, so the answer is withheld; try again later",
+    ),
+    NotReadyError: ProblemType(
+        503,
+        "not-ready",
+        "The service is not ready",
+        "an inference with the loaded index failed; the service's log has the reason",
+    ),
+}
+"""The only place that maps an error class to a status. A subclass without a row uses its nearest base class.
+
+The examples are for the OpenAPI document; tests compare them with the real messages.
+"""
+
+INTERNAL = ProblemType(
+    500,
+    "internal",
+    "Something went wrong here",
+    "This is a fault of the service, not of the request; the service's log has the reason.",
+)
+"""For every error outside the table. Its detail is always this text: the real message is for the log only."""
+
+
+def problem_type_of(error: BaseException) -> ProblemType:
+    """The table's row for an error; INTERNAL if it has none."""
+    for cls in type(error).__mro__:
+        if cls in PROBLEM_TYPES:
+            return PROBLEM_TYPES[cls]
+    return INTERNAL
+
+
+def problem_of(error: BaseException) -> dict[str, Any]:
+    """The problem document: type, title, status, detail."""
+    if isinstance(error, ProblemError):
+        return error.problem
+    kind = problem_type_of(error)
+    detail = INTERNAL.example if kind is INTERNAL else str(error)
+    return {"type": TYPE_PREFIX + kind.slug, "title": kind.title, "status": kind.status, "detail": detail}
+
+
+def headers_of(error: BaseException) -> dict[str, str]:
+    """Retry-After, in seconds, for errors that pass; WWW-Authenticate for a missing key."""
+    if isinstance(error, UnauthorizedError):
+        return {"WWW-Authenticate": "Bearer"}
+    return {"Retry-After": str(error.retry_after_s)} if isinstance(error, UnavailableError) else {}

@@ -1,19 +1,48 @@
-"""Running the app under uvicorn: the socket first, so that a port in use costs no loading; then an orderly end."""
+"""Process and socket: listening, SIGHUP during start-up, and running the app under uvicorn.
+
+The socket is opened before the index, so that a used port is reported at once. uvicorn is imported by `run` only,
+because `tilebeam locate` shares the command line and needs no server.
+"""
 
 import signal
 import socket
-
-import uvicorn
-from fastapi import FastAPI
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from service.errors import AddressError
-from service.settings import Settings
 
-__all__ = ["listen", "run"]
+if TYPE_CHECKING:  # loads the web framework
+    from fastapi import FastAPI
+
+    from service.settings import Settings
+
+
+class _RememberHangup:
+    """A signal handler that remembers that it was called."""
+
+    def __init__(self) -> None:
+        self.called = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.called = True
+
+
+def remember_hangup() -> None:
+    """Remember a SIGHUP until the service is up, instead of ending the process. Call early, in the main thread.
+
+    Opening an index takes seconds, and by default the signal ends the process.
+    """
+    signal.signal(signal.SIGHUP, _RememberHangup())
+
+
+def hangup_was_remembered() -> bool:
+    """Whether SIGHUP arrived since `remember_hangup`; False if another handler is installed."""
+    handler = signal.getsignal(signal.SIGHUP)
+    return isinstance(handler, _RememberHangup) and handler.called
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises AddressError. Port 0 takes any free one."""
+    """Open a listening socket; port 0 takes any free port. Raises AddressError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -27,12 +56,14 @@ def listen(host: str, port: int) -> socket.socket:
         listener.listen(2048)
     except OSError as exc:
         listener.close()
-        raise AddressError(f"{host}:{port} cannot be listened on ({exc.strerror}); choose another --port") from exc
+        raise AddressError(f"{host}:{port} cannot be used ({exc.strerror}); choose another --port") from exc
     return listener
 
 
-def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
-    """Serve until SIGTERM, which ends it once what is in work is answered, or ctrl-C, which also raises."""
+def run(app: "FastAPI", listener: socket.socket, settings: "Settings") -> None:
+    """Serve until SIGTERM, after which running requests are answered, or until Ctrl-C, which also raises."""
+    import uvicorn  # see the module's docstring
+
     config = uvicorn.Config(
         app,
         log_level="warning",
@@ -40,7 +71,7 @@ def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
     )
-    # uvicorn raises a signal once more after its orderly end: for SIGTERM that would end in "terminated" instead of 0.
+    # uvicorn raises the signal again after it has shut down; for SIGTERM the exit code would not be 0.
     previous = signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         uvicorn.Server(config).run(sockets=[listener])

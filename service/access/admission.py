@@ -54,12 +54,12 @@ class Admission:
         scheme, _, presented = authorization.strip().partition(" ")
         presented = presented.strip() if scheme.lower() == "bearer" else api_key.strip()
         if not presented and self._required:
-            raise UnauthorizedError("this service asks for a key; send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
+            raise UnauthorizedError("this service needs a key; send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
         if not presented:  # another scheme than Bearer is for whoever stands in front of the service
             return self._nobody
         key = self._ring.find(presented)
         if key is None:
-            raise UnauthorizedError("this key is unknown or was removed; ask whoever runs the service for another")
+            raise UnauthorizedError("this key is unknown or was removed; ask the service's operator for a new one")
         return Caller(key.name, key.rate, key.admin)
 
     def enter(self, caller: Caller) -> None:
@@ -87,7 +87,7 @@ def check_admin(caller: Caller) -> None:
     """Raise ForbiddenError unless the caller's key is an admin's."""
     if not caller.admin:
         raise ForbiddenError(
-            f"{caller.key!r} may not change the service; use a key made with `tilebeam key new --admin`, or send SIGHUP"
+            f"key {caller.key!r} is not an admin key; use a key made with `tilebeam key new --admin`, or send SIGHUP"
         )
 
 

@@ -17,8 +17,7 @@ from typing import Any
 
 from starlette.requests import Request
 
-from service.errors import AuditError, SettingsError
-from service.problems import kind_of
+from service.errors import AuditError, SettingsError, problem_type_of
 
 __all__ = ["MAX_ZOOM", "Audit", "Seen", "Trail", "coarse_tile", "sha256_of"]
 
@@ -71,9 +70,7 @@ class Audit:
                 raise OSError(0, "not all of it was taken")
         except OSError as exc:
             _log.error("an audit line cannot be written: %s", exc.strerror)
-            raise AuditError(
-                "the audit cannot be written, and nothing is answered without it; ask again later"
-            ) from exc
+            raise AuditError("the audit log cannot be written, so the answer is withheld; try again later") from exc
 
 
 class Trail:
@@ -103,7 +100,7 @@ class Trail:
         if isinstance(outcome, dict):
             line["tile"] = coarse_tile(outcome)
         else:
-            line["problem"] = kind_of(outcome).slug if isinstance(outcome, Exception) else "given-up"
+            line["problem"] = problem_type_of(outcome).slug if isinstance(outcome, Exception) else "given-up"
         self._audit.write(line)
 
 

@@ -26,9 +26,7 @@ class Rates:
         left = self._left(name, rate)
         if left < 1:
             wait_s = max(1, math.ceil((1 - left) * 60 / rate))
-            raise RateLimitedError(
-                f"key {name!r} may send {rate} images a minute and has sent them; ask again in {wait_s} s", wait_s
-            )
+            raise RateLimitedError(f"key {name!r} has used its {rate} images a minute; try again in {wait_s} s", wait_s)
         self._store(name, rate, left - 1)
 
     def charge(self, name: str, rate: int, images: int) -> None:

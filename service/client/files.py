@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.client.client import Client
-from service.errors import LocalFileError, ProblemError
-from service.problems import problem_of
+from service.errors import LocalFileError, ProblemError, problem_of
 
 if TYPE_CHECKING:  # the engine, which `locate_there` must not import
     from retrieval.locator import Locator

@@ -1,8 +1,32 @@
-"""The HTTP contract's JSON as types, for whoever calls the service from Python. Plain Python: no engine."""
+"""The HTTP contract as types for Python callers. Imports nothing beyond the standard library.
+
+Generated from service/http/models.py by scripts/export-openapi: edit the models, not this file.
+"""
 
 from typing import Any, NotRequired, TypedDict
 
-__all__ = ["Alternative", "Answer", "Level", "Line", "Problem", "Tile"]
+
+class LocateOptions(TypedDict, total=False):
+    """Options of `Client.locate`. None, or no value: the service's default."""
+
+    k: int | None
+    """Beam width: tiles kept per zoom."""
+    alternatives: int | None
+    """How many other places to return."""
+    bbox: tuple[float, float, float, float] | None
+    """Search only this box: `west,south,east,north` in degrees; west > east crosses the date line."""
+    trace: bool | None
+    """Also return the tiles kept at each zoom."""
+    prior: str | None
+    """Name of a prior listed by `GET /index`, or `none`. Without it the index's default prior is used."""
+    within: str | None
+    """Search only this region: a GeoJSON polygon (or MultiPolygon, Feature, ...) as text. With `bbox`, only the
+    overlap of both.
+    """
+
+
+RadiusKm = TypedDict("RadiusKm", {"50": float | None, "90": float | None})
+"""Radii of the circles around the point that contain the true place with 50% and 90% probability."""
 
 
 class Tile(TypedDict):
@@ -14,7 +38,7 @@ class Tile(TypedDict):
 
 
 class Level(TypedDict):
-    """One zoom's tile on the way to the point: degrees, bounds as west, south, east, north, confidence from 0 to 1."""
+    """The tile of one zoom that contains the point; `lat` and `lon` are the tile's centre."""
 
     zoom: int
     tile: Tile
@@ -27,7 +51,7 @@ class Level(TypedDict):
 
 
 class Alternative(TypedDict):
-    """Another place, with its deepest tile."""
+    """Another place."""
 
     lat: float
     lon: float
@@ -35,27 +59,58 @@ class Alternative(TypedDict):
     tile: Tile
 
 
+class Kept(TypedDict):
+    """A tile that the beam kept."""
+
+    tile: Tile
+    confidence: float
+    similarity: float | None
+
+
+class TracedLevel(TypedDict):
+    """The tiles that the beam kept at one zoom."""
+
+    zoom: int
+    kept: list[Kept]
+
+
+class IndexVersion(TypedDict):
+    """The index that answered."""
+
+    id: str
+    calibration_id: str | None
+    zooms: list[int]
+
+
+class Timing(TypedDict):
+    """Milliseconds of work, without waiting; work shared by a group is divided by its pictures."""
+
+    decode: float
+    encode: float
+    search: float
+
+
 class Answer(TypedDict):
-    """Where one picture was taken; `radius_km` has the keys "50" and "90"."""
+    """Where one picture was taken."""
 
     lat: float
     lon: float
     confidence: float
     calibrated: bool
-    radius_km: dict[str, float | None]
+    radius_km: RadiusKm
     zoom: int
     levels: list[Level]
     alternatives: list[Alternative]
-    trace: NotRequired[list[dict[str, Any]]]
+    trace: NotRequired[list[TracedLevel]]
     prior: NotRequired[str]
     elsewhere: float
-    index: dict[str, Any]
+    index: IndexVersion
     attribution: str
-    timing_ms: dict[str, float]
+    timing_ms: Timing
 
 
 class Problem(TypedDict):
-    """An RFC 9457 problem document."""
+    """An error as a problem document (RFC 9457)."""
 
     type: str
     title: str
@@ -66,9 +121,41 @@ class Problem(TypedDict):
 
 
 class Line(TypedDict):
-    """One picture of a batch: its place in the request, its name, and either a result or an error."""
+    """One line of a batch's answer: the `result` or the `error` of one picture."""
 
     index: int
     name: str
     result: NotRequired[Answer]
     error: NotRequired[Problem]
+
+
+class IndexZoom(TypedDict):
+    """Number of tiles at one zoom."""
+
+    zoom: int
+    rows: int
+
+
+class IndexPrior(TypedDict):
+    """A prior that the parameter `prior` may name."""
+
+    name: str
+    fingerprint: str
+    calibration_id: str | None
+
+
+class Index(TypedDict):
+    """The loaded index."""
+
+    id: str
+    calibration_id: str | None
+    format_version: int
+    zooms: list[IndexZoom]
+    dim: int
+    codec: str
+    coverage: dict[str, Any]
+    encoders: dict[str, Any]
+    attribution: str
+    priors: list[IndexPrior]
+    prior: str | None
+    engine: str

@@ -19,10 +19,9 @@ from retrieval.pipeline import Prepared
 from retrieval.search.query import LocateQuery
 from service.access.audit import Trail
 from service.engine.inference import Inference, Outcome
-from service.errors import AuditError
+from service.errors import AuditError, problem_of, problem_type_of
 from service.http.uploads import Spool, SpooledPhoto
 from service.ops.metrics import Metrics
-from service.problems import kind_of, problem_of
 
 __all__ = ["BatchResponse", "BatchWork"]
 
@@ -174,10 +173,10 @@ class BatchWork:
         return _Line(index, photo, {"levels": outcome["levels"]}, text)
 
     def _error_line(self, index: int, photo: SpooledPhoto, error: Exception) -> bytes:
-        kind = kind_of(error)
+        kind = problem_type_of(error)
         if kind.status >= 500:
             _log.error("picture %d of a batch failed", index, exc_info=error)
-        self._metrics.rejected(kind.slug)
+        self._metrics.count_problem(kind.slug)
         return _json({"index": index, "name": photo.name, "error": problem_of(error)})
 
     def _audited(self, line: _Line) -> bytes | None:

@@ -18,4 +18,4 @@ async def deadline(seconds: float, what: str) -> AsyncIterator[None]:
     except TimeoutError as exc:
         if not limit.expired():
             raise
-        raise TooSlowError(f"{what} took longer than {seconds:g} s; ask again later, or send less at once") from exc
+        raise TooSlowError(f"{what} took longer than {seconds:g} s; try again later, or send less at once") from exc

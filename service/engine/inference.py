@@ -46,7 +46,7 @@ class Gate:
     def enter(self) -> None:
         """Take a place, or raise OverloadedError; `leave` gives it back."""
         if self.inside >= self._limit:
-            raise self._refusal(f"{self.inside} {self._what} are in work")
+            raise self._refusal(f"{self.inside} {self._what}")
         self.inside += 1
 
     def leave(self) -> None:
@@ -68,7 +68,7 @@ class Inference:
 
     def __init__(self, locator: Locator, settings: Settings, metrics: Metrics) -> None:
         self.locator = locator
-        self._limits = PhotoLimits(settings.max_image_bytes, settings.max_image_pixels, settings.taken_formats())
+        self._limits = PhotoLimits(settings.max_image_bytes, settings.max_image_pixels, settings.accepted_formats())
         self.requests = Gate(settings.max_in_flight, "requests", partial(self._refusal, "requests"))
         self.batches = Gate(settings.max_batches, "batch requests", partial(self._refusal, "batches"))
         self.places = Places(settings.max_queued_images, partial(self._refusal, "images"))
@@ -81,9 +81,9 @@ class Inference:
         self._of_batches = asyncio.Semaphore(settings.decode_threads + 1)
         self._queue = ImageQueue(metrics, self._judge, lambda: (self._decode_s, self._decode_threads))
         self._checking = asyncio.Lock()
-        metrics.watch(lambda: self.places.single, lambda: self.places.batch)
+        metrics.read_queue_from(lambda: self.places.single, lambda: self.places.batch)
         about = locator.describe()
-        metrics.loaded(about["id"], about["calibration_id"])
+        metrics.set_index(about["id"], about["calibration_id"])
 
     async def prepare(self, read: Callable[[], bytes], query: LocateQuery, lane: Lane = "single") -> Prepared:
         """Decode what `read` returns, to be asked this, both in a decoding thread; raises PhotoError, QueryError."""
@@ -113,7 +113,7 @@ class Inference:
         for outcome in outcomes:
             if not isinstance(outcome, Exception):
                 self.ready = True
-                self._metrics.located(outcome)
+                self._metrics.count_answer(outcome)
         if any(isinstance(outcome, Exception) and not isinstance(outcome, QueryError) for outcome in outcomes):
             self.ready = False
 
@@ -130,14 +130,14 @@ class Inference:
             except Exception as error:
                 _log.exception("the readiness inference failed")
                 raise NotReadyError(
-                    "an inference on what is loaded has failed; the service's log has the reason"
+                    "an inference with the loaded index failed; the service's log has the reason"
                 ) from error
 
     def adopt(self, locator: Locator) -> None:
         """Answer with this one, which has located a picture, from now on; what is in work ends on the one before."""
         self.locator, self.ready = locator, True
         about = locator.describe()
-        self._metrics.loaded(about["id"], about["calibration_id"])
+        self._metrics.set_index(about["id"], about["calibration_id"])
 
     def close(self) -> None:
         """Let what runs end, drop what waits, and stop the threads."""
@@ -146,11 +146,13 @@ class Inference:
 
     def _refusal(self, bound: str, what: str) -> OverloadedError:
         """The error of who finds no room; it says when what is in work will be done, by what was measured."""
-        self._metrics.overloaded(bound)
+        self._metrics.count_overload(bound)
         image_s = max(self._queue.image_s, self._decode_s / self._decode_threads)
         expected_s = math.ceil((self.places.single + self.places.batch) * image_s)
         retry_after_s = max(self._least_retry_s, min(expected_s, _LONGEST_RETRY_S))
-        return OverloadedError(f"{what}, the most allowed; ask again in {retry_after_s} s", retry_after_s)
+        return OverloadedError(
+            f"{what} are in progress, which is the limit; try again in {retry_after_s} s", retry_after_s
+        )
 
     @staticmethod
     def _in(pool: ThreadPoolExecutor, work: Callable[[], _T]) -> Awaitable[_T]:

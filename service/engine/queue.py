@@ -85,7 +85,7 @@ class ImageQueue:
         if self._busy or not (group := self._group()):
             return
         self._busy, now = True, time.perf_counter()
-        self._metrics.grouped([now - asked.since for asked in group])
+        self._metrics.count_group([now - asked.since for asked in group])
         work = [(asked.photo, asked.query) for asked in group]
         done = asyncio.get_running_loop().run_in_executor(self._engine, self._work, work)
         done.add_done_callback(partial(self._finish, group))

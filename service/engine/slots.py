@@ -29,7 +29,7 @@ class Places:
         """Raise OverloadedError if there is no place now."""
         kept = min(sum(count for count, _ in self._waiting), self.share - self.batch)
         if self.single + self.batch + kept >= self.limit:
-            raise self._refusal(f"{self.single + self.batch} images are in work")
+            raise self._refusal(f"{self.single + self.batch} images")
 
     @contextmanager
     def place(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""The page at `/` and the one at `/docs`: their files, those of Leaflet and Swagger UI from packages that ship them.
+"""The page at `/` and the API documentation at `/docs`, with the files of Leaflet and Swagger UI that they need.
 
-The files are plain HTML, CSS and modules in `service/http/static`; a strict policy lets a browser run and load only what
-this service sends.
+The page is plain HTML, CSS and JavaScript modules in `service/http/static`. A strict content security policy lets the
+browser load only what this service sends.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,8 +19,6 @@ from starlette.types import Scope
 from retrieval.locator import Locator
 from service.http import tiles
 from service.settings import Settings
-
-__all__ = ["CONTENT_SECURITY_POLICY", "Ground", "install"]
 
 CONTENT_SECURITY_POLICY = "; ".join(
     [
@@ -46,18 +44,18 @@ router = APIRouter(include_in_schema=False)
 
 @router.get("/")
 async def page() -> FileResponse:
-    """Drop a picture, watch the beam."""
+    """The page: drop a picture, see the answer on a map."""
     return FileResponse(_folder("service.http", "static/index.html") / "index.html", headers=_HEADERS)
 
 
 @router.get("/docs")
 async def docs() -> FileResponse:
-    """The OpenAPI description, for people, in Swagger UI."""
+    """The OpenAPI document in Swagger UI."""
     return FileResponse(_folder("service.http", "static/docs.html") / "docs.html", headers=_HEADERS)
 
 
 class _Files(StaticFiles):
-    """Files that a browser keeps and asks about again (`no-cache`), so that an update shows at once."""
+    """Static files that a browser caches but revalidates (`no-cache`), so that an update shows at once."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file with the page's headers, or 404."""
@@ -66,78 +64,79 @@ class _Files(StaticFiles):
         return response
 
 
-class Ground:
-    """What the page shows of the index that is loaded: the map's tiles (None: none), and whether samples are of it.
+class MapState:
+    """The parts of the page that depend on the loaded index: the map's tiles (None: no map) and the samples.
 
-    Raises SettingsError where the setting names no source of tiles.
+    Raises SettingsError if the setting `tiles` does not name a tile source.
     """
 
     def __init__(self, settings: Settings, locator: Locator) -> None:
         self._setting = settings.tiles
-        self._indexed = _source(locator)
-        self.tiles = tiles.open_tiles(self._setting, self._indexed)
+        self._index_source = _source_name(locator)
+        self.tiles = tiles.open_tiles(self._setting, self._index_source)
 
     @property
     def has_samples(self) -> bool:
-        """The bundled samples are pictures of the built-in Earth."""
-        return self._indexed.split(":")[0] == tiles.BUILT_IN
+        """Whether the bundled samples, pictures of the built-in Earth, fit the index."""
+        return self._index_source.split(":")[0] == tiles.BUILT_IN
 
-    def follow(self, locator: Locator) -> Callable[[], None]:
-        """Open the tiles for the index that is to serve next; what is returned puts them in place of the old ones.
+    def prepare_for(self, locator: Locator) -> Callable[[], None]:
+        """Open the tiles for the next index, and return a function that replaces the old tiles with them.
 
-        Files are opened again, as others may lie there now; the built-in Earth is kept. Raises SettingsError.
+        A source from the settings is opened again, because its file may have been replaced; the built-in Earth is
+        reused. Raises SettingsError.
         """
-        indexed, old = _source(locator), self.tiles
-        keeps = not self._setting and indexed == self._indexed
-        new = old if keeps else tiles.open_tiles(self._setting, indexed)
+        index_source, old = _source_name(locator), self.tiles
+        reuse = not self._setting and index_source == self._index_source
+        new = old if reuse else tiles.open_tiles(self._setting, index_source)
 
-        def take_over() -> None:
-            self._indexed, self.tiles = indexed, new
+        def replace() -> None:
+            self._index_source, self.tiles = index_source, new
             if old is not None and old is not new:
-                old.retire()
+                old.close_when_idle()
 
-        return take_over
+        return replace
 
     def close(self) -> None:
-        """Drop what waits and close the source."""
+        """Cancel queued tiles and close the source."""
         if self.tiles is not None:
             self.tiles.close()
 
 
-def _source(locator: Locator) -> str:
-    """The name of the source that an index was built from."""
+def _source_name(locator: Locator) -> str:
+    """Name of the tile source that the index was built from."""
     return str(locator.index.manifest.source.get("name", ""))
 
 
 class _Samples(_Files):
-    """The bundled samples, while the index that is loaded is of what they show."""
+    """The bundled samples; 404 while the loaded index does not cover them."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, map_state: MapState) -> None:
         super().__init__(directory=_folder("indexer.builtin", "samples/samples.json"))
-        self._ground = ground
+        self._map_state = map_state
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file, or 404."""
-        if not self._ground.has_samples:
+        if not self._map_state.has_samples:
             raise HTTPException(404)
         return await super().get_response(path, scope)
 
 
-def install(app: FastAPI, ground: Ground, admission: Sequence[params.Depends]) -> None:
+def install(app: FastAPI, map_state: MapState, admission: Sequence[params.Depends]) -> None:
     """Add the page, its files and the map's tiles to `app`.
 
-    `admission` guards the tiles, which may be licensed; the page itself is the same for everyone.
+    `admission` applies to the tiles, which may be licensed. The page itself is public.
     """
-    app.state.ground = ground
+    app.state.map_state = map_state
     app.include_router(router)
     app.include_router(tiles.router, dependencies=admission)
     app.mount("/static/leaflet", _Files(directory=_folder("xstatic.pkg.leaflet", "data/leaflet.js")))
     app.mount("/static/swagger", _Files(directory=_folder("fastapi_swagger.resources", "swagger-ui-bundle.js")))
-    app.mount("/static/samples", _Samples(ground))
+    app.mount("/static/samples", _Samples(map_state))
     app.mount("/static", _Files(directory=_folder("service.http", "static/index.html")))
 
 
 def _folder(package: str, file: str) -> Path:
-    """Where a package's data file lies; packages here are always installed as folders."""
-    found: Any = resources.files(package).joinpath(file)
-    return Path(str(found)).parent
+    """The folder of a package's data file; these packages are always installed as folders."""
+    path: Any = resources.files(package).joinpath(file)
+    return Path(str(path)).parent

@@ -49,7 +49,7 @@ async def read_photo(request: Request, settings: Settings) -> bytes:
             body += chunk
         return bytes(body)
     raise UnsupportedBodyError(
-        f"content type {media_type or 'none'!r} is not taken; send multipart/form-data with a file field 'image', "
+        f"content type {media_type or 'none'!r} is not accepted; send multipart/form-data with a file field 'image', "
         "or the picture's bytes with an image/* content type"
     )
 
@@ -59,7 +59,7 @@ async def read_batch(request: Request, settings: Settings, spool: "Spool") -> No
     media_type, options = _content_type(request)
     if media_type != "multipart/form-data":
         raise UnsupportedBodyError(
-            f"content type {media_type or 'none'!r} is not taken; send multipart/form-data with file fields 'images'"
+            f"content type {media_type or 'none'!r} is not accepted; send multipart/form-data with file fields 'images'"
         )
     await _parse(request, options, spool, settings.max_batch_bytes, settings)
     await spool.end()
@@ -248,7 +248,7 @@ class Spool:
         try:
             self._file = tempfile.TemporaryFile(dir=settings.spool_dir or None)  # noqa: SIM115 - closed by close()
         except OSError as exc:
-            raise SpoolError(f"the temporary store cannot be opened ({exc.strerror}); ask again later") from exc
+            raise SpoolError(f"the temporary store cannot be opened ({exc.strerror}); try again later") from exc
 
     def begin(self, field: str, filename: str | None) -> None:
         _check_field(field, filename, "images")
@@ -291,7 +291,7 @@ class Spool:
             self._file.write(pending)
             self._file.flush()
         except OSError as exc:
-            raise SpoolError(f"the temporary store cannot be written ({exc.strerror}); ask again later") from exc
+            raise SpoolError(f"the temporary store cannot be written ({exc.strerror}); try again later") from exc
 
     def read(self, photo: SpooledPhoto) -> bytes:
         """One picture's bytes; safe from several threads. Raises PhotoTooLargeError for one that was not kept."""

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from terminal import unwrapped
 from typer.testing import CliRunner
 
 from benchmarks.noise_prior import NoisePrior
@@ -139,7 +140,7 @@ def test_too_long_a_polygon_is_refused_unread(site: str, make_picture: Picture, 
     assert "within" in check_problem(response, 422, "invalid-request")
 
 
-def test_the_command_line_refuses_what_a_service_cannot_do(tmp_path: Path, make_picture: Picture) -> None:
+def test_locate_with_url_rejects_method_and_unreadable_region_file(tmp_path: Path, make_picture: Picture) -> None:
     (tmp_path / "photo.jpg").write_bytes(make_picture(1))
     refused = CliRunner().invoke(app, ["locate", str(tmp_path / "photo.jpg"), "--url", "http://x", "--method", "noise"])
     assert refused.exit_code == 2
@@ -147,7 +148,7 @@ def test_the_command_line_refuses_what_a_service_cannot_do(tmp_path: Path, make_
         app, ["locate", str(tmp_path / "photo.jpg"), "--url", "http://x", "--within", str(tmp_path / "no.json")]
     )
     assert missing.exit_code == 2
-    assert "cannot be read" in missing.output
+    assert "cannot be read" in unwrapped(missing.output)
 
 
 def test_the_command_line_at_a_service(site: str, believing: Locator, tmp_path: Path, make_picture: Picture) -> None:

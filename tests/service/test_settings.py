@@ -1,38 +1,44 @@
-"""Settings are typed, checked, read from the environment once, and documented; so is every problem."""
+"""Settings: validation, environment, documentation. Problem types: status and documentation."""
 
 import ast
-import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import service.errors
 from retrieval import errors as retrieval_errors
-from service.errors import ClientError, ServiceError, SettingsError, UnavailableError
-from service.problems import TABLE, headers_of, kind_of, problem_of
+from service.errors import (
+    PROBLEM_TYPES,
+    ClientError,
+    ServiceError,
+    SettingsError,
+    UnavailableError,
+    headers_of,
+    problem_of,
+    problem_type_of,
+)
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = (ROOT / "docs" / "http-api.md").read_text()
 
 
-@pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
-def test_every_setting_is_documented(field: "dataclasses.Field[Any]") -> None:
-    default = (
-        {"": "(empty)", False: "0"}.get(field.default, field.default) if field.type in (str, bool) else field.default
-    )
-    row = f"| `TILEBEAM_{field.name.upper()}` | {default} | {field.metadata['unit']} | {field.metadata['sentence']} |"
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_every_setting_is_documented(name: str) -> None:
+    field = Settings.model_fields[name]
+    default = {"": "(empty)", False: "0"}[field.default] if field.default in ("", False) else field.default
+    default = 0 if field.annotation is int and not field.default else default
+    assert isinstance(field.json_schema_extra, dict)
+    row = f"| `TILEBEAM_{name.upper()}` | {default} | {field.json_schema_extra['unit']} | {field.description} |"
     assert row in DOCS
 
 
-def test_no_setting_is_documented_that_does_not_exist() -> None:
-    named = set(re.findall(r"`TILEBEAM_(\w+)` \|", DOCS))
-    assert named == {field.name.upper() for field in dataclasses.fields(Settings)}
+def test_no_unknown_setting_is_documented() -> None:
+    assert set(re.findall(r"`TILEBEAM_(\w+)` \|", DOCS)) == {name.upper() for name in Settings.model_fields}
 
 
-def test_the_environment_goes_before_defaults_and_arguments_before_both() -> None:
+def test_environment_overrides_defaults_and_arguments_override_both() -> None:
     env = {
         "TILEBEAM_MAX_IMAGE_BYTES": "5",
         "TILEBEAM_CLIENT_TIMEOUT_S": "0.5",
@@ -46,33 +52,40 @@ def test_the_environment_goes_before_defaults_and_arguments_before_both() -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "named"),
+    ("name", "value", "expected"),
     [
-        ("MAX_IMAGE_BYTES", "20MB", "'20MB' is no whole number"),
-        ("MAX_IMAGE_BYTES", "0", "at least 1 (bytes)"),
-        ("THREADS", "-1", "at least 0"),
-        ("CLIENT_TIMEOUT_S", "nan", "at least"),
-        ("CLIENT_TIMEOUT_S", "inf", "at least"),
-        ("SCORING", "best", "there are posterior and paper"),
-        ("SPOOL_DIR", "/no/such/folder", "no directory"),
-        ("ALLOW_ANONYMOUS", "maybe", "'maybe' is no 0 or 1"),
+        ("MAX_IMAGE_BYTES", "20MB", "='20MB' is invalid: Input should be a valid integer"),
+        ("MAX_IMAGE_BYTES", "0", "greater than or equal to 1 (bytes)"),
+        ("THREADS", "-1", "greater than or equal to 0"),
+        ("CLIENT_TIMEOUT_S", "nan", "finite number"),
+        ("CLIENT_TIMEOUT_S", "inf", "finite number"),
+        ("SCORING", "best", "'posterior' or 'paper'"),
+        ("SPOOL_DIR", "/no/such/folder", "not a directory"),
+        ("ALLOW_ANONYMOUS", "maybe", "valid boolean"),
         ("FORMATS", "JPEG,BMP", "'bmp' cannot be decoded here"),
         ("FORMATS", "", "cannot be decoded here"),
-        ("LOG_LEVEL", "loud", "there are debug, info, warning, error"),
-        ("ANONYMOUS_RATE", "-1", "at least 0"),
-        ("REQUEST_TIMEOUT_S", "0", "at least 0.001"),
+        ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
+        ("ANONYMOUS_RATE", "-1", "greater than or equal to 0"),
+        ("REQUEST_TIMEOUT_S", "0", "greater than or equal to 0.001"),
     ],
 )
-def test_a_value_that_cannot_be_meant_is_named(name: str, value: str, named: str) -> None:
+def test_error_names_the_variable_and_its_value(name: str, value: str, expected: str) -> None:
     with pytest.raises(SettingsError, match=f"TILEBEAM_{name}=") as caught:
         Settings.from_env({f"TILEBEAM_{name}": value})
-    assert named in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_the_environment_is_read_in_one_place() -> None:
+def test_empty_flag_is_false_and_settings_are_frozen() -> None:
+    settings = Settings.from_env({"TILEBEAM_ALLOW_ANONYMOUS": ""})
+    assert settings.allow_anonymous is False
+    with pytest.raises(ValueError, match="frozen"):
+        settings.threads = 2
+
+
+def test_environment_is_read_in_one_place() -> None:
     readers = {
         path.name
-        for path in (ROOT / "service").glob("*.py")
+        for path in (ROOT / "service").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
@@ -83,7 +96,7 @@ def descendants(cls: type[Exception]) -> set[type[Exception]]:
     return {cls}.union(*(descendants(sub) for sub in cls.__subclasses__()))
 
 
-def test_every_error_that_a_request_can_meet_has_its_status() -> None:
+def test_every_request_error_has_a_status() -> None:
     answered = descendants(retrieval_errors.PhotoError) | descendants(retrieval_errors.QueryError)
     answered |= descendants(ServiceError) - descendants(ClientError)
     abstract = {
@@ -94,16 +107,16 @@ def test_every_error_that_a_request_can_meet_has_its_status() -> None:
         SettingsError,  # ends `serve`, never a request
         service.errors.AddressError,  # likewise
     }
-    assert {cls for cls in answered - abstract if kind_of(cls("x")).status == 500} == set()
+    assert {cls for cls in answered - abstract if problem_type_of(cls("x")).status == 500} == set()
 
 
-def test_every_problem_is_documented_with_its_status() -> None:
-    for kind in TABLE.values():
+def test_every_problem_type_is_documented_with_its_status() -> None:
+    for kind in PROBLEM_TYPES.values():
         assert f"| {kind.status} | `{kind.slug}` |" in DOCS
-    assert len({kind.slug for kind in TABLE.values()}) == len(TABLE)
+    assert len({kind.slug for kind in PROBLEM_TYPES.values()}) == len(PROBLEM_TYPES)
 
 
-def test_the_details_of_unexpected_errors_stay_inside() -> None:
+def test_details_of_unexpected_errors_are_not_disclosed() -> None:
     problem = problem_of(RuntimeError("password=hunter2"))
     assert problem["status"] == 500
     assert "hunter2" not in str(problem)

@@ -1,4 +1,4 @@
-// Swagger UI over this service's own description. `validatorUrl` is null, or it would ask an outside host for a badge.
+// Swagger UI for this service's OpenAPI document. `validatorUrl` is null so that it loads no badge from another host.
 SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#docs",

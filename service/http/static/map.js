@@ -1,8 +1,8 @@
-// The map: tiles beneath, the beam's kept tiles above, the answer's circles. Knows nothing of the panel.
+// The map: background tiles, the beam's tiles and the answer's circles. Knows nothing of the panel.
 
 const L = window.L;
 const RADIUS_KM = 6371.0088;
-// From hardly likely to likeliest: dark violet to light yellow, told apart on sea and sand, and in greys too.
+// Colours from least to most likely: dark violet to light yellow. They differ on sea and sand, and also in grey.
 const RAMP = [[74, 38, 140], [150, 44, 140], [216, 72, 104], [245, 140, 70], [253, 208, 80], [255, 250, 190]];
 
 export function colourOf(share) {
@@ -15,7 +15,7 @@ export function boundsOf({z, x, y}) {
   return {west: x / n * 360 - 180, east: (x + 1) / n * 360 - 180, north: lat(y), south: lat(y + 1)};
 }
 
-// The copy of a longitude that lies nearest to another, so that nothing is torn apart at the date line.
+// Shift `lon` by full turns to be nearest to `centre`, so that shapes are not torn apart at the date line.
 function near(lon, centre) {
   return lon + 360 * Math.round((centre - lon) / 360);
 }
@@ -31,7 +31,7 @@ export function distanceKm(a, b) {
   return 2 * RADIUS_KM * Math.asin(Math.sqrt(Math.min(1, h)));
 }
 
-// A circle on the globe as the map has it: Leaflet's own is one of the plane, wrong by far at 1,000 km.
+// A circle on the globe, as map points. Leaflet's own circle is planar, which is far off at 1,000 km.
 export function ring({lat, lon}, km) {
   const rad = Math.PI / 180, d = km / RADIUS_KM, points = [];
   for (let i = 0; i < 128; i++) {
@@ -41,22 +41,22 @@ export function ring({lat, lon}, km) {
     points.push([q / rad, lon + l / rad]);
   }
   if (km / RADIUS_KM < (90 - Math.abs(lat)) * rad) return points;
-  const pole = Math.sign(lat || 1) * 90;  // the pole lies inside: a band from edge to edge
+  const pole = Math.sign(lat || 1) * 90;  // the pole is inside: a band from edge to edge
   points.sort((a, b) => a[1] - b[1]);
   return [[pole, lon - 180], [points[0][0], lon - 180], ...points, [points.at(-1)[0], lon + 180], [pole, lon + 180]];
 }
 
-// Tiles through fetch, so that a key can travel with them; what left the view is not loaded to its end.
-const Fetched = L.GridLayer.extend({
+// Loads tiles with fetch, so that the API key can be sent. Tiles that leave the view are aborted.
+const FetchedTiles = L.GridLayer.extend({
   createTile({x, y, z}, done) {
     const image = document.createElement("img"), stop = new AbortController();
     image.alt = "";
     image.stop = stop;
     fetch(L.Util.template(this.options.address, {z, x, y}), {headers: this.options.headers(), signal: stop.signal})
-      .then(answer => answer.ok ? answer.blob() : Promise.reject(new Error(answer.statusText)))
+      .then(response => response.ok ? response.blob() : Promise.reject(new Error(response.statusText)))
       .then(blob => {
         image.onload = () => { URL.revokeObjectURL(image.src); done(null, image); };
-        image.onerror = () => done(new Error("no picture"), image);
+        image.onerror = () => done(new Error("not an image"), image);
         image.src = URL.createObjectURL(blob);
       })
       .catch(error => done(error, image));
@@ -83,24 +83,24 @@ export class BeamMap {
     this.map.setView([22, 8], this.map.getSize().x > 900 ? 2.75 : 1.25, {animate: false});
   }
 
-  // `about`: the service's TileJSON, null where it has no map. Its addresses tell one source from another.
-  imagery(about) {
-    if (this.base?.options.address === about?.tiles[0]) return;
+  // `tileJson`: from the service; null if it has no map. The tile address identifies the source.
+  setBackground(tileJson) {
+    if (this.base?.options.address === tileJson?.tiles[0]) return;
     this.base?.remove();
     this.base = null;
-    if (!about) return;
-    this.base = new Fetched({
-      address: about.tiles[0],
-      headers: this.headers, minNativeZoom: about.minzoom, maxNativeZoom: about.maxzoom, maxZoom: 24,
-      attribution: escapeText(about.attribution), keepBuffer: 3, updateWhenZooming: false,
+    if (!tileJson) return;
+    this.base = new FetchedTiles({
+      address: tileJson.tiles[0],
+      headers: this.headers, minNativeZoom: tileJson.minzoom, maxNativeZoom: tileJson.maxzoom, maxZoom: 24,
+      attribution: escapeText(tileJson.attribution), keepBuffer: 3, updateWhenZooming: false,
     });
     this.base.on("tileunload", event => event.tile.stop.abort());
     this.base.addTo(this.map);
   }
 
-  // What covers the map and must not cover the answer: pixels at the left and at the bottom.
-  padding(left, bottom) {
-    this.room = {paddingTopLeft: [left + 24, 24], paddingBottomRight: [24, bottom + 24]};
+  // Keep the answer clear of what covers the map: `left` and `bottom` in pixels.
+  setPadding(left, bottom) {
+    this.padding = {paddingTopLeft: [left + 24, 24], paddingBottomRight: [24, bottom + 24]};
   }
 
   clear() {
@@ -110,37 +110,38 @@ export class BeamMap {
     this.element.dataset.tiles = 0;
   }
 
-  // One level of the beam: `kept` tiles, likeliest first, `own` the one on the answer's path, `above` those of earlier zooms.
-  level(zoom, kept, own, above, centre, moving) {
+  // Show one level of the beam. `kept`: its tiles, most likely first; `own`: the tile on the answer's path;
+  // `above`: the path's tiles at coarser zooms; `centre`: longitude to draw around.
+  showLevel(zoom, kept, own, above, centre, animate) {
     this.clear();
-    const most = Math.max(...kept.map(tile => tile.confidence), 1e-9);
+    const maximum = Math.max(...kept.map(tile => tile.confidence), 1e-9);
     for (const tile of above) this.box(tile, centre, {className: "above", fill: false, weight: 1, color: "#fff", opacity: 0.55});
     for (const {tile, confidence} of [...kept].reverse()) {
-      const share = Math.sqrt(confidence / most);
+      const share = Math.sqrt(confidence / maximum);
       this.box(tile, centre, {
         className: "kept", fillColor: colourOf(share), fillOpacity: 0.2 + 0.5 * share, color: colourOf(share), weight: 1, opacity: 0.75,
       }).bindTooltip(`zoom ${tile.z} · ${percent(confidence)}`, {sticky: true});
     }
     if (own) this.box(own, centre, {className: "own", fill: false, weight: 2.5, color: "#fff"});
-    this.look(this.weighty(kept, centre, above.at(-1)), moving);
+    this.lookAt(this.mainArea(kept, centre, above.at(-1)), animate);
     this.element.dataset.level = zoom;
     this.element.dataset.tiles = kept.length;
   }
 
-  // What to look at: all of the first level; then what holds nine tenths of the mass, and the parent of the answer's tile.
-  weighty(kept, centre, parent) {
+  // The area to show: all tiles of the first level; below it the tiles with 90 % of the confidence, and the parent tile.
+  mainArea(kept, centre, parent) {
     if (!parent) return kept.reduce((box, {tile}) => box.extend(boxOf(tile, centre)), L.latLngBounds([]));
-    const all = kept.reduce((sum, tile) => sum + tile.confidence, 0);
+    const total = kept.reduce((sum, tile) => sum + tile.confidence, 0);
     const box = L.latLngBounds([]);
     let sum = 0;
     for (const {tile, confidence} of kept) {
       box.extend(boxOf(tile, centre));
-      if ((sum += confidence) > 0.9 * all) break;
+      if ((sum += confidence) > 0.9 * total) break;
     }
     return box.extend(boxOf(parent, centre));
   }
 
-  answer(answer, path, truth, moving) {
+  showAnswer(answer, path, truth, animate) {
     this.clear();
     const {lat, lon} = answer, box = L.latLngBounds([[lat, lon]]);
     for (const tile of path) this.box(tile, lon, {className: "above", fill: false, weight: 1, color: "#fff", opacity: 0.55});
@@ -156,9 +157,9 @@ export class BeamMap {
     box.extend(boxOf(path.at(-1), lon));
     answer.alternatives.forEach((other, i) => this.pin(other.lat, near(other.lon, lon), "other", i + 1));
     if (truth) this.pin(truth.lat, near(truth.lon, lon), "truth", "✓");
-    this.pin(lat, lon, "found", "");
+    this.pin(lat, lon, "best", "");
     if (truth && distanceKm(truth, answer) < 3000) box.extend([truth.lat, near(truth.lon, lon)]);
-    this.look(box, moving);
+    this.lookAt(box, animate);
     this.element.dataset.level = "answer";
     this.element.dataset.tiles = path.length;
   }
@@ -169,22 +170,22 @@ export class BeamMap {
 
   pin(lat, lon, kind, text) {
     const icon = L.divIcon({className: `pin ${kind}`, html: `<b>${text}</b>`, iconSize: [22, 22]});
-    L.marker([lat, lon], {icon, keyboard: false, interactive: false, zIndexOffset: kind === "found" ? 1000 : 0}).addTo(this.pins);
+    L.marker([lat, lon], {icon, keyboard: false, interactive: false, zIndexOffset: kind === "best" ? 1000 : 0}).addTo(this.pins);
   }
 
-  look(box, moving) {
+  lookAt(box, animate) {
     if (!box.isValid()) return;
-    const how = {...this.room, maxZoom: 11};
-    if (moving) this.map.flyToBounds(box, {...how, duration: 0.9, easeLinearity: 0.4});
-    else this.map.fitBounds(box, {...how, animate: false});
+    const options = {...this.padding, maxZoom: 11};
+    if (animate) this.map.flyToBounds(box, {...options, duration: 0.9, easeLinearity: 0.4});
+    else this.map.fitBounds(box, {...options, animate: false});
   }
 
-  goTo({lat, lon}, centre) {
+  panTo({lat, lon}, centre) {
     this.map.panTo([lat, near(lon, centre)]);
   }
 
-  // west,south,east,north in degrees; null where the whole Earth is in view.
-  view() {
+  // The visible area as `west,south,east,north` in degrees; null if the whole Earth is visible.
+  visibleBbox() {
     const b = this.map.getBounds(), wrap = lon => ((lon + 180) % 360 + 360) % 360 - 180, latOf = v => Math.max(-90, Math.min(90, v));
     if (b.getEast() - b.getWest() >= 360) return null;
     return [wrap(b.getWest()), latOf(b.getSouth()), wrap(b.getEast()), latOf(b.getNorth())].map(v => v.toFixed(4)).join(",");

@@ -1,52 +1,53 @@
-// The page: a picture in, an answer out, and the steps between. It wires the map to the panel.
+// The page: sends a picture, shows the answer and the steps of the beam. Connects the map and the panel.
 
 import {BeamMap, percent} from "./map.js";
-import {complain, markStep, placeName, say, showAnswer, showPreview, showSamples} from "./panel.js";
+import {markStep, placeName, showAnswer, showPreview, showProblem, showSamples, showStatus} from "./panel.js";
 
 const $ = id => document.getElementById(id);
 const STEP_MS = 1500;
-const still = window.matchMedia("(prefers-reduced-motion: reduce)");
-const wide = window.matchMedia("(min-width: 820px)");
+const reducedMotion = window.matchMedia("(prefers-reduced-motion: reduce)");
+const wideScreen = window.matchMedia("(min-width: 820px)");
 
 const map = new BeamMap($("map"), headers);
-let asking = null;  // AbortController of the request in flight
+let pending = null;  // AbortController of the request in flight
 let answer = null, truth = null, step = 0, timer = null;
-let indexed = null;  // the index that the map and the samples are of
+let shownIndex = null;  // id of the index that the map and the samples belong to
 
 function headers() {
   const key = $("key").value.trim();
   return key ? {Authorization: `Bearer ${key}`} : {};
 }
 
-// ---- asking
+// ---- sending a picture
 
-async function ask(blob, name, where = null) {
-  asking?.abort();
-  const mine = asking = new AbortController();
+// `truePlace`: where a sample was taken.
+async function locate(blob, name, truePlace = null) {
+  pending?.abort();
+  const current = pending = new AbortController();
   stop();
-  complain(null);
+  showProblem(null);
   const form = new FormData();
   form.append("image", blob, name);
   const params = new URLSearchParams({k: $("k").value, alternatives: 3, trace: true});
-  const view = $("inview").checked ? map.view() : null;
+  const view = $("inview").checked ? map.visibleBbox() : null;
   if (view) params.set("bbox", view);
   showPreview(blob);
-  say("Looking…");
+  showStatus("Searching…");
   document.body.classList.add("busy");
   try {
-    const response = await fetch(`/locate?${params}`, {method: "POST", body: form, headers: headers(), signal: mine.signal});
-    const found = await response.json();
-    if (response.ok) show(found, where);
-    else refuse(found);
+    const response = await fetch(`/locate?${params}`, {method: "POST", body: form, headers: headers(), signal: current.signal});
+    const body = await response.json();
+    if (response.ok) show(body, truePlace);
+    else showRefusal(body);
   } catch (error) {
-    if (mine.signal.aborted) return;
-    refuse({detail: `The service did not answer (${error.message}). Is it still running?`});
+    if (current.signal.aborted) return;
+    showRefusal({detail: `The service did not answer (${error.message}). Is it still running?`});
   } finally {
-    if (asking === mine) document.body.classList.remove("busy");
+    if (pending === current) document.body.classList.remove("busy");
   }
 }
 
-function refuse(problem) {
+function showRefusal(problem) {
   if (problem.status === 401) {
     $("options").open = true;
     $("keyrow").hidden = false;
@@ -56,38 +57,38 @@ function refuse(problem) {
   $("answer").hidden = true;
   $("legend").hidden = true;
   map.clear();
-  say("");
-  complain(problem.detail ?? "The service refused this picture.");
+  showStatus("");
+  showProblem(problem.detail ?? "The service refused this picture.");
 }
 
-function show(found, where) {
-  if (indexed !== found.index.id) begin();  // another one may have been loaded since the page was
-  indexed = found.index.id;
-  answer = found;
-  truth = where;
+function show(newAnswer, truePlace) {
+  if (shownIndex !== newAnswer.index.id) loadMapAndSamples();  // the service may have loaded another index
+  shownIndex = newAnswer.index.id;
+  answer = newAnswer;
+  truth = truePlace;
   $("legend").hidden = false;
-  showAnswer(answer, truth, chosen => { stop(); go(chosen); }, other => { stop(); map.goTo(other, answer.lon); });
-  if (!wide.matches) $("map").scrollIntoView({behavior: still.matches ? "auto" : "smooth"});
-  if (still.matches) go(answer.trace.length);
+  showAnswer(answer, truth, chosen => { stop(); goToStep(chosen); }, other => { stop(); map.panTo(other, answer.lon); });
+  if (!wideScreen.matches) $("map").scrollIntoView({behavior: reducedMotion.matches ? "auto" : "smooth"});
+  if (reducedMotion.matches) goToStep(answer.trace.length);
   else play();
 }
 
-// ---- the steps: one for each zoom, and the answer
+// ---- steps: one per zoom, then the answer
 
-function go(to) {
+function goToStep(to) {
   if (!answer) return;
   const count = answer.trace.length;
   step = Math.max(0, Math.min(count, to));
-  const moving = !still.matches && !document.hidden, path = answer.levels.map(level => level.tile);
-  room();
+  const animate = !reducedMotion.matches && !document.hidden, path = answer.levels.map(level => level.tile);
+  updatePadding();
   if (step === count) {
-    map.answer(answer, path, truth, moving);
-    say(`${placeName(answer)}, ${percent(answer.confidence)} for its tile of zoom ${answer.zoom}.`);
+    map.showAnswer(answer, path, truth, animate);
+    showStatus(`${placeName(answer)}, ${percent(answer.confidence)} for its tile of zoom ${answer.zoom}.`);
   } else {
     const {zoom, kept} = answer.trace[step], own = answer.levels[step];
-    map.level(zoom, kept, own?.tile, path.slice(0, step), answer.lon, moving);
-    const onTheWay = own ? `${percent(own.confidence)} on the way to the answer` : "deeper than the answer goes";
-    say(`Zoom ${zoom}: ${kept.length} tiles kept, ${onTheWay}.`);
+    map.showLevel(zoom, kept, own?.tile, path.slice(0, step), answer.lon, animate);
+    const ownShare = own ? `${percent(own.confidence)} for the answer's tile` : "deeper than the answer goes";
+    showStatus(`Zoom ${zoom}: ${kept.length} tiles kept, ${ownShare}.`);
   }
   markStep(step, count, timer !== null);
 }
@@ -97,7 +98,7 @@ function play() {
   step = -1;
   const tick = () => {
     timer = step + 1 < answer.trace.length ? setTimeout(tick, STEP_MS) : null;
-    go(step + 1);
+    goToStep(step + 1);
   };
   tick();
 }
@@ -108,23 +109,23 @@ function stop() {
   if (answer) markStep(step, answer.trace.length, false);
 }
 
-// The panel covers the map's left where there is room for both, and lies beneath it where there is not.
-function room() {
-  map.padding(wide.matches ? $("panel").getBoundingClientRect().right : 0, 0);
+// On a wide screen the panel covers the left of the map; on a narrow one it is below.
+function updatePadding() {
+  map.setPadding(wideScreen.matches ? $("panel").getBoundingClientRect().right : 0, 0);
 }
 
-$("back").onclick = () => { stop(); go(step - 1); };
-$("on").onclick = () => { stop(); go(step + 1); };
+$("back").onclick = () => { stop(); goToStep(step - 1); };
+$("on").onclick = () => { stop(); goToStep(step + 1); };
 $("play").onclick = () => (timer === null ? play() : stop());
 
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, summary")) return;
   const onMap = event.target.closest("#map"), onButton = event.target.closest("button, a");
   const keys = {
-    ArrowLeft: !onMap && (() => { stop(); go(step - 1); }),
-    ArrowRight: !onMap && (() => { stop(); go(step + 1); }),
-    Home: () => { stop(); go(0); },
-    End: () => { stop(); go(Infinity); },
+    ArrowLeft: !onMap && (() => { stop(); goToStep(step - 1); }),
+    ArrowRight: !onMap && (() => { stop(); goToStep(step + 1); }),
+    Home: () => { stop(); goToStep(0); },
+    End: () => { stop(); goToStep(Infinity); },
     " ": !onButton && (() => (timer === null ? play() : stop())),
     o: () => $("file").click(),
   };
@@ -134,38 +135,38 @@ document.addEventListener("keydown", event => {
   act();
 });
 
-// ---- pictures in: chosen, dropped, pasted, or a sample
+// ---- input: a chosen, dropped or pasted file, or a sample
 
-$("ask").addEventListener("submit", event => event.preventDefault());
+$("form").addEventListener("submit", event => event.preventDefault());
 $("file").addEventListener("change", event => {
   const [file] = event.target.files;
-  if (file) ask(file, file.name);
+  if (file) locate(file, file.name);
   event.target.value = "";
 });
 
-function take(transfer) {
+function locateFirstFile(transfer) {
   const file = [...transfer.files].find(f => f.type.startsWith("image/")) ?? transfer.files[0];
-  if (file) ask(file, file.name);
-  else complain("That was no file. Drop a picture from your computer.");
+  if (file) locate(file, file.name);
+  else showProblem("That was not a file. Drop a picture from your computer.");
 }
 
-let inside = 0;
-const over = on => { $("over").hidden = !on; };
-window.addEventListener("dragenter", event => { event.preventDefault(); inside++; over(true); });
-window.addEventListener("dragleave", () => { if (--inside <= 0) { inside = 0; over(false); } });
+let dragDepth = 0;
+const showDropHint = on => { $("over").hidden = !on; };
+window.addEventListener("dragenter", event => { event.preventDefault(); dragDepth++; showDropHint(true); });
+window.addEventListener("dragleave", () => { if (--dragDepth <= 0) { dragDepth = 0; showDropHint(false); } });
 window.addEventListener("dragover", event => event.preventDefault());
-window.addEventListener("drop", event => { event.preventDefault(); inside = 0; over(false); take(event.dataTransfer); });
-window.addEventListener("paste", event => { if (event.clipboardData.files.length) take(event.clipboardData); });
+window.addEventListener("drop", event => { event.preventDefault(); dragDepth = 0; showDropHint(false); locateFirstFile(event.dataTransfer); });
+window.addEventListener("paste", event => { if (event.clipboardData.files.length) locateFirstFile(event.clipboardData); });
 
-async function sample({file, lat, lon}) {
+async function locateSample({file, lat, lon}) {
   const response = await fetch(`/static/samples/${file}`);
-  if (response.ok) await ask(await response.blob(), file, {lat, lon});
-  else complain(`The sample ${file} is not there.`);
+  if (response.ok) await locate(await response.blob(), file, {lat, lon});
+  else showProblem(`The sample ${file} does not exist.`);
 }
 
-// ---- light and dark
+// ---- light and dark theme
 
-function dress(theme) {
+function setTheme(theme) {
   if (theme) document.documentElement.dataset.theme = theme;
   else delete document.documentElement.dataset.theme;
 }
@@ -173,19 +174,19 @@ $("theme").onclick = () => {
   const dark = getComputedStyle(document.documentElement).colorScheme.trim() === "dark";
   const theme = dark ? "light" : "dark";
   localStorage.setItem("theme", theme);
-  dress(theme);
+  setTheme(theme);
 };
-dress(localStorage.getItem("theme"));
+setTheme(localStorage.getItem("theme"));
 
-// ---- the beginning
+// ---- start
 
-async function begin() {
-  room();
-  const [about, samples] = await Promise.all(["/tiles", "/static/samples/samples.json"].map(
+async function loadMapAndSamples() {
+  updatePadding();
+  const [tileJson, samples] = await Promise.all(["/tiles", "/static/samples/samples.json"].map(
     path => fetch(path, {headers: headers()}).then(r => (r.ok ? r.json() : null)).catch(() => null)));
-  map.imagery(about);
-  showSamples(samples ?? [], sample);
+  map.setBackground(tileJson);
+  showSamples(samples ?? [], locateSample);
   document.body.dataset.ready = "yes";
 }
-$("key").addEventListener("change", begin);
-begin();
+$("key").addEventListener("change", loadMapAndSamples);
+loadMapAndSamples();

@@ -1,13 +1,13 @@
-// The panel beside the map: the answer in words, the chart of confidences, other places, timing. Knows nothing of the map.
+// The panel beside the map: the answer in words, the confidence chart, other places, timing. Knows nothing of the map.
 
 import {distanceKm, percent} from "./map.js";
 
 const $ = id => document.getElementById(id);
 
-export function element(tag, given = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), given);
-  made.append(...children);
-  return made;
+export function element(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
 }
 
 export function placeName({lat, lon}) {
@@ -18,7 +18,7 @@ function km(value) {
   return value < 10 ? `${value.toFixed(1)} km` : `${Math.round(value).toLocaleString("en")} km`;
 }
 
-// `choose(step)` is called for a bar, `visit(place)` for one of the other places.
+// `choose(step)` is called when a bar is clicked, `visit(place)` for one of the other places.
 export function showAnswer(answer, truth, choose, visit) {
   $("answer").hidden = false;
   $("place").replaceChildren(...heading(answer));
@@ -45,17 +45,17 @@ function heading(answer) {
 }
 
 function within({radius_km: radius, elsewhere, calibrated}) {
-  const doubt = calibrated ? "" : " These figures are not calibrated.";
-  if (radius["90"] === null) return `Probably none of the places that are covered: ${percent(elsewhere)}. The best guess among them is shown.${doubt}`;
-  const half = radius["50"] === null ? "" : `, and as likely as not within ${km(radius["50"])}`;
-  return `Nine times in ten within ${km(radius["90"])}${half}.${doubt}`;
+  const caveat = calibrated ? "" : " These figures are not calibrated.";
+  if (radius["90"] === null) return `Probably outside the covered area (${percent(elsewhere)}). The best place inside it is shown.${caveat}`;
+  const radius50 = radius["50"] === null ? "" : `, 50% within ${km(radius["50"])}`;
+  return `90% within ${km(radius["90"])}${radius50}.${caveat}`;
 }
 
 function bar(level, onclick) {
   const row = meter(`zoom ${level.zoom}`, level.confidence, `tiles ${km(tileKm(level))} wide`);
   row.button.onclick = onclick;
-  const words = level.confidence === null ? "deeper than the answer goes" : percent(level.confidence);
-  row.button.setAttribute("aria-label", `Zoom ${level.zoom}: ${words}, show this step`);
+  const value = level.confidence === null ? "deeper than the answer goes" : percent(level.confidence);
+  row.button.setAttribute("aria-label", `Zoom ${level.zoom}: ${value}, show this step`);
   return row.item;
 }
 
@@ -92,7 +92,7 @@ function saver(label, name, text) {
   return link;
 }
 
-// Which step is shown: 0 for the coarsest zoom, the count of zooms for the answer.
+// Mark the shown step: 0 is the coarsest zoom, `count` is the answer.
 export function markStep(step, count, playing) {
   [...$("chart").children].forEach((row, i) => {
     const now = i === step || (step === count && i === count - 1);
@@ -105,22 +105,22 @@ export function markStep(step, count, playing) {
   $("play").textContent = playing ? "Pause" : "Replay";
 }
 
-export function say(words) {
-  $("status").textContent = words;
+export function showStatus(text) {
+  $("status").textContent = text;
 }
 
-export function complain(words) {
-  $("problem").hidden = !words;
-  $("problem").textContent = words ?? "";
+export function showProblem(text) {
+  $("problem").hidden = !text;
+  $("problem").textContent = text ?? "";
 }
 
 export function showPreview(blob) {
   const image = $("preview");
   if (image.src) URL.revokeObjectURL(image.src);
   image.hidden = false;
-  image.onerror = () => { image.hidden = true; };  // a format that this browser does not show; the service may know it
+  image.onerror = () => { image.hidden = true; };  // this browser cannot show the format; the service may still read it
   image.src = URL.createObjectURL(blob);
-  $("drop").classList.add("given");
+  $("drop").classList.add("has-picture");
 }
 
 export function showSamples(samples, choose) {

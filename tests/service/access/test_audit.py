@@ -97,7 +97,7 @@ def test_nothing_is_answered_that_cannot_be_written_down(
         pytest.skip("no /dev/full here")
     with serving(locator, audit_file="/dev/full") as url:
         refused = httpx.post(f"{url}/locate", files={"image": make_picture()})
-        assert "the audit cannot be written" in check_problem(refused, 503, "audit-unavailable")
+        assert "the audit log cannot be written" in check_problem(refused, 503, "audit-unavailable")
         line = httpx.post(f"{url}/locate/batch", files=[("images", ("a", make_picture()))]).json()
         assert line["error"]["type"].endswith("audit-unavailable")
         assert set(line) == {"index", "name", "error"}

@@ -161,7 +161,7 @@ def test_a_key_may_send_its_rate_and_no_more(
     assert len(http.post("/locate/batch", files=files).text.splitlines()) == 4
     for route, field in (("/locate", "image"), ("/locate/batch", "images")):
         refused = http.post(route, files={field: make_picture()})
-        assert "'alice' may send 2 images a minute" in check_problem(refused, 429, "rate-limited")
+        assert "'alice' has used its 2 images a minute" in check_problem(refused, 429, "rate-limited")
         assert 90 < int(refused.headers["retry-after"]) <= 121  # three images of debt, and the next one
     assert http.get("/index").status_code == 200
 

@@ -145,7 +145,7 @@ def test_beyond_the_bound_it_says_no_at_once(held: Any, make_picture: Picture, c
         started = time.monotonic()
         refused = service.ask(make_picture(9)).result()
         assert time.monotonic() - started < 3
-        assert "3 images are in work" in check_problem(refused, 503, "overloaded")
+        assert "3 images are in progress" in check_problem(refused, 503, "overloaded")
         assert 2 <= int(refused.headers["retry-after"]) <= 60
         assert figure(service.url, 'tilebeam_overloads_total{bound="images"}') == 1
         service.go_on()

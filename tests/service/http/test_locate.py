@@ -96,9 +96,9 @@ def test_paper_scoring_is_the_servers_setting(serving: Any, locator: Locator, ma
         ("alternatives=21", "alternatives='21'"),
         ("trace=perhaps", "trace='perhaps'"),
         ("bbox=1,2,3", "3 values instead of 4"),
-        ("bbox=1,2,3,x", "'x' is no number"),
-        ("kk=3", "'kk' is unknown; there are alternatives, bbox, k, prior, trace, within"),
-        ("scoring=paper", "'scoring' is unknown"),
+        ("bbox=1,2,3,x", "'x' is not a number"),
+        ("kk=3", "unknown query parameter 'kk'; use alternatives, bbox, k, prior, trace, within"),
+        ("scoring=paper", "unknown query parameter 'scoring'"),
     ],
 )
 @pytest.mark.parametrize("route", ["/locate", "/locate/batch"])

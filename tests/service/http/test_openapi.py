@@ -1,25 +1,32 @@
-"""The OpenAPI description: true of the real answers, whole, and the same in the committed file."""
+"""The OpenAPI document: complete, true of the real answers, and equal to the committed file."""
 
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import httpx
 import jsonschema_rs
 import pytest
 
+from retrieval.locator import Locator
 from service import reload
-from service.client import types as contract
-from service.http import openapi_examples, routes, tiles
-from service.http.openapi import document
-from service.http.openapi_schemas import COMPONENTS
-from service.problems import TABLE
+from service.access.admission import Admission, Caller, check_admin
+from service.client.types import LocateOptions
+from service.engine.inference import Inference
+from service.errors import PROBLEM_TYPES, ServiceError
+from service.http import routes, tiles
+from service.http.models import Answer, LocateParams, example_of
+from service.http.openapi import document, schemas
+from service.ops.metrics import Metrics
+from service.settings import Settings
 from tile_cache.addressing import Tile, quadkey
 
 ROOT = Path(__file__).parents[3]
+SCHEMAS = schemas()
+ANSWER = example_of(Answer)
 CLIENT_ONLY = {"unreadable-file"}
 Operation = tuple[str, str, dict[str, Any]]
 
@@ -31,17 +38,17 @@ def described() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def operations(described: dict[str, Any]) -> list[Operation]:
-    return [(path, verb, found) for path, verbs in described["paths"].items() for verb, found in verbs.items()]
+    return [(path, verb, operation) for path, verbs in described["paths"].items() for verb, operation in verbs.items()]
 
 
 def wrong(schema: dict[str, Any], value: Any) -> list[str]:
-    """What a schema finds wrong with a value."""
-    whole = {**schema, "components": {"schemas": COMPONENTS}}
+    """The errors of a value against a schema."""
+    whole = {**schema, "components": {"schemas": SCHEMAS}}
     return [str(error) for error in jsonschema_rs.Draft202012Validator(whole).iter_errors(value)]
 
 
 def contents(operation: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Status, media type and content of every answer that has one."""
+    """Status, media type and content of every response that has content."""
     return [
         (status, media_type, content)
         for status, answer in operation["responses"].items()
@@ -49,34 +56,37 @@ def contents(operation: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]
     ]
 
 
-def test_the_committed_file_is_what_the_service_says() -> None:
+def test_committed_files_are_up_to_date() -> None:
     command = [sys.executable, "scripts/export-openapi", "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 
-def test_a_file_that_differs_is_told(tmp_path: Path) -> None:
-    (tmp_path / "old.json").write_text("{}")
-    for file in ("old.json", "missing.json"):
-        command = [sys.executable, "scripts/export-openapi", "--check", str(tmp_path / file)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-        assert (done.returncode, file in done.stderr) == (1, True)
-    assert (tmp_path / "old.json").read_text() == "{}"
+def test_export_check_reports_outdated_and_missing_files(tmp_path: Path) -> None:
+    outdated = tmp_path / "docs/openapi.json"
+    outdated.parent.mkdir()
+    outdated.write_text("{}")
+    command = [sys.executable, "scripts/export-openapi", "--check", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "openapi.json is outdated" in done.stderr
+    assert "types.py is outdated" in done.stderr
+    assert outdated.read_text() == "{}"
 
 
-def test_a_running_service_says_the_same(http: httpx.Client, described: dict[str, Any]) -> None:
-    told = http.get("/openapi.json").json()
-    assert {**told, "info": {}} == {**described, "info": {}}
+def test_running_service_serves_the_same_document(http: httpx.Client, described: dict[str, Any]) -> None:
+    served = http.get("/openapi.json").json()
+    assert {**served, "info": {}} == {**described, "info": {}}
 
 
-def test_every_reference_has_its_component(described: dict[str, Any]) -> None:
-    named = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
-    assert named == set(COMPONENTS)
-    for schema in COMPONENTS.values():
-        jsonschema_rs.Draft202012Validator({**schema, "components": {"schemas": COMPONENTS}})
+def test_every_reference_has_a_component_and_every_component_is_valid(described: dict[str, Any]) -> None:
+    references = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(described)))
+    assert references == set(SCHEMAS)
+    for schema in SCHEMAS.values():
+        jsonschema_rs.Draft202012Validator({**schema, "components": {"schemas": SCHEMAS}})
 
 
-def test_every_example_is_as_its_schema_says(operations: list[Operation]) -> None:
+def test_every_example_matches_its_schema(operations: list[Operation]) -> None:
     seen = 0
     for path, _, operation in operations:
         for status, media_type, content in contents(operation):
@@ -88,14 +98,14 @@ def test_every_example_is_as_its_schema_says(operations: list[Operation]) -> Non
     assert seen > 50
 
 
-def test_every_answer_in_words_has_an_example(operations: list[Operation]) -> None:
+def test_every_text_response_has_an_example(operations: list[Operation]) -> None:
     for path, _, operation in operations:
         for status, media_type, content in contents(operation):
             assert media_type.startswith("image/") or "example" in content or content["examples"], (path, status)
 
 
-def test_every_problem_is_described_by_its_status(operations: list[Operation]) -> None:
-    told = set()
+def test_every_problem_type_has_an_example_under_its_status(operations: list[Operation]) -> None:
+    slugs = set()
     for path, _, operation in operations:
         for status, media_type, content in contents(operation):
             for slug, example in content.get("examples", {}).items():
@@ -103,21 +113,53 @@ def test_every_problem_is_described_by_its_status(operations: list[Operation]) -
                 assert example["value"]["status"] == int(status)
                 assert example["value"]["type"].endswith(slug)
                 assert example["value"]["instance"].startswith(path.split("{")[0].rstrip("/"))
-                told.add(slug)
+                slugs.add(slug)
         for status in ("429", "503"):
             assert "Retry-After" in operation["responses"].get(status, {"headers": "Retry-After"})["headers"]
-    assert told == {kind.slug for kind in TABLE.values()} - CLIENT_ONLY | {"internal"}
+    assert slugs == {kind.slug for kind in PROBLEM_TYPES.values()} - CLIENT_ONLY | {"internal"}
 
 
-@pytest.mark.parametrize("name", ["Answer", "Level", "Tile", "Alternative", "Line", "Problem"])
-def test_components_are_the_clients_types(name: str) -> None:
-    typed = getattr(contract, name)
-    assert set(COMPONENTS[name]["properties"]) == set(get_type_hints(typed))
-    assert set(COMPONENTS[name]["required"]) == typed.__required_keys__
+def test_documented_details_are_the_real_messages(
+    http: httpx.Client, locator: Locator, make_picture: Any, check_problem: Any
+) -> None:
+    admission, metrics = Admission(Settings(anonymous_rate=60)), Metrics()
+    alice = Caller("alice", 60, admin=False)
+    admission.charge(alice, 60)
+    inference = Inference(locator, Settings(max_in_flight=1), metrics)
+    inference.requests.enter()
+    raised = {}
+    for slug, call in {
+        "rate-limited": lambda: admission.enter(alice),
+        "forbidden": lambda: check_admin(alice),
+        "overloaded": inference.requests.enter,
+    }.items():
+        with pytest.raises(ServiceError) as caught:
+            call()
+        raised[slug] = str(caught.value)
+    inference.close()
+    sent: dict[str, dict[str, Any]] = {
+        "invalid-request": {"files": {"image": make_picture()}, "params": {"k": 0}},
+        "unsupported-body": {"content": b"text", "headers": {"Content-Type": "text/plain"}},
+    }
+    for slug, request in sent.items():
+        raised[slug] = http.post("/locate", **request).json()["detail"]
+    examples = {kind.slug: kind.example for kind in PROBLEM_TYPES.values()}
+    assert {slug: without_numbers(detail) for slug, detail in raised.items()} == {
+        slug: without_numbers(examples[slug]) for slug in raised
+    }
 
 
-def test_the_example_is_one_that_could_be_answered() -> None:
-    answer = openapi_examples.ANSWER
+def without_numbers(detail: str) -> str:
+    """A detail with its numbers, and the unit counted, replaced."""
+    return re.sub(r"\d+ (images|requests) are", "N things are", re.sub(r"\d+ s\b", "N s", detail))
+
+
+def test_client_options_are_the_query_parameters() -> None:
+    assert set(LocateOptions.__annotations__) == set(LocateParams.model_fields)
+
+
+def test_answer_example_is_consistent() -> None:
+    answer = ANSWER
     for level in answer["levels"]:
         west, south, east, north = level["bounds"]
         assert west <= answer["lon"] <= east
@@ -126,32 +168,32 @@ def test_the_example_is_one_that_could_be_answered() -> None:
     assert answer["confidence"] == answer["levels"][-1]["confidence"]
 
 
-def test_real_answers_are_as_described(
+def test_real_answers_match_their_schemas(
     http: httpx.Client, operations: list[Operation], make_picture: Any, check_problem: Any
 ) -> None:
-    said = {path: operation["responses"] for path, _, operation in operations}
+    responses = {path: operation["responses"] for path, _, operation in operations}
     question = {"k": 4, "alternatives": 2, "trace": "true"}
     for accept in ("application/json", "application/geo+json"):
         answer = http.post("/locate", files={"image": make_picture()}, params=question, headers={"Accept": accept})
-        assert wrong(said["/locate"]["200"]["content"][accept]["schema"], answer.json()) == []
+        assert wrong(responses["/locate"]["200"]["content"][accept]["schema"], answer.json()) == []
     batch = http.post("/locate/batch", files=[("images", ("a", make_picture())), ("images", ("b", b"none"))])
-    content = said["/locate/batch"]["200"]["content"][batch.headers["content-type"]]
+    content = responses["/locate/batch"]["200"]["content"][batch.headers["content-type"]]
     assert [wrong(content["x-item-schema"], json.loads(line)) for line in batch.text.splitlines()] == [[], []]
     for path in ("/index", "/healthz", "/readyz"):
-        assert wrong(said[path]["200"]["content"]["application/json"]["schema"], http.get(path).json()) == []
+        assert wrong(responses[path]["200"]["content"]["application/json"]["schema"], http.get(path).json()) == []
     refused = http.post("/locate", files={"image": b"none"})
-    assert wrong(said["/locate"]["400"]["content"]["application/problem+json"]["schema"], refused.json()) == []
+    assert wrong(responses["/locate"]["400"]["content"]["application/problem+json"]["schema"], refused.json()) == []
 
 
-def test_the_description_would_notice_a_wrong_answer() -> None:
+def test_schemas_reject_wrong_answers() -> None:
     schema = {"$ref": "#/components/schemas/Answer"}
-    assert wrong(schema, {**openapi_examples.ANSWER, "confidence": 1.2})
-    assert wrong(schema, {**openapi_examples.ANSWER, "levels": []})
+    assert wrong(schema, {**ANSWER, "confidence": 1.2})
+    assert wrong(schema, {**ANSWER, "levels": []})
     assert wrong({"$ref": "#/components/schemas/Line"}, {"index": 0, "name": ""})
 
 
-def test_keys_are_described_as_they_are_taken(operations: list[Operation]) -> None:
-    said = {path: operation["security"] for path, _, operation in operations}
-    assert said["/healthz"] == said["/readyz"] == []
-    assert said["/locate"] == [{"bearer": []}, {"apiKey": []}, {}]
-    assert said["/index/reload"] == [{"bearer": []}, {"apiKey": []}]
+def test_security_of_each_operation(operations: list[Operation]) -> None:
+    security = {path: operation["security"] for path, _, operation in operations}
+    assert security["/healthz"] == security["/readyz"] == []
+    assert security["/locate"] == [{"bearer": []}, {"apiKey": []}, {}]
+    assert security["/index/reload"] == [{"bearer": []}, {"apiKey": []}]

@@ -17,7 +17,7 @@ from PIL import Image
 
 api = pytest.importorskip("playwright.sync_api", reason="the page's tests need Playwright: pip install playwright")
 
-STATIC = Path(__file__).parents[3] / "service" / "static"
+STATIC = Path(__file__).parents[3] / "service" / "http" / "static"
 SYSTEMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -98,7 +98,7 @@ def test_a_dropped_picture_is_answered_on_the_map_and_in_the_panel(visit: Any, m
     assert all(re.search("%|–", row) for row in rows)  # –: deeper than the answer goes
     assert page.locator("#alternatives button").count() == 3
     assert page.locator(".pin.other").count() == 3
-    assert page.locator(".pin.found").count() == 1
+    assert page.locator(".pin.best").count() == 1
     assert page.locator("path.circle").count() == 2
     assert "encode" in page.inner_text("#timing")
     assert page.evaluate("document.querySelector('#preview').naturalWidth") == 48
@@ -203,7 +203,7 @@ def test_map_and_samples_follow_an_index_that_was_loaded_meanwhile(visit: Any, s
 
 def test_where_a_key_is_needed_it_is_asked_for(visit: Any, make_picture: Any) -> None:
     page = visit()
-    refusal = {"type": "urn:tilebeam:problem:unauthorized", "status": 401, "detail": "this service asks for a key"}
+    refusal = {"type": "urn:tilebeam:problem:unauthorized", "status": 401, "detail": "this service needs a key"}
     sent = []
 
     def answer(route: Any) -> None:
@@ -214,7 +214,7 @@ def test_where_a_key_is_needed_it_is_asked_for(visit: Any, make_picture: Any) ->
     page.route("**/locate?*", answer)
     drop(page, make_picture(1))
     page.wait_for_selector("#keyrow:not([hidden])")
-    assert "asks for a key" in page.inner_text("#problem")
+    assert "needs a key" in page.inner_text("#problem")
     page.fill("#key", "tb_secret")
     drop(page, make_picture(1))
     level(page, "answer")

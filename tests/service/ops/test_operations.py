@@ -80,7 +80,7 @@ def test_more_than_is_allowed_in_work_is_refused_at_once(
         while "tilebeam_requests_in_flight 3.0" not in httpx.get(f"{url}/metrics").text:
             time.sleep(0.01)  # two in work, and the one that asks
         refused = ask()
-        assert "2 requests are in work" in check_problem(refused, 503, "overloaded")
+        assert "2 requests are in progress" in check_problem(refused, 503, "overloaded")
         assert refused.headers["retry-after"] == "3"
         stepped.encoder.steps.release(10)
         assert [answer.result().status_code for answer in asked] == [200, 200]

@@ -1,0 +1,24 @@
+"""Ranges and text forms of a query's options. Imports without NumPy, for command lines and clients."""
+
+from typing import Literal
+
+Device = Literal["auto", "cpu", "cuda"]
+"""Where the encoder and the search run; `auto` is a GPU if there is one with enough free memory for the index."""
+
+_BBOX_FORM = "write west,south,east,north in degrees, for example -10,35,30,60 (west > east crosses the date line)"
+
+
+def parse_bbox(text: str) -> tuple[float, float, float, float]:
+    """Parse `west,south,east,north`; raises ValueError unless these are four numbers. `BBox` checks their ranges."""
+    values = text.split(",")
+    if len(values) != 4:
+        raise ValueError(f"bbox={text!r} has {len(values)} values instead of 4; {_BBOX_FORM}")
+    west, south, east, north = (_degrees(value, text) for value in values)
+    return west, south, east, north
+
+
+def _degrees(value: str, text: str) -> float:
+    try:
+        return float(value)
+    except ValueError as exc:
+        raise ValueError(f"bbox={text!r}: {value.strip()!r} is not a number; {_BBOX_FORM}") from exc

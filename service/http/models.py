@@ -1,0 +1,331 @@
+"""The HTTP contract as pydantic models: query parameters, answers, a batch's lines, problem documents.
+
+`LocateParams` validates requests. The other models only describe the JSON that the engine builds; answers are not
+validated on their way out, because that would cost time per request. `scripts/export-openapi` writes docs/openapi.json
+and the client's types (service/client/types.py) from these models, so each field is written once.
+
+To add a query parameter, edit three places:
+1. a field of `LocateQuery` in retrieval/search/query.py: what the search does with it;
+2. a field of `LocateParams` below: its text form, range and description;
+3. `LocateParams.query` below: from one to the other.
+Then run `scripts/export-openapi`. (An option of `tilebeam locate` is a fourth edit, if the command line needs one.)
+"""
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from retrieval.search.options import parse_bbox
+from retrieval.search.query import MAX_ALTERNATIVES, MAX_K, BBox, LocateQuery, Scoring
+from service.errors import RequestError
+
+_MAX_PRIOR_NAME = 40
+_MAX_REGION_TEXT = 16_000
+
+
+class ClientType(NamedTuple):
+    """Metadata of a field: its Python type in the client, where that differs from the text in the URL."""
+
+    annotation: str
+
+
+class LocateParams(BaseModel):
+    """Query parameters of `/locate` and `/locate/batch`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: int = Field(LocateQuery.k, ge=1, le=MAX_K, description="Beam width: tiles kept per zoom.")
+    alternatives: int = Field(
+        LocateQuery.alternatives, ge=0, le=MAX_ALTERNATIVES, description="How many other places to return."
+    )
+    bbox: Annotated[str | None, ClientType("tuple[float, float, float, float]")] = Field(
+        None,
+        description="Search only this box: `west,south,east,north` in degrees; west > east crosses the date line.",
+        examples=["-10,35,30,60"],
+    )
+    trace: bool = Field(LocateQuery.trace, description="Also return the tiles kept at each zoom.")
+    prior: str | None = Field(
+        None,
+        max_length=_MAX_PRIOR_NAME,
+        description="Name of a prior listed by `GET /index`, or `none`. Without it the index's default prior is used.",
+        examples=["none"],
+    )
+    within: str | None = Field(
+        None,
+        max_length=_MAX_REGION_TEXT,
+        description="Search only this region: a GeoJSON polygon (or MultiPolygon, Feature, ...) as text. "
+        "With `bbox`, only the overlap of both.",
+        examples=['{"type":"Polygon","coordinates":[[[5,45],[11,45],[8,48],[5,45]]]}'],
+    )
+
+    def query(self, scoring: Scoring) -> LocateQuery:
+        """The query for the search; raises RequestError for a malformed bbox and QueryError for invalid values."""
+        box = None if self.bbox is None else BBox(*_box(self.bbox))
+        within = None
+        if self.within is not None:
+            from retrieval.geo.region import Region  # loads shapely, which most queries do not need
+
+            within = Region.of_geojson(self.within)
+        return LocateQuery(
+            k=self.k,
+            alternatives=self.alternatives,
+            bbox=box,
+            trace=self.trace,
+            scoring=scoring,
+            prior=self.prior,
+            within=within,
+        )
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        return parse_bbox(text)
+    except ValueError as exc:
+        raise RequestError(str(exc)) from exc
+
+
+def _absent() -> Any:
+    """Default factory of a field that may be missing: the schema then neither requires it nor names a default."""
+
+
+Zoom = Annotated[int, Field(ge=0, le=30, description="0 is the whole world as one tile.", examples=[8])]
+Count = Annotated[int, Field(ge=0)]
+Latitude = Annotated[float, Field(ge=-90, le=90, description="Degrees north.", examples=[48.61])]
+Longitude = Annotated[float, Field(ge=-180, le=180, description="Degrees east.", examples=[2.24])]
+Milliseconds = Annotated[float, Field(ge=0)]
+Confidence = Annotated[
+    float, Field(ge=0, le=1, description="Probability of everything inside this tile.", examples=[0.41])
+]
+Similarity = Annotated[float | None, Field(description="Cosine; null if the tile has no vector.", examples=[0.58])]
+Radius = Annotated[Annotated[float, Field(ge=0)] | None, Field(description="km; null if `elsewhere` exceeds one half.")]
+IndexId = Annotated[str, Field(description="Hash of what was indexed.", examples=["5d0c3f6b9e1a"])]
+CalibrationId = Annotated[
+    str | None, Field(description="Hash of what the confidences were fitted to.", examples=["a7f2c4d81e03"])
+]
+Attribution = Annotated[str, Field(examples=["NASA Earth Observatory"])]
+
+
+class Tile(BaseModel):
+    """A slippy-map tile."""
+
+    z: Zoom
+    x: int = Field(ge=0, description="Column, from the west.", examples=[129])
+    y: int = Field(ge=0, description="Row, from the north.", examples=[88])
+
+
+class Level(BaseModel):
+    """The tile of one zoom that contains the point; `lat` and `lon` are the tile's centre."""
+
+    zoom: Zoom
+    tile: Tile
+    quadkey: str = Field(examples=["12022001"])
+    lat: Latitude = Field(examples=[48.458352])
+    lon: Longitude = Field(examples=[2.109375])
+    bounds: list[float] = Field(
+        min_length=4,
+        max_length=4,
+        description="West, south, east, north in degrees.",
+        examples=[[1.40625, 47.989922, 2.8125, 48.922499]],
+    )
+    confidence: Confidence
+    similarity: Similarity
+
+
+class Alternative(BaseModel):
+    """Another place."""
+
+    lat: Latitude = Field(examples=[52.05])
+    lon: Longitude = Field(examples=[4.92])
+    confidence: Confidence = Field(examples=[0.08])
+    tile: Tile = Field(examples=[{"z": 8, "x": 131, "y": 84}])
+
+
+class Kept(BaseModel):
+    """A tile that the beam kept."""
+
+    tile: Tile
+    confidence: Confidence
+    similarity: Similarity
+
+
+class TracedLevel(BaseModel):
+    """The tiles that the beam kept at one zoom."""
+
+    zoom: Zoom
+    kept: list[Kept]
+
+
+class RadiusKm(BaseModel):
+    """Radii of the circles around the point that contain the true place with 50% and 90% probability."""
+
+    within_50: Radius = Field(alias="50", examples=[61.2])
+    within_90: Radius = Field(alias="90", examples=[240.7])
+
+
+class IndexVersion(BaseModel):
+    """The index that answered."""
+
+    id: IndexId
+    calibration_id: CalibrationId
+    zooms: list[int] = Field(examples=[[4, 6, 8]])
+
+
+class Timing(BaseModel):
+    """Milliseconds of work, without waiting; work shared by a group is divided by its pictures."""
+
+    decode: Milliseconds = Field(examples=[4.1])
+    encode: Milliseconds = Field(examples=[9.8])
+    search: Milliseconds = Field(examples=[1.2])
+
+
+class Answer(BaseModel):
+    """Where one picture was taken."""
+
+    lat: Latitude
+    lon: Longitude
+    confidence: Confidence = Field(description="Confidence of the deepest level.")
+    calibrated: bool = Field(description="Whether the confidences were fitted for this query.", examples=[True])
+    radius_km: RadiusKm
+    zoom: int = Field(description="Zoom of the deepest level.", examples=[8])
+    levels: list[Level] = Field(min_length=1, description="Nested tiles that contain the point, coarse to fine.")
+    alternatives: list[Alternative]
+    trace: list[TracedLevel] = Field(default_factory=_absent, description="Only with `trace=true`.")
+    prior: str = Field(default_factory=_absent, description="Name of the prior that was used; absent if none was.")
+    elsewhere: float = Field(ge=0, le=1, description="Probability of none of the covered tiles.", examples=[0.03])
+    index: IndexVersion
+    attribution: Attribution = Field(description="Of the map; show it beside the answer.")
+    timing_ms: Timing
+
+
+class Problem(BaseModel):
+    """An error as a problem document (RFC 9457)."""
+
+    type: str = Field(description="`urn:tilebeam:problem:` and a word, or `about:blank`.")
+    title: str
+    status: int = Field(ge=400, le=599)
+    detail: str = Field(description="Names the wrong value and what to do.")
+    instance: str = Field(default_factory=_absent, description="Path of the request; absent in a batch's line.")
+    request_id: str = Field(
+        default_factory=_absent, description="As in the header X-Request-ID; absent in a batch's line."
+    )
+
+
+class Line(BaseModel):
+    """One line of a batch's answer: the `result` or the `error` of one picture."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["result"]}, {"required": ["error"]}]})
+
+    index: Count = Field(description="Position in the request, from 0.")
+    name: str = Field(description="File name.")
+    result: Answer = Field(default_factory=_absent)
+    error: Problem = Field(default_factory=_absent)
+
+
+class Geometry(BaseModel):
+    """Degrees; cut at the date line."""
+
+    type: Literal["Point", "Polygon", "MultiPolygon"]
+    coordinates: list[Any]
+
+
+class FeatureProperties(BaseModel):
+    """`kind` says which part of the answer the feature is; the other properties depend on it."""
+
+    kind: Literal["answer", "radius", "tile", "kept", "alternative"]
+
+
+class Feature(BaseModel):
+    """One part of the answer, as `properties.kind` says."""
+
+    type: Literal["Feature"]
+    geometry: Geometry
+    properties: FeatureProperties
+
+
+class FeatureCollection(BaseModel):
+    """The answer as GeoJSON (RFC 7946)."""
+
+    type: Literal["FeatureCollection"]
+    features: list[Feature]
+
+
+class IndexZoom(BaseModel):
+    """Number of tiles at one zoom."""
+
+    zoom: Zoom
+    rows: Count = Field(examples=[65536])
+
+
+class IndexPrior(BaseModel):
+    """A prior that the parameter `prior` may name."""
+
+    name: str = Field(examples=["geocells"])
+    fingerprint: str = Field(examples=["5b1e0c8d9f27"])
+    calibration_id: CalibrationId = Field(examples=["77ab31f00c2e"])
+
+
+class Index(BaseModel):
+    """The loaded index."""
+
+    id: IndexId
+    calibration_id: CalibrationId
+    format_version: int = Field(examples=[1])
+    zooms: list[IndexZoom]
+    dim: Count = Field(examples=[128])
+    codec: str = Field(examples=["fp16"])
+    coverage: dict[str, Any] = Field(
+        description="Covered area, with its outline as GeoJSON unless it is the world.", examples=[{"world": True}]
+    )
+    encoders: dict[str, Any] = Field(examples=[{"photo": {"name": "builtin"}, "map": {}}])
+    attribution: Attribution
+    priors: list[IndexPrior]
+    prior: str | None = Field(description="The prior that is used if a query names none.", examples=["geocells"])
+    engine: str = Field(description="Search engine and device.", examples=["lists on cpu"])
+
+
+class IndexIds(BaseModel):
+    """What identifies a loaded index."""
+
+    id: IndexId
+    calibration_id: CalibrationId
+
+
+class Reloaded(BaseModel):
+    """The index that is loaded now, and the previous one."""
+
+    id: IndexId = Field(examples=["c81e90b7d2f4"])
+    calibration_id: CalibrationId = Field(examples=["0b47fd29e6c5"])
+    previous: IndexIds
+
+
+class Status(BaseModel):
+    """A probe's answer."""
+
+    status: Literal["alive", "ready"]
+
+
+class TileJSON(BaseModel):
+    """TileJSON 3.0."""
+
+    tilejson: str = Field(examples=["3.0.0"])
+    name: str = Field(examples=["bluemarble"])
+    tiles: list[str] = Field(examples=[["/tiles/{z}/{x}/{y}"]])
+    scheme: str = Field(examples=["xyz"])
+    minzoom: Zoom = Field(examples=[0])
+    maxzoom: Zoom
+    attribution: Attribution
+
+
+ANSWERS: tuple[type[BaseModel], ...] = (Answer, Line, Problem, FeatureCollection, Index, Reloaded, Status, TileJSON)
+"""Models of whole answers; the others are parts of these."""
+
+
+def example_of(model: type[BaseModel]) -> dict[str, Any]:
+    """An example of a model's JSON, composed of its fields' examples; optional fields are left out."""
+    fields = {field.alias or name: field for name, field in model.model_fields.items() if field.is_required()}
+    return {name: field.examples[0] if field.examples else _nested(field.annotation) for name, field in fields.items()}
+
+
+def _nested(annotation: Any) -> Any:
+    arguments = getattr(annotation, "__args__", ())
+    return [example_of(arguments[0])] if arguments else example_of(annotation)
