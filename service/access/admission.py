@@ -1,62 +1,101 @@
-"""Who asks: an API key, or nobody in particular where that is allowed. A dependency of every route but the open ones.
+"""Admission: which key a request carries, what the key may do, and how many images it may send.
 
-It runs before a byte of a picture is read, so that whoever may not ask costs nothing.
+`admit` runs before the body is read, so that a rejected request costs nothing.
 """
 
 import ipaddress
+import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from starlette.requests import Request
 
 from service.access.keys import ANONYMOUS, KeyRing
-from service.access.rates import Rates
-from service.errors import ForbiddenError, SettingsError, UnauthorizedError
+from service.errors import ForbiddenError, RateLimitedError, SettingsError, UnauthorizedError
 from service.settings import Settings
 
-__all__ = ["OPEN_ROUTES", "Admission", "Caller", "admit", "check_admin", "check_exposure"]
-
 OPEN_ROUTES = frozenset({"/", "/healthz", "/readyz"})
-"""Routes that ask for no key: probes, and a page that is the same for everyone. `/docs` and `/openapi.json`, which say
-no more than the repository does, are the framework's own and open too. `/metrics` is not: it tells what
-the service is used for."""
+"""Routes without a key: probes, and the page, which is public. `/docs` and `/openapi.json` contain nothing that is not
+in the repository and are open, too. `/metrics` needs a key, because it shows how the service is used."""
 
-_COUNTED = frozenset({"/locate", "/locate/batch"})
+_RATE_LIMITED_ROUTES = frozenset({"/locate", "/locate/batch"})
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks: the key's name, its rate in images a minute (0: no limit), and whether it may change the service."""
+    """A request's sender: the key's name, its rate in images a minute (0: unlimited), whether it is an admin key."""
 
     key: str
     rate: int
     admin: bool
 
 
+class Rates:
+    """Limits images per minute and key, with one token bucket per key. Used on the event loop only, so without a lock.
+
+    A bucket holds the images of one minute and refills steadily. A request needs at least one image left. A batch may
+    take more than is left; the debt must be refilled before the next request. So a batch may exceed the images of a
+    minute, but over hours no key gets more than its rate.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: dict[str, tuple[float, float]] = {}  # images left, and the time of that count
+
+    def enter(self, name: str, rate: int) -> None:
+        """Take one image, or raise RateLimitedError with the seconds to wait. `rate` 0 is unlimited."""
+        left = self._left(name, rate)
+        if left < 1:
+            wait_s = max(1, math.ceil((1 - left) * 60 / rate))
+            raise RateLimitedError(f"key {name!r} has used its {rate} images a minute; try again in {wait_s} s", wait_s)
+        self._store(name, rate, left - 1)
+
+    def charge(self, name: str, rate: int, images: int) -> None:
+        """Take more images; the count may become negative."""
+        self._store(name, rate, self._left(name, rate) - images)
+
+    def forget_others(self, names: set[str]) -> None:
+        """Drop the buckets of all keys but these."""
+        self._buckets = {name: bucket for name, bucket in self._buckets.items() if name in names}
+
+    def _left(self, name: str, rate: int) -> float:
+        if not rate:
+            return math.inf
+        now = self._clock()
+        left, then = self._buckets.get(name, (float(rate), now))
+        return min(float(rate), left + (now - then) * rate / 60)
+
+    def _store(self, name: str, rate: int, left: float) -> None:
+        if rate:
+            self._buckets[name] = left, self._clock()
+
+
 class Admission:
-    """The keys in force and what each has sent. `reload` reads the file again, and keeps the old keys if it is bad."""
+    """The valid keys and their use. `reload` reads the key file again; if it is invalid, the old keys stay valid."""
 
     def __init__(self, settings: Settings) -> None:
         self._file = Path(settings.keys_file) if settings.keys_file else None
         self._required = self._file is not None and not settings.allow_anonymous
-        self._nobody = Caller(ANONYMOUS, settings.anonymous_rate, admin=False)
+        self._anonymous = Caller(ANONYMOUS, settings.anonymous_rate, admin=False)
         self._ring = KeyRing.read(self._file) if self._file else KeyRing()
         self._rates = Rates()
 
     def reload(self) -> None:
-        """Read the key file again, if there is one; raises KeyFileError, and then nothing has changed."""
+        """Read the key file again, if there is one. Raises KeyFileError and changes nothing if it is invalid."""
         if self._file:
             self._ring = KeyRing.read(self._file)
-            self._rates.keep({key.name for key in self._ring.keys} | {ANONYMOUS})
+            self._rates.forget_others({key.name for key in self._ring.keys} | {ANONYMOUS})
 
     def caller(self, authorization: str, api_key: str) -> Caller:
-        """Who these two headers' values (empty where there are none) stand for; raises UnauthorizedError."""
+        """The sender, by the values of two headers (empty if missing); raises UnauthorizedError."""
         scheme, _, presented = authorization.strip().partition(" ")
         presented = presented.strip() if scheme.lower() == "bearer" else api_key.strip()
         if not presented and self._required:
             raise UnauthorizedError("this service needs a key; send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
-        if not presented:  # another scheme than Bearer is for whoever stands in front of the service
-            return self._nobody
+        if not presented:  # schemes other than Bearer are for a proxy in front of the service
+            return self._anonymous
         key = self._ring.find(presented)
         if key is None:
             raise UnauthorizedError("this key is unknown or was removed; ask the service's operator for a new one")
@@ -72,19 +111,19 @@ class Admission:
 
 
 async def admit(request: Request) -> None:
-    """Leave who asks in `request.state.caller`, or raise UnauthorizedError or RateLimitedError."""
+    """Set `request.state.caller`, or raise UnauthorizedError or RateLimitedError. A dependency of all routes."""
     route = getattr(request.scope.get("route"), "path", "")
     if route in OPEN_ROUTES:
         return
     admission: Admission = request.app.state.service.admission
     caller = admission.caller(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
     request.state.caller = caller
-    if route in _COUNTED:
+    if route in _RATE_LIMITED_ROUTES:
         admission.enter(caller)
 
 
 def check_admin(caller: Caller) -> None:
-    """Raise ForbiddenError unless the caller's key is an admin's."""
+    """Raise ForbiddenError unless the caller has an admin key."""
     if not caller.admin:
         raise ForbiddenError(
             f"key {caller.key!r} is not an admin key; use a key made with `tilebeam key new --admin`, or send SIGHUP"
@@ -92,16 +131,16 @@ def check_admin(caller: Caller) -> None:
 
 
 def check_exposure(address: str, settings: Settings) -> None:
-    """Raise SettingsError if everybody on a network would be let in without anyone having said so.
+    """Raise SettingsError if the service would be open to a network without an explicit setting.
 
-    `address`: the numeric address that is listened on.
+    `address`: the numeric address that the service listens on.
     """
     if settings.keys_file or settings.allow_anonymous or _is_loopback(address):
         return
     raise SettingsError(
-        f"{address} can be reached from other machines and nobody needs a key: make one with `tilebeam key new --file "
-        "keys.json --name NAME` and set TILEBEAM_KEYS_FILE=keys.json, listen on 127.0.0.1, or let everybody in with "
-        "TILEBEAM_ALLOW_ANONYMOUS=1"
+        f"{address} can be reached from other machines and no key is required: make a key with `tilebeam key new "
+        "--file keys.json --name NAME` and set TILEBEAM_KEYS_FILE=keys.json, listen on 127.0.0.1, or allow requests "
+        "without a key with TILEBEAM_ALLOW_ANONYMOUS=1"
     )
 
 

@@ -1,7 +1,7 @@
-"""API keys as a file keeps them: names, rights, and hashes of the keys, never the keys. It needs nothing of the engine.
+"""The file of API keys: names, rights, and hashes of the keys, never the keys themselves. Imports no engine.
 
-A key is 256 random bits, so its SHA-256 is enough: a slow hash (scrypt) makes guessing of *passwords* dear, and nobody
-guesses 256 bits; it would cost every request tens of milliseconds, and hand whoever sends wrong keys a lever.
+A key is 256 random bits, so its SHA-256 is enough. A slow hash (scrypt) protects passwords, which can be guessed; 256
+bits cannot. It would also cost tens of milliseconds per request, which senders of wrong keys could exploit.
 
 {"version": 1, "keys": [{"name": "alice", "sha256": "...", "rate": 60, "admin": false, "created": "2026-11-20"}]}
 """
@@ -21,10 +21,8 @@ from typing import Any
 from retrieval.files import write_atomically
 from service.errors import KeyFileError
 
-__all__ = ["ANONYMOUS", "Key", "KeyRing", "add_key", "remove_key"]
-
 ANONYMOUS = "anonymous"
-"""Who asks without a key; so no key is called so."""
+"""The name for requests without a key; no key may have it."""
 
 _VERSION = 1
 _PREFIX = "tilebeam_"
@@ -34,7 +32,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Key:
-    """One key's entry. `name` is its id, as the audit shows it; `rate` in images a minute, 0 for no limit."""
+    """One entry. `name` identifies the key in the audit; `rate` is in images a minute, 0 for unlimited."""
 
     name: str
     sha256: str
@@ -44,14 +42,14 @@ class Key:
 
 
 class KeyRing:
-    """The keys of one reading of a file. Immutable: another reading is another ring."""
+    """The keys of a file, as read once; immutable."""
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self.keys = tuple(keys)
 
     @classmethod
     def read(cls, path: Path) -> "KeyRing":
-        """Read a file of keys; raises KeyFileError, which names what is wrong in it."""
+        """Read a key file; raises KeyFileError with what is wrong in it."""
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
         except OSError as exc:
@@ -59,28 +57,28 @@ class KeyRing:
                 f"the key file {path} cannot be read ({exc.strerror}); make one with `tilebeam key new --file {path}`"
             ) from exc
         except ValueError as exc:
-            raise KeyFileError(f"the key file {path} is no JSON ({exc}); restore it, or make new keys") from exc
+            raise KeyFileError(f"the key file {path} is not JSON ({exc}); restore it, or make new keys") from exc
         return cls(_checked(path, document))
 
     def find(self, presented: str) -> Key | None:
-        """The key whose hash this text has. Every entry is compared, in constant time, whichever fits."""
+        """The key with this text, or None. All entries are compared in constant time, so timing reveals nothing."""
         digest = _digest(presented)
-        found = None
+        match = None
         for key in self.keys:
             if hmac.compare_digest(key.sha256, digest):
-                found = key
-        return found
+                match = key
+        return match
 
 
 def add_key(path: Path, name: str, rate: int, admin: bool) -> str:
-    """Add a key to a file, which is made if it is missing; returns the key's text, which is stored nowhere."""
+    """Add a key to a file, which is created if missing. Returns the key's text, which is not stored anywhere."""
     if not _is_name(name):
         raise KeyFileError(
-            f"{name!r} is no name of a key; use 1 to 64 letters, digits and . _ @ -, and not {ANONYMOUS!r}"
+            f"{name!r} cannot be a key's name; use 1 to 64 letters, digits and . _ @ -, but not {ANONYMOUS!r}"
         )
     keys = KeyRing.read(path).keys if path.exists() else ()
     if any(key.name == name for key in keys):
-        raise KeyFileError(f"{path} has a key {name!r}; choose another name, or remove that key first")
+        raise KeyFileError(f"{path} already has a key {name!r}; choose another name, or remove that key first")
     text = _PREFIX + secrets.token_urlsafe(32)
     created = datetime.datetime.now(datetime.UTC).date().isoformat()
     _write(path, (*keys, Key(name, _digest(text), rate, admin, created)))
@@ -88,10 +86,10 @@ def add_key(path: Path, name: str, rate: int, admin: bool) -> str:
 
 
 def remove_key(path: Path, name: str) -> None:
-    """Take a key out of a file; raises KeyFileError if there is none of that name."""
+    """Remove a key from a file; raises KeyFileError if no key has this name."""
     keys = KeyRing.read(path).keys
     if all(key.name != name for key in keys):
-        raise KeyFileError(f"{path} has no key {name!r}; there are {', '.join(key.name for key in keys) or 'none'}")
+        raise KeyFileError(f"{path} has no key {name!r}; its keys: {', '.join(key.name for key in keys) or 'none'}")
     _write(path, tuple(key for key in keys if key.name != name))
 
 
@@ -105,13 +103,13 @@ def _digest(text: str) -> str:
 
 def _checked(path: Path, document: Any) -> tuple[Key, ...]:
     if not isinstance(document, dict) or document.get("version") != _VERSION:
-        raise KeyFileError(f"the key file {path} is not of version {_VERSION}; make it with `tilebeam key new`")
+        raise KeyFileError(f"the key file {path} does not have version {_VERSION}; make it with `tilebeam key new`")
     entries = document.get("keys")
     if not isinstance(entries, list):
         raise KeyFileError(f"the key file {path} has no list 'keys'; make it with `tilebeam key new`")
     keys = tuple(_key(path, number, entry) for number, entry in enumerate(entries))
     if len({key.name for key in keys}) < len(keys):
-        raise KeyFileError(f"the key file {path} has a name twice; the audit could not tell them apart")
+        raise KeyFileError(f"the key file {path} has the same name twice; give each key its own name")
     return keys
 
 
@@ -121,15 +119,17 @@ def _key(path: Path, number: int, entry: Any) -> Key:
         raise KeyFileError(f"{path}: key number {number} must have exactly {', '.join(kinds)}")
     for name, kind in kinds.items():
         if type(entry[name]) is not kind:
-            raise KeyFileError(f"{path}: key number {number}: {name}={entry[name]!r} is of the wrong kind")
+            raise KeyFileError(
+                f"{path}: key number {number}: {name}={entry[name]!r} must not be {type(entry[name]).__name__}"
+            )
     key = Key(**entry)
     if not _is_name(key.name) or not _HASH.fullmatch(key.sha256) or key.rate < 0:
-        raise KeyFileError(f"{path}: key number {number} ({key.name!r}) has a name, hash or rate that cannot be meant")
+        raise KeyFileError(f"{path}: key number {number} ({key.name!r}) has an invalid name, hash or rate")
     return key
 
 
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
-    """Whole or not at all, and for its owner's eyes: the hashes help nobody, the names are nobody's business."""
+    """Write the file atomically; a new one is readable by its owner only, because it contains names."""
     text = json.dumps({"version": _VERSION, "keys": [asdict(key) for key in keys]}, indent=1) + "\n"
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
 

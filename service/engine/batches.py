@@ -92,7 +92,7 @@ class BatchWork:
         self._spool, self._inference, self._query = spool, inference, query
         self._metrics, self._trail, self._charge = metrics, trail, charge
         # As many as the encoder takes; all that are in work fit into what batches may hold of the queue.
-        self._size = min(inference.locator.encoder.batch_size, max(1, inference.places.share // _AHEAD))
+        self._size = min(inference.locator.encoder.batch_size, max(1, inference.slots.batch_limit // _AHEAD))
         self._groups: deque[asyncio.Task[list[_Line]]] = deque()
         self._begun = self._working = self._delivered = self._held = 0
         self._closed = False
@@ -153,7 +153,7 @@ class BatchWork:
 
     async def _locate(self, photos: list[SpooledPhoto], before: asyncio.Event, after: asyncio.Event) -> list[Outcome]:
         """An outcome for each. Decoded once there is room, queued when the group `before` is: that answers first."""
-        async with self._inference.places.room(len(photos)):
+        async with self._inference.slots.for_batch(len(photos)):
             decoded = await asyncio.gather(
                 *(self._inference.prepare(partial(self._spool.read, photo), self._query, "batch") for photo in photos),
                 return_exceptions=True,

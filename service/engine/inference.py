@@ -7,9 +7,8 @@ decoded; who finds none is told at once when to ask again.
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from io import BytesIO
 from typing import Any, TypeVar
@@ -21,46 +20,15 @@ from retrieval.errors import QueryError
 from retrieval.locator import Locator
 from retrieval.pipeline import Outcome, Prepared, prepare
 from retrieval.search.query import LocateQuery
+from service.engine.limits import Gate, Slots
 from service.engine.queue import ImageQueue, Lane
-from service.engine.slots import Places
 from service.errors import NotReadyError, OverloadedError
 from service.ops.metrics import Metrics
 from service.settings import Settings
 
-__all__ = ["Gate", "Inference", "Outcome", "proof_picture"]
-
 _LONGEST_RETRY_S = 60
 _log = logging.getLogger("tilebeam.service")
 _T = TypeVar("_T")
-
-
-class Gate:
-    """At most `limit` inside at once; whoever comes then is refused at once instead of waiting."""
-
-    def __init__(self, limit: int, what: str, refusal: Callable[[str], OverloadedError]) -> None:
-        self._limit = limit
-        self._what = what
-        self._refusal = refusal
-        self.inside = 0
-
-    def enter(self) -> None:
-        """Take a place, or raise OverloadedError; `leave` gives it back."""
-        if self.inside >= self._limit:
-            raise self._refusal(f"{self.inside} {self._what}")
-        self.inside += 1
-
-    def leave(self) -> None:
-        """Give a place back."""
-        self.inside -= 1
-
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place while the block runs."""
-        self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
 
 
 class Inference:
@@ -69,9 +37,9 @@ class Inference:
     def __init__(self, locator: Locator, settings: Settings, metrics: Metrics) -> None:
         self.locator = locator
         self._limits = PhotoLimits(settings.max_image_bytes, settings.max_image_pixels, settings.accepted_formats())
-        self.requests = Gate(settings.max_in_flight, "requests", partial(self._refusal, "requests"))
-        self.batches = Gate(settings.max_batches, "batch requests", partial(self._refusal, "batches"))
-        self.places = Places(settings.max_queued_images, partial(self._refusal, "images"))
+        self.requests = Gate(settings.max_in_flight, "requests", partial(self._overload, "requests"))
+        self.batches = Gate(settings.max_batches, "batch requests", partial(self._overload, "batches"))
+        self.slots = Slots(settings.max_queued_images, partial(self._overload, "images"))
         self.ready = False
         self._least_retry_s = settings.retry_after_s
         self._metrics = metrics
@@ -81,7 +49,7 @@ class Inference:
         self._of_batches = asyncio.Semaphore(settings.decode_threads + 1)
         self._queue = ImageQueue(metrics, self._judge, lambda: (self._decode_s, self._decode_threads))
         self._checking = asyncio.Lock()
-        metrics.read_queue_from(lambda: self.places.single, lambda: self.places.batch)
+        metrics.read_queue_from(lambda: self.slots.single, lambda: self.slots.batch)
         about = locator.describe()
         metrics.set_index(about["id"], about["calibration_id"])
 
@@ -144,14 +112,14 @@ class Inference:
         self._decoders.shutdown(wait=True, cancel_futures=True)
         self._queue.close()
 
-    def _refusal(self, bound: str, what: str) -> OverloadedError:
+    def _overload(self, limit: str, count: str) -> OverloadedError:
         """The error of who finds no room; it says when what is in work will be done, by what was measured."""
-        self._metrics.count_overload(bound)
+        self._metrics.count_overload(limit)
         image_s = max(self._queue.image_s, self._decode_s / self._decode_threads)
-        expected_s = math.ceil((self.places.single + self.places.batch) * image_s)
+        expected_s = math.ceil((self.slots.single + self.slots.batch) * image_s)
         retry_after_s = max(self._least_retry_s, min(expected_s, _LONGEST_RETRY_S))
         return OverloadedError(
-            f"{what} are in progress, which is the limit; try again in {retry_after_s} s", retry_after_s
+            f"{count} are in progress, which is the limit; try again in {retry_after_s} s", retry_after_s
         )
 
     @staticmethod

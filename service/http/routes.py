@@ -14,14 +14,13 @@ from retrieval.search.query import LocateQuery
 from service.access.admission import Admission
 from service.access.audit import Audit
 from service.engine.batches import BatchResponse, BatchWork
-from service.engine.deadline import deadline
 from service.engine.inference import Inference
-from service.engine.leaving import unless_gone
+from service.engine.limits import deadline, until_disconnect
 from service.errors import RequestError
 from service.http import geojson
 from service.http.models import LocateParams
 from service.http.openapi import BATCH, HEALTH, INDEX, LOCATE, METRICS, READY
-from service.http.uploads import Spool, read_batch, read_photo
+from service.http.uploads import Spool, UploadedPhoto, read_batch, read_photo
 from service.ops.metrics import Metrics
 from service.settings import Settings
 
@@ -65,21 +64,21 @@ LocateQueryParam = Annotated[LocateQuery, Depends(_query)]
 @router.post("/locate", tags=["locate"], summary="Where was this picture taken?", **LOCATE)
 async def locate(request: Request, query: LocateQueryParam, service: ServiceParts) -> Response:
     """Send one picture, as the file field `image` of a form or as a raw body with an `image/*` content type."""
-    with service.inference.requests.place():
-        service.inference.places.check()  # before the upload is read: reject early
+    with service.inference.requests.admitted():
+        service.inference.slots.check()  # before the upload is read: reject early
         async with deadline(service.settings.request_timeout_s, "answering"):
-            data = await read_photo(request, service.settings)
-            answer = await unless_gone(request, _answer(request, data, query, service))
+            photo = await read_photo(request, service.settings)
+            answer = await until_disconnect(request, _answer(request, photo, query, service))
     if geojson.preferred(request.headers.get("accept", "")):
         return JSONResponse(geojson.feature_collection(answer), headers=_VARY, media_type=geojson.MEDIA_TYPE)
     return JSONResponse(answer, headers=_VARY)
 
 
-async def _answer(request: Request, data: bytes, query: LocateQuery, service: Service) -> dict[str, Any]:
-    with service.audit.trail(request).picture() as seen, service.inference.places.place():
-        photo = await service.inference.prepare(lambda: seen.read(data), query)
-        seen.answer = await service.inference.locate(photo, query)
-    return seen.answer
+async def _answer(request: Request, photo: UploadedPhoto, query: LocateQuery, service: Service) -> dict[str, Any]:
+    with service.audit.trail(request).picture(photo) as entry, service.inference.slots.for_single():
+        decoded = await service.inference.prepare(photo.read, query)
+        entry.answer = await service.inference.locate(decoded, query)
+    return entry.answer
 
 
 @router.post("/locate/batch", tags=["locate"], summary="Where was each of these taken?", **BATCH)

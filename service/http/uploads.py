@@ -1,11 +1,12 @@
-"""Request bodies to pictures, counted while they arrive: nothing is read past a limit, whatever the headers claim.
+"""Reads pictures from request bodies. Limits are checked while the body arrives, whatever its headers claim.
 
-Multipart is parsed as it streams by python_multipart's callbacks. A single picture is kept in memory; a batch goes to
-one unnamed temporary file, which the system removes with its last handle, even after kill -9. This module knows
-nothing of decoding.
+Multipart bodies are parsed while they stream, by python_multipart's callbacks. A single picture is held in memory. A
+batch is stored in one unnamed temporary file, which the system removes with its last handle, even after kill -9. This
+module knows nothing of decoding.
 """
 
 import asyncio
+import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable
@@ -17,37 +18,47 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from retrieval.errors import PhotoTooLargeError
-from service.access.audit import sha256_of
 from service.errors import BodyTooLargeError, RequestError, SlowUploadError, SpoolError, UnsupportedBodyError
 from service.settings import Settings
 
-__all__ = ["Spool", "SpooledPhoto", "read_batch", "read_photo"]
-
-_FRAMING = 65_536
-"""Bytes that boundaries and part headers of a one-picture form may add to the picture's own."""
-
-_FLUSH_AT = 1 << 20
+_FRAMING_BYTES = 65_536
+"""Allowance for the boundaries and part headers of a form with one picture."""
+_FLUSH_BYTES = 1 << 20
+"""The spool writes to disk when so many bytes are pending."""
 
 
 class PartSink(Protocol):
-    """What takes the parts of a multipart body, in their order."""
+    """Receives the parts of a multipart body, in order."""
 
     def begin(self, field: str, filename: str | None) -> None: ...
     def data(self, chunk: bytes) -> None: ...
 
 
-async def read_photo(request: Request, settings: Settings) -> bytes:
-    """The picture of `POST /locate`: the form's one file `image`, or the raw body of an image/* type."""
+@dataclass
+class UploadedPhoto:
+    """The bytes of one picture. `sha256`: their hash in hexadecimal, for the audit; set by `read`."""
+
+    data: bytes
+    sha256: str | None = None
+
+    def read(self) -> bytes:
+        """The bytes. Hashing them takes time: call it in a decoding thread."""
+        self.sha256 = hashlib.sha256(self.data).hexdigest()
+        return self.data
+
+
+async def read_photo(request: Request, settings: Settings) -> UploadedPhoto:
+    """Read the picture of `POST /locate`: the form's file `image`, or the body itself for an image/* type."""
     media_type, options = _content_type(request)
     if media_type == "multipart/form-data":
         photo = _OnePhoto(settings.max_image_bytes)
-        await _parse(request, options, photo, settings.max_image_bytes + _FRAMING, settings)
-        return photo.result()
+        await _parse(request, options, photo, settings.max_image_bytes + _FRAMING_BYTES, settings)
+        return UploadedPhoto(photo.result())
     if media_type.startswith("image/"):
         body = bytearray()
         async for chunk in _chunks(request, settings.max_image_bytes, settings):
             body += chunk
-        return bytes(body)
+        return UploadedPhoto(bytes(body))
     raise UnsupportedBodyError(
         f"content type {media_type or 'none'!r} is not accepted; send multipart/form-data with a file field 'image', "
         "or the picture's bytes with an image/* content type"
@@ -55,7 +66,7 @@ async def read_photo(request: Request, settings: Settings) -> bytes:
 
 
 async def read_batch(request: Request, settings: Settings, spool: "Spool") -> None:
-    """The pictures of `POST /locate/batch` into a spool, which the caller closes, whatever becomes of this."""
+    """Read the pictures of `POST /locate/batch` into a spool. The caller closes the spool, also after an error."""
     media_type, options = _content_type(request)
     if media_type != "multipart/form-data":
         raise UnsupportedBodyError(
@@ -73,21 +84,21 @@ def _content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
 
 
 async def _chunks(request: Request, limit: int, settings: Settings) -> AsyncIterator[bytes]:
-    """The body as it arrives; raises BodyTooLargeError at the first byte too many, or at a header that says so."""
+    """The body as it arrives; raises BodyTooLargeError as soon as the header or the bytes read exceed the limit."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise _too_large(f"{int(declared):,}", limit)
-    seen = 0
+    received = 0
     stream = request.stream()
     while chunk := await _next(stream, settings.client_timeout_s):
-        seen += len(chunk)
-        if seen > limit:
+        received += len(chunk)
+        if received > limit:
             raise _too_large(f"over {limit:,}", limit)
         yield chunk
 
 
 async def _next(stream: AsyncIterator[bytes], timeout_s: float) -> bytes:
-    """The next chunk; empty at the end, which is the only empty one that `Request.stream` yields."""
+    """The next chunk; empty at the end of the body. `Request.stream` yields no other empty chunk."""
     try:
         async with asyncio.timeout(timeout_s):
             return await anext(stream, b"")
@@ -97,8 +108,8 @@ async def _next(stream: AsyncIterator[bytes], timeout_s: float) -> bytes:
         ) from exc
 
 
-def _too_large(what: str, limit: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the request has {what} bytes and {limit:,} are allowed; send less at once")
+def _too_large(size: str, limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the request has {size} bytes and {limit:,} are allowed; send less at once")
 
 
 async def _parse(
@@ -112,7 +123,7 @@ async def _parse(
 
 
 class _Form:
-    """python_multipart's callbacks as calls of a sink; its errors become RequestError."""
+    """Forwards python_multipart's callbacks to a sink; its errors become RequestError."""
 
     def __init__(self, boundary: bytes, sink: PartSink) -> None:
         if not boundary:
@@ -165,7 +176,7 @@ class _Form:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
             raise RequestError("a part of the form has no field name; let your HTTP library write the form")
-        # A file's name may be left out (RFC 7578, 4.2); without one, its type tells a picture from text.
+        # A file may have no name (RFC 7578, 4.2); then its content type says whether it is a picture or text.
         filename = options.get(b"filename", b"" if self._type.lower().startswith(b"image/") else None)
         self._sink.begin(_text(options[b"name"]), None if filename is None else _text(filename))
 
@@ -174,13 +185,13 @@ class _Form:
 
 
 def _text(raw: bytes) -> str:
-    """Names as UTF-8, as HTML forms send them; what is no UTF-8 is shown with replacement characters."""
+    """Decode a name as UTF-8, as HTML forms send it; invalid bytes become replacement characters."""
     return raw.decode("utf-8", errors="replace")
 
 
 def _check_field(field: str, filename: str | None, expected: str) -> None:
     if field != expected:
-        raise RequestError(f"form field {field!r} is unknown; send the picture as a file field {expected!r}")
+        raise RequestError(f"unknown form field {field!r}; send the picture as a file field {expected!r}")
     if filename is None:
         raise RequestError(
             f"form field {field!r} is text; send it as a file (with a filename), as `curl -F` does with @"
@@ -188,7 +199,7 @@ def _check_field(field: str, filename: str | None, expected: str) -> None:
 
 
 class _OnePhoto:
-    """Takes exactly one file field `image` of at most `max_bytes`."""
+    """A sink for exactly one file field `image` of at most `max_bytes` bytes."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -205,11 +216,11 @@ class _OnePhoto:
         self._body += chunk
         if len(self._body) > self._max_bytes:
             raise PhotoTooLargeError(
-                f"the picture has over {self._max_bytes:,} bytes, the most allowed; send a smaller copy"
+                f"the picture has over {self._max_bytes:,} bytes, which is the limit; send a smaller copy"
             )
 
     async def settle(self) -> None:
-        """Nothing to do: it stays in memory."""
+        """Does nothing: the picture stays in memory."""
 
     def result(self) -> bytes:
         """The picture's bytes; raises RequestError if there was none."""
@@ -220,27 +231,32 @@ class _OnePhoto:
 
 @dataclass
 class SpooledPhoto:
-    """Where one upload lies in the spool; `size` counts all its bytes, those too many included, which are not kept."""
+    """Position of one picture in the spool. `size` counts all bytes received, `stored` those within the limit."""
 
     name: str
     offset: int
     size: int = 0
-    kept: int = 0
+    stored: int = 0
     sha256: str | None = None
-    """Of its bytes, for the audit; made when it is first read."""
+    """Hash of the stored bytes, for the audit; set by `Spool.read`."""
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after the picture."""
+        return self.offset + self.stored
 
 
 class Spool:
     """The pictures of one batch, one after another in an unnamed temporary file.
 
-    The first `arrived` of them are whole on disk, and no more come once it has `ended`; `on_arrival` is called, on the
-    event loop, whenever either may have changed.
+    The first `arrived` pictures are complete on disk. `ended`: the upload is complete. `on_arrival` is called on the
+    event loop whenever either may have changed.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.photos: list[SpooledPhoto] = []
         self.arrived, self.ended = 0, False
-        self.on_arrival: Callable[[], None] = _nothing
+        self.on_arrival: Callable[[], None] = _ignore
         self._max_bytes = settings.max_image_bytes
         self._max_images = settings.max_batch_images
         self._pending = bytearray()
@@ -254,7 +270,7 @@ class Spool:
         _check_field(field, filename, "images")
         if len(self.photos) == self._max_images:
             raise BodyTooLargeError(
-                f"the batch has over {self._max_images:,} pictures, the most allowed; send it in parts"
+                f"the batch has over {self._max_images:,} pictures, which is the limit; send it in parts"
             )
         self.photos.append(SpooledPhoto(filename or "", self._length))
 
@@ -264,25 +280,25 @@ class Spool:
         if photo.size <= self._max_bytes:
             self._pending += chunk
             self._length += len(chunk)
-            photo.kept += len(chunk)
+            photo.stored += len(chunk)
 
     async def settle(self) -> None:
-        """Write what is pending once it is worth a thread's while."""
-        if len(self._pending) >= _FLUSH_AT:
+        """Write the pending bytes to disk if there are many."""
+        if len(self._pending) >= _FLUSH_BYTES:
             await self._flush()
 
     async def end(self) -> None:
-        """Write what is pending: that was all."""
+        """Mark the upload as complete and write the pending bytes."""
         self.ended = True
         await self._flush()
 
     async def _flush(self) -> None:
-        """Write what is pending; raises SpoolError, on a full disk for example."""
+        """Write the pending bytes; raises SpoolError, for example if the disk is full."""
         pending, self._pending = self._pending, bytearray()
         await asyncio.to_thread(self._write, pending)
         self._on_disk += len(pending)
-        whole = self.photos if self.ended else self.photos[:-1]
-        while self.arrived < len(whole) and whole[self.arrived].offset + whole[self.arrived].kept <= self._on_disk:
+        complete = self.photos if self.ended else self.photos[:-1]
+        while self.arrived < len(complete) and complete[self.arrived].end <= self._on_disk:
             self.arrived += 1
         self.on_arrival()
 
@@ -294,19 +310,19 @@ class Spool:
             raise SpoolError(f"the temporary store cannot be written ({exc.strerror}); try again later") from exc
 
     def read(self, photo: SpooledPhoto) -> bytes:
-        """One picture's bytes; safe from several threads. Raises PhotoTooLargeError for one that was not kept."""
+        """One picture's bytes; thread-safe. Raises PhotoTooLargeError for a picture over the limit."""
         if photo.size > self._max_bytes:
             raise PhotoTooLargeError(
                 f"the picture has {photo.size:,} bytes and {self._max_bytes:,} are allowed; send a smaller copy"
             )
-        data = os.pread(self._file.fileno(), photo.kept, photo.offset)
-        photo.sha256 = sha256_of(data)
+        data = os.pread(self._file.fileno(), photo.stored, photo.offset)
+        photo.sha256 = hashlib.sha256(data).hexdigest()
         return data
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Close the file, which frees its disk space."""
         self._file.close()
 
 
-def _nothing() -> None:
-    """For a spool that nobody waits for."""
+def _ignore() -> None:
+    """Default `on_arrival`."""

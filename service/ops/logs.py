@@ -28,7 +28,7 @@ _log = logging.getLogger("tilebeam.request")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per record: time (UTC), level, logger, message, request_id, and the items of `extra["fields"]`."""
+    """One JSON object per record: time (UTC), level, logger, message, request_id, and the items of `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Format the record as one line."""

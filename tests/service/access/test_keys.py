@@ -9,9 +9,8 @@ import httpx
 import pytest
 
 from retrieval.locator import Locator
-from service.access.admission import check_exposure
+from service.access.admission import Rates, check_exposure
 from service.access.keys import KeyRing, add_key, remove_key
-from service.access.rates import Rates
 from service.errors import KeyFileError, RateLimitedError, SettingsError
 from service.settings import Settings
 

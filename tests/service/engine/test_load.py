@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from service.engine.slots import Places
 
 from retrieval.encoders.photo import PhotoLimits, decode_photo
 from retrieval.locator import LocateQuery, Locator
 from retrieval.pipeline import locate_mixed, prepare
 from retrieval.testing.fake import FakePhotoEncoder
-from service.engine.slots import Places
 from service.errors import OverloadedError
 
 Problem = Callable[[httpx.Response, int, str], str]
