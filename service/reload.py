@@ -112,7 +112,7 @@ class Reloader:
 
     @contextlib.contextmanager
     def on_hangup(self) -> Iterator[None]:
-        """Reload on SIGHUP while the block runs, or at once if one arrived before. No effect outside the main thread."""
+        """Reload on SIGHUP while the block runs, or at once if one arrived before. Only in the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
