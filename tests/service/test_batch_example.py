@@ -15,7 +15,7 @@ def run(url: str, folder: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60)
 
 
-def test_every_picture_has_its_line_and_a_bad_one_spoils_no_other(url: str, tmp_path: Path) -> None:
+def test_example_prints_line_per_picture_and_continues_after_bad_one(url: str, tmp_path: Path) -> None:
     (tmp_path / "beneath").mkdir()
     for number, name in enumerate(("a.png", "beneath/c.png", *(f"d{n:02}.png" for n in range(40)))):
         Image.new("RGB", (40, 30), (number * 5, 90, 30)).save(tmp_path / name)
@@ -30,7 +30,7 @@ def test_every_picture_has_its_line_and_a_bad_one_spoils_no_other(url: str, tmp_
     assert done.stderr == "42 located, 1 not\n"
 
 
-def test_without_a_service_it_says_so(tmp_path: Path) -> None:
+def test_example_reports_missing_service(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     done = run("http://127.0.0.1:9", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")

@@ -1,4 +1,4 @@
-"""`tilebeam serve` and `tilebeam locate` as people run them: output, exit codes, signals, and no engine with --url."""
+"""`tilebeam serve` and `tilebeam locate`: output, exit codes, signals, and no engine with --url."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 import typer
+from terminal import unwrapped
 from typer.testing import CliRunner, Result
 
 from service.cli import register
@@ -58,25 +59,25 @@ def photos(tmp_path: Path, make_picture: Picture) -> list[Path]:
     return paths
 
 
-def test_keys_are_printed_once_and_kept_as_hashes(tmp_path: Path) -> None:
+def test_key_is_printed_once_and_stored_as_hash(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
-    made = tilebeam("key", "new", "--file", file, "--name", "alice", "--rate", 5, "--admin")
-    assert made.exit_code == 0, made.stderr
-    text = made.stdout.strip()
+    created = tilebeam("key", "new", "--file", file, "--name", "alice", "--rate", 5, "--admin")
+    assert created.exit_code == 0, created.stderr
+    text = created.stdout.strip()
     assert text.startswith("tilebeam_")
     assert text not in file.read_text()
     assert file.stat().st_mode & 0o777 == 0o600
     again = tilebeam("key", "new", "--file", file, "--name", "alice")
-    assert (again.exit_code, "has a key 'alice'" in again.stderr, again.stdout) == (1, True, "")
+    assert (again.exit_code, "already has a key 'alice'" in again.stderr, again.stdout) == (1, True, "")
     assert tilebeam("key", "remove", "--file", file, "--name", "alice").exit_code == 0
     assert tilebeam("key", "remove", "--file", file, "--name", "alice").exit_code == 1
 
 
-def test_locate_with_an_index_prints_the_services_json(engine_index: Path, photos: list[Path], tmp_path: Path) -> None:
+def test_locate_with_index_prints_same_json_as_service(engine_index: Path, photos: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(photos[0].read_bytes()[:60])
-    asked = [photos[0], broken, tmp_path / "missing.png", photos[1]]
-    result = tilebeam("locate", *asked, "--index", engine_index, "--json", "--k", 16, "--alternatives", 2)
+    files = [photos[0], broken, tmp_path / "missing.png", photos[1]]
+    result = tilebeam("locate", *files, "--index", engine_index, "--json", "--k", 16, "--alternatives", 2)
     assert result.exit_code == 1
     lines = [json.loads(line) for line in result.stdout.splitlines()]
     assert [line.get("error", {}).get("status") for line in lines] == [None, 400, 400, None]
@@ -87,7 +88,7 @@ def test_locate_with_an_index_prints_the_services_json(engine_index: Path, photo
     assert "Traceback" not in result.stderr
 
 
-def test_locate_for_people(engine_index: Path, photos: list[Path]) -> None:
+def test_locate_without_json_prints_readable_text(engine_index: Path, photos: list[Path]) -> None:
     result = tilebeam("locate", photos[0], "--index", engine_index, "--scoring", "paper", "--bbox", "-90,-60,90,60")
     assert result.exit_code == 0, result.stderr
     assert f"{photos[0]}: " in result.stdout
@@ -95,18 +96,18 @@ def test_locate_for_people(engine_index: Path, photos: list[Path]) -> None:
     assert "not calibrated" in result.stdout
 
 
-def test_locate_with_a_service_equals_its_answers(url: str, photos: list[Path], tmp_path: Path) -> None:
+def test_locate_with_url_prints_answers_of_service(url: str, photos: list[Path], tmp_path: Path) -> None:
     answers = [httpx.post(f"{url}/locate?k=64", files={"image": path.read_bytes()}).json() for path in photos]
     result = tilebeam("locate", *photos, tmp_path / "missing", "--url", url, "--json")
     assert result.exit_code == 1
-    *found, missing = (json.loads(line) for line in result.stdout.splitlines())
+    *answered, missing = (json.loads(line) for line in result.stdout.splitlines())
     assert missing["error"]["status"] == 400
-    for mine, theirs in zip(found, answers, strict=True):
-        assert list(mine) == list(theirs)
-        assert mine["levels"][-1]["tile"] == theirs["levels"][-1]["tile"]
-    one = tilebeam("locate", photos[0], "--url", url, "--json", "--bbox", "-170,-80,170,80")
-    assert one.exit_code == 0
-    assert json.loads(one.stdout)["index"]["zooms"] == [4, 6, 8]
+    for printed, served in zip(answered, answers, strict=True):
+        assert list(printed) == list(served)
+        assert printed["levels"][-1]["tile"] == served["levels"][-1]["tile"]
+    limited = tilebeam("locate", photos[0], "--url", url, "--json", "--bbox", "-170,-80,170,80")
+    assert limited.exit_code == 0
+    assert json.loads(limited.stdout)["index"]["zooms"] == [4, 6, 8]
 
 
 @pytest.mark.parametrize(
@@ -122,13 +123,13 @@ def test_locate_with_a_service_equals_its_answers(url: str, photos: list[Path], 
         (["--index", "y", "--scoring", "best"], "best"),
     ],
 )
-def test_wrong_usage_is_exit_code_2(arguments: list[str], named: str, photos: list[Path]) -> None:
+def test_wrong_usage_exits_with_2(arguments: list[str], named: str, photos: list[Path]) -> None:
     result = tilebeam("locate", photos[0], *arguments)
     assert result.exit_code == 2
-    assert named in result.stderr.replace("\n", " ")
+    assert named in unwrapped(result.stderr)
 
 
-def test_failures_are_one_line(photos: list[Path], tmp_path: Path, engine_index: Path) -> None:
+def test_failure_prints_one_line_and_exits_with_1(photos: list[Path], tmp_path: Path, engine_index: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     for arguments, named in (
@@ -145,7 +146,7 @@ def test_failures_are_one_line(photos: list[Path], tmp_path: Path, engine_index:
         assert result.stderr.count("\n") == 1
 
 
-def test_with_a_url_nothing_of_the_engine_is_imported(url: str, photos: list[Path]) -> None:
+def test_locate_with_url_does_not_import_engine(url: str, photos: list[Path]) -> None:
     program = (
         "import sys, typer\n"
         "from service.cli import register\n"
@@ -162,20 +163,20 @@ def test_with_a_url_nothing_of_the_engine_is_imported(url: str, photos: list[Pat
 
 @pytest.fixture
 def served(engine_index: Path) -> Iterator[tuple["subprocess.Popen[str]", str]]:
-    """`tilebeam serve` in a process of its own, on a port that it chose."""
+    """`tilebeam serve` in its own process, on a free port."""
     command = [sys.executable, "-c", FRONT, "serve", "--index", str(engine_index), "--port", "0", "--device", "cpu"]
     env = os.environ | {"TILEBEAM_THREADS": "1", "TILEBEAM_CLIENT_TIMEOUT_S": "5"}
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=env) as process:
         assert process.stderr is not None
-        words = process.stderr.readline()
-        assert " at http://127.0.0.1:" in words, words + process.stderr.read()
-        url = words.split(" at ")[1].split(" ")[0]
+        line = process.stderr.readline()
+        assert " at http://127.0.0.1:" in line, line + process.stderr.read()
+        url = line.split(" at ")[1].split(" ")[0]
         yield process, url
         process.kill()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_serve_answers_and_ends_without_a_traceback(
+def test_serve_answers_and_stops_without_traceback(
     served: tuple["subprocess.Popen[str]", str], make_picture: Picture, number: int, code: int
 ) -> None:
     process, url = served
@@ -191,12 +192,12 @@ def test_serve_answers_and_ends_without_a_traceback(
     assert lines[-1].items() >= {"route": "/locate", "status": 200, "level": "info", "key": "anonymous"}.items()
 
 
-def test_serve_says_what_is_in_the_way(engine_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serve_reports_why_it_cannot_start(engine_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         in_use = tilebeam("serve", "--index", engine_index, "--port", port)
     assert in_use.exit_code == 1
-    assert f"127.0.0.1:{port} cannot be listened on" in in_use.stderr
+    assert f"127.0.0.1:{port} cannot be used" in in_use.stderr
     assert "choose another --port" in in_use.stderr
     unknown = tilebeam("serve", "--index", engine_index, "--host", "no.such.host.invalid")
     assert (unknown.exit_code, "no.such.host.invalid" in unknown.stderr) == (1, True)

@@ -29,7 +29,7 @@ def photo() -> Image.Image:
 
 
 @pytest.mark.parametrize("turn", [1, 6])
-def test_a_heic_is_located_as_the_same_picture_in_png(http: httpx.Client, photo: Image.Image, turn: int) -> None:
+def test_heic_gets_same_answer_as_png(http: httpx.Client, photo: Image.Image, turn: int) -> None:
     data, png, exif = heic(photo, turn), BytesIO(), Image.Exif()
     exif[0x0112] = turn
     photo.save(png, "PNG", exif=exif)
@@ -40,7 +40,7 @@ def test_a_heic_is_located_as_the_same_picture_in_png(http: httpx.Client, photo:
     assert lossy["levels"][0]["similarity"] == pytest.approx(exact["levels"][0]["similarity"], abs=0.02)
 
 
-def test_what_is_damaged_or_too_large_is_told(
+def test_damaged_or_too_large_heic_is_rejected(
     serving: Any, locator: Any, photo: Image.Image, check_problem: Any
 ) -> None:
     data = heic(photo)
@@ -51,13 +51,13 @@ def test_what_is_damaged_or_too_large_is_told(
         assert line["error"]["status"] == 413
 
 
-def test_an_operator_may_leave_it_out(serving: Any, locator: Any, photo: Image.Image, check_problem: Any) -> None:
+def test_formats_setting_can_exclude_heic(serving: Any, locator: Any, photo: Image.Image, check_problem: Any) -> None:
     with serving(locator, formats="JPEG, PNG") as url:
         refused = httpx.post(f"{url}/locate", files={"image": heic(photo)})
         assert "HEIC is not taken here" in check_problem(refused, 415, "unsupported-photo")
 
 
-def test_without_the_library_it_is_refused_by_name(
+def test_heic_without_library_is_rejected_with_reason(
     http: httpx.Client, check_problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)

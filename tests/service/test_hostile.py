@@ -34,13 +34,13 @@ def test_damaged_pictures_change_nothing(victim: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_description_holds_whatever_is_asked(victim: str) -> None:
+def test_openapi_document_holds_for_generated_requests(victim: str) -> None:
     code, said = schemathesis(victim, None, 3, "-n", "4")
     assert code == 0, said
     assert "Tested: 9" in said
 
 
-def test_an_answer_that_breaks_is_told() -> None:
+def test_broken_answer_is_reported() -> None:
     """The attack itself: a service that is not there, and one that would answer 500."""
     tally = attack("http://127.0.0.1:9", iter([tiny()]), 1, {})
     assert [picture for _, picture in tally.broken] == [tiny()]
@@ -48,7 +48,7 @@ def test_an_answer_that_breaks_is_told() -> None:
     assert len(tally.broken) == 2
 
 
-def test_mutations_are_seeded_and_many_still_open() -> None:
+def test_mutations_are_reproducible_and_many_are_readable() -> None:
     made = list(mutations(5, 200, large=False))
     assert made == list(mutations(5, 200, large=False))
     assert made != list(mutations(6, 200, large=False))
@@ -56,7 +56,7 @@ def test_mutations_are_seeded_and_many_still_open() -> None:
 
 
 @pytest.mark.parametrize("picture", originals(1), ids=lambda picture: picture.name)
-def test_pictures_come_apart_and_together(picture: Hostile) -> None:
+def test_hostile_pictures_are_sent_alone_and_in_batches(picture: Hostile) -> None:
     head, pieces, tail = split(picture.data)
     assert head + b"".join(pieces) + tail == picture.data
     changed = resized(picture.data, 1234, 77)

@@ -67,14 +67,14 @@ def told(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("prior", [None, "none", "one", "two", "blind"])
-def test_the_prior_that_is_named_is_asked(site: str, believing: Locator, make_picture: Picture, prior: str) -> None:
+def test_named_prior_is_used(site: str, believing: Locator, make_picture: Picture, prior: str) -> None:
     data, params = make_picture(3), {} if prior is None else {"prior": prior}
     answer = told(httpx.post(f"{site}/locate", params=params, files={"image": data}, timeout=20).json())
     assert answer == direct(believing, data, LocateQuery(prior=prior))
     assert answer.get("prior") == {None: "blind", "none": None}.get(prior, prior)
 
 
-def test_a_batch_asks_its_prior(site: str, believing: Locator, make_picture: Picture) -> None:
+def test_batch_uses_named_prior(site: str, believing: Locator, make_picture: Picture) -> None:
     pictures = [make_picture(seed) for seed in range(5)]
     with Client(site) as client:
         lines = list(client.locate_batch(pictures, prior="two"))
@@ -82,7 +82,7 @@ def test_a_batch_asks_its_prior(site: str, believing: Locator, make_picture: Pic
         assert told(dict(line["result"])) == direct(believing, data, LocateQuery(prior="two"))
 
 
-def test_questions_with_different_priors_share_a_group(believing: Locator, make_picture: Picture) -> None:
+def test_queries_with_different_priors_share_a_group(believing: Locator, make_picture: Picture) -> None:
     names = ["one", "none", "two", "one", None]
     pictures = [make_picture(seed) for seed in range(len(names))]
     queries = [LocateQuery(prior=name) for name in names]
@@ -94,9 +94,7 @@ def test_questions_with_different_priors_share_a_group(believing: Locator, make_
         assert told(outcome) == direct(believing, data, query)
 
 
-def test_a_picture_that_the_prior_s_encoder_breaks_on_spoils_no_other(
-    believing: Locator, make_picture: Picture
-) -> None:
+def test_failure_of_prior_encoder_affects_only_one_picture(believing: Locator, make_picture: Picture) -> None:
     query = LocateQuery(prior="one")
     good = prepare(believing, make_picture(1), PhotoLimits(), query)
     bad = Prepared(good.pixels, 0.0, believing, np.zeros((3, 1, 1), np.float32))
@@ -105,19 +103,19 @@ def test_a_picture_that_the_prior_s_encoder_breaks_on_spoils_no_other(
     assert all(isinstance(outcome, dict) for outcome in (found[0], found[2]))
 
 
-def test_an_unknown_prior_is_told_before_the_upload_is_read(site: str, check_problem: Any) -> None:
+def test_unknown_prior_is_rejected_before_upload_is_read(site: str, check_problem: Any) -> None:
     response = httpx.post(f"{site}/locate?prior=oracle", content=b"no picture", headers={"Content-Type": "image/png"})
     assert "there are none, one, two, blind" in check_problem(response, 422, "invalid-query")
 
 
-def test_the_index_lists_its_priors(site: str) -> None:
+def test_index_route_lists_priors(site: str) -> None:
     about = httpx.get(f"{site}/index").json()
     assert about["prior"] == "blind"
     assert [p["name"] for p in about["priors"]] == ["one", "two", "blind"]
     assert about["priors"][2]["fingerprint"] == NoisePrior().fingerprint
 
 
-def test_answers_lie_within_the_polygon(site: str, believing: Locator, make_picture: Picture) -> None:
+def test_answers_lie_inside_region(site: str, believing: Locator, make_picture: Picture) -> None:
     region = Region.of_geojson(TRIANGLE)
     for seed in range(4):
         data = make_picture(seed)
@@ -130,12 +128,12 @@ def test_answers_lie_within_the_polygon(site: str, believing: Locator, make_pict
 @pytest.mark.parametrize(
     "within", ["", "nonsense", "[]", '{"type":"Point","coordinates":[1,2]}', '{"type":"Polygon","coordinates":[[]]}']
 )
-def test_what_is_no_polygon_is_refused(site: str, make_picture: Picture, check_problem: Any, within: str) -> None:
+def test_invalid_region_is_rejected(site: str, make_picture: Picture, check_problem: Any, within: str) -> None:
     response = httpx.post(f"{site}/locate", params={"within": within}, files={"image": make_picture()})
     assert "within" in check_problem(response, 422, "invalid-query")
 
 
-def test_too_long_a_polygon_is_refused_unread(site: str, make_picture: Picture, check_problem: Any) -> None:
+def test_too_long_region_is_rejected(site: str, make_picture: Picture, check_problem: Any) -> None:
     response = httpx.post(f"{site}/locate", params={"within": " " * 16_001}, files={"image": make_picture()})
     assert "within" in check_problem(response, 422, "invalid-request")
 
@@ -151,7 +149,9 @@ def test_locate_with_url_rejects_method_and_unreadable_region_file(tmp_path: Pat
     assert "cannot be read" in unwrapped(missing.output)
 
 
-def test_the_command_line_at_a_service(site: str, believing: Locator, tmp_path: Path, make_picture: Picture) -> None:
+def test_locate_with_url_sends_prior_and_region(
+    site: str, believing: Locator, tmp_path: Path, make_picture: Picture
+) -> None:
     (tmp_path / "photo.jpg").write_bytes(make_picture(1))
     (tmp_path / "area.json").write_text(json.dumps(TRIANGLE))
     asked = ["locate", str(tmp_path / "photo.jpg"), "--url", site, "--json", "--prior", "two"]

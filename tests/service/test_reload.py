@@ -115,7 +115,7 @@ def maps_of(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("reloads", [20, pytest.param(200, marks=pytest.mark.slow)])
-def test_reloads_under_load_fail_no_request_and_leave_nothing_behind(
+def test_reloads_under_load_fail_no_request_and_free_old_indexes(
     serving: Any, site: Site, make_picture: Picture, reloads: int
 ) -> None:
     me, settled = psutil.Process(), reloads // 4
@@ -156,7 +156,7 @@ class Held(FakePhotoEncoder):
         return super().encode(batch)
 
 
-def test_what_is_in_work_ends_on_the_old_index_which_is_then_freed(
+def test_running_pictures_finish_on_old_index_which_is_then_freed(
     serving: Any, site: Site, make_picture: Picture
 ) -> None:
     encoder = Held()
@@ -182,7 +182,7 @@ def test_what_is_in_work_ends_on_the_old_index_which_is_then_freed(
         assert (site.ids()[1] in metrics, site.ids()[0] in metrics) == (True, False)
 
 
-def test_a_bad_index_is_refused_and_the_old_one_serves_on(
+def test_invalid_index_is_refused_and_old_index_stays_in_use(
     serving: Any, site: Site, make_picture: Picture, check_problem: Problem, tmp_path: Path
 ) -> None:
     damaged, other, nan = tmp_path / "damaged", tmp_path / "other", tmp_path / "nan"
@@ -204,7 +204,7 @@ def test_a_bad_index_is_refused_and_the_old_one_serves_on(
         assert http.get("/readyz").status_code == 200
 
 
-def test_only_an_admin_may_and_keys_change_with_a_reload(
+def test_reload_needs_admin_key_and_reads_keys_again(
     serving: Any, locator: Locator, site: Site, check_problem: Problem
 ) -> None:
     with serving(site.open(), **site.settings()) as url, httpx.Client(base_url=url, timeout=20) as http:
@@ -242,7 +242,7 @@ run(app, listener, settings)
 """
 
 
-def test_sighup_reloads_and_survives_a_bad_index(site: Site) -> None:
+def test_sighup_reloads_and_invalid_index_is_survived(site: Site) -> None:
     command = [sys.executable, "-c", HANGUP, str(site.live)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -54,7 +54,7 @@ def map_of(folder: Path, colour: str) -> Path:
     return folder
 
 
-def test_map_and_samples_are_those_of_the_index_that_is_loaded(serving: Any, tmp_path: Path) -> None:
+def test_map_and_samples_follow_loaded_index(serving: Any, tmp_path: Path) -> None:
     swaps = Swaps(tmp_path, "somewhere")
     with serving(swaps.reopen(), **swaps.settings) as url, swaps.client(url) as http:
         paths = ("/tiles", "/tiles/4/8/5", "/static/samples/samples.json", "/static/samples/sample-1.jpg")
@@ -64,7 +64,7 @@ def test_map_and_samples_are_those_of_the_index_that_is_loaded(serving: Any, tmp
             assert [http.get(path).status_code for path in paths] == [status] * 4
 
 
-def test_tiles_that_were_replaced_are_opened_again_under_another_address(serving: Any, tmp_path: Path) -> None:
+def test_replaced_tiles_get_a_new_address(serving: Any, tmp_path: Path) -> None:
     swaps, folder = Swaps(tmp_path, "somewhere"), map_of(tmp_path / "map", "red")
     with serving(swaps.reopen(), tiles=str(folder), **swaps.settings) as url, swaps.client(url) as http:
         before, red = http.get("/tiles").json(), http.get("/tiles/0/0/0").content
@@ -77,7 +77,7 @@ def test_tiles_that_were_replaced_are_opened_again_under_another_address(serving
         assert http.get("/tiles").json()["tiles"] != before["tiles"]
 
 
-def test_a_map_that_is_gone_refuses_the_reload(serving: Any, tmp_path: Path, check_problem: Problem) -> None:
+def test_reload_is_refused_if_map_is_missing(serving: Any, tmp_path: Path, check_problem: Problem) -> None:
     swaps, folder = Swaps(tmp_path, "somewhere"), map_of(tmp_path / "map", "red")
     with serving(swaps.reopen(), tiles=str(folder), **swaps.settings) as url, swaps.client(url) as http:
         red = http.get("/tiles/0/0/0").content
@@ -88,7 +88,7 @@ def test_a_map_that_is_gone_refuses_the_reload(serving: Any, tmp_path: Path, che
         assert http.get("/readyz").status_code == 200
 
 
-def test_no_tile_fails_while_its_source_is_swapped(serving: Any, tmp_path: Path) -> None:
+def test_no_tile_request_fails_while_source_is_replaced(serving: Any, tmp_path: Path) -> None:
     swaps, folder = Swaps(tmp_path, "somewhere"), map_of(tmp_path / "map", "red")
     seen: list[int] = []
     ending = threading.Event()
@@ -136,7 +136,7 @@ run(app, listener, settings)
 """
 
 
-def test_a_hangup_before_the_service_is_up_is_acted_on_later(tmp_path: Path) -> None:
+def test_sighup_during_start_up_reloads_later(tmp_path: Path) -> None:
     first, second, live = tmp_path / "a", tmp_path / "b", tmp_path / "live"
     for seed, directory in enumerate((first, second)):
         write_fake_index(directory, fake_pyramid(seed, (4, 6), 32, tiles=60))
@@ -168,7 +168,7 @@ def test_a_hangup_before_the_service_is_up_is_acted_on_later(tmp_path: Path) -> 
             process.kill()
 
 
-def test_serve_notes_hangups_before_it_loads_anything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_serve_handles_sighup_before_it_loads_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def reading(**given: Any) -> None:
         signal.raise_signal(signal.SIGHUP)
         raise SettingsError("far enough")

@@ -53,7 +53,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
     monkeypatch.setattr("retrieval.priors.geoclip_models.LocationEncoder.load", lambda device="auto": places)
 
 
-def test_a_street_photo_is_answered_by_geoclip(index: Path, serving: Serving, make_picture: Picture) -> None:
+def test_street_photo_is_answered_by_geoclip(index: Path, serving: Serving, make_picture: Picture) -> None:
     """Every confidence is the belief's mass of the tile, and the place lies in the tile that it holds most likely."""
     locator = Locator.open(index, device="cpu", prior="geoclip")
     prior = locator.priors.by_name["geoclip"].prior
@@ -76,7 +76,7 @@ def test_a_street_photo_is_answered_by_geoclip(index: Path, serving: Serving, ma
     assert [zoom["vectors"] for zoom in about["zooms"]] == [0, 0, 0]
 
 
-def test_a_batch_is_answered_as_one_by_one(index: Path, serving: Serving, make_picture: Picture) -> None:
+def test_batch_answers_equal_single_answers(index: Path, serving: Serving, make_picture: Picture) -> None:
     photos = [make_picture(seed) for seed in range(5)]
     with serving(Locator.open(index, device="cpu", prior="geoclip")) as url, httpx.Client(base_url=url) as http:
         alone = [http.post("/locate", files={"image": photo}, timeout=30).json() for photo in photos]
@@ -88,14 +88,14 @@ def test_a_batch_is_answered_as_one_by_one(index: Path, serving: Serving, make_p
     assert len({one["lat"] for one in alone}) > 1
 
 
-def test_asked_without_a_prior_it_says_what_is_missing(index: Path, serving: Serving, make_picture: Picture) -> None:
+def test_query_without_prior_names_what_is_missing(index: Path, serving: Serving, make_picture: Picture) -> None:
     with serving(Locator.open(index, device="cpu", prior="geoclip")) as url:
         response = httpx.post(f"{url}/locate?prior=none", files={"image": make_picture(3)}, timeout=30)
     assert response.status_code == 422
     assert "prior" in response.json()["detail"]
 
 
-def test_reloading_keeps_the_prior_as_long_as_it_is_the_same(index: Path, tmp_path: Path) -> None:
+def test_reload_reuses_equal_prior(index: Path, tmp_path: Path) -> None:
     """CLIP takes seconds to load; but what the index brings itself is not what came without files."""
     place = tmp_path / "index"
     shutil.copytree(index, place)
@@ -111,7 +111,7 @@ def test_reloading_keeps_the_prior_as_long_as_it_is_the_same(index: Path, tmp_pa
     assert reopening(place, "cpu")(changed).priors.by_name == changed.priors.by_name
 
 
-def test_the_command_locates_files_with_it(index: Path, make_picture: Picture, tmp_path: Path) -> None:
+def test_locate_command_uses_prior(index: Path, make_picture: Picture, tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(make_picture(3))
     run = CliRunner().invoke
     arguments = ["locate", str(tmp_path / "photo.jpg"), "--index", str(index), "--device", "cpu"]
@@ -123,7 +123,7 @@ def test_the_command_locates_files_with_it(index: Path, make_picture: Picture, t
     assert "prior" in refused.stderr
 
 
-def test_without_the_hub_nothing_is_served(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locator_without_clip_weights_raises(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TILEBEAM_CLIP")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderError, match="TILEBEAM_CLIP"):

@@ -38,7 +38,7 @@ def with_gps(data: bytes, lat: float, lon: float) -> bytes:
     return out.getvalue()
 
 
-def test_a_line_for_each_picture_and_nothing_of_it(
+def test_audit_has_one_line_per_picture_without_its_content(
     serving: Any, locator: Locator, tmp_path: Path, make_picture: Picture
 ) -> None:
     file, keys = tmp_path / "audit.jsonl", tmp_path / "keys.json"
@@ -69,7 +69,7 @@ def test_a_line_for_each_picture_and_nothing_of_it(
     assert file.stat().st_mode & 0o777 == 0o600
 
 
-def test_where_a_camera_says_it_was_changes_nothing(http: httpx.Client, make_picture: Picture) -> None:
+def test_exif_location_does_not_change_answer(http: httpx.Client, make_picture: Picture) -> None:
     plain = make_picture(3, "PNG")
     answers = []
     for data in (plain, with_gps(plain, 1.0, 100.0), with_gps(plain, 60.0, 5.0)):
@@ -79,7 +79,7 @@ def test_where_a_camera_says_it_was_changes_nothing(http: httpx.Client, make_pic
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_without_a_file_the_lines_are_in_the_log(
+def test_audit_lines_go_to_log_without_file(
     serving: Any, locator: Locator, make_picture: Picture, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "tilebeam"), serving(locator) as url:
@@ -90,7 +90,7 @@ def test_without_a_file_the_lines_are_in_the_log(
     assert set(line["tile"]) == {"z", "x", "y"}
 
 
-def test_nothing_is_answered_that_cannot_be_written_down(
+def test_answer_is_withheld_if_audit_cannot_be_written(
     serving: Any, locator: Locator, check_problem: Problem, make_picture: Picture
 ) -> None:
     if not Path("/dev/full").exists():
@@ -105,7 +105,7 @@ def test_nothing_is_answered_that_cannot_be_written_down(
         assert httpx.get(f"{url}/readyz").status_code == 200
 
 
-def test_an_audit_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+def test_audit_file_is_created_again_after_rotation(tmp_path: Path) -> None:
     audit = Audit(str(tmp_path / "audit.jsonl"))
     audit.write({"n": 1})
     (tmp_path / "audit.jsonl").rename(tmp_path / "old")
@@ -129,17 +129,17 @@ def test_an_audit_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
         ((10, 12), (8, 200, 100)),
     ],
 )
-def test_no_tile_deeper_than_zoom_8(zooms: tuple[int, ...], expected: tuple[int, int, int]) -> None:
+def test_audit_tile_is_at_most_zoom_8(zooms: tuple[int, ...], expected: tuple[int, int, int]) -> None:
     x, y = (200 << 12) + 77, (100 << 12) + 9  # a tile of zoom 20
     levels = [{"zoom": z, "tile": {"z": z, "x": x >> (20 - z), "y": y >> (20 - z)}} for z in zooms]
     assert coarse_tile({"levels": levels}) == dict(zip("zxy", expected, strict=True))
 
 
-def test_nothing_answered_has_no_tile() -> None:
+def test_audit_tile_of_missing_answer_is_none() -> None:
     assert coarse_tile({}) is None
 
 
-def test_the_log_is_json_with_the_requests_id(
+def test_log_lines_are_json_with_request_id(
     serving: Any, locator: Locator, make_picture: Picture, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, "tilebeam"), serving(locator) as url, httpx.Client(base_url=url) as http:
@@ -158,7 +158,7 @@ def test_the_log_is_json_with_the_requests_id(
     assert "secret" not in str(fields)
 
 
-def test_a_log_line_stays_one_line() -> None:
+def test_log_record_with_line_breaks_is_one_line() -> None:
     try:
         raise ValueError('two\nlines and "quotes"')
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Keys as they are kept, who is let in by them, and how many pictures each may send."""
+"""API keys: the key file, access, and rate limits."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ Problem = Callable[[httpx.Response, int, str], str]
 Picture = Callable[..., bytes]
 
 
-def test_a_key_is_found_by_its_text_alone(tmp_path: Path) -> None:
+def test_key_is_found_only_by_its_text(tmp_path: Path) -> None:
     file = tmp_path / "keys.json"
     alice, bob = add_key(file, "alice", 60, admin=False), add_key(file, "bob@example.org", 0, admin=True)
     ring = KeyRing.read(file)
-    found = ring.find(bob)
-    assert found is not None
-    assert (found.name, found.rate, found.admin) == ("bob@example.org", 0, True)
+    key = ring.find(bob)
+    assert key is not None
+    assert (key.name, key.rate, key.admin) == ("bob@example.org", 0, True)
     assert ring.find(alice) is ring.keys[0]
     for wrong in ("", alice[:-1], alice.upper(), ring.keys[0].sha256, "\udcff", "alice"):
         assert ring.find(wrong) is None
@@ -35,8 +35,8 @@ def test_a_key_is_found_by_its_text_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a" * 65, "-x", "a\n", "anonymous", "ä"])
-def test_a_name_that_the_audit_could_not_show(tmp_path: Path, name: str) -> None:
-    with pytest.raises(KeyFileError, match="no name of a key"):
+def test_invalid_key_name_is_rejected(tmp_path: Path, name: str) -> None:
+    with pytest.raises(KeyFileError, match="cannot be a key's name"):
         add_key(tmp_path / "keys.json", name, 60, admin=False)
 
 
@@ -44,33 +44,33 @@ GOOD = {"name": "a", "sha256": "0" * 64, "rate": 1, "admin": False, "created": "
 
 
 @pytest.mark.parametrize(
-    ("document", "named"),
+    ("document", "expected"),
     [
-        ("{", "no JSON"),
+        ("{", "is not JSON"),
         ("[]", "version 1"),
         ({"version": 2, "keys": []}, "version 1"),
         ({"version": 1}, "no list 'keys'"),
         ({"version": 1, "keys": [1]}, "must have exactly"),
         ({"version": 1, "keys": [GOOD | {"more": 1}]}, "must have exactly"),
         ({"version": 1, "keys": [GOOD | {"rate": True}]}, "rate=True"),
-        ({"version": 1, "keys": [GOOD | {"rate": -1}]}, "cannot be meant"),
+        ({"version": 1, "keys": [GOOD | {"rate": -1}]}, "invalid name, hash or rate"),
         ({"version": 1, "keys": [GOOD | {"admin": 1}]}, "admin=1"),
-        ({"version": 1, "keys": [GOOD | {"sha256": "plain text"}]}, "cannot be meant"),
-        ({"version": 1, "keys": [GOOD | {"name": "anonymous"}]}, "cannot be meant"),
-        ({"version": 1, "keys": [GOOD, GOOD]}, "a name twice"),
+        ({"version": 1, "keys": [GOOD | {"sha256": "plain text"}]}, "invalid name, hash or rate"),
+        ({"version": 1, "keys": [GOOD | {"name": "anonymous"}]}, "invalid name, hash or rate"),
+        ({"version": 1, "keys": [GOOD, GOOD]}, "the same name twice"),
     ],
 )
-def test_a_key_file_that_cannot_be_meant_is_refused_by_name(tmp_path: Path, document: Any, named: str) -> None:
+def test_invalid_key_file_is_rejected_with_reason(tmp_path: Path, document: Any, expected: str) -> None:
     file = tmp_path / "keys.json"
     file.write_text(document if isinstance(document, str) else json.dumps(document))
-    with pytest.raises(KeyFileError, match=named) as caught:
+    with pytest.raises(KeyFileError, match=expected) as caught:
         KeyRing.read(file)
     assert str(file) in str(caught.value)
     with pytest.raises(KeyFileError, match="key new"):
         KeyRing.read(tmp_path / "none.json")
 
 
-def test_a_bucket_holds_a_minute_and_fills_steadily() -> None:
+def test_bucket_holds_one_minute_and_refills_steadily() -> None:
     now = 100.0
     rates = Rates(lambda: now)
     for _ in range(6):
@@ -78,7 +78,7 @@ def test_a_bucket_holds_a_minute_and_fills_steadily() -> None:
     with pytest.raises(RateLimitedError) as caught:
         rates.enter("a", 6)
     assert caught.value.retry_after_s == 10
-    rates.enter("b", 6)  # another's bucket
+    rates.enter("b", 6)  # has its own bucket
     now += 10
     rates.enter("a", 6)
     rates.charge("a", 6, 30)  # a batch may leave a debt
@@ -87,7 +87,7 @@ def test_a_bucket_holds_a_minute_and_fills_steadily() -> None:
         rates.enter("a", 6)
     now += 10_000
     rates.charge("a", 6, 5)
-    rates.enter("a", 6)  # never more than a minute's saved up
+    rates.enter("a", 6)  # a bucket never holds more than one minute
     with pytest.raises(RateLimitedError):
         rates.enter("a", 6)
     for _ in range(100):
@@ -95,7 +95,7 @@ def test_a_bucket_holds_a_minute_and_fills_steadily() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::", "fe80::1%eth0", "::ffff:192.0.2.1"])
-def test_beyond_loopback_somebody_must_have_said_who_may_come_in(address: str, tmp_path: Path) -> None:
+def test_beyond_loopback_keys_or_explicit_anonymous_access_are_required(address: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="TILEBEAM_KEYS_FILE"):
         check_exposure(address, Settings())
     check_exposure(address, Settings(allow_anonymous=True))
@@ -103,7 +103,7 @@ def test_beyond_loopback_somebody_must_have_said_who_may_come_in(address: str, t
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1"])
-def test_on_loopback_nobody_needs_to(address: str) -> None:
+def test_loopback_needs_no_key(address: str) -> None:
     check_exposure(address, Settings())
 
 
@@ -114,13 +114,13 @@ def keys(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guarded(serving: Any, locator: Locator, keys: Path) -> Iterator[tuple[httpx.Client, str]]:
-    """A service that asks for keys, and a key that may send two pictures a minute."""
+    """A service that needs keys, and a key with a rate of two pictures a minute."""
     key = add_key(keys, "alice", 2, admin=False)
     with serving(locator, keys_file=str(keys)) as url, httpx.Client(base_url=url, timeout=20) as http:
         yield http, key
 
 
-def test_everything_but_probes_and_the_page_asks_for_a_key(
+def test_all_routes_but_probes_and_page_need_a_key(
     guarded: tuple[httpx.Client, str], check_problem: Problem, make_picture: Picture
 ) -> None:
     http, key = guarded
@@ -139,18 +139,18 @@ def test_everything_but_probes_and_the_page_asks_for_a_key(
         {"X-API-Key": "\u00e9".encode("latin-1")},
     ):
         check_problem(http.get("/index", headers=headers), 401, "unauthorized")
-    assert http.get(f"/index?key={key}").status_code == 401  # addresses end in logs
+    assert http.get(f"/index?key={key}").status_code == 401  # not accepted: addresses are logged
     for headers in ({"Authorization": f"Bearer {key}"}, {"Authorization": f"bearer  {key}"}, {"X-API-Key": key}):
         assert http.get("/index", headers=headers).status_code == 200
 
 
-def test_a_key_is_asked_for_before_a_byte_of_the_picture_is_read(guarded: tuple[httpx.Client, str]) -> None:
+def test_key_is_checked_before_upload_is_read(guarded: tuple[httpx.Client, str]) -> None:
     http, _ = guarded
     answer = http.post("/locate", content=b"\0" * 30_000_000, headers={"Content-Type": "image/jpeg"})
     assert answer.status_code == 401
 
 
-def test_a_key_may_send_its_rate_and_no_more(
+def test_key_is_limited_to_its_rate(
     guarded: tuple[httpx.Client, str], check_problem: Problem, make_picture: Picture
 ) -> None:
     http, key = guarded
@@ -165,7 +165,7 @@ def test_a_key_may_send_its_rate_and_no_more(
     assert http.get("/index").status_code == 200
 
 
-def test_nobody_in_particular_may_be_let_in_and_limited(
+def test_anonymous_requests_can_be_allowed_and_limited(
     serving: Any, locator: Locator, keys: Path, check_problem: Problem, make_picture: Picture
 ) -> None:
     key = add_key(keys, "alice", 0, admin=False)

@@ -39,7 +39,7 @@ def place(answer: dict[str, Any]) -> tuple[float, float]:
     return round(answer["lat"], 3), round(answer["lon"], 3)
 
 
-def test_one_picture_by_path_or_bytes(client: Client, photos: list[Path]) -> None:
+def test_locate_accepts_path_and_bytes(client: Client, photos: list[Path]) -> None:
     by_path = client.locate(photos[0], k=16, alternatives=2, bbox=(-170.0, -80.0, 170.0, 80.0), trace=True)
     by_bytes = client.locate(photos[0].read_bytes(), k=16, alternatives=2, bbox=(-170, -80, 170, 80), trace=True)
     assert place(by_path) == place(by_bytes)
@@ -48,7 +48,7 @@ def test_one_picture_by_path_or_bytes(client: Client, photos: list[Path]) -> Non
     assert "trace" not in client.locate(photos[0])
 
 
-def test_a_batch_in_order_with_a_file_that_is_missing(client: Client, photos: list[Path], tmp_path: Path) -> None:
+def test_batch_is_in_order_and_reports_missing_file(client: Client, photos: list[Path], tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
     asked = [photos[0], tmp_path / "missing.jpg", text, tmp_path, photos[1]]
@@ -62,11 +62,11 @@ def test_a_batch_in_order_with_a_file_that_is_missing(client: Client, photos: li
     assert list(client.locate_batch([])) == []
 
 
-def test_index(client: Client, locator: Locator) -> None:
+def test_describe_returns_index(client: Client, locator: Locator) -> None:
     assert client.describe()["id"] == locator.describe()["id"]
 
 
-def test_a_refusal_carries_its_problem(client: Client, photos: list[Path]) -> None:
+def test_refused_request_raises_problem_error(client: Client, photos: list[Path]) -> None:
     with pytest.raises(ProblemError, match="k='0'") as caught:
         client.locate(photos[0], k=0)
     assert caught.value.problem["status"] == 422
@@ -74,12 +74,12 @@ def test_a_refusal_carries_its_problem(client: Client, photos: list[Path]) -> No
         list(client.locate_batch(photos, k=0))
 
 
-def test_a_local_file_that_is_missing(client: Client, tmp_path: Path) -> None:
+def test_missing_local_file_raises(client: Client, tmp_path: Path) -> None:
     with pytest.raises(LocalFileError, match=r"gone\.jpg: No such file"):
         client.locate(tmp_path / "gone.jpg")
 
 
-def test_no_service_there(photos: list[Path]) -> None:
+def test_no_service_at_address_raises(photos: list[Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     with Client(f"http://127.0.0.1:{port}") as client:
@@ -90,7 +90,7 @@ def test_no_service_there(photos: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "http://", "", "http://[::1", "http://a b"])
-def test_an_address_that_is_none(url: str, photos: list[Path]) -> None:
+def test_invalid_address_raises(url: str, photos: list[Path]) -> None:
     with Client(url) as client, pytest.raises(ClientError, match=r"http://127|no answer"):
         client.locate(photos[0])
 
@@ -118,7 +118,7 @@ class _Elsewhere(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_another_kind_of_server(photos: list[Path]) -> None:
+def test_other_http_server_raises(photos: list[Path]) -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with Client(f"http://127.0.0.1:{server.server_port}") as client:
@@ -131,14 +131,16 @@ def test_another_kind_of_server(photos: list[Path]) -> None:
         server.shutdown()
 
 
-def test_a_service_that_hangs(photos: list[Path]) -> None:
+def test_timeout_raises(photos: list[Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         url = f"http://127.0.0.1:{hanging.getsockname()[1]}"
         with Client(url, timeout_s=0.2) as client, pytest.raises(ClientError, match="in time"):
             client.locate(photos[0])
 
 
-def test_files_are_read_as_they_are_sent(serving: Any, locator: Locator, make_picture: Picture, tmp_path: Path) -> None:
+def test_batch_does_not_open_all_files_at_once(
+    serving: Any, locator: Locator, make_picture: Picture, tmp_path: Path
+) -> None:
     """A thousand files do not mean a thousand open files."""
     import resource
 
@@ -155,7 +157,7 @@ def test_files_are_read_as_they_are_sent(serving: Any, locator: Locator, make_pi
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_images_and_arrays_are_pictures_too(client: Client, make_picture: Picture) -> None:
+def test_images_and_arrays_are_accepted(client: Client, make_picture: Picture) -> None:
     data = make_picture(5, kind="PNG")
     image = Image.open(io.BytesIO(data))
     expected = place(client.locate(data))
@@ -166,7 +168,7 @@ def test_images_and_arrays_are_pictures_too(client: Client, make_picture: Pictur
     assert lines[3]["error"]["status"] == 400
 
 
-def test_a_folder(client: Client, photos: list[Path]) -> None:
+def test_locate_folder_finds_pictures_recursively(client: Client, photos: list[Path]) -> None:
     folder = photos[0].parent
     (folder / "notes.txt").write_text("no picture")
     (folder / "deep").mkdir()
@@ -176,7 +178,7 @@ def test_a_folder(client: Client, photos: list[Path]) -> None:
     assert all("result" in line for line in found.values())
 
 
-def test_asyncio(url: str, photos: list[Path], client: Client, tmp_path: Path) -> None:
+def test_async_client_gives_same_answers(url: str, photos: list[Path], client: Client, tmp_path: Path) -> None:
     async def ask() -> tuple[Any, Any, list[Any]]:
         async with AsyncClient(url) as ours:
             answers = await asyncio.gather(*(ours.locate(photo) for photo in photos))
@@ -235,7 +237,7 @@ def busy() -> Iterator[str]:
         server.shutdown()
 
 
-def test_later_is_asked_again_whole_and_with_the_key(busy: str, photos: list[Path]) -> None:
+def test_retry_sends_whole_body_and_key_again(busy: str, photos: list[Path]) -> None:
     _Busy.refusals = [(503, "0"), (429, "0")]
     with Client(busy, api_key="tb_key") as client:
         assert client.locate(photos[0])["index"] == 0
@@ -245,7 +247,7 @@ def test_later_is_asked_again_whole_and_with_the_key(busy: str, photos: list[Pat
     assert _Busy.seen[3][1] == _Busy.seen[4][1] > photos[0].stat().st_size
 
 
-def test_asyncio_asks_again_too(busy: str, photos: list[Path]) -> None:
+def test_async_client_retries(busy: str, photos: list[Path]) -> None:
     async def ask() -> int:
         async with AsyncClient(busy) as ours:
             await ours.locate(photos[0])
@@ -260,7 +262,7 @@ def test_asyncio_asks_again_too(busy: str, photos: list[Path]) -> None:
     ("refusals", "retries", "asked"),
     [([(503, "0")] * 9, 2, 3), ([(503, None)], 3, 1), ([(503, "0")], 0, 1), ([(422, "0")], 3, 1)],
 )
-def test_it_gives_up(busy: str, photos: list[Path], refusals: Any, retries: int, asked: int) -> None:
+def test_client_stops_after_its_retries(busy: str, photos: list[Path], refusals: Any, retries: int, asked: int) -> None:
     _Busy.refusals = list(refusals)
     with Client(busy, retries=retries) as client, pytest.raises(ProblemError, match="busy"):
         client.locate(photos[0])

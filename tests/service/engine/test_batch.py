@@ -48,7 +48,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
     return condition()
 
 
-def test_answers_come_in_order_and_equal_the_locators(
+def test_batch_answers_are_in_order_and_equal_locator(
     http: httpx.Client, locator: Locator, make_picture: Picture
 ) -> None:
     pictures = [make_picture(seed) for seed in range(21)]  # more than two groups of the encoder's 8
@@ -64,7 +64,7 @@ def test_answers_come_in_order_and_equal_the_locators(
         assert set(result) == {*wanted, "timing_ms"}
 
 
-def test_one_bad_picture_spoils_no_other(serving: Any, locator: Locator, make_picture: Picture) -> None:
+def test_batch_continues_after_unreadable_image(serving: Any, locator: Locator, make_picture: Picture) -> None:
     good = make_picture(1)
     sent = [good, b"", b"text", good[: len(good) // 2], b"BM" + good, good + b"\0" * 10_000, good]
     with serving(locator, max_image_bytes=5000, max_image_pixels=10_000) as url:
@@ -79,12 +79,12 @@ def test_one_bad_picture_spoils_no_other(serving: Any, locator: Locator, make_pi
     assert all(("result" in line) != ("error" in line) for line in found)
 
 
-def test_a_query_without_an_answer_is_told_for_each(http: httpx.Client, make_picture: Picture) -> None:
+def test_batch_line_reports_query_without_answer(http: httpx.Client, make_picture: Picture) -> None:
     found = lines(http.post("/locate/batch?bbox=0,88,10,89", files=parts([make_picture(1), b"no"])))
     assert [line["error"]["status"] for line in found] == [422, 400]
 
 
-def test_names_survive(http: httpx.Client, make_picture: Picture) -> None:
+def test_batch_keeps_file_names(http: httpx.Client, make_picture: Picture) -> None:
     names = ["ünï 北京.jpg", 'quo"te.jpg', "", "../../etc/passwd"]
     files = [("images", (name, make_picture())) for name in names]
     found = lines(http.post("/locate/batch", files=[f for f in files if f[1][0]]))
@@ -99,17 +99,17 @@ def test_names_survive(http: httpx.Client, make_picture: Picture) -> None:
         ([("images", ("a.jpg", b"1")), ("note", (None, b"text"))], "'note' is unknown"),
     ],
 )
-def test_a_wrong_form(http: httpx.Client, check_problem: Problem, files: Any, named: str) -> None:
+def test_batch_rejects_invalid_form(http: httpx.Client, check_problem: Problem, files: Any, named: str) -> None:
     assert named in check_problem(http.post("/locate/batch", files=files), 422, "invalid-request")
 
 
-def test_a_form_without_pictures(http: httpx.Client, check_problem: Problem) -> None:
+def test_batch_rejects_form_without_pictures(http: httpx.Client, check_problem: Problem) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     response = http.post("/locate/batch", content=b"--x--\r\n", headers=headers)
     assert "no picture" in check_problem(response, 422, "invalid-request")
 
 
-def test_too_many_pictures(
+def test_batch_rejects_too_many_pictures(
     serving: Any, locator: Locator, check_problem: Problem, make_picture: Picture, tmp_path: Path
 ) -> None:
     with serving(locator, max_batch_images=3, spool_dir=str(tmp_path)) as url:
@@ -119,7 +119,7 @@ def test_too_many_pictures(
         assert spooled(tmp_path) == 0
 
 
-def test_lines_arrive_while_later_ones_are_in_work(serving: Any, stepped: Any, make_picture: Picture) -> None:
+def test_batch_lines_arrive_while_later_pictures_are_located(serving: Any, stepped: Any, make_picture: Picture) -> None:
     with serving(stepped) as url, httpx.Client(base_url=url, timeout=20) as http:
         stepped.encoder.steps.release()  # the readiness inference
         assert http.get("/readyz").status_code == 200
@@ -132,7 +132,7 @@ def test_lines_arrive_while_later_ones_are_in_work(serving: Any, stepped: Any, m
             assert next(arriving, None) is None
 
 
-def test_work_begins_while_the_rest_is_being_sent(serving: Any, locator: Locator, make_picture: Picture) -> None:
+def test_batch_work_starts_during_upload(serving: Any, locator: Locator, make_picture: Picture) -> None:
     pictures = [
         make_picture(seed) + b"\0" * 400_000 for seed in range(12)
     ]  # the encoder takes 8, and a disk write 1 MB
@@ -157,7 +157,7 @@ def test_work_begins_while_the_rest_is_being_sent(serving: Any, locator: Locator
     assert all("result" in line for line in found)
 
 
-def test_what_nobody_reads_yet_holds_the_work_back(serving: Any, locator: Locator, make_picture: Picture) -> None:
+def test_batch_work_pauses_while_client_does_not_read(serving: Any, locator: Locator, make_picture: Picture) -> None:
     """A client that sends all before it reads: finished lines wait, up to a bound, and all come in the end."""
     count = 200  # with some 65 kB of answer each, far more than is held and buffered
     body = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + make_picture() + b"\r\n"
@@ -187,7 +187,7 @@ def test_what_nobody_reads_yet_holds_the_work_back(serving: Any, locator: Locato
         assert re.findall(rb'"index":(\d+),"name"', answer) == [b"%d" % number for number in range(count)]
 
 
-def test_a_client_that_leaves_frees_its_place_and_its_disk(
+def test_disconnect_while_reading_frees_slots_and_disk(
     serving: Any, stepped: Any, make_picture: Picture, tmp_path: Path
 ) -> None:
     with (
@@ -210,7 +210,7 @@ def test_a_client_that_leaves_frees_its_place_and_its_disk(
         assert len(lines(http.post("/locate/batch", files=files))) == 6
 
 
-def test_a_client_that_leaves_while_sending_frees_them_too(
+def test_disconnect_while_sending_frees_slots_and_disk(
     serving: Any, locator: Locator, make_picture: Picture, tmp_path: Path
 ) -> None:
     with serving(locator, max_batches=1, spool_dir=str(tmp_path)) as url:
@@ -226,7 +226,7 @@ def test_a_client_that_leaves_while_sending_frees_them_too(
         assert len(lines(httpx.post(f"{url}/locate/batch", files=parts([make_picture()])))) == 1
 
 
-def test_a_client_that_never_reads_is_given_up(
+def test_batch_is_cancelled_if_client_never_reads(
     serving: Any, locator: Locator, make_picture: Picture, tmp_path: Path
 ) -> None:
     body = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + make_picture() + b"\r\n"
@@ -248,7 +248,7 @@ def test_a_client_that_never_reads_is_given_up(
             assert len(lines(httpx.post(f"{url}/locate/batch", files=parts([make_picture()])))) == 1
 
 
-def test_a_spool_that_cannot_be_written_is_a_503(
+def test_unwritable_spool_is_503(
     serving: Any, locator: Locator, check_problem: Problem, make_picture: Picture, tmp_path: Path
 ) -> None:
     gone = tmp_path / "spool"
@@ -259,7 +259,7 @@ def test_a_spool_that_cannot_be_written_is_a_503(
         assert "temporary store" in check_problem(response, 503, "store-unavailable")
 
 
-def test_memory_does_not_grow_with_the_batch(serving: Any, locator: Locator, make_picture: Picture) -> None:
+def test_memory_does_not_grow_with_batch_size(serving: Any, locator: Locator, make_picture: Picture) -> None:
     """60 MB go through; twice the groups in work (16 pictures of 300 kB) and the spool's buffer may stay."""
     data = make_picture(1) + b"\0" * 300_000
     body = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + data + b"\r\n"

@@ -1,4 +1,4 @@
-"""Under load: groups that form while the encoder is busy, a bound on what waits, turns, and clients that leave."""
+"""Under load: groups, limits, turns between lanes, and clients that disconnect."""
 
 import asyncio
 import json
@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from service.engine.slots import Places
 
 from retrieval.encoders.photo import PhotoLimits, decode_photo
 from retrieval.locator import LocateQuery, Locator
 from retrieval.pipeline import locate_mixed, prepare
 from retrieval.testing.fake import FakePhotoEncoder
+from service.engine.limits import Slots
 from service.errors import OverloadedError
 
 Problem = Callable[[httpx.Response, int, str], str]
@@ -26,15 +26,15 @@ Picture = Callable[..., bytes]
 
 
 def figure(url: str, name: str) -> float:
-    """One sample of /metrics, 0 before there is one."""
-    found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+    """The value of one sample of /metrics; 0 if there is none yet."""
+    sample = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
+    return float(sample[1]) if sample else 0.0
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it never came to be"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.01)
 
 
@@ -47,7 +47,7 @@ def files_of(pictures: list[bytes]) -> list[tuple[str, tuple[str, bytes]]]:
 
 
 class Held:
-    """A service whose encoder has one picture, and keeps it until `go_on`."""
+    """A service whose encoder holds one picture until `go_on`."""
 
     def __init__(self, url: str, locator: Locator, first: "Future[httpx.Response]", pool: ThreadPoolExecutor) -> None:
         self.url, self.encoder, self.first, self.pool = url, locator.encoder, first, pool
@@ -75,19 +75,19 @@ def held(serving: Any, stepped: Any, make_picture: Picture) -> Any:
             assert httpx.get(f"{url}/readyz").status_code == 200
             assert encoder.waiting.acquire(timeout=10)
             first = pool.submit(httpx.post, f"{url}/locate", files={"image": make_picture(99)}, timeout=30)
-            assert encoder.waiting.acquire(timeout=10)  # idle, it takes a picture that is alone
+            assert encoder.waiting.acquire(timeout=10)  # an idle encoder takes a single picture at once
             yield Held(url, stepped, first, pool)
 
     return hold
 
 
-def test_a_group_forms_while_the_encoder_is_busy(held: Any, make_picture: Picture, locator: Locator) -> None:
+def test_group_forms_while_encoder_is_busy(held: Any, make_picture: Picture, locator: Locator) -> None:
     with held(8) as service:
-        asked = [service.ask(make_picture(seed)) for seed in range(5)]
+        pending = [service.ask(make_picture(seed)) for seed in range(5)]
         until(lambda: singles(service.url) == 6)
-        time.sleep(0.3)  # for the last to be decoded
+        time.sleep(0.3)  # until the last one is decoded
         service.go_on()
-        answers = [one.result().json() for one in [service.first, *asked]]
+        answers = [answer.result().json() for answer in [service.first, *pending]]
         assert figure(service.url, "tilebeam_batch_images_sum") == 7  # with the readiness inference
         assert figure(service.url, "tilebeam_batch_images_count") <= 4  # 3, unless one was slow to be decoded
         assert figure(service.url, 'tilebeam_stage_seconds_count{stage="wait"}') == 7
@@ -99,19 +99,19 @@ def test_a_group_forms_while_the_encoder_is_busy(held: Any, make_picture: Pictur
         assert (answer["lat"], answer["lon"]) == (expected.lat, expected.lng)
 
 
-def test_each_question_of_a_group_has_its_own_answer(held: Any, make_picture: Picture) -> None:
+def test_each_query_of_a_group_gets_its_own_answer(held: Any, make_picture: Picture) -> None:
     with held(8) as service:
-        asked = [service.ask(make_picture(1), query) for query in ("?k=1", "?bbox=0,88,10,89", "?trace=1", "?k=1")]
+        pending = [service.ask(make_picture(1), query) for query in ("?k=1", "?bbox=0,88,10,89", "?trace=1", "?k=1")]
         until(lambda: singles(service.url) == 5)
         service.go_on()
-        narrow, nowhere, traced, again = (one.result() for one in asked)
-    assert [one.status_code for one in (narrow, nowhere, traced, again)] == [200, 422, 200, 200]
+        narrow, nowhere, traced, again = (answer.result() for answer in pending)
+    assert [answer.status_code for answer in (narrow, nowhere, traced, again)] == [200, 422, 200, 200]
     assert "trace" in traced.json()
     assert "trace" not in narrow.json()
     assert narrow.json()["levels"] == again.json()["levels"]
 
 
-def test_what_breaks_the_encoder_breaks_nobody_else(index_dir: Any, make_picture: Picture) -> None:
+def test_encoder_failure_affects_only_the_picture_that_causes_it(index_dir: Any, make_picture: Picture) -> None:
     class Picky(FakePhotoEncoder):
         def encode(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
             if (batch == batch[:, :, :1, :1]).all(axis=(1, 2, 3)).any():
@@ -125,10 +125,10 @@ def test_what_breaks_the_encoder_breaks_nobody_else(index_dir: Any, make_picture
     assert [isinstance(outcome, RuntimeError) for outcome in found] == [False, True, False]
 
 
-def test_a_fault_around_the_encoder_is_answered_and_over(
+def test_engine_thread_failure_is_answered_and_next_request_works(
     serving: Any, locator: Locator, make_picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever breaks in the engine's thread, who waits hears of it, and the next one is served."""
+    """A failure in the engine thread reaches the waiting request, and the next request works."""
     files = {"image": make_picture()}
     with serving(locator) as url:
         assert httpx.get(f"{url}/readyz").status_code == 200
@@ -138,32 +138,32 @@ def test_a_fault_around_the_encoder_is_answered_and_over(
         assert httpx.post(f"{url}/locate", files=files).status_code == 200
 
 
-def test_beyond_the_bound_it_says_no_at_once(held: Any, make_picture: Picture, check_problem: Problem) -> None:
+def test_single_picture_over_limit_is_rejected_with_retry_after(
+    held: Any, make_picture: Picture, check_problem: Problem
+) -> None:
     with held(8, max_queued_images=3, retry_after_s=2) as service:
-        asked = [service.ask(make_picture(seed)) for seed in range(2)]
+        pending = [service.ask(make_picture(seed)) for seed in range(2)]
         until(lambda: singles(service.url) == 3)
-        started = time.monotonic()
         refused = service.ask(make_picture(9)).result()
-        assert time.monotonic() - started < 3
         assert "3 images are in progress" in check_problem(refused, 503, "overloaded")
         assert 2 <= int(refused.headers["retry-after"]) <= 60
         assert figure(service.url, 'tilebeam_overloads_total{bound="images"}') == 1
         service.go_on()
-        assert {one.result().status_code for one in [service.first, *asked]} == {200}
+        assert {answer.result().status_code for answer in [service.first, *pending]} == {200}
         assert service.ask(make_picture(9)).result().status_code == 200
 
 
-def test_a_batch_leaves_room_and_turns_to_single_pictures(held: Any, make_picture: Picture) -> None:
+def test_batch_leaves_slots_and_turns_to_single_pictures(held: Any, make_picture: Picture) -> None:
     with held(2, max_queued_images=8) as service:
         pictures = [make_picture(seed) for seed in range(30)]
         url = service.url
         batch = service.pool.submit(httpx.post, f"{url}/locate/batch", files=files_of(pictures), timeout=60)
-        until(lambda: figure(url, 'tilebeam_queue_images{lane="batch"}') == 4)  # half, and no more
-        asked = [service.ask(make_picture(50 + seed)) for seed in range(3)]
+        until(lambda: figure(url, 'tilebeam_queue_images{lane="batch"}') == 4)  # half of the slots
+        pending = [service.ask(make_picture(50 + seed)) for seed in range(3)]
         until(lambda: singles(url) == 4)
-        time.sleep(0.3)  # for the last to be decoded
+        time.sleep(0.3)  # until the last one is decoded
         service.go_on(4)  # the first, and at most three groups of two, of which a picture or so is of the batch
-        assert {one.result(timeout=10).status_code for one in [service.first, *asked]} == {200}
+        assert {answer.result(timeout=10).status_code for answer in [service.first, *pending]} == {200}
         assert not batch.done()
         service.go_on()
         lines = [json.loads(line) for line in batch.result().text.splitlines()]
@@ -172,7 +172,7 @@ def test_a_batch_leaves_room_and_turns_to_single_pictures(held: Any, make_pictur
         assert figure(url, 'tilebeam_queue_images{lane="batch"}') == 0
 
 
-def test_a_client_that_leaves_frees_its_place_in_the_queue(held: Any, make_picture: Picture) -> None:
+def test_disconnect_frees_slot_of_single_picture(held: Any, make_picture: Picture) -> None:
     with held(2, max_in_flight=2) as service:
         host, port = service.url.removeprefix("http://").split(":")
         data = make_picture(1)
@@ -187,11 +187,11 @@ def test_a_client_that_leaves_frees_its_place_in_the_queue(held: Any, make_pictu
         until(lambda: singles(service.url) == 2)
         service.go_on()
         assert (service.first.result().status_code, last.result().status_code) == (200, 200)
-        assert figure(service.url, "tilebeam_images_total") == 3  # none of those that left was encoded
+        assert figure(service.url, "tilebeam_images_total") == 3  # no picture of a disconnected client was encoded
         assert figure(service.url, 'tilebeam_requests_total{route="/locate",status="499"}') == 3
 
 
-def test_a_batch_that_leaves_frees_its_places_while_the_encoder_is_busy(held: Any, make_picture: Picture) -> None:
+def test_batch_disconnect_frees_slots_while_encoder_is_busy(held: Any, make_picture: Picture) -> None:
     with held(2, max_queued_images=8, max_batches=1) as service:
         body = b"".join(
             b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + make_picture(seed) + b"\r\n"
@@ -212,7 +212,7 @@ def test_a_batch_that_leaves_frees_its_places_while_the_encoder_is_busy(held: An
         assert figure(service.url, "tilebeam_images_total") == 3  # readiness, the first, and the one of this batch
 
 
-def test_a_crowd_gets_answers_or_503_and_leaves_nothing_behind(
+def test_many_clients_get_answers_or_503_and_all_slots_are_freed(
     serving: Any, locator: Locator, make_picture: Picture
 ) -> None:
     with serving(locator, max_queued_images=4, max_in_flight=8) as url, ThreadPoolExecutor(24) as pool:
@@ -225,44 +225,44 @@ def test_a_crowd_gets_answers_or_503_and_leaves_nothing_behind(
         until(lambda: figure(url, "tilebeam_requests_in_flight") == 1)
 
 
-def refusal(what: str) -> OverloadedError:
-    return OverloadedError(what)
+def refusal(count: str) -> OverloadedError:
+    return OverloadedError(count)
 
 
-def test_places_are_kept_for_a_batch_that_waits() -> None:
+def test_slots_are_reserved_for_waiting_batch() -> None:
     async def run() -> None:
-        places = Places(8, refusal)
+        slots = Slots(8, refusal)
         with ExitStack() as held:
             for _ in range(6):
-                held.enter_context(places.place())
+                held.enter_context(slots.for_single())
             entered, leave = asyncio.Event(), asyncio.Event()
 
             async def batch() -> None:
-                async with places.room(4):
+                async with slots.for_batch(4):
                     entered.set()
                     await leave.wait()
 
             task = asyncio.create_task(batch())
             await asyncio.sleep(0)
             with pytest.raises(OverloadedError, match="6 images"):
-                places.check()  # two are free, and four are wanted by the batch
+                slots.check()  # two are free, but the batch needs four
             assert not entered.is_set()
             held.pop_all().close()
             await asyncio.wait_for(entered.wait(), 5)
-            assert (places.single, places.batch) == (0, 4)
+            assert (slots.single, slots.batch) == (0, 4)
             leave.set()
             await task
-        assert (places.single, places.batch) == (0, 0)
+        assert (slots.single, slots.batch) == (0, 0)
 
     asyncio.run(run())
 
 
-def test_batches_enter_in_their_order_and_leave_nothing_when_cancelled() -> None:
+def test_batches_enter_in_order_and_cancelled_ones_free_their_slots() -> None:
     async def run() -> None:
-        places, order = Places(4, refusal), []
+        slots, order = Slots(4, refusal), []
 
         async def batch(number: int, count: int) -> None:
-            async with places.room(count):
+            async with slots.for_batch(count):
                 order.append(number)
                 await asyncio.sleep(0.01)
 
@@ -274,9 +274,9 @@ def test_batches_enter_in_their_order_and_leave_nothing_when_cancelled() -> None
         assert order == [0, 2, 3]
         granted = asyncio.create_task(batch(9, 2))
         await asyncio.sleep(0)
-        granted.cancel()  # it has its places, and has not run since
+        granted.cancel()  # its slots are granted, but it has not run yet
         await asyncio.gather(granted, return_exceptions=True)
-        assert (places.single, places.batch) == (0, 0)
-        places.check()
+        assert (slots.single, slots.batch) == (0, 0)
+        slots.check()
 
     asyncio.run(run())

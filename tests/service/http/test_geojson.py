@@ -51,7 +51,7 @@ def area_km2(geometry: dict[str, Any]) -> float:
 
 
 @given(st.floats(-180, 180), st.floats(-85, 85), st.floats(0.5, 19_000))
-def test_a_cap_is_valid_and_as_large_as_it_should_be(lon: float, lat: float, km: float) -> None:
+def test_circle_is_valid_and_has_right_area(lon: float, lat: float, km: float) -> None:
     found = cap(lon, lat, km)
     check(found)
     true = 2 * math.pi * EARTH_RADIUS_KM**2 * (1 - math.cos(km / EARTH_RADIUS_KM))
@@ -62,7 +62,7 @@ def test_a_cap_is_valid_and_as_large_as_it_should_be(lon: float, lat: float, km:
     ("lon", "lat", "km", "parts"),
     [(0, 0, 500, 1), (179.9, 10, 500, 2), (-180, -40, 300, 2), (180, 0, 1, 2), (0, 85, 1000, 1), (20, -89, 500, 1)],
 )
-def test_cut_at_the_date_line(lon: float, lat: float, km: float, parts: int) -> None:
+def test_circle_is_cut_at_date_line(lon: float, lat: float, km: float, parts: int) -> None:
     found = cap(lon, lat, km)
     check(found)
     assert len(rings(found)) == parts
@@ -74,7 +74,7 @@ def test_cut_at_the_date_line(lon: float, lat: float, km: float, parts: int) -> 
         assert east.bounds[2] == 180
 
 
-def test_a_pole_lies_inside() -> None:
+def test_circle_contains_pole() -> None:
     area = shape(cap(30, 88, 800))
     for lon in (-179, -90, 0, 30, 179):
         assert area.covers(Point(lon, 89.99))
@@ -93,11 +93,11 @@ def test_a_pole_lies_inside() -> None:
         ("", False),
     ],
 )
-def test_who_asks_for_it(accept: str, wanted: bool) -> None:
+def test_accept_header_selects_geojson(accept: str, wanted: bool) -> None:
     assert preferred(accept) is wanted
 
 
-def test_an_answer_as_features(http: httpx.Client, make_picture: Any) -> None:
+def test_answer_as_geojson_features(http: httpx.Client, make_picture: Any) -> None:
     ask = {"files": {"image": make_picture(1)}, "params": {"alternatives": 2, "trace": True}}
     plain = http.post("/locate", **ask).json()
     answer = http.post("/locate", **ask, headers={"Accept": MEDIA_TYPE})
@@ -121,5 +121,5 @@ def test_an_answer_as_features(http: httpx.Client, make_picture: Any) -> None:
         assert 0 <= feature["properties"]["confidence"] <= 1
 
 
-def test_a_refusal_stays_a_problem(http: httpx.Client, check_problem: Any) -> None:
+def test_error_is_problem_document_even_if_geojson_is_accepted(http: httpx.Client, check_problem: Any) -> None:
     check_problem(http.post("/locate", files={"image": b"no"}, headers={"Accept": MEDIA_TYPE}), 400, "unreadable-photo")

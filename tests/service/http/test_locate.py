@@ -28,9 +28,7 @@ def without_timing(answer: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-def test_a_form_and_raw_bytes_give_the_locators_answer(
-    http: httpx.Client, locator: Locator, make_picture: Picture
-) -> None:
+def test_form_and_raw_body_give_answer_of_locator(http: httpx.Client, locator: Locator, make_picture: Picture) -> None:
     data = make_picture(1)
     form = http.post("/locate", files={"image": ("photo.jpg", data)})
     raw = http.post("/locate", content=data, headers={"Content-Type": "image/jpeg"})
@@ -40,7 +38,7 @@ def test_a_form_and_raw_bytes_give_the_locators_answer(
         assert without_timing(response.json()) == direct(locator, data)
 
 
-def test_the_answer_has_the_contracts_fields(http: httpx.Client, make_picture: Picture) -> None:
+def test_answer_has_documented_fields_in_order(http: httpx.Client, make_picture: Picture) -> None:
     answer = http.post("/locate?alternatives=3&trace=true", files={"image": make_picture()}).json()
     assert list(answer) == [
         "lat", "lon", "confidence", "calibrated", "radius_km", "zoom", "levels", "alternatives", "trace",
@@ -56,7 +54,7 @@ def test_the_answer_has_the_contracts_fields(http: httpx.Client, make_picture: P
     assert [level["zoom"] for level in answer["trace"]] == [4, 6, 8]
 
 
-def test_parameters_reach_the_locator(http: httpx.Client, locator: Locator, make_picture: Picture) -> None:
+def test_query_parameters_reach_locator(http: httpx.Client, locator: Locator, make_picture: Picture) -> None:
     data = make_picture(2)
     cases = {
         "k=1": LocateQuery(k=1),
@@ -75,7 +73,7 @@ def test_parameters_reach_the_locator(http: httpx.Client, locator: Locator, make
             assert without_timing(response.json()) == direct(locator, data, query), text
 
 
-def test_paper_scoring_is_the_servers_setting(serving: Any, locator: Locator, make_picture: Picture) -> None:
+def test_scoring_is_a_setting_of_the_service(serving: Any, locator: Locator, make_picture: Picture) -> None:
     data = make_picture(3)
     with serving(locator, scoring="paper") as url:
         answer = httpx.post(f"{url}/locate", files={"image": data}).json()
@@ -102,7 +100,7 @@ def test_paper_scoring_is_the_servers_setting(serving: Any, locator: Locator, ma
     ],
 )
 @pytest.mark.parametrize("route", ["/locate", "/locate/batch"])
-def test_a_wrong_parameter_is_named(
+def test_error_names_invalid_parameter(
     http: httpx.Client, check_problem: Problem, make_picture: Picture, route: str, text: str, named: str
 ) -> None:
     field = "image" if route == "/locate" else "images"
@@ -121,7 +119,7 @@ def test_a_wrong_parameter_is_named(
         ("0,88,10,89", ""),  # covers no tile: beyond the Mercator square
     ],
 )
-def test_a_bbox_that_is_none_or_covers_nothing(
+def test_invalid_or_empty_bbox_is_invalid_query(
     http: httpx.Client, check_problem: Problem, make_picture: Picture, bbox: str, named: str
 ) -> None:
     response = http.post("/locate", params={"bbox": bbox}, files={"image": make_picture()})
@@ -140,13 +138,13 @@ def test_concurrent_requests_get_their_own_answers(url: str, locator: Locator, m
     assert len({(answer["lat"], answer["lon"]) for answer in expected}) > 3
 
 
-def test_one_client_may_keep_its_connection_after_an_error(http: httpx.Client, make_picture: Picture) -> None:
+def test_connection_stays_open_after_error(http: httpx.Client, make_picture: Picture) -> None:
     for _ in range(3):
         assert http.post("/locate", files={"image": b"no"}).status_code == 400
         assert http.post("/locate", files={"image": make_picture()}).status_code == 200
 
 
-def test_a_picture_without_a_file_name(http: httpx.Client, make_picture: Picture) -> None:
+def test_picture_without_file_name_is_accepted(http: httpx.Client, make_picture: Picture) -> None:
     """Names may be left out (RFC 7578); the part's type says that it is a picture."""
     head = b'--x\r\nContent-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg\r\n\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=x"}

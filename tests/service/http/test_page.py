@@ -87,7 +87,7 @@ def level(page: Any, wanted: str) -> Any:
     return page.wait_for_selector(f'#map[data-level="{wanted}"]')
 
 
-def test_a_dropped_picture_is_answered_on_the_map_and_in_the_panel(visit: Any, make_picture: Any) -> None:
+def test_dropped_picture_shows_answer_on_map_and_panel(visit: Any, make_picture: Any) -> None:
     page = visit()
     assert not page.is_visible("#answer")
     drop(page, make_picture(1))
@@ -104,7 +104,7 @@ def test_a_dropped_picture_is_answered_on_the_map_and_in_the_panel(visit: Any, m
     assert page.evaluate("document.querySelector('#preview').naturalWidth") == 48
 
 
-def test_the_beam_descends_by_itself_and_stops_when_asked(visit: Any, make_picture: Any) -> None:
+def test_steps_play_automatically_and_can_be_paused(visit: Any, make_picture: Any) -> None:
     page = visit(reduced_motion="no-preference")
     drop(page, make_picture(2))
     level(page, "4")
@@ -118,7 +118,7 @@ def test_the_beam_descends_by_itself_and_stops_when_asked(visit: Any, make_pictu
     assert page.get_attribute("#map", "data-level") in ("4", "6")
 
 
-def test_stepping_by_keyboard_and_by_chart(visit: Any, make_picture: Any) -> None:
+def test_steps_by_keyboard_and_chart(visit: Any, make_picture: Any) -> None:
     page = visit()
     drop(page, make_picture(3))
     level(page, "answer")
@@ -135,9 +135,7 @@ def test_stepping_by_keyboard_and_by_chart(visit: Any, make_picture: Any) -> Non
 
 
 @pytest.mark.parametrize(("data", "words"), [(b"no picture at all", "picture"), (b"", "empty")])
-def test_a_bad_file_is_a_message_and_the_next_one_is_answered(
-    visit: Any, make_picture: Any, data: bytes, words: str
-) -> None:
+def test_bad_file_shows_message_and_next_picture_works(visit: Any, make_picture: Any, data: bytes, words: str) -> None:
     page = visit()
     drop(page, make_picture(1))
     level(page, "answer")
@@ -151,7 +149,7 @@ def test_a_bad_file_is_a_message_and_the_next_one_is_answered(
     assert not page.is_visible("#problem")
 
 
-def test_a_chosen_file_and_a_service_that_is_gone(visit: Any, make_picture: Any) -> None:
+def test_chosen_file_works_and_unreachable_service_shows_message(visit: Any, make_picture: Any) -> None:
     page = visit()
     page.set_input_files("#file", {"name": "a.jpg", "mimeType": "image/jpeg", "buffer": make_picture(4)})
     level(page, "answer")
@@ -161,7 +159,7 @@ def test_a_chosen_file_and_a_service_that_is_gone(visit: Any, make_picture: Any)
     assert "did not answer" in page.inner_text("#problem")
 
 
-def test_a_phone_has_no_sideways_scroll_and_the_map_in_sight(visit: Any, make_picture: Any) -> None:
+def test_phone_layout_has_no_horizontal_scroll_and_visible_map(visit: Any, make_picture: Any) -> None:
     page = visit(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     drop(page, make_picture(1))
     level(page, "answer")
@@ -173,7 +171,7 @@ def test_a_phone_has_no_sideways_scroll_and_the_map_in_sight(visit: Any, make_pi
     assert box["width"] == 360
 
 
-def test_light_and_dark(visit: Any) -> None:
+def test_light_and_dark_themes(visit: Any) -> None:
     paper = "getComputedStyle(document.querySelector('#panel')).backgroundColor"
     dark, light = visit(color_scheme="dark"), visit(color_scheme="light")
     assert dark.evaluate(paper) != light.evaluate(paper)
@@ -183,7 +181,7 @@ def test_light_and_dark(visit: Any) -> None:
     assert light.evaluate(paper) == dark.evaluate(paper)
 
 
-def test_map_and_samples_follow_an_index_that_was_loaded_meanwhile(visit: Any, site: str, make_picture: Any) -> None:
+def test_page_updates_map_and_samples_after_index_reload(visit: Any, site: str, make_picture: Any) -> None:
     page = visit()
     assert not page.is_visible("#samples")
     about = httpx.get(f"{site}/tiles").json() | {"tiles": ["/tiles/{z}/{x}/{y}?of=another"]}
@@ -201,7 +199,7 @@ def test_map_and_samples_follow_an_index_that_was_loaded_meanwhile(visit: Any, s
     assert f"{site}/tiles" not in asked  # the same index
 
 
-def test_where_a_key_is_needed_it_is_asked_for(visit: Any, make_picture: Any) -> None:
+def test_page_asks_for_key_after_401(visit: Any, make_picture: Any) -> None:
     page = visit()
     refusal = {"type": "urn:tilebeam:problem:unauthorized", "status": 401, "detail": "this service needs a key"}
     sent = []
@@ -221,7 +219,7 @@ def test_where_a_key_is_needed_it_is_asked_for(visit: Any, make_picture: Any) ->
     assert sent == [None, "Bearer tb_secret"]
 
 
-def test_the_policy_lets_nothing_in_from_elsewhere(site: str) -> None:
+def test_content_security_policy_allows_only_this_service(site: str) -> None:
     answer = httpx.get(site)
     policy = answer.headers["content-security-policy"]
     assert "default-src 'none'" in policy
@@ -232,7 +230,7 @@ def test_the_policy_lets_nothing_in_from_elsewhere(site: str) -> None:
     assert httpx.get(f"{site}/static/leaflet/leaflet.js").status_code == 200
 
 
-def test_the_description_is_rendered_and_asks_no_other_host(visit: Any, site: str) -> None:
+def test_docs_page_renders_and_loads_nothing_from_other_hosts(visit: Any, site: str) -> None:
     page = visit("/docs", ".opblock")
     said = httpx.get(f"{site}/openapi.json").json()["paths"]
     assert page.locator(".opblock").count() == sum(len(verbs) for verbs in said.values())
@@ -242,6 +240,6 @@ def test_the_description_is_rendered_and_asks_no_other_host(visit: Any, site: st
     assert page.locator(".errors-wrapper").count() == 0
 
 
-def test_files_of_the_page_stay_small() -> None:
+def test_page_files_stay_small() -> None:
     lines = {path.name: len(path.read_text().splitlines()) for path in STATIC.iterdir()}
     assert max(lines.values()) < 400, lines

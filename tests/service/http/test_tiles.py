@@ -31,14 +31,14 @@ def mapped(serving: Any, locator: Any, folder: Path) -> Any:
         yield http
 
 
-def test_tilejson(mapped: httpx.Client, folder: Path) -> None:
+def test_tilejson_describes_source(mapped: httpx.Client, folder: Path) -> None:
     about = mapped.get("/tiles").json()
     assert about["tilejson"] == "3.0.0"
     assert (about["minzoom"], about["maxzoom"], about["name"]) == (1, 2, folder.name)
     assert [address.split("?of=")[0] for address in about["tiles"]] == ["/tiles/{z}/{x}/{y}"]
 
 
-def test_a_tile_as_the_source_has_it(mapped: httpx.Client, folder: Path) -> None:
+def test_tile_equals_file_of_source(mapped: httpx.Client, folder: Path) -> None:
     answer = mapped.get("/tiles/2/1/2")
     assert answer.status_code == 200
     assert answer.content == (folder / "2/1/2.png").read_bytes()
@@ -47,7 +47,7 @@ def test_a_tile_as_the_source_has_it(mapped: httpx.Client, folder: Path) -> None
 
 
 @pytest.mark.parametrize("asked", ['"x", {tag}', "W/{tag}", "*", "{tag}"])
-def test_a_tile_that_is_known_is_not_sent_again(mapped: httpx.Client, asked: str) -> None:
+def test_known_tile_is_304(mapped: httpx.Client, asked: str) -> None:
     tag = mapped.get("/tiles/1/0/0").headers["etag"]
     again = mapped.get("/tiles/1/0/0", headers={"If-None-Match": asked.format(tag=tag)})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
@@ -66,11 +66,13 @@ def test_a_tile_that_is_known_is_not_sent_again(mapped: httpx.Client, asked: str
         (f"1/{10**30}/0", "from 0 to 1"),
     ],
 )
-def test_a_tile_that_there_is_none_of(mapped: httpx.Client, path: str, word: str, check_problem: Any) -> None:
+def test_missing_tile_is_404(mapped: httpx.Client, path: str, word: str, check_problem: Any) -> None:
     assert word in check_problem(mapped.get(f"/tiles/{path}"), 404, "no-tile")
 
 
-def test_a_zoom_that_no_computer_can_hold(mapped: httpx.Client, check_problem: Any, monkeypatch: Any) -> None:
+def test_huge_zoom_is_rejected_before_powers_are_computed(
+    mapped: httpx.Client, check_problem: Any, monkeypatch: Any
+) -> None:
     """A Tile of zoom z works out 2**z: once, one such request took all memory and never ended."""
 
     def made(x: int, y: int, z: int) -> Tile:
@@ -82,17 +84,17 @@ def test_a_zoom_that_no_computer_can_hold(mapped: httpx.Client, check_problem: A
         assert "zoom" in check_problem(mapped.get(f"/tiles/{zoom}/0/0"), 404, "no-tile")
 
 
-def test_numbers_only(mapped: httpx.Client, check_problem: Any) -> None:
+def test_tile_address_must_be_numbers(mapped: httpx.Client, check_problem: Any) -> None:
     check_problem(mapped.get("/tiles/1/0/zero"), 422, "invalid-request")
 
 
-def test_no_tiles(http: httpx.Client, check_problem: Any) -> None:
+def test_service_without_map_answers_404(http: httpx.Client, check_problem: Any) -> None:
     """The test's index was built from no source that is at hand."""
     for path in ("/tiles", "/tiles/1/0/0"):
         assert "TILEBEAM_TILES" in check_problem(http.get(path), 404, "no-tile")
 
 
-def test_the_built_in_earth_for_an_index_of_it() -> None:
+def test_index_of_built_in_earth_gets_its_map() -> None:
     tiles = open_tiles("", "bluemarble")
     assert tiles is not None
     picture = tiles._read(_tile(6, 33, 22))
@@ -111,12 +113,12 @@ def _tile(z: int, x: int, y: int) -> Any:
 @pytest.mark.parametrize(
     "spec", ["https://tiles.example/{z}/{x}/{y}.jpg", "NASAGIBS.BlueMarble", "gone.mbtiles", "bluemarble:moon"]
 )
-def test_nothing_is_ever_fetched(spec: str) -> None:
+def test_remote_and_missing_sources_are_rejected(spec: str) -> None:
     with pytest.raises(SettingsError, match="TILEBEAM_TILES="):
         open_tiles(spec, "")
 
 
-def test_a_file_that_holds_no_tiles(tmp_path: Path) -> None:
+def test_file_that_is_not_mbtiles_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "notes.mbtiles"
     path.write_text("none")
     with pytest.raises(SettingsError, match=r"notes\.mbtiles"):

@@ -19,14 +19,14 @@ Problem = Callable[[httpx.Response, int, str], str]
 Picture = Callable[..., bytes]
 
 
-def test_index_tells_what_is_loaded(http: httpx.Client, locator: Locator) -> None:
+def test_index_route_describes_loaded_index(http: httpx.Client, locator: Locator) -> None:
     body = http.get("/index").json()
     assert body["id"] == locator.describe()["id"]
     assert [zoom["zoom"] for zoom in body["zooms"]] == [4, 6, 8]
     assert body["coverage"]["type"] == "Polygon"
 
 
-def test_alive_at_once_and_ready_after_an_inference(serving: Any, stepped: Any, check_problem: Problem) -> None:
+def test_alive_at_once_and_ready_after_first_inference(serving: Any, stepped: Any, check_problem: Problem) -> None:
     with serving(stepped) as url, httpx.Client(base_url=url, timeout=20) as http:
         assert stepped.encoder.waiting.acquire(timeout=10)  # the warm-up is in the encoder and stays there
         assert http.get("/healthz").json() == {"status": "alive"}
@@ -41,7 +41,7 @@ def test_alive_at_once_and_ready_after_an_inference(serving: Any, stepped: Any, 
         assert http.get("/readyz").json() == {"status": "ready"}
 
 
-def test_a_fault_of_ours_is_a_quiet_500_and_ends_readiness(
+def test_internal_error_is_500_without_details_and_ends_readiness(
     serving: Any, stepped: Any, check_problem: Problem, make_picture: Picture, caplog: pytest.LogCaptureFixture
 ) -> None:
     with serving(stepped) as url, httpx.Client(base_url=url, timeout=20) as http:
@@ -61,13 +61,13 @@ def test_a_fault_of_ours_is_a_quiet_500_and_ends_readiness(
         assert http.get("/readyz").status_code == 200
 
 
-def test_a_bad_picture_does_not_end_readiness(http: httpx.Client) -> None:
+def test_unreadable_picture_does_not_end_readiness(http: httpx.Client) -> None:
     assert http.post("/locate", files={"image": b"no"}).status_code == 400
     assert http.post("/locate?bbox=0,88,10,89", files={"image": b"no"}).status_code == 400
     assert http.get("/readyz").status_code == 200
 
 
-def test_more_than_is_allowed_in_work_is_refused_at_once(
+def test_requests_over_limit_are_rejected_before_upload(
     serving: Any, stepped: Any, check_problem: Problem, make_picture: Picture
 ) -> None:
     with serving(stepped, max_in_flight=2, retry_after_s=3) as url, ThreadPoolExecutor(2) as pool:
@@ -108,7 +108,7 @@ run(app, listener, Settings())
 """
 
 
-def test_sigterm_lets_requests_in_work_end(index_dir: Path, make_picture: Picture) -> None:
+def test_sigterm_waits_for_running_requests(index_dir: Path, make_picture: Picture) -> None:
     command = [sys.executable, "-c", SLOW, str(index_dir)]
     with subprocess.Popen(command, cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -128,7 +128,7 @@ def test_sigterm_lets_requests_in_work_end(index_dir: Path, make_picture: Pictur
             process.kill()
 
 
-def test_metrics_count_by_route_and_status(serving: Any, locator: Locator, make_picture: Picture) -> None:
+def test_metrics_count_requests_by_route_and_status(serving: Any, locator: Locator, make_picture: Picture) -> None:
     with serving(locator) as url, httpx.Client(base_url=url) as http:
         http.get("/readyz")
         before = http.get("/metrics").text
@@ -153,7 +153,7 @@ def test_metrics_count_by_route_and_status(serving: Any, locator: Locator, make_
     assert "no/such" not in text
 
 
-def test_the_page_and_the_docs(http: httpx.Client) -> None:
+def test_page_and_docs_are_served(http: httpx.Client) -> None:
     page = http.get("/")
     assert page.headers["content-type"].startswith("text/html")
     assert 'type="file" name="image"' in page.text
@@ -169,14 +169,14 @@ def test_the_page_and_the_docs(http: httpx.Client) -> None:
     }  # fmt: skip
 
 
-def test_a_browsers_plain_form_works_too(http: httpx.Client, make_picture: Picture) -> None:
+def test_plain_browser_form_is_accepted(http: httpx.Client, make_picture: Picture) -> None:
     assert (
         http.post("/locate", files={"image": ("photo.png", make_picture(kind="PNG"), "image/png")}).status_code == 200
     )
     assert http.post("/locate", files={"image": ("x", b"", "application/octet-stream")}).status_code == 400
 
 
-def test_what_pillow_warns_of_is_kept_out_of_the_log() -> None:
+def test_pillow_warnings_are_not_logged() -> None:
     """Its text quotes the picture: raw lines among JSON, and a registry that every new text makes longer."""
     program = """
 import warnings
