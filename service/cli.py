@@ -1,4 +1,8 @@
-"""The commands `serve` and `locate`: parse, call, print. The engine is imported inside the commands that need it."""
+"""The commands `serve`, `locate` and `key`: parse, call, print.
+
+Everything that needs more than the base install (torch, FAISS, the web framework) is imported inside the command that
+needs it, so that `tilebeam locate --url` works and starts fast without it.
+"""
 
 import json
 import os
@@ -6,88 +10,79 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from retrieval.errors import RetrievalError
-from retrieval.search.options import Device, parse_bbox
+from retrieval.search.options import DEFAULT_K, MAX_ALTERNATIVES, MAX_K, Device, Scoring, parse_bbox
 from service.access.keys import add_key, remove_key
 from service.errors import ServiceError
 from service.serving import listen, remember_hangup, run
 from tile_cache.errors import TileCacheError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the engine
     from retrieval.locator import Locator
-
-__all__ = ["keys", "locate", "register", "serve"]
-
-
-class Scoring(StrEnum):
-    """How tiles are ranked."""
-
-    posterior = "posterior"
-    paper = "paper"
 
 
 def register(app: typer.Typer) -> None:
-    """Add this package's commands to the front door."""
+    """Add this package's commands to `app`."""
     app.command()(serve)
     app.command()(locate)
     app.add_typer(keys, name="key")
 
 
-keys = typer.Typer(help="API keys of a service: make them, remove them.", no_args_is_help=True)
+keys = typer.Typer(help="API keys of a service: create and remove them.", no_args_is_help=True)
 
-KeyFile = Annotated[Path, typer.Option("--file", help="The file of keys, TILEBEAM_KEYS_FILE.", show_default=False)]
-KeyName = Annotated[str, typer.Option("--name", help="Who it is for; the audit says it.", show_default=False)]
+KeyFile = Annotated[Path, typer.Option("--file", help="The key file, TILEBEAM_KEYS_FILE.", show_default=False)]
+KeyName = Annotated[str, typer.Option("--name", help="Name of the key, shown in the audit log.", show_default=False)]
+ScoringOption = Annotated[Scoring | None, typer.Option(help="How tiles are ranked.", show_default="posterior")]
+DeviceOption = Annotated[Device, typer.Option(help="Where the encoder and the search run.")]
+Prior = Annotated[
+    str | None,
+    typer.Option(help="Name of a prior (geoclip, density, ...), or none.", show_default="the index's default"),
+]
 
 
 @keys.command()
 def new(
     file: KeyFile,
     name: KeyName,
-    rate: Annotated[int, typer.Option(min=0, help="Images a minute; 0 is no limit.")] = 60,
-    admin: Annotated[bool, typer.Option("--admin", help="May also load another index.")] = False,
+    rate: Annotated[int, typer.Option(min=0, help="Images a minute; 0 is unlimited.")] = 60,
+    admin: Annotated[bool, typer.Option("--admin", help="The key may also reload the index.")] = False,
 ) -> None:
-    """Make a key and print it, once: the file keeps its hash alone."""
-    with _reported():
+    """Create a key and print it once; the file stores only its hash."""
+    with _errors_reported():
         text = add_key(file, name, rate, admin)
         typer.echo(text)
-        _say(f"tilebeam: {name!r} is in {file}; the key above is shown once. A running service reads it on SIGHUP.")
+        _report(f"tilebeam: added {name!r} to {file}; the key is shown only once. Services read it on SIGHUP.")
 
 
 @keys.command()
 def remove(file: KeyFile, name: KeyName) -> None:
-    """Take a key out of the file."""
-    with _reported():
+    """Remove a key from the file."""
+    with _errors_reported():
         remove_key(file, name)
-        _say(f"tilebeam: {name!r} is no longer in {file}. A running service lets it in until SIGHUP.")
+        _report(f"tilebeam: removed {name!r} from {file}. A running service accepts the key until SIGHUP.")
 
 
 def serve(
     index: Annotated[Path, typer.Option(help="The index directory to serve.", show_default=False)],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    scoring: Annotated[Scoring | None, typer.Option(help="How tiles are ranked.", show_default="posterior")] = None,
-    device: Annotated[Device, typer.Option(help="Where encoder and beam run.")] = "auto",
-    prior: Annotated[
-        str | None,
-        typer.Option(
-            help="Asked unless a question names another: geoclip, ... or none.", show_default="the index's own"
-        ),
-    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free port.")] = 8000,
+    scoring: ScoringOption = None,
+    device: DeviceOption = "auto",
+    prior: Prior = None,
 ) -> None:
     """Serve an index over HTTP until interrupted."""
     remember_hangup()
-    with _reported():
+    with _errors_reported():
         from service.access.admission import check_exposure
         from service.ops.logs import configure
         from service.settings import Settings
 
-        settings = Settings.from_env() if scoring is None else Settings.from_env(scoring=scoring.value)
+        settings = Settings.from_env() if scoring is None else Settings.from_env(scoring=scoring)
         configure(settings.log_level)
         listener = listen(host, port)
         check_exposure(listener.getsockname()[0], settings)
@@ -95,85 +90,83 @@ def serve(
             from service.app import create_app
             from service.reload import reopening
 
-            app = create_app(settings, _opened(index, device, prior), reopening(index, device, prior))
-        bound = listener.getsockname()[1]
-        _say(f"Tilebeam serves {index} at http://{host}:{bound} (for programs: /docs). Ctrl-C ends it.")
+            app = create_app(settings, _open(index, device, prior), reopening(index, device, prior))
+        bound_port = listener.getsockname()[1]
+        _report(f"Tilebeam serves {index} at http://{host}:{bound_port} (API: /docs). Ctrl-C stops it.")
         run(app, listener, settings)
 
 
 def locate(
     images: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
-    index: Annotated[Path | None, typer.Option(help="An index directory: locate here.", show_default=False)] = None,
-    url: Annotated[str | None, typer.Option(help="A service's address: locate there.", show_default=False)] = None,
-    k: Annotated[int, typer.Option(min=1, max=1024, help="Beam width: tiles kept per zoom.")] = 64,
-    alternatives: Annotated[int, typer.Option(min=0, max=20, help="Other places wanted.")] = 0,
+    index: Annotated[Path | None, typer.Option(help="Locate with this index directory.", show_default=False)] = None,
+    url: Annotated[str | None, typer.Option(help="Locate with the service at this URL.", show_default=False)] = None,
+    k: Annotated[int, typer.Option(min=1, max=MAX_K, help="Beam width: tiles kept per zoom.")] = DEFAULT_K,
+    alternatives: Annotated[int, typer.Option(min=0, max=MAX_ALTERNATIVES, help="Other places to return.")] = 0,
     bbox: Annotated[
-        str | None, typer.Option(help="Only there: W,S,E,N in degrees.", metavar="W,S,E,N", show_default=False)
+        str | None,
+        typer.Option(help="Search only this box: W,S,E,N in degrees.", metavar="W,S,E,N", show_default=False),
     ] = None,
     within: Annotated[
-        Path | None, typer.Option(help="Only there: a file of a GeoJSON polygon.", show_default=False)
+        Path | None, typer.Option(help="Search only this region: a GeoJSON file.", show_default=False)
     ] = None,
-    prior: Annotated[
-        str | None, typer.Option(help="A prior of the index's to ask, or none.", show_default="the index's own")
-    ] = None,
+    prior: Prior = None,
     method: Annotated[
-        str, typer.Option(help="beam, or the name of a prior that is to answer alone (with --index).")
+        str, typer.Option(help="beam, or the name of a prior whose own answer is returned (with --index).")
     ] = "beam",
-    scoring: Annotated[
-        Scoring | None, typer.Option(help="How tiles are ranked (with --index).", show_default="posterior")
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where encoder and beam run (with --index).")] = "auto",
+    scoring: ScoringOption = None,
+    device: DeviceOption = "auto",
     api_key: Annotated[
         str | None,
-        typer.Option(envvar="TILEBEAM_API_KEY", help="A key that the service knows (with --url).", show_default=False),
+        typer.Option(envvar="TILEBEAM_API_KEY", help="API key of the service (with --url).", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, in order.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, in order.")] = False,
 ) -> None:
-    """Locate picture files, with an index here or a service there."""
+    """Locate picture files, with an index or with a running service."""
     if (index is None) == (url is None):
         raise typer.BadParameter("give either --index DIR or --url URL", param_hint="--index / --url")
     if url is not None and scoring is not None:
-        raise typer.BadParameter("the service decides it: `tilebeam serve --scoring`", param_hint="--scoring")
+        raise typer.BadParameter("is a setting of the service: `tilebeam serve --scoring`", param_hint="--scoring")
     if url is not None and method != "beam":
-        raise typer.BadParameter("a service answers with its beam; ask an index", param_hint="--method")
-    question: dict[str, Any] = {"k": k, "alternatives": alternatives, "bbox": _bbox(bbox), "prior": prior}
-    question["within"] = None if within is None else _text(within)
-    with _reported():
+        raise typer.BadParameter("needs --index; a service always searches", param_hint="--method")
+    options: dict[str, Any] = {"k": k, "alternatives": alternatives, "bbox": _bbox(bbox), "prior": prior}
+    options["within"] = None if within is None else _text(within)
+    with _errors_reported():
         if url is not None:
-            outcomes = _there(url, api_key, images, question)
+            outcomes = _locate_by_service(url, api_key, images, options)
         else:
             assert index is not None
-            question |= {"scoring": (scoring or Scoring.posterior).value}
+            options |= {"scoring": scoring or "posterior"}
             if method != "beam":
-                question |= {"prior": method, "alone": True}
-            outcomes = _here(index, images, question, device)
+                options |= {"prior": method, "alone": True}
+            outcomes = _locate_by_index(index, images, options, device)
         failed = [_print(photo, outcome, as_json) for photo, outcome in zip(images, outcomes, strict=True)]
     if any(failed):
         raise typer.Exit(1)
 
 
-_Box = tuple[float, float, float, float]
-
-
-def _there(url: str, api_key: str | None, images: list[Path], question: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _locate_by_service(
+    url: str, api_key: str | None, images: list[Path], options: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
     from service.client.client import Client
     from service.client.files import locate_there
 
     with Client(url, api_key=api_key) as client:
-        yield from locate_there(client, images, **question)
+        yield from locate_there(client, images, **options)
 
 
-def _here(index: Path, images: list[Path], question: dict[str, Any], device: Device) -> Iterator[dict[str, Any]]:
+def _locate_by_index(
+    index: Path, images: list[Path], options: dict[str, Any], device: Device
+) -> Iterator[dict[str, Any]]:
     from retrieval.search.query import BBox, LocateQuery
     from service.client.files import locate_here
 
-    box, within = question["bbox"], question["within"]
+    box, within = options["bbox"], options["within"]
     if within is not None:
         from retrieval.geo.region import Region
 
         within = Region.of_geojson(within)
-    query = LocateQuery(**question | {"bbox": None if box is None else BBox(*box), "within": within})
-    yield from locate_here(_opened(index, device, query.prior, ()), images, query)
+    query = LocateQuery(**options | {"bbox": None if box is None else BBox(*box), "within": within})
+    yield from locate_here(_open(index, device, query.prior, ()), images, query)
 
 
 def _text(path: Path) -> str:
@@ -183,16 +176,16 @@ def _text(path: Path) -> str:
         raise typer.BadParameter(f"{path} cannot be read ({exc})", param_hint="--within") from exc
 
 
-def _opened(index: Path, device: Device, prior: str | None = None, priors: tuple[str, ...] | None = None) -> "Locator":
-    """`prior`: asked by default; `priors`: opened beside it, None all that the index has."""
+def _open(index: Path, device: Device, prior: str | None = None, priors: tuple[str, ...] | None = None) -> "Locator":
+    """Open an index. `prior`: the default prior; `priors`: other priors to open, None for all of the index."""
     from retrieval.locator import Locator
 
-    # In a thread that ends: OpenMP keeps threads for each that has used it, and those would be in the engine's way.
-    with ThreadPoolExecutor(1) as passing:
-        return passing.submit(Locator.open, index, device=device, prior=prior, priors=priors).result()
+    # In a thread that ends: OpenMP keeps a pool for each thread that used it, which would slow down the engine.
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(Locator.open, index, device=device, prior=prior, priors=priors).result()
 
 
-def _bbox(text: str | None) -> _Box | None:
+def _bbox(text: str | None) -> tuple[float, float, float, float] | None:
     try:
         return None if text is None else parse_bbox(text)
     except ValueError as exc:
@@ -200,7 +193,7 @@ def _bbox(text: str | None) -> _Box | None:
 
 
 def _print(photo: Path, outcome: dict[str, Any], as_json: bool) -> bool:
-    """Print one outcome; True if it is a failure."""
+    """Print one outcome; returns whether it is a failure."""
     problem = outcome.get("error")
     if as_json:
         sys.stdout.write(json.dumps(outcome, allow_nan=False) + "\n")
@@ -208,16 +201,16 @@ def _print(photo: Path, outcome: dict[str, Any], as_json: bool) -> bool:
     elif problem is None:
         typer.echo(_sentence(photo, outcome))
     if problem is not None:
-        _say(f"tilebeam: {photo}: {problem['detail']}")
+        _report(f"tilebeam: {photo}: {problem['detail']}")
     return problem is not None
 
 
 def _sentence(photo: Path, answer: dict[str, Any]) -> str:
     radius = answer["radius_km"]["90"]
-    within = "" if radius is None else f", 90% within {radius:,.0f} km"
+    radius_text = "" if radius is None else f", 90% within {radius:,.0f} km"
     calibrated = "" if answer["calibrated"] else ", not calibrated"
     lines = [
-        f"{photo}: {answer['lat']:.4f}, {answer['lon']:.4f}{within} "
+        f"{photo}: {answer['lat']:.4f}, {answer['lon']:.4f}{radius_text} "
         f"({answer['confidence']:.0%} for the tile of zoom {answer['zoom']}{calibrated})"
     ]
     lines += [f"    zoom {v['zoom']:>2}  {v['quadkey']:<16}  {v['confidence']:>4.0%}" for v in answer["levels"]]
@@ -227,7 +220,7 @@ def _sentence(photo: Path, answer: dict[str, Any]) -> str:
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let PyTorch and FAISS, both on OpenMP, be loaded with `count` threads; 0 leaves them what OpenMP takes."""
+    """Load PyTorch and FAISS, which both use OpenMP, with `count` threads; 0 leaves OpenMP's default."""
     if count:
         os.environ["OMP_NUM_THREADS"] = str(count)
     yield
@@ -236,14 +229,14 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
-    """Errors of our trees as one line and exit code 1."""
+def _errors_reported() -> Iterator[None]:
+    """Print errors of Tilebeam's packages as one line and exit with code 1."""
     try:
         yield
     except (ServiceError, RetrievalError, TileCacheError) as error:
-        _say(f"tilebeam: {error}")
+        _report(f"tilebeam: {error}")
         raise typer.Exit(1) from error
 
 
-def _say(words: str) -> None:
-    typer.echo(words, err=True)
+def _report(text: str) -> None:
+    typer.echo(text, err=True)

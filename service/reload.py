@@ -25,7 +25,7 @@ from retrieval.pipeline import locate_group, prepare
 from retrieval.search.query import LocateQuery
 from service.access.admission import Admission, check_admin
 from service.access.audit import Audit
-from service.engine.inference import Inference, proof_picture
+from service.engine.inference import Inference, sample_picture
 from service.errors import KeyFileError, ReloadError, SettingsError
 from service.http.openapi import RELOAD
 from service.serving import hangup_was_remembered
@@ -102,7 +102,7 @@ class Reloader:
             raise ReloadError("this service does not know its index directory; start it with `tilebeam serve`")
         locator = self._reopen(old)
         try:
-            locate_group(locator, [prepare(locator, proof_picture(), PhotoLimits())], LocateQuery())
+            locate_group(locator, [prepare(locator, sample_picture(), PhotoLimits())], LocateQuery())
         except Exception as exc:
             _log.exception("the new index cannot locate a picture")
             raise ReloadError(

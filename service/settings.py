@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from retrieval.encoders.photo import accepted_formats
+from retrieval.search.options import Scoring
 from service.errors import SettingsError
 
 PREFIX = "TILEBEAM_"
@@ -78,7 +79,7 @@ class Settings(BaseModel):
         "empty is the built-in Earth if the index was built from it.",
         None,
     )
-    scoring: Literal["posterior", "paper"] = _setting(
+    scoring: Scoring = _setting(
         "posterior", "name", "How tiles are ranked: `posterior` (calibrated), or `paper` (by similarity alone).", None
     )
 

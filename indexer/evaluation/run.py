@@ -36,7 +36,8 @@ from indexer.progress import OnProgress, Progress
 from retrieval.index.calibration import Calibration
 from retrieval.priors.base import Belief
 from retrieval.search.beam import Descent
-from retrieval.search.query import MAX_K, LocateQuery
+from retrieval.search.options import MAX_K
+from retrieval.search.query import LocateQuery
 
 __all__ = ["Agreement", "Evaluation", "Measured", "evaluate", "forget_peak", "measure_all", "peak_mb"]
 

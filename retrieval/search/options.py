@@ -2,6 +2,13 @@
 
 from typing import Literal
 
+MAX_K = 1024
+DEFAULT_K = 64
+"""Beam width: tiles kept per zoom."""
+MAX_ALTERNATIVES = 20
+Scoring = Literal["posterior", "paper"]
+"""How tiles are ranked: by posterior mass, or, as in the hierarchical-search paper, by similarity alone."""
+
 Device = Literal["auto", "cpu", "cuda"]
 """Where the encoder and the search run; `auto` is a GPU if there is one with enough free memory for the index."""
 

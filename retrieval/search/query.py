@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
+from retrieval.search.options import DEFAULT_K, MAX_ALTERNATIVES, MAX_K
 from tile_cache.addressing import mercator_y, morton_decode
 
 if TYPE_CHECKING:  # brings shapely, which most questions do without
     from retrieval.geo.region import Region
 
-MAX_K = 1024
-MAX_ALTERNATIVES = 20
 Scoring = Literal["posterior", "paper", "bolted"]
 """How tiles are ranked: by mass; by the level's similarity alone; or so with the tile of the prior's own answer kept
 as one more at every level, as paper H joins GeoCLIP to its beam."""
@@ -69,7 +68,7 @@ class LocateQuery:
     place is inside both; `alone`: the prior answers without the beam, which no area can confine.
     """
 
-    k: int = 64
+    k: int = DEFAULT_K
     alternatives: int = 0
     bbox: BBox | None = None
     trace: bool = False

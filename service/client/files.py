@@ -1,6 +1,6 @@
-"""Picture files to outcomes, in order: here with an opened index, or there with a service. The command line's engine.
+"""Locates picture files, in order, with a service or with an open index: for the command line.
 
-An outcome is the answer's JSON object, or `{"error": problem}` for a file that has none; one bad file spoils no other.
+An outcome is the answer's JSON object, or `{"error": problem}`. A bad file does not affect the others.
 """
 
 from collections.abc import Iterator, Sequence

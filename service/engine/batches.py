@@ -1,7 +1,16 @@
-"""A spooled batch to lines of JSON, in order: worked on from its first pictures on, while the rest still arrives.
+"""Locates a spooled batch in groups and returns lines of JSON in order. Work starts while the upload still arrives.
 
-It flows through the queue of the single pictures, a few groups at a time, as there is room. A client may send all it
-has before it reads: what is ready waits as lines, and once those are many, the work waits for the client.
+The pictures pass through the same queue as single ones, a few groups at a time, as slots become free. A client may
+send its whole batch before it reads: finished lines are held, and above a limit no new group starts until they are
+read.
+
+States of a group, and what each waits for:
+
+    arrived ──> decoding ──> queued ──> located ──> delivered
+       │           │            │          └ the client to read all lines before it
+       │           │            └ the encoder
+       │           └ slots, decoding threads, and that the group before is queued: the queue keeps the order
+       └ enough pictures, and room: at most `_GROUPS_IN_PROGRESS` decoding or queued, at most `_HELD_BYTES` located
 """
 
 import asyncio
@@ -9,41 +18,55 @@ import json
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from retrieval.pipeline import Prepared
+from retrieval.pipeline import Outcome, Prepared
 from retrieval.search.query import LocateQuery
 from service.access.audit import Trail
-from service.engine.inference import Inference, Outcome
+from service.engine.inference import Inference
 from service.errors import AuditError, problem_of, problem_type_of
 from service.http.uploads import Spool, SpooledPhoto
 from service.ops.metrics import Metrics
 
-__all__ = ["BatchResponse", "BatchWork"]
-
-_AHEAD = 4
-"""Groups in work: one is encoded, one waits for that, the others are decoded."""
-_HELD = 4 << 20
-"""Bytes of finished lines, above which nothing new is begun until they are read."""
+_GROUPS_IN_PROGRESS = 4
+"""One group is encoded, one waits for the encoder, the others are decoded."""
+_HELD_BYTES = 4 << 20
+"""Limit of finished lines that the client has not read."""
 
 _log = logging.getLogger("tilebeam.service")
 
 
 class _Line(NamedTuple):
-    """One picture's line, and what of its outcome the audit wants."""
+    """The line of one picture, and its outcome as far as the audit needs it."""
 
     number: int
     photo: SpooledPhoto
-    told: Outcome
+    audited: Outcome
     text: bytes
 
 
+@dataclass(eq=False)
+class _Group:
+    """Consecutive pictures of the batch. `first`: number of the first one; `lines`: None until they are located."""
+
+    first: int
+    photos: list[SpooledPhoto]
+    queued: asyncio.Event = field(default_factory=asyncio.Event)
+    lines: list[_Line] | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Size of the lines that wait for the client."""
+        return sum(len(line.text) for line in self.lines or ())
+
+
 class BatchResponse(StreamingResponse):
-    """NDJSON that ends the work and calls `release` whatever happens, so that a client that leaves frees its place."""
+    """An NDJSON response that stops the work and calls `release` at its end, also if the client disconnects."""
 
     media_type = "application/x-ndjson"
 
@@ -55,16 +78,16 @@ class BatchResponse(StreamingResponse):
         self._timeout_s = client_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the lines, then stop what makes them and release what they came from."""
+        """Send the lines, then stop the work and release its resources."""
 
-        async def patient(message: Message) -> None:
+        async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(self._timeout_s):
                 await send(message)
 
         try:
-            await super().__call__(scope, receive, patient)
+            await super().__call__(scope, receive, send_in_time)
         except TimeoutError:
-            _log.warning("a batch's client read nothing for %g s: it is given up", self._timeout_s)
+            _log.warning("a batch was cancelled: its client read nothing for %g s", self._timeout_s)
         finally:
             try:
                 await self._lines.aclose()
@@ -74,10 +97,10 @@ class BatchResponse(StreamingResponse):
 
 
 class BatchWork:
-    """The pictures of one spool, in groups: begun as they arrive, kept as lines until they are asked for.
+    """The work on the pictures of one spool; its states are drawn in the module's docstring.
 
-    `charge` is called with the number of pictures of each group when it is begun, the batch's first picture left out.
-    Memory is bounded by the groups in work and by `_HELD`, however long the batch is.
+    `charge` is called with the size of each group when it starts, except for the batch's first picture, which was
+    counted when the request arrived. Memory is bounded, however long the batch is.
     """
 
     def __init__(
@@ -91,107 +114,106 @@ class BatchWork:
     ) -> None:
         self._spool, self._inference, self._query = spool, inference, query
         self._metrics, self._trail, self._charge = metrics, trail, charge
-        # As many as the encoder takes; all that are in work fit into what batches may hold of the queue.
-        self._size = min(inference.locator.encoder.batch_size, max(1, inference.slots.batch_limit // _AHEAD))
-        self._groups: deque[asyncio.Task[list[_Line]]] = deque()
-        self._begun = self._working = self._delivered = self._held = 0
+        # As many as the encoder takes, but so few that all groups in progress fit into the slots of batches.
+        limit = max(1, inference.slots.batch_limit // _GROUPS_IN_PROGRESS)
+        self._group_size = min(inference.locator.encoder.batch_size, limit)
+        self._groups: deque[_Group] = deque()  # started and not delivered, in order
+        self._tasks: deque[asyncio.Task[None]] = deque()  # one for each of the groups
+        self._last_queued = asyncio.Event()  # that of the last started group
+        self._last_queued.set()
+        self._started = self._delivered = 0  # pictures
         self._closed = False
-        self._turn = asyncio.Event()
-        self._turn.set()
-        spool.on_arrival = self.advance
+        spool.on_arrival = self.start_groups
 
-    def advance(self) -> None:
-        """Begin what has arrived, as far as it may be."""
-        while self._may_begin():
-            first, self._begun = self._begun, min(self._begun + self._size, self._spool.arrived)
-            self._working += 1
-            self._charge(self._begun - max(first, 1))  # the first was counted when the request came
-            before, self._turn = self._turn, asyncio.Event()
-            self._groups.append(asyncio.create_task(self._work(first, self._begun, before, self._turn)))
+    def start_groups(self) -> None:
+        """Start groups of the pictures that have arrived, as far as the limits allow."""
+        while self._may_start():
+            first, self._started = self._started, min(self._started + self._group_size, self._spool.arrived)
+            self._charge(self._started - max(first, 1))
+            group = _Group(first, self._spool.photos[first : self._started])
+            self._groups.append(group)
+            self._tasks.append(asyncio.create_task(self._locate_group(group, self._last_queued)))
+            self._last_queued = group.queued
 
     async def lines(self) -> AsyncGenerator[bytes, None]:
-        """One NDJSON line a picture, in order, a group at once; to be asked for when the upload has ended, once."""
+        """Yield the NDJSON lines in order, a group at a time. Call it once, after the end of the upload."""
         try:
-            while self._groups:  # `advance` has begun one if any picture is left
-                done = await self._groups[0]
-                text = [line.text if (error := self._audited(line)) is None else error for line in done]
+            while self._groups:  # `start_groups` has started one if any picture is left
+                await self._tasks[0]
+                done = self._groups[0].lines or []
+                text = [line.text if (error := self._audit(line)) is None else error for line in done]
                 yield b"".join(text)
                 self._delivered += len(done)
-                self._held -= sum(len(line.text) for line in done)
                 self._groups.popleft()
-                self.advance()
+                self._tasks.popleft()
+                self.start_groups()
         finally:
             if self._delivered < len(self._spool.photos):
                 self._metrics.departures.inc()
             await self.close()
 
     async def close(self) -> None:
-        """Stop whatever is in work."""
+        """Stop all work."""
         self._closed = True
-        for task in self._groups:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._groups, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _may_begin(self) -> bool:
-        waiting = self._spool.arrived - self._begun
-        enough = waiting >= self._size or (self._spool.ended and waiting > 0)
-        return enough and self._working < _AHEAD and self._held < _HELD and not self._closed
+    def _may_start(self) -> bool:
+        waiting = self._spool.arrived - self._started
+        enough = waiting >= self._group_size or (self._spool.ended and waiting > 0)
+        in_progress = sum(group.lines is None for group in self._groups)
+        held = sum(group.held_bytes for group in self._groups)
+        return enough and in_progress < _GROUPS_IN_PROGRESS and held < _HELD_BYTES and not self._closed
 
-    async def _work(self, first: int, stop: int, before: asyncio.Event, after: asyncio.Event) -> list[_Line]:
-        photos = self._spool.photos[first:stop]
-        try:
-            outcomes = await self._locate(photos, before, after)
-            done = [
-                self._line(first + number, photo, outcome)
-                for number, (photo, outcome) in enumerate(zip(photos, outcomes, strict=True))
-            ]
-        finally:
-            self._working -= 1
-        self._held += sum(len(line.text) for line in done)
-        self.advance()
-        return done
+    async def _locate_group(self, group: _Group, previous_queued: asyncio.Event) -> None:
+        outcomes = await self._outcomes(group, previous_queued)
+        group.lines = [
+            self._line(group.first + number, photo, outcome)
+            for number, (photo, outcome) in enumerate(zip(group.photos, outcomes, strict=True))
+        ]
+        self.start_groups()
 
-    async def _locate(self, photos: list[SpooledPhoto], before: asyncio.Event, after: asyncio.Event) -> list[Outcome]:
-        """An outcome for each. Decoded once there is room, queued when the group `before` is: that answers first."""
-        async with self._inference.slots.for_batch(len(photos)):
+    async def _outcomes(self, group: _Group, previous_queued: asyncio.Event) -> list[Outcome]:
+        async with self._inference.slots.for_batch(len(group.photos)):
             decoded = await asyncio.gather(
-                *(self._inference.prepare(partial(self._spool.read, photo), self._query, "batch") for photo in photos),
+                *(self._inference.prepare(partial(self._spool.read, p), self._query, "batch") for p in group.photos),
                 return_exceptions=True,
             )
-            await before.wait()
+            await previous_queued.wait()
             ready = [photo for photo in decoded if isinstance(photo, Prepared)]
-            asked = self._inference.submit(ready, self._query, "batch")
-            after.set()
-            outcomes = iter(await asyncio.gather(*asked))
-        return [next(outcomes) if isinstance(photo, Prepared) else _expected(photo) for photo in decoded]
+            located = self._inference.submit(ready, self._query, "batch")
+            group.queued.set()
+            outcomes = iter(await asyncio.gather(*located))
+        return [next(outcomes) if isinstance(photo, Prepared) else _error(photo) for photo in decoded]
 
-    def _line(self, index: int, photo: SpooledPhoto, outcome: Outcome) -> _Line:
+    def _line(self, number: int, photo: SpooledPhoto, outcome: Outcome) -> _Line:
         if isinstance(outcome, Exception):
-            return _Line(index, photo, outcome, self._error_line(index, photo, outcome))
-        # The answer itself is let go: its trace may be a thousand times what the audit wants of it.
-        text = _json({"index": index, "name": photo.name, "result": outcome})
-        return _Line(index, photo, {"levels": outcome["levels"]}, text)
+            return _Line(number, photo, outcome, self._error_line(number, photo, outcome))
+        # The audit needs only the levels. The whole answer may hold a trace that is a thousand times larger.
+        text = _json({"index": number, "name": photo.name, "result": outcome})
+        return _Line(number, photo, {"levels": outcome["levels"]}, text)
 
-    def _error_line(self, index: int, photo: SpooledPhoto, error: Exception) -> bytes:
+    def _error_line(self, number: int, photo: SpooledPhoto, error: Exception) -> bytes:
         kind = problem_type_of(error)
         if kind.status >= 500:
-            _log.error("picture %d of a batch failed", index, exc_info=error)
+            _log.error("picture %d of a batch failed", number, exc_info=error)
         self._metrics.count_problem(kind.slug)
-        return _json({"index": index, "name": photo.name, "error": problem_of(error)})
+        return _json({"index": number, "name": photo.name, "error": problem_of(error)})
 
-    def _audited(self, line: _Line) -> bytes | None:
-        """None once the audit has the line; else what is said instead, for without that there is no answer."""
+    def _audit(self, line: _Line) -> bytes | None:
+        """Write the audit line. If that fails, return the line to send instead of the answer."""
         try:
-            self._trail.write(line.photo.sha256, line.told)
+            self._trail.write(line.photo.sha256, line.audited)
         except AuditError as error:
             return self._error_line(line.number, line.photo, error)
         return None
 
 
-def _expected(error: BaseException) -> Exception:
-    if not isinstance(error, Exception):
-        raise error
-    return error
+def _error(outcome: BaseException) -> Exception:
+    if not isinstance(outcome, Exception):
+        raise outcome  # a cancellation
+    return outcome
 
 
 def _json(line: dict[str, Any]) -> bytes:

@@ -1,17 +1,17 @@
-"""Everything slow, off the event loop: a pool of threads that decode, and the queue before the one that encodes.
+"""Runs the slow work of a request in threads: a pool that decodes pictures, and the queue before the encoder.
 
-What waits is bounded: a request passes a gate before its body is read, and each picture takes a place before it is
-decoded; who finds none is told at once when to ask again.
+Queued work is bounded twice: a request acquires a slot before its body is read, and each picture acquires a slot
+before it is decoded. If no slot is free, a request is rejected at once with 503 and `Retry-After`.
 """
 
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
-from typing import Any, TypeVar
+from typing import Any
 
 from PIL import Image
 
@@ -26,13 +26,12 @@ from service.errors import NotReadyError, OverloadedError
 from service.ops.metrics import Metrics
 from service.settings import Settings
 
-_LONGEST_RETRY_S = 60
+_MAX_RETRY_AFTER_S = 60
 _log = logging.getLogger("tilebeam.service")
-_T = TypeVar("_T")
 
 
 class Inference:
-    """The locator behind threads. `ready` tells whether the last inference on what is loaded succeeded."""
+    """The locator behind threads. `ready`: whether the last inference with the loaded index succeeded."""
 
     def __init__(self, locator: Locator, settings: Settings, metrics: Metrics) -> None:
         self.locator = locator
@@ -41,59 +40,56 @@ class Inference:
         self.batches = Gate(settings.max_batches, "batch requests", partial(self._overload, "batches"))
         self.slots = Slots(settings.max_queued_images, partial(self._overload, "images"))
         self.ready = False
-        self._least_retry_s = settings.retry_after_s
+        self._min_retry_after_s = settings.retry_after_s
         self._metrics = metrics
         self._decoders = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="tilebeam-decode")
         self._decode_threads, self._decode_s = settings.decode_threads, 0.0
-        # One more than the threads, for none to wait; a single picture never stands behind a whole batch.
-        self._of_batches = asyncio.Semaphore(settings.decode_threads + 1)
-        self._queue = ImageQueue(metrics, self._judge, lambda: (self._decode_s, self._decode_threads))
+        # Bounds the batch pictures in the pool's queue, so that a single picture never waits behind a whole batch. One
+        # more than there are threads, so that no thread is idle.
+        self._batch_decodes = asyncio.Semaphore(settings.decode_threads + 1)
+        self._queue = ImageQueue(metrics, self._update_ready, lambda: (self._decode_s, self._decode_threads))
         self._checking = asyncio.Lock()
         metrics.read_queue_from(lambda: self.slots.single, lambda: self.slots.batch)
-        about = locator.describe()
-        metrics.set_index(about["id"], about["calibration_id"])
+        self._export_index()
 
     async def prepare(self, read: Callable[[], bytes], query: LocateQuery, lane: Lane = "single") -> Prepared:
-        """Decode what `read` returns, to be asked this, both in a decoding thread; raises PhotoError, QueryError."""
-        locator = self.locator
-        work = partial(self._in, self._decoders, lambda: prepare(locator, read(), self._limits, query))
+        """Read and decode a picture in a decoding thread; raises PhotoError, QueryError."""
+        locator, loop = self.locator, asyncio.get_running_loop()
+
+        def work() -> Prepared:
+            return prepare(locator, read(), self._limits, query)
+
         if lane == "single":
-            photo = await work()
+            photo = await loop.run_in_executor(self._decoders, work)
         else:
-            async with self._of_batches:
-                photo = await work()
+            async with self._batch_decodes:
+                photo = await loop.run_in_executor(self._decoders, work)
         self._decode_s = 0.9 * self._decode_s + 0.1 * photo.decode_ms / 1000
         return photo
 
     async def locate(self, photo: Prepared, query: LocateQuery) -> dict[str, Any]:
-        """The answer's JSON for one picture, encoded with whatever else waits; raises what its outcome is."""
+        """The answer for a single picture; raises the error that prevented it."""
         outcome = await self.submit([photo], query, "single")[0]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
     def submit(self, photos: Sequence[Prepared], query: LocateQuery, lane: Lane) -> "list[asyncio.Future[Outcome]]":
-        """An outcome to come for each picture. Cancelling one takes its picture out, unless the encoder has it."""
+        """Queue decoded pictures; see `ImageQueue.submit`."""
         return self._queue.submit(photos, query, lane)
 
-    def _judge(self, outcomes: list[Outcome]) -> None:
-        """Learn from a group's outcomes whether what is loaded works."""
-        for outcome in outcomes:
-            if not isinstance(outcome, Exception):
-                self.ready = True
-                self._metrics.count_answer(outcome)
-        if any(isinstance(outcome, Exception) and not isinstance(outcome, QueryError) for outcome in outcomes):
-            self.ready = False
-
     async def check(self) -> None:
-        """Run a real inference unless the last one succeeded; raises NotReadyError if it fails."""
+        """Run an inference unless the last one succeeded; raises NotReadyError if it fails."""
         async with self._checking:
             if self.ready:
                 return
             try:
-                # The operator's limits are not asked: they may be smaller than the test picture.
+                # With default limits: the operator's may be smaller than the test picture.
                 locator = self.locator
-                photo = await self._in(self._decoders, lambda: prepare(locator, proof_picture(), PhotoLimits()))
+                loop = asyncio.get_running_loop()
+                photo = await loop.run_in_executor(
+                    self._decoders, lambda: prepare(locator, sample_picture(), PhotoLimits())
+                )
                 await self.locate(photo, LocateQuery())
             except Exception as error:
                 _log.exception("the readiness inference failed")
@@ -102,33 +98,40 @@ class Inference:
                 ) from error
 
     def adopt(self, locator: Locator) -> None:
-        """Answer with this one, which has located a picture, from now on; what is in work ends on the one before."""
+        """Use this locator, which has located a picture, from now on. Pictures in progress finish with the old one."""
         self.locator, self.ready = locator, True
-        about = locator.describe()
-        self._metrics.set_index(about["id"], about["calibration_id"])
+        self._export_index()
 
     def close(self) -> None:
-        """Let what runs end, drop what waits, and stop the threads."""
+        """Finish running work, drop queued work, and stop the threads."""
         self._decoders.shutdown(wait=True, cancel_futures=True)
         self._queue.close()
 
+    def _export_index(self) -> None:
+        about = self.locator.describe()
+        self._metrics.set_index(about["id"], about["calibration_id"])
+
+    def _update_ready(self, outcomes: list[Outcome]) -> None:
+        """Count a group's answers, and set `ready`: QueryErrors are the client's fault, other errors are not."""
+        for outcome in outcomes:
+            if not isinstance(outcome, Exception):
+                self.ready = True
+                self._metrics.count_answer(outcome)
+        if any(isinstance(outcome, Exception) and not isinstance(outcome, QueryError) for outcome in outcomes):
+            self.ready = False
+
     def _overload(self, limit: str, count: str) -> OverloadedError:
-        """The error of who finds no room; it says when what is in work will be done, by what was measured."""
+        """The error for a reached limit. `Retry-After` is the expected time until all pictures in progress are done."""
         self._metrics.count_overload(limit)
         image_s = max(self._queue.image_s, self._decode_s / self._decode_threads)
         expected_s = math.ceil((self.slots.single + self.slots.batch) * image_s)
-        retry_after_s = max(self._least_retry_s, min(expected_s, _LONGEST_RETRY_S))
-        return OverloadedError(
-            f"{count} are in progress, which is the limit; try again in {retry_after_s} s", retry_after_s
-        )
-
-    @staticmethod
-    def _in(pool: ThreadPoolExecutor, work: Callable[[], _T]) -> Awaitable[_T]:
-        return asyncio.get_running_loop().run_in_executor(pool, work)
+        retry_after_s = max(self._min_retry_after_s, min(expected_s, _MAX_RETRY_AFTER_S))
+        message = f"{count} are in progress, which is the limit; try again in {retry_after_s} s"
+        return OverloadedError(message, retry_after_s)
 
 
-def proof_picture() -> bytes:
-    """A picture to prove by that what is loaded works."""
+def sample_picture() -> bytes:
+    """A picture to test an index with."""
     out = BytesIO()
     Image.linear_gradient("L").convert("RGB").save(out, "JPEG")
     return out.getvalue()

@@ -1,7 +1,7 @@
-"""The one queue before the encoder: groups form while it is busy, and whoever comes while it is idle goes in at once.
+"""The queue before the encoder. Groups form while the encoder is busy; a picture that finds it idle enters at once.
 
-Used on the event loop alone; the groups are worked on in the one engine thread, because PyTorch and FAISS spread each
-call over the cores themselves, and two calls at once would only fight. It knows nothing of HTTP.
+Used on the event loop only. Groups run in one engine thread: PyTorch and FAISS spread each call over all cores
+themselves, so two calls at a time would only compete. It knows nothing of HTTP.
 """
 
 import asyncio
@@ -20,141 +20,141 @@ from retrieval.search.query import LocateQuery
 from service.errors import NotReadyError
 from service.ops.metrics import Metrics
 
-__all__ = ["ImageQueue", "Lane"]
-
 Lane = Literal["single", "batch"]
-"""Whether a picture came alone or with others."""
+"""Whether a picture was sent alone or in a batch."""
 
-_BATCH_TURN = 4
-"""Where both lanes wait, every fourth picture is of a batch: batches go on, and single ones hardly notice."""
+_BATCH_EVERY = 4
+"""If pictures of both lanes wait, every fourth one is taken from a batch: batches progress, and single ones hardly
+notice."""
 _GROUP_S = 0.25
-"""A group is as large as the encoder works on for so long, by what was measured: a newcomer waits no longer for it."""
-_LEAST = 8
-"""Pictures that a group may always have: fewer would waste what a group saves."""
+"""A group has as many pictures as the encoder processes in this time, so a new picture waits no longer than that."""
+_MIN_GROUP = 8
+"""Groups may always have this many pictures: smaller ones lose the advantage of groups."""
 
 
 @dataclass(eq=False)
-class _Asked:
+class _Queued:
     photo: Prepared
     query: LocateQuery
-    answer: "asyncio.Future[Outcome]"
+    outcome: "asyncio.Future[Outcome]"
     since: float = field(default_factory=time.perf_counter)
 
 
 class ImageQueue:
-    """Decoded pictures to outcomes, which `judge` sees first, group by group.
+    """Locates decoded pictures, group by group. `on_outcomes` is called with each group's outcomes first.
 
-    `image_s` is what a picture costs the engine lately, in seconds; 0 at first. `decoding` tells what one costs a
-    thread that decodes, and how many of those there are.
+    `image_s`: recent average of engine time per picture, in seconds; 0 before the first. `decoding`: returns decoding
+    time per picture, in seconds, and the number of decoding threads.
     """
 
     def __init__(
-        self, metrics: Metrics, judge: Callable[[list[Outcome]], None], decoding: Callable[[], tuple[float, int]]
+        self, metrics: Metrics, on_outcomes: Callable[[list[Outcome]], None], decoding: Callable[[], tuple[float, int]]
     ) -> None:
         self.image_s = 0.0
         self._decoding = decoding
         self._metrics = metrics
-        self._judge = judge
+        self._on_outcomes = on_outcomes
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-engine")
-        self._lanes: dict[Lane, dict[_Asked, None]] = {"single": {}, "batch": {}}
-        self._picked = 0
+        self._lanes: dict[Lane, dict[_Queued, None]] = {"single": {}, "batch": {}}
+        self._taken = 0
         self._busy = False
-        self._used = all_threads()
-        self._expecting: Callable[[], Locator | None] = lambda: None  # weakly: an index that was replaced is freed
+        self._used_threads = all_threads()
+        # A weak reference, so that an index is freed after it was replaced.
+        self._tuned_locator: Callable[[], Locator | None] = lambda: None
 
     def submit(self, photos: Sequence[Prepared], query: LocateQuery, lane: Lane) -> "list[asyncio.Future[Outcome]]":
-        """An outcome to come for each. Cancelling one takes its picture out, unless the encoder has it already."""
+        """Queue pictures; a future for each outcome. Cancelling a future removes its picture unless it is encoded."""
         loop = asyncio.get_running_loop()
-        added = [_Asked(photo, query, loop.create_future()) for photo in photos]
-        for asked in added:
-            self._lanes[lane][asked] = None
-            asked.answer.add_done_callback(partial(self._forget, asked, lane))
-        self._pump()
-        return [asked.answer for asked in added]
+        added = [_Queued(photo, query, loop.create_future()) for photo in photos]
+        for item in added:
+            self._lanes[lane][item] = None
+            item.outcome.add_done_callback(partial(self._remove, item, lane))
+        self._start_group()
+        return [item.outcome for item in added]
 
     def close(self) -> None:
-        """Let the group in work end, drop what waits, and stop the thread."""
+        """Finish the running group, drop queued pictures, and stop the thread."""
         self._busy = True
         self._engine.shutdown(wait=True, cancel_futures=True)
 
-    def _forget(self, asked: _Asked, lane: Lane, answer: "asyncio.Future[Outcome]") -> None:
-        self._lanes[lane].pop(asked, None)
+    def _remove(self, item: _Queued, lane: Lane, outcome: "asyncio.Future[Outcome]") -> None:
+        self._lanes[lane].pop(item, None)
 
-    def _pump(self) -> None:
-        """Give the engine what waits, if it is idle."""
-        if self._busy or not (group := self._group()):
+    def _start_group(self) -> None:
+        """Give the engine the next group, if it is idle."""
+        if self._busy or not (group := self._next_group()):
             return
         self._busy, now = True, time.perf_counter()
-        self._metrics.count_group([now - asked.since for asked in group])
-        work = [(asked.photo, asked.query) for asked in group]
-        done = asyncio.get_running_loop().run_in_executor(self._engine, self._work, work)
-        done.add_done_callback(partial(self._finish, group))
+        self._metrics.count_group([now - item.since for item in group])
+        pictures = [(item.photo, item.query) for item in group]
+        done = asyncio.get_running_loop().run_in_executor(self._engine, self._locate, pictures)
+        done.add_done_callback(partial(self._finish_group, group))
 
-    def _work(self, work: list[tuple[Prepared, LocateQuery]]) -> tuple[list[Outcome], float]:
-        """In the engine thread: an outcome for each of a group, and the seconds that one took."""
-        locator = work[0][0].locator
-        if locator is not self._expecting():
+    def _locate(self, pictures: list[tuple[Prepared, LocateQuery]]) -> tuple[list[Outcome], float]:
+        """In the engine thread: the outcomes of a group, and the seconds per picture."""
+        locator = pictures[0][0].locator
+        if locator is not self._tuned_locator():
             locator.expect_single()
-            self._expecting = weakref.ref(locator)
+            self._tuned_locator = weakref.ref(locator)
         started = time.perf_counter()
-        with threads(self._threads() if len(work) > 1 else None):
-            outcomes = locate_mixed(work)
-        return outcomes, (time.perf_counter() - started) / len(work)
+        with threads(self._encoder_threads() if len(pictures) > 1 else None):
+            outcomes = locate_mixed(pictures)
+        return outcomes, (time.perf_counter() - started) / len(pictures)
 
-    def _threads(self) -> int | None:
-        """How many threads a group is encoded with, so that those that decode the next have cores left to do so.
+    def _encoder_threads(self) -> int | None:
+        """Number of threads to encode a group with; None: all.
 
-        Cores are shared as the work is: of two cores a small encoder gets one, as decoding is most of the work there,
-        and OpenMP's threads would hold both cores, waiting. None: all that there are.
+        Cores are divided between encoding and decoding in proportion to their work. With a small encoder, decoding is
+        most of the work, and idle OpenMP threads of the encoder would spin on the cores that decoding needs.
         """
-        decode_s, decoders = self._decoding()
+        decode_s, decode_threads = self._decoding()
         if not (self.image_s and decode_s):
             return None
-        encode_s, cores = self.image_s * self._used, all_threads()
-        busy = min(decoders, cores * decode_s / (decode_s + encode_s))
-        self._used = max(1, round(cores - busy))
-        return self._used
+        encode_s, cores = self.image_s * self._used_threads, all_threads()
+        decoding_cores = min(decode_threads, cores * decode_s / (decode_s + encode_s))
+        self._used_threads = max(1, round(cores - decoding_cores))
+        return self._used_threads
 
-    def _group(self) -> list[_Asked]:
-        """What goes next, at most what the encoder takes; all of one index, as the index may be changed in between."""
-        group: list[_Asked] = []
-        while (lane := self._turn()) and (not group or len(group) < self._most(group[0])):
-            asked = next(iter(lane))
-            if group and asked.photo.locator is not group[0].photo.locator:
+    def _next_group(self) -> list[_Queued]:
+        """Take the next pictures from the lanes, all of one index: a reload may have changed it in between."""
+        group: list[_Queued] = []
+        while (lane := self._next_lane()) and (not group or len(group) < self._group_limit(group[0])):
+            item = next(iter(lane))
+            if group and item.photo.locator is not group[0].photo.locator:
                 break
-            del lane[asked]
-            if not asked.answer.done():
-                group.append(asked)
-                self._picked += 1
+            del lane[item]
+            if not item.outcome.done():
+                group.append(item)
+                self._taken += 1
         return group
 
-    def _turn(self) -> dict[_Asked, None]:
-        """The lane that is next; an empty one only if both are."""
-        first, second = self._lanes["single"], self._lanes["batch"]
-        if self._picked % _BATCH_TURN == _BATCH_TURN - 1:
-            first, second = second, first
-        return first or second
+    def _next_lane(self) -> dict[_Queued, None]:
+        """The lane to take the next picture from; empty only if both are."""
+        preferred, other = self._lanes["single"], self._lanes["batch"]
+        if self._taken % _BATCH_EVERY == _BATCH_EVERY - 1:
+            preferred, other = other, preferred
+        return preferred or other
 
-    def _most(self, asked: _Asked) -> int:
-        size = asked.photo.locator.encoder.batch_size
-        return min(size, max(_LEAST, int(_GROUP_S / self.image_s))) if self.image_s else size
+    def _group_limit(self, item: _Queued) -> int:
+        size = item.photo.locator.encoder.batch_size
+        return min(size, max(_MIN_GROUP, int(_GROUP_S / self.image_s))) if self.image_s else size
 
-    def _finish(self, group: list[_Asked], done: "asyncio.Future[tuple[list[Outcome], float]]") -> None:
-        if done.cancelled():  # `close` came first
-            outcomes: list[Outcome] = [NotReadyError("the service is ending") for _ in group]
+    def _finish_group(self, group: list[_Queued], done: "asyncio.Future[tuple[list[Outcome], float]]") -> None:
+        if done.cancelled():  # by `close`
+            outcomes: list[Outcome] = [NotReadyError("the service is stopping") for _ in group]
         else:
-            if (failed := done.exception()) is None:
-                outcomes, cost = done.result()
-                self.image_s = 0.8 * self.image_s + 0.2 * cost if self.image_s else cost
-            else:  # an error of the work itself is their answer: whoever waits must not wait for ever
-                outcomes = [_as_exception(failed) for _ in group]
+            if (error := done.exception()) is None:
+                outcomes, image_s = done.result()
+                self.image_s = 0.8 * self.image_s + 0.2 * image_s if self.image_s else image_s
+            else:  # a failure of the engine itself: answer with it, so that no request waits forever
+                outcomes = [_as_exception(error) for _ in group]
             self._busy = False
-            self._pump()  # first of all: the encoder should not wait for what follows
-            self._judge(outcomes)
-        for asked, outcome in zip(group, outcomes, strict=True):
-            if not asked.answer.done():
-                asked.answer.set_result(outcome)
+            self._start_group()  # before anything else, so that the encoder does not wait
+            self._on_outcomes(outcomes)
+        for item, outcome in zip(group, outcomes, strict=True):
+            if not item.outcome.done():
+                item.outcome.set_result(outcome)
 
 
 def _as_exception(error: BaseException) -> Exception:
-    return error if isinstance(error, Exception) else RuntimeError(f"the engine's work ended with {error!r}")
+    return error if isinstance(error, Exception) else RuntimeError(f"the engine thread ended with {error!r}")

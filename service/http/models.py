@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retrieval.search.options import parse_bbox
-from retrieval.search.query import MAX_ALTERNATIVES, MAX_K, BBox, LocateQuery, Scoring
+from retrieval.search.options import MAX_ALTERNATIVES, MAX_K, Scoring, parse_bbox
+from retrieval.search.query import BBox, LocateQuery
 from service.errors import RequestError
 
 _MAX_PRIOR_NAME = 40

@@ -13,7 +13,8 @@ from retrieval.errors import QueryError
 from retrieval.index.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.locator import Locator
-from retrieval.search.query import MAX_K, LocateQuery
+from retrieval.search.options import MAX_K
+from retrieval.search.query import LocateQuery
 from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, write_fake_index
 from tile_cache.addressing import code_of_tile
 

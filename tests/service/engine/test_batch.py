@@ -94,9 +94,9 @@ def test_batch_keeps_file_names(http: httpx.Client, make_picture: Picture) -> No
 @pytest.mark.parametrize(
     ("files", "named"),
     [
-        ([("image", ("a.jpg", b"1"))], "'image' is unknown"),
+        ([("image", ("a.jpg", b"1"))], "unknown form field 'image'"),
         ([("images", (None, b"text"))], "'images' is text"),
-        ([("images", ("a.jpg", b"1")), ("note", (None, b"text"))], "'note' is unknown"),
+        ([("images", ("a.jpg", b"1")), ("note", (None, b"text"))], "unknown form field 'note'"),
     ],
 )
 def test_batch_rejects_invalid_form(http: httpx.Client, check_problem: Problem, files: Any, named: str) -> None:
