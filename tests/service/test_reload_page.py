@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import tilebeam
 from retrieval.locator import Locator
 from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
-from service import hangup
+from service import serving as serving_module
 from service.access.keys import add_key
 from service.errors import SettingsError
 
@@ -114,8 +114,8 @@ def test_no_tile_request_fails_while_source_is_replaced(serving: Any, tmp_path: 
 
 EARLY = """
 import sys
-from service import hangup
-hangup.note()
+from service import serving
+serving.remember_hangup()
 print("noting", flush=True)
 sys.stdin.readline()
 from pathlib import Path
@@ -176,9 +176,9 @@ def test_serve_handles_sighup_before_it_loads_index(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("service.settings.Settings.from_env", reading)
     before = signal.getsignal(signal.SIGHUP)
     try:
-        assert not hangup.noted()
+        assert not serving_module.hangup_was_remembered()
         assert CliRunner().invoke(tilebeam.app, ["serve", "--index", str(tmp_path / "none")]).exit_code == 1
-        assert hangup.noted()
+        assert serving_module.hangup_was_remembered()
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert not hangup.noted()
+    assert not serving_module.hangup_was_remembered()
