@@ -1,4 +1,4 @@
-"""A real index, a real locator and a real server on loopback; the encoder is the fake that ships."""
+"""Fixtures: a real index, locator and server on loopback, with the fake encoder of `retrieval.testing`."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ ZOOMS = (4, 6, 8)
 
 
 def picture(seed: int = 0, kind: str = "JPEG", size: tuple[int, int] = (48, 32)) -> bytes:
-    """A picture of random patches: another seed, another embedding."""
+    """A picture of random patches; different seeds give different embeddings."""
     patches = np.random.default_rng(seed).integers(0, 255, (4, 6, 3), dtype=np.uint8)
     out = BytesIO()
     Image.fromarray(patches).resize(size, Image.Resampling.NEAREST).save(out, kind)
@@ -32,10 +32,10 @@ def picture(seed: int = 0, kind: str = "JPEG", size: tuple[int, int] = (48, 32))
 
 
 class SteppedEncoder(FakePhotoEncoder):
-    """The fake encoder, one group at a time: each call of `encode` waits until the test lets it pass."""
+    """The fake encoder, but each call of `encode` waits until the test lets it pass."""
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
         self.steps = threading.Semaphore(0)
         self.waiting = threading.Semaphore(0)
         self.failing = False
@@ -43,7 +43,7 @@ class SteppedEncoder(FakePhotoEncoder):
     def encode(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         self.waiting.release()
         if not self.steps.acquire(timeout=20):
-            raise TimeoutError("the test never let the encoder go on")
+            raise TimeoutError("the test did not let the encoder continue")
         if self.failing:
             raise RuntimeError("secret internals of the encoder")
         return super().encode(batch)
@@ -92,13 +92,13 @@ def _serving(locator: Locator, *, reopen: Callable[[Locator], Locator] | None = 
 
 @pytest.fixture(scope="session")
 def serving() -> Serving:
-    """`with serving(locator, max_image_bytes=...) as url`: a uvicorn of its own on a free port."""
+    """`with serving(locator, max_image_bytes=...) as url`: a new uvicorn server on a free port."""
     return _serving
 
 
 @pytest.fixture(scope="session")
 def url(locator: Locator) -> Iterator[str]:
-    """The service with its default settings, for whoever leaves it as it was."""
+    """A service with default settings, shared by tests that do not change it."""
     with _serving(locator) as url:
         yield url
 
@@ -110,7 +110,7 @@ def http(url: str) -> Iterator[httpx.Client]:
 
 
 def problem(response: httpx.Response, status: int, slug: str) -> str:
-    """Check that an answer is the problem document expected; returns its detail."""
+    """Assert that a response is the expected problem document; returns its detail."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()

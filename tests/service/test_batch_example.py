@@ -1,4 +1,4 @@
-"""examples/batch_from_container.py, as another program runs it: a folder in, lines of JSON out."""
+"""examples/batch_from_container.py, run as a program: locates a folder and prints lines of JSON."""
 
 import json
 import subprocess
@@ -16,14 +16,14 @@ def run(url: str, folder: Path) -> "subprocess.CompletedProcess[str]":
 
 
 def test_example_prints_line_per_picture_and_continues_after_bad_one(url: str, tmp_path: Path) -> None:
-    (tmp_path / "beneath").mkdir()
-    for number, name in enumerate(("a.png", "beneath/c.png", *(f"d{n:02}.png" for n in range(40)))):
+    (tmp_path / "below").mkdir()
+    for number, name in enumerate(("a.png", "below/c.png", *(f"d{n:02}.png" for n in range(40)))):
         Image.new("RGB", (40, 30), (number * 5, 90, 30)).save(tmp_path / name)
     (tmp_path / "b.jpg").write_bytes(b"no picture")
     (tmp_path / "readme.txt").write_text("nor this")
     done = run(url, tmp_path)
     lines = [json.loads(text) for text in done.stdout.splitlines()]
-    assert [line["file"] for line in lines] == ["a.png", "b.jpg", "beneath/c.png", *(f"d{n:02}.png" for n in range(40))]
+    assert [line["file"] for line in lines] == ["a.png", "b.jpg", "below/c.png", *(f"d{n:02}.png" for n in range(40))]
     assert [line["file"] for line in lines if "error" in line] == ["b.jpg"]
     assert all(-90 < line["lat"] < 90 and 0 <= line["confidence"] <= 1 for line in lines if "error" not in line)
     assert done.returncode == 1

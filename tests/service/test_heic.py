@@ -1,4 +1,4 @@
-"""HEIC with pillow-heif, on a file that the test makes; and without it, a 415 that says so."""
+"""HEIC pictures with pillow-heif; without it they are rejected with 415 and a reason."""
 
 import sys
 from io import BytesIO
@@ -13,7 +13,7 @@ from retrieval.encoders.photo import decode_photo
 
 
 def heic(image: Image.Image, turn: int = 1) -> bytes:
-    """A HEIC of this picture; `turn` is EXIF's orientation."""
+    """The picture as HEIC; `turn` is the EXIF orientation."""
     heif = pytest.importorskip("pillow_heif", reason="HEIC needs pillow-heif: pip install 'tilebeam[heic]'")
     exif = Image.Exif()
     exif[0x0112] = turn

@@ -1,4 +1,4 @@
-"""What strangers send, in small, on the fake encoder; benchmarks/hostile.py is the same with ten thousand pictures."""
+"""Hostile input with the fake encoder: a short form of benchmarks/hostile.py, which sends ten thousand pictures."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from benchmarks.picture_parts import resized, split
 
 @pytest.fixture(scope="module")
 def victim(serving: Any, locator: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A service with a map of one tile, which every client may ask for a batch at a time."""
+    """A service with a map of one tile, and as many batches at a time as there are clients."""
     tiles = tmp_path_factory.mktemp("map")
     (tiles / "0" / "0").mkdir(parents=True)
     Image.new("RGB", (256, 256)).save(tiles / "0" / "0" / "0.png")
@@ -41,7 +41,7 @@ def test_openapi_document_holds_for_generated_requests(victim: str) -> None:
 
 
 def test_broken_answer_is_reported() -> None:
-    """The attack itself: a service that is not there, and one that would answer 500."""
+    """The attack reports a service that does not answer, and one that answers 500."""
     tally = attack("http://127.0.0.1:9", iter([tiny()]), 1, {})
     assert [picture for _, picture in tally.broken] == [tiny()]
     tally.count("form", 500, [tiny()], "internal")

@@ -1,4 +1,4 @@
-"""Questions with a prior, or a region, over HTTP and on the command line: the locator's own answers."""
+"""Queries with a prior or a region, over HTTP and on the command line; the answers equal the locator's."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -28,7 +28,7 @@ TRIANGLE = {"type": "Polygon", "coordinates": [[[-60, -50], [120, -40], [20, 70]
 
 
 class SeeingNoise(NoisePrior):
-    """A prior with an encoder of its own, whose features are no embeddings of the index."""
+    """A prior with its own encoder, whose features differ from the index's embeddings."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -37,7 +37,7 @@ class SeeingNoise(NoisePrior):
 
 @pytest.fixture(scope="module")
 def believing(index_dir: Path) -> Locator:
-    """An index with two priors of different encoders and one without, which is the default."""
+    """An index with two priors that have different encoders, and a default prior without one."""
     index, plain = TileIndex.open(index_dir), Calibration()
     priors = {"one": SeeingNoise(1), "two": SeeingNoise(2), "blind": NoisePrior()}
     asked = {name: Asked.of(name, prior, plain, index.zooms, plain) for name, prior in priors.items()}
@@ -51,7 +51,7 @@ def site(believing: Locator, serving: Any) -> Iterator[str]:
 
 
 def direct(locator: Locator, data: bytes, query: LocateQuery) -> dict[str, Any]:
-    """The answer without a service, and without any of its code."""
+    """The answer of the locator, without the service."""
     image, asked = decode_photo(data), locator.asked(query)
     features = None
     if asked is not None and asked.prior.encoder is not None:
@@ -61,7 +61,7 @@ def direct(locator: Locator, data: bytes, query: LocateQuery) -> dict[str, Any]:
     return found
 
 
-def told(answer: dict[str, Any]) -> dict[str, Any]:
+def without_timing(answer: dict[str, Any]) -> dict[str, Any]:
     assert set(answer.pop("timing_ms")) == {"decode", "encode", "search"}
     return answer
 
@@ -69,7 +69,7 @@ def told(answer: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("prior", [None, "none", "one", "two", "blind"])
 def test_named_prior_is_used(site: str, believing: Locator, make_picture: Picture, prior: str) -> None:
     data, params = make_picture(3), {} if prior is None else {"prior": prior}
-    answer = told(httpx.post(f"{site}/locate", params=params, files={"image": data}, timeout=20).json())
+    answer = without_timing(httpx.post(f"{site}/locate", params=params, files={"image": data}, timeout=20).json())
     assert answer == direct(believing, data, LocateQuery(prior=prior))
     assert answer.get("prior") == {None: "blind", "none": None}.get(prior, prior)
 
@@ -79,7 +79,7 @@ def test_batch_uses_named_prior(site: str, believing: Locator, make_picture: Pic
     with Client(site) as client:
         lines = list(client.locate_batch(pictures, prior="two"))
     for data, line in zip(pictures, lines, strict=True):
-        assert told(dict(line["result"])) == direct(believing, data, LocateQuery(prior="two"))
+        assert without_timing(dict(line["result"])) == direct(believing, data, LocateQuery(prior="two"))
 
 
 def test_queries_with_different_priors_share_a_group(believing: Locator, make_picture: Picture) -> None:
@@ -91,7 +91,7 @@ def test_queries_with_different_priors_share_a_group(believing: Locator, make_pi
     found = locate_mixed(list(zip(ready, queries, strict=True)))
     for data, query, outcome in zip(pictures, queries, found, strict=True):
         assert isinstance(outcome, dict)
-        assert told(outcome) == direct(believing, data, query)
+        assert without_timing(outcome) == direct(believing, data, query)
 
 
 def test_failure_of_prior_encoder_affects_only_one_picture(believing: Locator, make_picture: Picture) -> None:
@@ -120,7 +120,7 @@ def test_answers_lie_inside_region(site: str, believing: Locator, make_picture: 
     for seed in range(4):
         data = make_picture(seed)
         with Client(site) as client:
-            answer = told(dict(client.locate(data, within=json.dumps(TRIANGLE), prior="none")))
+            answer = without_timing(dict(client.locate(data, within=json.dumps(TRIANGLE), prior="none")))
         assert answer == direct(believing, data, LocateQuery(within=region, prior="none"))
         assert region.contains(np.array([answer["lon"]]), np.array([answer["lat"]]))[0]
 
@@ -158,4 +158,4 @@ def test_locate_with_url_sends_prior_and_region(
     done = CliRunner().invoke(app, [*asked, "--within", str(tmp_path / "area.json")])
     assert done.exit_code == 0, done.output
     query = LocateQuery(prior="two", within=Region.of_geojson(TRIANGLE))
-    assert told(json.loads(done.stdout)) == direct(believing, make_picture(1), query)
+    assert without_timing(json.loads(done.stdout)) == direct(believing, make_picture(1), query)

@@ -1,4 +1,4 @@
-"""Another index under load: nothing fails, nothing bad is taken, and nothing of the old one stays."""
+"""Reloading the index: under load, with an invalid index, with keys, by SIGHUP; and old indexes are freed."""
 
 import gc
 import json
@@ -30,7 +30,7 @@ Picture = Callable[..., bytes]
 
 
 class Site:
-    """A link to one of two indexes, as a deployment has one, and a key file with an admin and a user."""
+    """A symbolic link to one of two indexes, as in a deployment, and a key file with an admin and a user."""
 
     def __init__(self, folder: Path) -> None:
         self.live, self.keys, self.audit = folder / "live", folder / "keys.json", folder / "audit.jsonl"
@@ -62,7 +62,7 @@ class Site:
         return {"reopen": reopen, "keys_file": str(self.keys), "audit_file": str(self.audit)}
 
     def alive(self) -> list[bool]:
-        """Which of the locators that reloads opened are still in memory."""
+        """The locators opened by reloads that are still in memory."""
         gc.collect()
         return [locator() is not None for locator in self.opened]
 
@@ -77,7 +77,7 @@ def site(tmp_path: Path) -> Site:
 
 @contextmanager
 def load(url: str, site: Site, picture: bytes, threads: int = 4) -> Iterator[list[tuple[int, str]]]:
-    """Clients that ask on and on; yields what they were answered: status, and the index that answered."""
+    """Clients that send requests continuously; yields their answers: status, and the index that answered."""
     seen: list[tuple[int, str]] = []
     ending = threading.Event()
 
@@ -108,7 +108,7 @@ def load(url: str, site: Site, picture: bytes, threads: int = 4) -> Iterator[lis
 
 
 def maps_of(folder: Path) -> int:
-    """Files below a folder that this process has mapped or open, as often as it does."""
+    """Files below a folder that this process has mapped or open, once for each time."""
     me = psutil.Process()
     mapped = [entry.path for entry in me.memory_maps(grouped=False)] + [file.path for file in me.open_files()]
     return sum(str(path).startswith(f"{folder}/") for path in mapped)
@@ -143,7 +143,7 @@ def test_reloads_under_load_fail_no_request_and_free_old_indexes(
 
 
 class Held(FakePhotoEncoder):
-    """The fake encoder; once told to, it stops in the next group until the test lets it go on."""
+    """The fake encoder. After `hold`, it stops in the next group until the test lets it continue."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def test_running_pictures_finish_on_old_index_which_is_then_freed(
 ) -> None:
     encoder = Held()
     with serving(site.open(encoder), **site.settings()) as url, httpx.Client(base_url=url, timeout=20) as http:
-        assert http.post("/index/reload", headers=site.admin).status_code == 200  # the first one is held by this test
+        assert http.post("/index/reload", headers=site.admin).status_code == 200  # this test holds the first index
         assert http.get("/readyz").status_code == 200
         encoder.hold.set()
         answers: list[httpx.Response] = []
@@ -194,7 +194,7 @@ def test_invalid_index_is_refused_and_old_index_stays_in_use(
     (nan / "manifest.json").write_text('{"format_version": 99}')
     with serving(site.open(), **site.settings()) as url, httpx.Client(base_url=url, timeout=60) as http:
         with load(url, site, make_picture(), threads=2) as seen:
-            # That of another encoder imports PyTorch to load it, which takes a while.
+            # Loading another encoder imports PyTorch, which takes a while.
             for bad in (damaged, other, nan, tmp_path / "missing"):
                 site.point_at(bad)
                 detail = check_problem(http.post("/index/reload", headers=site.admin), 409, "reload-refused")

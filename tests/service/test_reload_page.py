@@ -1,4 +1,4 @@
-"""What the page shows follows the index that is loaded; and a SIGHUP that comes too early is kept for later."""
+"""The page's map and samples after a reload; SIGHUP during start-up."""
 
 import json
 import signal
@@ -28,7 +28,7 @@ Problem = Callable[[httpx.Response, int, str], str]
 
 
 class Swaps:
-    """What a service opens at each reload: an index whose source is called `source`."""
+    """Opens, at each reload, an index whose tile source has the name `source`."""
 
     def __init__(self, directory: Path, source: str) -> None:
         write_fake_index(directory, fake_pyramid(1, (4, 6), 32, tiles=60))
@@ -48,7 +48,7 @@ class Swaps:
 
 
 def map_of(folder: Path, colour: str) -> Path:
-    """A folder of one tile, zoom 0, of this colour."""
+    """A folder with one tile of zoom 0 in this colour."""
     (folder / "0" / "0").mkdir(parents=True)
     Image.new("RGB", (256, 256), colour).save(folder / "0" / "0" / "0.png")
     return folder
@@ -71,7 +71,7 @@ def test_replaced_tiles_get_a_new_address(serving: Any, tmp_path: Path) -> None:
         assert http.get("/tiles/0/0/0", params={"of": "x"}).content == red
         folder.rename(tmp_path / "old")
         map_of(tmp_path / "map", "blue")
-        assert http.get("/tiles/0/0/0").content == red  # it is kept, and nobody said that it changed
+        assert http.get("/tiles/0/0/0").content == red  # cached: without a reload, the change is not noticed
         assert http.post("/index/reload").status_code == 200
         assert http.get("/tiles/0/0/0").content != red
         assert http.get("/tiles").json()["tiles"] != before["tiles"]
@@ -96,7 +96,7 @@ def test_no_tile_request_fails_while_source_is_replaced(serving: Any, tmp_path: 
     def look(url: str) -> None:
         with swaps.client(url) as http:
             while not ending.is_set():
-                seen.append(http.get(f"/tiles/0/0/{len(seen) % 2}").status_code)  # the second is none of zoom 0
+                seen.append(http.get(f"/tiles/0/0/{len(seen) % 2}").status_code)  # the second tile does not exist
 
     with serving(swaps.reopen(), tiles=str(folder), **swaps.settings) as url, swaps.client(url) as http:
         lookers = [threading.Thread(target=look, args=(url,)) for _ in range(3)]
@@ -112,7 +112,7 @@ def test_no_tile_request_fails_while_source_is_replaced(serving: Any, tmp_path: 
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("tilebeam-tiles")] == []
 
 
-EARLY = """
+EARLY_HANGUP = """
 import sys
 from service import serving
 serving.remember_hangup()
@@ -141,7 +141,7 @@ def test_sighup_during_start_up_reloads_later(tmp_path: Path) -> None:
     for seed, directory in enumerate((first, second)):
         write_fake_index(directory, fake_pyramid(seed, (4, 6), 32, tiles=60))
     live.symlink_to(first)
-    command = [sys.executable, "-c", EARLY, str(live)]
+    command = [sys.executable, "-c", EARLY_HANGUP, str(live)]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=Path(__file__).parents[2], **pipes) as process:
         try:

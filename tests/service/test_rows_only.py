@@ -1,4 +1,4 @@
-"""Street photos before anything is trained: an index of rows, GeoCLIP as its prior, asked over HTTP.
+"""Street photos without trained encoders: an index of rows only, with GeoCLIP as its prior, over HTTP.
 
 Real are the commands, the service, GeoCLIP's image head and the code that loads CLIP; CLIP itself is a tiny random
 checkpoint in transformers' format, and places are encoded by a quick stand-in (the real ones: tests/retrieval/priors).
@@ -45,7 +45,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def stand_ins(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
-    """What needs the hub, or minutes; tables are kept from one test to the next."""
+    """Replaces the parts that need the hub or minutes; tables are shared between tests."""
     places = SeededPlaces(dim=512)
     monkeypatch.setenv("TILEBEAM_CLIP", str(clip))
     monkeypatch.setenv("XDG_CACHE_HOME", str(clip / "cache"))
@@ -54,7 +54,7 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch, clip: Path) -> None:
 
 
 def test_street_photo_is_answered_by_geoclip(index: Path, serving: Serving, make_picture: Picture) -> None:
-    """Every confidence is the belief's mass of the tile, and the place lies in the tile that it holds most likely."""
+    """Every confidence is the belief's mass of the tile, and the place lies in the tile with the largest mass."""
     locator = Locator.open(index, device="cpu", prior="geoclip")
     prior = locator.priors.by_name["geoclip"].prior
     assert isinstance(prior, GeoclipPrior)
@@ -96,7 +96,7 @@ def test_query_without_prior_names_what_is_missing(index: Path, serving: Serving
 
 
 def test_reload_reuses_equal_prior(index: Path, tmp_path: Path) -> None:
-    """CLIP takes seconds to load; but what the index brings itself is not what came without files."""
+    """CLIP takes seconds to load. But a prior of the index differs from one without files."""
     place = tmp_path / "index"
     shutil.copytree(index, place)
     old = Locator.open(place, device="cpu", prior="geoclip")

@@ -1,4 +1,4 @@
-"""The audit and the log: what stands in a line, what never does, and that nothing is answered without it."""
+"""The audit log and the request log: their content, what they never contain, and failures to write."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def audited(file: Path) -> list[dict[str, Any]]:
 
 
 def with_gps(data: bytes, lat: float, lon: float) -> bytes:
-    """The same pixels, with a camera's word for where it was."""
+    """The same pixels, with a camera name and a location in EXIF."""
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Secret Camera"
     gps = {1: "N", 2: (lat, 0.0, 0.0), 3: "E", 4: (lon, 0.0, 0.0)}
@@ -46,7 +46,7 @@ def test_audit_has_one_line_per_picture_without_its_content(
     picture = with_gps(make_picture(1, "PNG"), 48.0, 2.0)
     with serving(locator, audit_file=str(file), keys_file=str(keys)) as url:
         http = httpx.Client(base_url=url, headers={"X-API-Key": key}, timeout=20)
-        one = http.post("/locate", files={"image": ("holiday-at-home.png", picture)})
+        single = http.post("/locate", files={"image": ("holiday-at-home.png", picture)})
         http.post("/locate", files={"image": b"no picture"})
         files = [("images", ("a.png", picture)), ("images", ("b.png", b"")), ("images", ("c.png", make_picture(2)))]
         many = http.post("/locate/batch", files=files)
@@ -57,8 +57,8 @@ def test_audit_has_one_line_per_picture_without_its_content(
     assert [line.get("problem") for line in lines] == [None, "unreadable-photo", None, "unreadable-photo", None]
     assert {line["key"] for line in lines} == {"alice"}
     assert lines[0]["sha256"] == lines[2]["sha256"] == hashlib.sha256(picture).hexdigest()
-    assert lines[0]["tile"] == lines[2]["tile"] == one.json()["levels"][-1]["tile"]
-    assert lines[0]["request_id"] == one.headers["x-request-id"]
+    assert lines[0]["tile"] == lines[2]["tile"] == single.json()["levels"][-1]["tile"]
+    assert lines[0]["request_id"] == single.headers["x-request-id"]
     assert {line["request_id"] for line in lines[2:]} == {many.headers["x-request-id"]}
     assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT[\d:.]+\+00:00", line["time"]) for line in lines)
     for line in lines:
@@ -143,11 +143,11 @@ def test_log_lines_are_json_with_request_id(
     serving: Any, locator: Locator, make_picture: Picture, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, "tilebeam"), serving(locator) as url, httpx.Client(base_url=url) as http:
-        brought = http.get("/index?k=secret", headers={"X-Request-ID": "Trace.7_a-b"})
-        made = [http.get("/healthz", headers={"X-Request-ID": bad}) for bad in ("", "a b", "x" * 65, '"}')]
+        client_id = http.get("/index?k=secret", headers={"X-Request-ID": "Trace.7_a-b"})
+        generated = [http.get("/healthz", headers={"X-Request-ID": bad}) for bad in ("", "a b", "x" * 65, '"}')]
         missing = http.get("/no/such")
-    assert brought.headers["x-request-id"] == "Trace.7_a-b"
-    ids = [answer.headers["x-request-id"] for answer in made]
+    assert client_id.headers["x-request-id"] == "Trace.7_a-b"
+    ids = [answer.headers["x-request-id"] for answer in generated]
     assert all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)
     assert len(set(ids)) == 4
     assert missing.json()["request_id"] == missing.headers["x-request-id"]

@@ -1,4 +1,4 @@
-"""The client against a real service, against none, and against something else that speaks HTTP."""
+"""The client with a real service, without a service, and with a different HTTP server."""
 
 import asyncio
 import http.server
@@ -51,8 +51,8 @@ def test_locate_accepts_path_and_bytes(client: Client, photos: list[Path]) -> No
 def test_batch_is_in_order_and_reports_missing_file(client: Client, photos: list[Path], tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("no picture")
-    asked = [photos[0], tmp_path / "missing.jpg", text, tmp_path, photos[1]]
-    lines = list(client.locate_batch(asked, k=8))
+    files = [photos[0], tmp_path / "missing.jpg", text, tmp_path, photos[1]]
+    lines = list(client.locate_batch(files, k=8))
     assert [line["index"] for line in lines] == [0, 1, 2, 3, 4]
     assert [line["error"]["type"].rsplit(":", 1)[1] for line in lines[1:4]] == [
         "unreadable-file", "unreadable-photo", "unreadable-file",
@@ -95,8 +95,8 @@ def test_invalid_address_raises(url: str, photos: list[Path]) -> None:
         client.locate(photos[0])
 
 
-class _Elsewhere(http.server.BaseHTTPRequestHandler):
-    """Some other server: HTML for /index, 404 as text for what is posted."""
+class _OtherServer(http.server.BaseHTTPRequestHandler):
+    """A different server: HTML for GET, 404 as text for POST."""
 
     def do_GET(self) -> None:
         self._say(200, b"<html>hello</html>")
@@ -119,7 +119,7 @@ class _Elsewhere(http.server.BaseHTTPRequestHandler):
 
 
 def test_other_http_server_raises(photos: list[Path]) -> None:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _OtherServer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         with Client(f"http://127.0.0.1:{server.server_port}") as client:
             with pytest.raises(ClientError, match="is it a Tilebeam service"):
@@ -141,7 +141,7 @@ def test_timeout_raises(photos: list[Path]) -> None:
 def test_batch_does_not_open_all_files_at_once(
     serving: Any, locator: Locator, make_picture: Picture, tmp_path: Path
 ) -> None:
-    """A thousand files do not mean a thousand open files."""
+    """300 files are sent while the process may open only 200."""
     import resource
 
     paths = [tmp_path / f"{number}.jpg" for number in range(300)]
@@ -173,17 +173,21 @@ def test_locate_folder_finds_pictures_recursively(client: Client, photos: list[P
     (folder / "notes.txt").write_text("no picture")
     (folder / "deep").mkdir()
     (folder / "deep" / "d.PNG").write_bytes(photos[0].read_bytes())
-    found = dict(client.locate_folder(folder, k=8))
-    assert set(found) == {*photos, folder / "deep" / "d.PNG"}
-    assert all("result" in line for line in found.values())
+    lines = dict(client.locate_folder(folder, k=8))
+    assert set(lines) == {*photos, folder / "deep" / "d.PNG"}
+    assert all("result" in line for line in lines.values())
 
 
 def test_async_client_gives_same_answers(url: str, photos: list[Path], client: Client, tmp_path: Path) -> None:
     async def ask() -> tuple[Any, Any, list[Any]]:
-        async with AsyncClient(url) as ours:
-            answers = await asyncio.gather(*(ours.locate(photo) for photo in photos))
-            asked = [*photos, tmp_path / "gone.jpg", b""]
-            return await ours.describe(), answers, [line async for line in ours.locate_batch(asked, k=8)]
+        async with AsyncClient(url) as async_client:
+            answers = await asyncio.gather(*(async_client.locate(photo) for photo in photos))
+            files = [*photos, tmp_path / "gone.jpg", b""]
+            return (
+                await async_client.describe(),
+                answers,
+                [line async for line in async_client.locate_batch(files, k=8)],
+            )
 
     about, answers, lines = asyncio.run(ask())
     assert about["id"] == client.describe()["id"]
@@ -193,7 +197,7 @@ def test_async_client_gives_same_answers(url: str, photos: list[Path], client: C
 
 
 class _Busy(http.server.BaseHTTPRequestHandler):
-    """Refuses as often as `refusals` says, then answers; keeps what it was sent."""
+    """Refuses according to `refusals`, then answers; `seen` has the key and size of each request."""
 
     refusals: ClassVar[list[tuple[int, str | None]]] = []
     seen: ClassVar[list[tuple[str | None, int]]] = []
@@ -201,7 +205,7 @@ class _Busy(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self._body()
         self.seen.append((self.headers.get("authorization"), len(body)))
-        status, later = self.refusals.pop(0) if self.refusals else (200, None)
+        status, retry_after = self.refusals.pop(0) if self.refusals else (200, None)
         line = b'{"index": 0, "name": "a", "result": {}}\n'
         problem = {"type": "urn:tilebeam:problem:overloaded", "title": "Busy", "status": status, "detail": "busy"}
         sent = line if status == 200 else json.dumps(problem).encode()
@@ -209,8 +213,8 @@ class _Busy(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(sent)))
         if status != 200:
             self.send_header("Content-Type", "application/problem+json")
-        if later is not None:
-            self.send_header("Retry-After", later)
+        if retry_after is not None:
+            self.send_header("Retry-After", retry_after)
         self.end_headers()
         self.wfile.write(sent)
 
@@ -249,9 +253,9 @@ def test_retry_sends_whole_body_and_key_again(busy: str, photos: list[Path]) -> 
 
 def test_async_client_retries(busy: str, photos: list[Path]) -> None:
     async def ask() -> int:
-        async with AsyncClient(busy) as ours:
-            await ours.locate(photos[0])
-            return len([line async for line in ours.locate_batch(photos[:1])])
+        async with AsyncClient(busy) as async_client:
+            await async_client.locate(photos[0])
+            return len([line async for line in async_client.locate_batch(photos[:1])])
 
     _Busy.refusals = [(503, "0"), (503, "0")]
     assert asyncio.run(ask()) == 1
@@ -259,11 +263,13 @@ def test_async_client_retries(busy: str, photos: list[Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusals", "retries", "asked"),
+    ("refusals", "retries", "requests"),
     [([(503, "0")] * 9, 2, 3), ([(503, None)], 3, 1), ([(503, "0")], 0, 1), ([(422, "0")], 3, 1)],
 )
-def test_client_stops_after_its_retries(busy: str, photos: list[Path], refusals: Any, retries: int, asked: int) -> None:
+def test_client_stops_after_its_retries(
+    busy: str, photos: list[Path], refusals: Any, retries: int, requests: int
+) -> None:
     _Busy.refusals = list(refusals)
     with Client(busy, retries=retries) as client, pytest.raises(ProblemError, match="busy"):
         client.locate(photos[0])
-    assert len(_Busy.seen) == asked
+    assert len(_Busy.seen) == requests

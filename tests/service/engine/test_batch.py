@@ -1,4 +1,4 @@
-"""POST /locate/batch: order, streaming, one bad picture among good ones, limits, and nothing left behind."""
+"""POST /locate/batch: order, streaming, unreadable pictures, limits, and cleanup."""
 
 import contextlib
 import json
@@ -33,12 +33,12 @@ def lines(response: httpx.Response) -> list[dict[str, Any]]:
 
 
 def spooled(directory: Path) -> int:
-    """How many files without a name this process holds in the directory: batches that are spooled there."""
-    found = 0
+    """Number of unnamed files that this process has open in the directory: spooled batches."""
+    count = 0
     for handle in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):
-            found += os.readlink(handle).startswith(str(directory))
-    return found
+            count += os.readlink(handle).startswith(str(directory))
+    return count
 
 
 def until(condition: Callable[[], bool], seconds: float = 60.0) -> bool:
@@ -52,16 +52,16 @@ def test_batch_answers_are_in_order_and_equal_locator(
     http: httpx.Client, locator: Locator, make_picture: Picture
 ) -> None:
     pictures = [make_picture(seed) for seed in range(21)]  # more than two groups of the encoder's 8
-    found = lines(http.post("/locate/batch?k=32", files=parts(pictures)))
-    assert [(line["index"], line["name"]) for line in found] == [(i, f"{i}.jpg") for i in range(21)]
+    answered = lines(http.post("/locate/batch?k=32", files=parts(pictures)))
+    assert [(line["index"], line["name"]) for line in answered] == [(i, f"{i}.jpg") for i in range(21)]
     pixels = np.stack([locator.prepare(decode_photo(data)) for data in pictures])
     expected = locator.locate(locator.encode(pixels), LocateQuery(k=32))
-    for line, answer in zip(found, expected, strict=True):
-        result, wanted = line["result"], answer.to_json()
-        assert [level["tile"] for level in result["levels"]] == [level["tile"] for level in wanted["levels"]]
+    for line, answer in zip(answered, expected, strict=True):
+        result, direct = line["result"], answer.to_json()
+        assert [level["tile"] for level in result["levels"]] == [level["tile"] for level in direct["levels"]]
         for name in ("lat", "lon", "confidence"):  # another batch shape may change an embedding's last bits
-            assert result[name] == pytest.approx(wanted[name], rel=1e-4)
-        assert set(result) == {*wanted, "timing_ms"}
+            assert result[name] == pytest.approx(direct[name], rel=1e-4)
+        assert set(result) == {*direct, "timing_ms"}
 
 
 def test_batch_continues_after_unreadable_image(serving: Any, locator: Locator, make_picture: Picture) -> None:
@@ -69,38 +69,38 @@ def test_batch_continues_after_unreadable_image(serving: Any, locator: Locator, 
     sent = [good, b"", b"text", good[: len(good) // 2], b"BM" + good, good + b"\0" * 10_000, good]
     with serving(locator, max_image_bytes=5000, max_image_pixels=10_000) as url:
         files = parts([*sent, make_picture(2, size=(200, 200)), good])
-        found = lines(httpx.post(f"{url}/locate/batch", files=files))
-    kinds = [line["error"]["type"].rsplit(":", 1)[1] if "error" in line else "ok" for line in found]
+        answered = lines(httpx.post(f"{url}/locate/batch", files=files))
+    kinds = [line["error"]["type"].rsplit(":", 1)[1] if "error" in line else "ok" for line in answered]
     assert kinds == [
         "ok", "unreadable-photo", "unreadable-photo", "unreadable-photo", "unsupported-photo", "photo-too-large",
         "ok", "photo-too-large", "ok",
     ]  # fmt: skip
-    assert set(found[1]["error"]) == {"type", "title", "status", "detail"}
-    assert all(("result" in line) != ("error" in line) for line in found)
+    assert set(answered[1]["error"]) == {"type", "title", "status", "detail"}
+    assert all(("result" in line) != ("error" in line) for line in answered)
 
 
 def test_batch_line_reports_query_without_answer(http: httpx.Client, make_picture: Picture) -> None:
-    found = lines(http.post("/locate/batch?bbox=0,88,10,89", files=parts([make_picture(1), b"no"])))
-    assert [line["error"]["status"] for line in found] == [422, 400]
+    answered = lines(http.post("/locate/batch?bbox=0,88,10,89", files=parts([make_picture(1), b"no"])))
+    assert [line["error"]["status"] for line in answered] == [422, 400]
 
 
 def test_batch_keeps_file_names(http: httpx.Client, make_picture: Picture) -> None:
     names = ["ünï 北京.jpg", 'quo"te.jpg', "", "../../etc/passwd"]
     files = [("images", (name, make_picture())) for name in names]
-    found = lines(http.post("/locate/batch", files=[f for f in files if f[1][0]]))
-    assert [line["name"] for line in found] == [names[0], "quo%22te.jpg", names[3]]
+    answered = lines(http.post("/locate/batch", files=[f for f in files if f[1][0]]))
+    assert [line["name"] for line in answered] == [names[0], "quo%22te.jpg", names[3]]
 
 
 @pytest.mark.parametrize(
-    ("files", "named"),
+    ("files", "expected"),
     [
         ([("image", ("a.jpg", b"1"))], "unknown form field 'image'"),
         ([("images", (None, b"text"))], "'images' is text"),
         ([("images", ("a.jpg", b"1")), ("note", (None, b"text"))], "unknown form field 'note'"),
     ],
 )
-def test_batch_rejects_invalid_form(http: httpx.Client, check_problem: Problem, files: Any, named: str) -> None:
-    assert named in check_problem(http.post("/locate/batch", files=files), 422, "invalid-request")
+def test_batch_rejects_invalid_form(http: httpx.Client, check_problem: Problem, files: Any, expected: str) -> None:
+    assert expected in check_problem(http.post("/locate/batch", files=files), 422, "invalid-request")
 
 
 def test_batch_rejects_form_without_pictures(http: httpx.Client, check_problem: Problem) -> None:
@@ -127,15 +127,14 @@ def test_batch_lines_arrive_while_later_pictures_are_located(serving: Any, stepp
         with http.stream("POST", "/locate/batch", files=files) as response:
             arriving = response.iter_lines()
             for first in (0, 2, 4):
-                stepped.encoder.steps.release()  # one more group may pass, and no further one
+                stepped.encoder.steps.release()  # let one more group pass
                 assert [json.loads(next(arriving))["index"] for _ in range(2)] == [first, first + 1]
             assert next(arriving, None) is None
 
 
 def test_batch_work_starts_during_upload(serving: Any, locator: Locator, make_picture: Picture) -> None:
-    pictures = [
-        make_picture(seed) + b"\0" * 400_000 for seed in range(12)
-    ]  # the encoder takes 8, and a disk write 1 MB
+    # The encoder takes 8 pictures at a time, and the spool writes 1 MB at a time.
+    pictures = [make_picture(seed) + b"\0" * 400_000 for seed in range(12)]
     head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n'
 
     with serving(locator) as url:
@@ -152,21 +151,21 @@ def test_batch_work_starts_during_upload(serving: Any, locator: Locator, make_pi
             yield b"--x--\r\n"
 
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
-        found = lines(httpx.post(f"{url}/locate/batch", content=sent(), headers=headers, timeout=60))
-    assert [line["index"] for line in found] == list(range(12))
-    assert all("result" in line for line in found)
+        answered = lines(httpx.post(f"{url}/locate/batch", content=sent(), headers=headers, timeout=60))
+    assert [line["index"] for line in answered] == list(range(12))
+    assert all("result" in line for line in answered)
 
 
 def test_batch_work_pauses_while_client_does_not_read(serving: Any, locator: Locator, make_picture: Picture) -> None:
-    """A client that sends all before it reads: finished lines wait, up to a bound, and all come in the end."""
-    count = 200  # with some 65 kB of answer each, far more than is held and buffered
+    """The client sends everything before it reads. Finished lines are held up to a limit; in the end all arrive."""
+    count = 200  # about 65 kB of answer each, far more than is held and buffered
     body = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + make_picture() + b"\r\n"
 
     with serving(locator) as url, socket.socket() as connection:
 
         def located() -> int:
-            found = re.search(r"^tilebeam_images_total (\d+)", httpx.get(f"{url}/metrics").text, re.M)
-            return int(found[1]) if found else 0
+            sample = re.search(r"^tilebeam_images_total (\d+)", httpx.get(f"{url}/metrics").text, re.M)
+            return int(sample[1]) if sample else 0
 
         host, port = url.removeprefix("http://").split(":")
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -179,7 +178,7 @@ def test_batch_work_pauses_while_client_does_not_read(serving: Any, locator: Loc
             + b"--x--\r\n"
         )
         seen = [located()]
-        while len(seen) < 8 or seen[-1] != seen[-8]:  # until nothing has moved for a while
+        while len(seen) < 8 or seen[-1] != seen[-8]:  # until the count is stable
             time.sleep(0.1)
             seen.append(located())
         assert 20 < seen[-1] < count
@@ -199,12 +198,12 @@ def test_disconnect_while_reading_frees_slots_and_disk(
         files = parts([make_picture(seed) for seed in range(6)])
         with http.stream("POST", "/locate/batch", files=files) as response:
             stepped.encoder.steps.release()
-            arriving = response.iter_lines()  # kept: httpx closes the response with its iterator
+            arriving = response.iter_lines()  # hold a reference: httpx closes the response with its iterator
             assert json.loads(next(arriving))["index"] == 0
             assert spooled(tmp_path) == 1
             refused = httpx.post(f"{url}/locate/batch", files=files[:1])
             assert refused.status_code == 503
-            assert 1 <= int(refused.headers["retry-after"]) <= 60  # by the pace of an encoder that the test holds up
+            assert 1 <= int(refused.headers["retry-after"]) <= 60  # depends on the pace of the held encoder
         assert until(lambda: spooled(tmp_path) == 0)
         stepped.encoder.steps.release(100)
         assert len(lines(http.post("/locate/batch", files=files))) == 6
@@ -235,7 +234,7 @@ def test_batch_is_cancelled_if_client_never_reads(
         with socket.socket() as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.connect((host, int(port)))
-            # Some 90 kB of answer a picture, more than all buffers on the way hold.
+            # About 90 kB of answer per picture, more than all buffers together.
             connection.sendall(
                 b"POST /locate/batch?k=1024&trace=1 HTTP/1.1\r\nHost: x\r\n"
                 b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"
@@ -251,16 +250,16 @@ def test_batch_is_cancelled_if_client_never_reads(
 def test_unwritable_spool_is_503(
     serving: Any, locator: Locator, check_problem: Problem, make_picture: Picture, tmp_path: Path
 ) -> None:
-    gone = tmp_path / "spool"
-    gone.mkdir()
-    with serving(locator, spool_dir=str(gone), retry_after_s=7) as url:
-        gone.rmdir()
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with serving(locator, spool_dir=str(spool), retry_after_s=7) as url:
+        spool.rmdir()
         response = httpx.post(f"{url}/locate/batch", files=parts([make_picture()]))
         assert "temporary store" in check_problem(response, 503, "store-unavailable")
 
 
 def test_memory_does_not_grow_with_batch_size(serving: Any, locator: Locator, make_picture: Picture) -> None:
-    """60 MB go through; twice the groups in work (16 pictures of 300 kB) and the spool's buffer may stay."""
+    """60 MB pass through. Twice the groups in progress (16 pictures of 300 kB) and the spool's buffer are allowed."""
     data = make_picture(1) + b"\0" * 300_000
     body = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + data + b"\r\n"
     process = psutil.Process()
@@ -273,10 +272,10 @@ def test_memory_does_not_grow_with_batch_size(serving: Any, locator: Locator, ma
     with serving(locator) as url:
         headers = {"Content-Type": "multipart/form-data; boundary=x"}
         httpx.post(f"{url}/locate", files={"image": data})
-        before, most, count = process.memory_info().rss, 0, 0
+        before, maximum, count = process.memory_info().rss, 0, 0
         with httpx.stream("POST", f"{url}/locate/batch", content=sent(), headers=headers, timeout=30) as response:
             for _ in response.iter_lines():
                 count += 1
-                most = max(most, process.memory_info().rss)
+                maximum = max(maximum, process.memory_info().rss)
     assert count == 200
-    assert most - before < 25_000_000
+    assert maximum - before < 25_000_000

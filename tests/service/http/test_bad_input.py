@@ -1,4 +1,4 @@
-"""Whatever is sent, the answer is a problem document that says what is wrong; never a 500."""
+"""Invalid input: the answer is a problem document that names the fault, never a 500."""
 
 import socket
 import struct
@@ -61,7 +61,7 @@ def test_unusual_pictures_get_an_answer(http: httpx.Client, mode: str, size: tup
 
 
 def lying_png(width: int, height: int) -> bytes:
-    """A PNG of 8 by 8 pixels whose header claims others, its checksum right."""
+    """A PNG of 8 by 8 pixels whose header claims another size, with a valid checksum."""
     data = bytearray(encoded(Image.new("RGB", (8, 8)), "PNG"))
     data[16:24] = struct.pack(">II", width, height)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -160,7 +160,7 @@ def test_empty_raw_body_is_rejected(http: httpx.Client, check_problem: Problem) 
 
 
 @pytest.mark.parametrize(
-    ("body", "named"),
+    ("body", "expected"),
     [
         (form(PART + b"1", PART + b"2"), "several files 'image'"),
         (form(b'Content-Disposition: form-data; name="image"\r\n\r\ntext'), "'image' is text"),
@@ -175,15 +175,15 @@ def test_empty_raw_body_is_rejected(http: httpx.Client, check_problem: Problem) 
     ],
 )
 def test_invalid_form_is_rejected_with_reason(
-    http: httpx.Client, check_problem: Problem, body: bytes, named: str
+    http: httpx.Client, check_problem: Problem, body: bytes, expected: str
 ) -> None:
-    assert named in check_problem(http.post("/locate", content=body, headers=FORM), 422, "invalid-request")
+    assert expected in check_problem(http.post("/locate", content=body, headers=FORM), 422, "invalid-request")
 
 
 def test_form_without_usable_boundary_is_rejected(http: httpx.Client, check_problem: Problem) -> None:
-    for boundary, named in (("", "has no boundary"), ("; boundary=" + "b" * 3000, "cannot be used")):
+    for boundary, expected in (("", "has no boundary"), ("; boundary=" + "b" * 3000, "cannot be used")):
         response = http.post("/locate", content=b"--x", headers={"Content-Type": "multipart/form-data" + boundary})
-        assert named in check_problem(response, 422, "invalid-request")
+        assert expected in check_problem(response, 422, "invalid-request")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""GeoJSON against the rules of RFC 7946: closed rings, counter-clockwise, nothing over the date line; and areas."""
+"""GeoJSON against RFC 7946: closed counter-clockwise rings, cut at the date line; and the areas of circles."""
 
 import math
 from typing import Any
@@ -21,7 +21,7 @@ def rings(geometry: dict[str, Any]) -> list[Any]:
 
 
 def check(geometry: dict[str, Any]) -> None:
-    """What RFC 7946 asks of a geometry."""
+    """Assert the rules of RFC 7946 for a geometry."""
     if geometry["type"] == "Point":
         lon, lat = geometry["coordinates"]
         assert -180 <= lon <= 180
@@ -41,7 +41,7 @@ def check(geometry: dict[str, Any]) -> None:
 
 
 def area_km2(geometry: dict[str, Any]) -> float:
-    """By Gauss on the cylinder of equal area: x = longitude, y = sin latitude."""
+    """Area by the shoelace formula on an equal-area cylinder: x = longitude, y = sin latitude."""
     total = 0.0
     for ring in rings(geometry):
         points = np.radians(np.array(ring))
@@ -52,10 +52,10 @@ def area_km2(geometry: dict[str, Any]) -> float:
 
 @given(st.floats(-180, 180), st.floats(-85, 85), st.floats(0.5, 19_000))
 def test_circle_is_valid_and_has_right_area(lon: float, lat: float, km: float) -> None:
-    found = cap(lon, lat, km)
-    check(found)
+    circle = cap(lon, lat, km)
+    check(circle)
     true = 2 * math.pi * EARTH_RADIUS_KM**2 * (1 - math.cos(km / EARTH_RADIUS_KM))
-    assert area_km2(found) == pytest.approx(true, rel=0.03)
+    assert area_km2(circle) == pytest.approx(true, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_circle_is_valid_and_has_right_area(lon: float, lat: float, km: float) -
     [(0, 0, 500, 1), (179.9, 10, 500, 2), (-180, -40, 300, 2), (180, 0, 1, 2), (0, 85, 1000, 1), (20, -89, 500, 1)],
 )
 def test_circle_is_cut_at_date_line(lon: float, lat: float, km: float, parts: int) -> None:
-    found = cap(lon, lat, km)
-    check(found)
-    assert len(rings(found)) == parts
+    circle = cap(lon, lat, km)
+    check(circle)
+    assert len(rings(circle)) == parts
     if parts == 2:
-        whole = shape(found)
+        whole = shape(circle)
         assert isinstance(whole, MultiPolygon)
-        west, east = sorted(whole.geoms, key=lambda part: part.centroid.x)
+        west, east = sorted(whole.geoms, key=lambda polygon: polygon.centroid.x)
         assert west.bounds[0] == -180
         assert east.bounds[2] == 180
 
@@ -103,10 +103,10 @@ def test_answer_as_geojson_features(http: httpx.Client, make_picture: Any) -> No
     answer = http.post("/locate", **ask, headers={"Accept": MEDIA_TYPE})
     assert answer.headers["content-type"] == MEDIA_TYPE
     assert answer.headers["vary"] == "Accept"
-    found = answer.json()
-    assert found["type"] == "FeatureCollection"
+    collection = answer.json()
+    assert collection["type"] == "FeatureCollection"
     kinds: dict[str, list[Any]] = {}
-    for feature in found["features"]:
+    for feature in collection["features"]:
         assert set(feature) == {"type", "geometry", "properties"}
         check(feature["geometry"])
         kinds.setdefault(feature["properties"]["kind"], []).append(feature)

@@ -1,4 +1,4 @@
-"""POST /locate: the contract's answer, equal to the locator's own, and every documented parameter."""
+"""POST /locate: the documented answer, equal to the locator's, and every query parameter."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ Picture = Callable[..., bytes]
 
 
 def direct(locator: Locator, data: bytes, query: LocateQuery | None = None) -> dict[str, Any]:
-    """The answer without a service, from JSON so that tuples are lists."""
+    """The answer without a service."""
     pixels = locator.prepare(decode_photo(data))
     return locator.locate(locator.encode(np.stack([pixels])), query or LocateQuery())[0].to_json()
 
@@ -82,7 +82,7 @@ def test_scoring_is_a_setting_of_the_service(serving: Any, locator: Locator, mak
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("text", "expected"),
     [
         ("k=0", "k='0'"),
         ("k=1025", "k='1025'"),
@@ -101,15 +101,15 @@ def test_scoring_is_a_setting_of_the_service(serving: Any, locator: Locator, mak
 )
 @pytest.mark.parametrize("route", ["/locate", "/locate/batch"])
 def test_error_names_invalid_parameter(
-    http: httpx.Client, check_problem: Problem, make_picture: Picture, route: str, text: str, named: str
+    http: httpx.Client, check_problem: Problem, make_picture: Picture, route: str, text: str, expected: str
 ) -> None:
     field = "image" if route == "/locate" else "images"
     response = http.post(f"{route}?{text}", files={field: make_picture()})
-    assert named in check_problem(response, 422, "invalid-request")
+    assert expected in check_problem(response, 422, "invalid-request")
 
 
 @pytest.mark.parametrize(
-    ("bbox", "named"),
+    ("bbox", "expected"),
     [
         ("0,50,10,40", "south 50"),
         ("-181,0,0,1", "-181"),
@@ -120,10 +120,10 @@ def test_error_names_invalid_parameter(
     ],
 )
 def test_invalid_or_empty_bbox_is_invalid_query(
-    http: httpx.Client, check_problem: Problem, make_picture: Picture, bbox: str, named: str
+    http: httpx.Client, check_problem: Problem, make_picture: Picture, bbox: str, expected: str
 ) -> None:
     response = http.post("/locate", params={"bbox": bbox}, files={"image": make_picture()})
-    assert named in check_problem(response, 422, "invalid-query")
+    assert expected in check_problem(response, 422, "invalid-query")
 
 
 def test_concurrent_requests_get_their_own_answers(url: str, locator: Locator, make_picture: Picture) -> None:
@@ -145,7 +145,7 @@ def test_connection_stays_open_after_error(http: httpx.Client, make_picture: Pic
 
 
 def test_picture_without_file_name_is_accepted(http: httpx.Client, make_picture: Picture) -> None:
-    """Names may be left out (RFC 7578); the part's type says that it is a picture."""
+    """File names are optional (RFC 7578); the part's content type identifies the picture."""
     head = b'--x\r\nContent-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg\r\n\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     answer = http.post("/locate", content=head + make_picture(3) + b"\r\n--x--\r\n", headers=headers).json()

@@ -1,4 +1,4 @@
-"""The page in a headless Chromium: drop, answer, steps, errors, a phone, the dark. Without a browser these are skipped.
+"""The page in a headless Chromium: dropping, answers, steps, errors, layout, themes. Skipped without a browser.
 
 Playwright drives whatever Chromium there is: its own (`playwright install chromium`) or the system's
 (Debian: `apt-get install chromium`).
@@ -25,11 +25,11 @@ SYSTEMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stabl
 def browser() -> Iterator[Any]:
     with api.sync_playwright() as playwright:
         own = playwright.chromium.executable_path
-        found = own if Path(own).exists() else next(filter(None, map(shutil.which, SYSTEMS)), None)
-        if found is None:
+        executable = own if Path(own).exists() else next(filter(None, map(shutil.which, SYSTEMS)), None)
+        if executable is None:
             pytest.skip("no Chromium: `playwright install chromium`, or Debian's package chromium")
-        # A container's root may not open a sandbox; the pages are our own.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox", "--disable-gpu"])
+        # Root in a container cannot use Chromium's sandbox; the pages are trusted.
+        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -46,18 +46,18 @@ def site(serving: Any, locator: Any, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture
 def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
-    """A fresh page that is ready; at the end it must have had no error, and have asked no other host."""
-    opened, troubles = [], []
+    """Opens a page and waits until it is ready. No page may have an error, or a request to another host."""
+    opened, problems = [], []
 
-    def visit(path: str = "/", ready: str = "body[data-ready]", **given: Any) -> Any:
+    def visit(path: str = "/", ready: str = "body[data-ready]", **options: Any) -> Any:
         context = browser.new_context(
-            **{"reduced_motion": "reduce", "viewport": {"width": 1200, "height": 800}} | given
+            **{"reduced_motion": "reduce", "viewport": {"width": 1200, "height": 800}} | options
         )
         page = context.new_page()
         page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda m: troubles.append(m.text) if "Content Security Policy" in m.text else None)
-        page.on("request", lambda r: troubles.append(r.url) if not r.url.startswith((site, "blob:", "data:")) else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
+        page.on("request", lambda r: problems.append(r.url) if not r.url.startswith((site, "blob:", "data:")) else None)
         page.goto(site + path)
         page.wait_for_selector(ready, state="attached")
         opened.append(context)
@@ -66,7 +66,7 @@ def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
     yield visit
     for context in opened:
         context.close()
-    assert troubles == []
+    assert problems == []
 
 
 def drop(page: Any, data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg") -> None:
@@ -95,7 +95,7 @@ def test_dropped_picture_shows_answer_on_map_and_panel(visit: Any, make_picture:
     assert re.fullmatch(r"\d+\.\d\d° [NS], \d+\.\d\d° [EW]", page.inner_text("#place span"))
     rows = page.locator("#chart li").all_inner_texts()
     assert [row.split("\n")[0] for row in rows] == ["zoom 4", "zoom 6", "zoom 8", "elsewhere"]
-    assert all(re.search("%|–", row) for row in rows)  # –: deeper than the answer goes
+    assert all(re.search("%|–", row) for row in rows)  # –: the answer does not reach this zoom
     assert page.locator("#alternatives button").count() == 3
     assert page.locator(".pin.other").count() == 3
     assert page.locator(".pin.best").count() == 1
@@ -191,12 +191,12 @@ def test_page_updates_map_and_samples_after_index_reload(visit: Any, site: str, 
     with page.expect_request("**/tiles/0/0/0?of=another"):
         drop(page, make_picture(1))
     page.wait_for_selector("#samples button")
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
     drop(page, make_picture(2))
     level(page, "answer")
     page.wait_for_selector("body:not(.busy)", state="attached")
-    assert f"{site}/tiles" not in asked  # the same index
+    assert f"{site}/tiles" not in requested  # the index is the same
 
 
 def test_page_asks_for_key_after_401(visit: Any, make_picture: Any) -> None:
@@ -232,8 +232,8 @@ def test_content_security_policy_allows_only_this_service(site: str) -> None:
 
 def test_docs_page_renders_and_loads_nothing_from_other_hosts(visit: Any, site: str) -> None:
     page = visit("/docs", ".opblock")
-    said = httpx.get(f"{site}/openapi.json").json()["paths"]
-    assert page.locator(".opblock").count() == sum(len(verbs) for verbs in said.values())
+    paths = httpx.get(f"{site}/openapi.json").json()["paths"]
+    assert page.locator(".opblock").count() == sum(len(verbs) for verbs in paths.values())
     page.click("#operations-locate-locate .opblock-summary-control")
     page.wait_for_selector("#operations-locate-locate .responses-table")
     assert "unreadable-photo" in page.inner_text("#operations-locate-locate")

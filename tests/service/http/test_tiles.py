@@ -1,4 +1,4 @@
-"""Map tiles over HTTP: the built-in Earth, a folder, none; and what names none."""
+"""Map tiles over HTTP: the built-in Earth, a folder, no map, and invalid sources."""
 
 import io
 from pathlib import Path
@@ -15,7 +15,7 @@ from tile_cache.addressing import Tile
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A z/x/y folder of the tiles of zooms 1 and 2 but one."""
+    """A z/x/y folder with all tiles of zooms 1 and 2 except one."""
     root = tmp_path_factory.mktemp("tiles")
     places = [(1, x, y) for x in range(2) for y in range(2)] + [(2, x, y) for x in range(4) for y in range(4)]
     for z, x, y in places[:-1]:
@@ -46,10 +46,10 @@ def test_tile_equals_file_of_source(mapped: httpx.Client, folder: Path) -> None:
     assert answer.headers["cache-control"] == "max-age=86400"
 
 
-@pytest.mark.parametrize("asked", ['"x", {tag}', "W/{tag}", "*", "{tag}"])
-def test_known_tile_is_304(mapped: httpx.Client, asked: str) -> None:
+@pytest.mark.parametrize("if_none_match", ['"x", {tag}', "W/{tag}", "*", "{tag}"])
+def test_known_tile_is_304(mapped: httpx.Client, if_none_match: str) -> None:
     tag = mapped.get("/tiles/1/0/0").headers["etag"]
-    again = mapped.get("/tiles/1/0/0", headers={"If-None-Match": asked.format(tag=tag)})
+    again = mapped.get("/tiles/1/0/0", headers={"If-None-Match": if_none_match.format(tag=tag)})
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
     assert mapped.get("/tiles/1/0/1", headers={"If-None-Match": tag}).status_code == 200
 
@@ -73,13 +73,13 @@ def test_missing_tile_is_404(mapped: httpx.Client, path: str, word: str, check_p
 def test_huge_zoom_is_rejected_before_powers_are_computed(
     mapped: httpx.Client, check_problem: Any, monkeypatch: Any
 ) -> None:
-    """A Tile of zoom z works out 2**z: once, one such request took all memory and never ended."""
+    """Checking a Tile computes 2 ** z. Such a request once took all memory and never ended."""
 
-    def made(x: int, y: int, z: int) -> Tile:
+    def checked_tile(x: int, y: int, z: int) -> Tile:
         assert z <= 30
         return Tile(x, y, z)
 
-    monkeypatch.setattr("service.http.tiles.Tile", made)
+    monkeypatch.setattr("service.http.tiles.Tile", checked_tile)
     for zoom in (31, 10**9, 10**4000):
         assert "zoom" in check_problem(mapped.get(f"/tiles/{zoom}/0/0"), 404, "no-tile")
 
@@ -89,7 +89,7 @@ def test_tile_address_must_be_numbers(mapped: httpx.Client, check_problem: Any) 
 
 
 def test_service_without_map_answers_404(http: httpx.Client, check_problem: Any) -> None:
-    """The test's index was built from no source that is at hand."""
+    """The test's index names a source that does not exist here."""
     for path in ("/tiles", "/tiles/1/0/0"):
         assert "TILEBEAM_TILES" in check_problem(http.get(path), 404, "no-tile")
 

@@ -1,4 +1,4 @@
-"""What operators lean on: readiness that means something, a bound on what is in work, figures, and a quiet 500."""
+"""Readiness, request limits, metrics, shutdown, and internal errors."""
 
 import logging
 import signal
@@ -28,7 +28,7 @@ def test_index_route_describes_loaded_index(http: httpx.Client, locator: Locator
 
 def test_alive_at_once_and_ready_after_first_inference(serving: Any, stepped: Any, check_problem: Problem) -> None:
     with serving(stepped) as url, httpx.Client(base_url=url, timeout=20) as http:
-        assert stepped.encoder.waiting.acquire(timeout=10)  # the warm-up is in the encoder and stays there
+        assert stepped.encoder.waiting.acquire(timeout=10)  # the warm-up inference is held in the encoder
         assert http.get("/healthz").json() == {"status": "alive"}
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(http.get, "/readyz")
@@ -53,7 +53,7 @@ def test_internal_error_is_500_without_details_and_ends_readiness(
             answer = http.post("/locate", files={"image": make_picture()})
         assert "secret" not in check_problem(answer, 500, "internal")
         while not any("secret internals" in str(record.exc_info) for record in caplog.records):
-            time.sleep(0.01)  # the log follows the answer; the test's time limit ends a wait in vain
+            time.sleep(0.01)  # the log line is written after the answer
         line = http.post("/locate/batch", files=[("images", ("a", make_picture()))]).json()
         assert line["error"]["status"] == 500
         assert http.get("/readyz").status_code == 503
@@ -78,7 +78,7 @@ def test_requests_over_limit_are_rejected_before_upload(
         asked = [pool.submit(ask) for _ in range(2)]
         assert stepped.encoder.waiting.acquire(timeout=10)
         while "tilebeam_requests_in_flight 3.0" not in httpx.get(f"{url}/metrics").text:
-            time.sleep(0.01)  # two in work, and the one that asks
+            time.sleep(0.01)  # two running requests, and this one
         refused = ask()
         assert "2 requests are in progress" in check_problem(refused, 503, "overloaded")
         assert refused.headers["retry-after"] == "3"
@@ -177,7 +177,7 @@ def test_plain_browser_form_is_accepted(http: httpx.Client, make_picture: Pictur
 
 
 def test_pillow_warnings_are_not_logged() -> None:
-    """Its text quotes the picture: raw lines among JSON, and a registry that every new text makes longer."""
+    """They are not JSON, they quote the picture, and Python would remember each distinct text."""
     program = """
 import warnings
 from service.ops.logs import configure
