@@ -14,8 +14,8 @@ from indexer.builtin.pictures import embed_pictures, embed_views, nowhere_pictur
 from indexer.builtin.recipe import Recipe
 from indexer.builtin.styles import Style, Stylist
 from indexer.builtin.views import Centres, Earth, draw_views
-from indexer.calibration.elsewhere import Strangers
-from indexer.calibration.stages import calibrated
+from indexer.calibration.elsewhere import OutOfScope
+from indexer.calibration.fit import fit_all
 from indexer.photos.embed import KnownPictures, joined
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.files import write_json
@@ -40,7 +40,7 @@ def calibrate(recipe: Recipe, encoders: Path, index_dir: Path) -> dict[str, Any]
     )
     index = TileIndex.open(index_dir)
     encoder = PhotoEncoder.load(str(encoders), device="cpu")
-    fitted = calibrated(index, _pictures(recipe, encoder), _strangers(recipe, encoder), K)
+    fitted = fit_all(index, _pictures(recipe, encoder), _out_of_scope(recipe, encoder), K)
     fitted.write(encoders)
     fitted.write(index_dir)
     return {str(z): asdict(n) for z, n in fitted.zooms.items()}
@@ -57,7 +57,7 @@ def _pictures(recipe: Recipe, encoder: PhotoEncoder) -> KnownPictures:
     return joined(parts)
 
 
-def _strangers(recipe: Recipe, encoder: PhotoEncoder) -> Strangers:
+def _out_of_scope(recipe: Recipe, encoder: PhotoEncoder) -> OutOfScope:
     """Views of the open sea, and drawings of no place; `tilebeam calibrate --elsewhere` takes more kinds."""
     rng = np.random.default_rng([_SEED, recipe.seed, 1])
     sea = sea_views(_SEA, recipe.footprint_km, recipe.turn, _SEED, recipe.zooms[-1] - 1)
@@ -65,7 +65,7 @@ def _strangers(recipe: Recipe, encoder: PhotoEncoder) -> Strangers:
     drawn = embed_pictures(nowhere_pictures(_NOWHERE, _SIZE, _SEED), encoder)
     families = ["sea"] * len(seen) + [f"drawing {i % 5}" for i in range(len(drawn))]  # there may be little open sea
     nowhere = np.full(len(families), np.nan)
-    return Strangers(KnownPictures(np.concatenate([seen.embeddings, drawn]), nowhere, nowhere), np.array(families))
+    return OutOfScope(KnownPictures(np.concatenate([seen.embeddings, drawn]), nowhere, nowhere), np.array(families))
 
 
 def describe(recipe_file: Path, options: dict[str, Any], encoders: Path, numbers: dict[str, Any], log: Path) -> None:

@@ -1,9 +1,9 @@
-"""Fitting "elsewhere": telling pictures that have an answer from pictures that have none.
+"""Fitting "elsewhere": separating pictures that have an answer from out-of-scope pictures.
 
-Logistic regression over features of the descent. Pictures of no place have no answer; a picture of a real place in
-another rendition has none where the index answers it more than WRONG_KM off. Kinds of pictures (families) weigh alike,
-however many pictures each has, and the two sides are weighted to the share of pictures without an answer that is
-expected in use.
+A logistic regression over features of the descent (docs/method.md, "Elsewhere"). A picture of no place has no answer. A
+picture of a real place in another rendition has none if the index answers it more than WRONG_KM off. Families (kinds of
+pictures) have equal weights, whatever their numbers of pictures. The two sides are weighted by the share of
+out-of-scope pictures expected in use.
 """
 
 from collections.abc import Sequence
@@ -27,56 +27,59 @@ from retrieval.search.elsewhere import names as feature_names
 from retrieval.search.points import Support
 from retrieval.sphere import distances_km, unit_vectors_of_sines
 
-EXPECTED_SHARE = 0.1
-"""Of pictures without an answer among those that a service is sent, where nobody says otherwise."""
 _RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
-class Strangers:
-    """Pictures of kinds that the index was not made for; places are nan for pictures of no place."""
+class OutOfScope:
+    """Pictures of kinds that the index was not made for, and their families, (n,). Places are nan for no place."""
 
     pictures: KnownPictures
     families: NDArray[np.str_]
 
 
 @dataclass(frozen=True)
-class _Looks:
-    """Features, (n, f) with nan where a descent lacks one, and km between answer and truth, (n,), nan: no place."""
+class _Observed:
+    """Features, (n, f), nan where a descent lacks one; km between answer and truth, (n,), nan without a place."""
 
     features: NDArray[np.float64]
     km: NDArray[np.float64]
 
 
-def with_elsewhere(
-    index: TileIndex, pictures: KnownPictures, strangers: Strangers, calibration: Calibration, k: int, share: float
+def fit_elsewhere(
+    index: TileIndex, pictures: KnownPictures, out_of_scope: OutOfScope, calibration: Calibration, k: int, share: float
 ) -> Calibration:
-    """Fit the model of elsewhere. `pictures` are answerable all; `share` of strangers is expected in use."""
+    """Add the model of elsewhere. All `pictures` are answerable; `share`: of out-of-scope pictures expected in use.
+
+    The result has no model of elsewhere if the index answers all out-of-scope pictures correctly.
+    """
     plain = replace(calibration, elsewhere=None)
-    # A prior that no zoom hears says nothing of this either.
+    # If the prior has weight 0 at every zoom, leave its features out of this model too.
     names = feature_names(index.zooms, prior=any(n.lam > 0 for n in calibration.zooms.values()))
-    known = _look(index, pictures, plain, k, names)
-    strange = _look(index, strangers.pictures, plain, k, names)
-    unanswered = ~(strange.km <= WRONG_KM)
+    known = _observed(index, pictures, plain, k, names)
+    unknown = _observed(index, out_of_scope.pictures, plain, k, names)
+    unanswered = ~(unknown.km <= WRONG_KM)  # nan counts as unanswered
     if not unanswered.any():
         return plain
     weights = np.concatenate(
-        [np.full(len(pictures), (1 - share) / max(1, len(pictures))), _family_weights(strangers, unanswered, share)]
+        [np.full(len(pictures), (1 - share) / max(1, len(pictures))), _family_weights(out_of_scope, unanswered, share)]
     )
-    features = np.concatenate([known.features, strange.features])
+    features = np.concatenate([known.features, unknown.features])
     nowhere = np.concatenate([np.zeros(len(pictures), dtype=bool), unanswered])
     return replace(calibration, elsewhere=_logistic(names, features, nowhere, weights))
 
 
-def _look(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int, names: Sequence[str]) -> _Looks:
+def _observed(
+    index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int, names: Sequence[str]
+) -> _Observed:
     truths = unit_vectors_of_sines(pictures.lng, np.sin(np.radians(pictures.lat)))
     features, km = np.full((len(pictures), len(names)), np.nan), np.full(len(pictures), np.nan)
     for i, descent in enumerate(descents(index, pictures, calibration, k)):
-        found = features_of(descent.steps)
-        features[i] = [found.get(name, np.nan) for name in names]
+        by_name = features_of(descent.steps)
+        features[i] = [by_name.get(name, np.nan) for name in names]
         if np.isfinite(truths[i]).all():
             km[i] = _error_km(descent, truths[i])
-    return _Looks(features, km)
+    return _Observed(features, km)
 
 
 def _error_km(descent: Descent, truth: NDArray[np.float64]) -> float:
@@ -84,32 +87,32 @@ def _error_km(descent: Descent, truth: NDArray[np.float64]) -> float:
     return float(distances_km(place.vector, truth[None])[0])
 
 
-def _family_weights(strangers: Strangers, unanswered: NDArray[np.bool_], share: float) -> NDArray[np.float64]:
-    """(n,): families without an answer weigh alike, those of real places together as much as those of none.
+def _family_weights(out_of_scope: OutOfScope, unanswered: NDArray[np.bool_], share: float) -> NDArray[np.float64]:
+    """Weights, (n,). The unanswered pictures of all families of one kind (with a place, without) have equal totals.
 
-    The answerable among them weigh as much as their likes without an answer, together no more than these.
+    Both kinds have the same total. A family's answered pictures have the same weight each as its unanswered ones, and
+    no larger total.
     """
-    placed = np.isfinite(strangers.pictures.lng)
+    placed, family_of = np.isfinite(out_of_scope.pictures.lng), out_of_scope.families
     weights = np.zeros(len(unanswered))
     kinds = [kind for kind in (placed, ~placed) if (kind & unanswered).any()]
     for kind in kinds:
-        families = [
-            f for f in np.unique(strangers.families[kind]) if (kind & unanswered)[strangers.families == f].any()
-        ]
+        families = [f for f in np.unique(family_of[kind]) if (kind & unanswered)[family_of == f].any()]
         for family in families:
-            here = kind & (strangers.families == family)
-            bad, good = here & unanswered, here & ~unanswered
-            part = share / len(kinds) / len(families)
-            weights[bad] = part / bad.sum()
-            weights[good] = part / max(bad.sum(), good.sum())
+            members = kind & (family_of == family)
+            bad, good = members & unanswered, members & ~unanswered
+            family_share = share / len(kinds) / len(families)
+            weights[bad] = family_share / bad.sum()
+            weights[good] = family_share / max(bad.sum(), good.sum())
     return weights
 
 
 def _logistic(
     names: Sequence[str], features: NDArray[np.float64], nowhere: NDArray[np.bool_], weights: NDArray[np.float64]
 ) -> ElsewhereNumbers:
-    there = np.flatnonzero(np.isfinite(features).any(axis=0))  # zooms without vectors have no cosines
-    names, features = [names[int(i)] for i in there], features[:, there]
+    """Fit by maximum likelihood with a small ridge; features are standardised and held within CLIP."""
+    observed = np.flatnonzero(np.isfinite(features).any(axis=0))  # zooms without vectors have no cosines
+    names, features = [names[int(i)] for i in observed], features[:, observed]
     means, scales = np.nanmean(features, 0), np.maximum(np.nanstd(features, 0), 1e-6)
     z = torch.from_numpy(np.nan_to_num(np.clip((features - means) / scales, -CLIP, CLIP)))
     target, weight = torch.from_numpy(nowhere.astype(np.float64)), torch.from_numpy(weights / weights.sum())

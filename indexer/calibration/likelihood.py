@@ -1,6 +1,7 @@
-"""The posterior of one zoom as a differentiable function of its numbers (design section 5), and their best values.
+"""The posterior of one zoom as a differentiable function of its numbers, and the likeliest numbers.
 
-The same formula as `retrieval.posterior.share`, over many pictures at once and in torch; a test holds them together.
+The formula is that of `retrieval.search.posterior.share` (docs/method.md, "The posterior"), in torch and over many
+pictures at once. A test compares the two. Symbols are explained in docs/method.md.
 """
 
 import math
@@ -19,29 +20,29 @@ _STEPS = 60
 
 @dataclass
 class Free:
-    """A zoom's numbers on scales where all are near 1 and any value is allowed."""
+    """A zoom's numbers as unbounded parameters, on scales where all are near 1."""
 
     log_tau: Tensor
     gamma: Tensor
-    kappa_logit: Tensor | None  # None: kappa stays 0
+    kappa_logit: Tensor | None  # None: kappa is 0
     rho: Tensor
-    lam_root: Tensor | None  # None: no prior. Squared, so that lambda is never negative and can reach 0
+    lam_root: Tensor | None  # lambda is its square, so never negative and possibly 0; None without a prior
 
     @classmethod
     def start(cls, numbers: ZoomNumbers, *, neighbours: bool, prior: bool = False) -> "Free":
-        """At given numbers; without `neighbours` kappa stays 0, without `prior` lambda plays no part."""
+        """Parameters at these numbers. Without `neighbours` kappa is 0; without `prior` lambda has no effect."""
         share = min(max(numbers.kappa, 1e-3), 1 - 1e-3)
         kappa = _free(math.log(share / (1 - share))) if neighbours else None
         root = _free(math.sqrt(numbers.lam)) if prior else None
         return cls(_free(math.log(numbers.tau)), _free(numbers.gamma), kappa, _free(numbers.rho), root)
 
     def parameters(self, *, parents: bool) -> list[Tensor]:
-        """What there is to learn; gamma and rho say nothing where there is but one parent."""
+        """The parameters to fit. Without several `parents`, gamma and rho have no effect and are left out."""
         own = [v for v in (self.log_tau, self.kappa_logit, self.lam_root) if v is not None]
         return [*own, self.gamma, self.rho] if parents else own
 
     def numbers(self, like: ZoomNumbers) -> ZoomNumbers:
-        """As plain numbers; b, and lambda where there is no prior, are those of `like`."""
+        """As plain numbers; b, and lambda without a prior, are those of `like`."""
         lam = like.lam if self.lam_root is None else float(self.lam_root.detach()) ** 2
         kappa = 0.0 if self.kappa_logit is None else float(torch.sigmoid(self.kappa_logit.detach()))
         tau = math.exp(float(self.log_tau.detach()))
@@ -50,32 +51,35 @@ class Free:
 
 
 def log_posterior(chunk: Chunk, free: Free) -> Tensor:
-    """(n, c) float64: log of each candidate's share of the mass that comes down from above; -inf where padded."""
+    """Log of each candidate's share of the mass above, (n, c) float64; -inf where padded."""
     scores = chunk.similarities
     if free.kappa_logit is not None:
         scores = scores + torch.sigmoid(free.kappa_logit) * (chunk.around - scores)
     weights = scores * torch.exp(-free.log_tau)
     if free.lam_root is not None and chunk.gains is not None:
         weights = weights + free.lam_root**2 * chunk.gains
-    weights = torch.where(chunk.there, weights, -torch.inf)
+    weights = torch.where(chunk.present, weights, -torch.inf)
     inclusive = _log_sums(weights, chunk.slots, chunk.log_share.shape[1])
     known = torch.isfinite(chunk.log_share) & torch.isfinite(inclusive)
     share, inclusive = (torch.where(known, v, torch.zeros(())) for v in (chunk.log_share, inclusive))
     of_parent = torch.where(known, free.gamma * share + free.rho * inclusive, -torch.inf)
     of_parent = torch.log_softmax(of_parent, 1)
-    given = torch.where(known, of_parent - inclusive, torch.zeros(()))
-    padded = torch.cat([given, torch.zeros_like(given[:, :1])], 1)
+    offset = torch.where(known, of_parent - inclusive, torch.zeros(()))
+    padded = torch.cat([offset, torch.zeros_like(offset[:, :1])], 1)  # padded candidates have slot m
     return weights + padded.gather(1, chunk.slots)
 
 
 def negative_log_likelihood(chunk: Chunk, free: Free) -> Tensor:
-    """Summed over the chunk's pictures: minus the log of the mass of the true candidates."""
-    found = log_posterior(chunk, free).gather(1, chunk.truth[:, None])[:, 0]
-    return -(found + chunk.log_total).sum()
+    """Minus the log of the true candidates' masses, summed over the chunk's pictures."""
+    log_share = log_posterior(chunk, free).gather(1, chunk.truth[:, None])[:, 0]
+    return -(log_share + chunk.log_total).sum()
 
 
-def minimise(parameters: list[Tensor], parts: Sequence[Callable[[], Tensor]], count: int) -> float:
-    """L-BFGS over the sum of `parts` / count, one part's graph in memory at a time; returns the least mean."""
+def minimise(parameters: list[Tensor], losses: Sequence[Callable[[], Tensor]], count: int) -> float:
+    """Minimise the sum of `losses` / count by L-BFGS, in place; returns the last value.
+
+    Gradients are taken one loss at a time, so only one graph is in memory.
+    """
     optimiser = torch.optim.LBFGS(
         parameters, lr=0.5, max_iter=_STEPS, tolerance_grad=1e-5, tolerance_change=1e-6, line_search_fn="strong_wolfe"
     )
@@ -83,7 +87,7 @@ def minimise(parameters: list[Tensor], parts: Sequence[Callable[[], Tensor]], co
     def closure() -> Tensor:
         optimiser.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
-        for part in parts:
+        for part in losses:
             loss = part() / count
             torch.autograd.backward(loss)
             total += loss.detach()
@@ -91,29 +95,30 @@ def minimise(parameters: list[Tensor], parts: Sequence[Callable[[], Tensor]], co
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]  # torch leaves L-BFGS untyped
     with torch.no_grad():
-        return float(sum(part() for part in parts)) / count
+        return float(sum(loss() for loss in losses)) / count
 
 
 def maximise(chunks: Sequence[Chunk], start: ZoomNumbers, *, neighbours: bool) -> tuple[ZoomNumbers, float]:
-    """The likeliest numbers of a zoom, and the mean negative log-likelihood with them, in nats; lambda 0 stays 0."""
+    """The likeliest numbers of a zoom and their mean negative log-likelihood in nats. A lambda of 0 stays 0."""
     free = Free.start(start, neighbours=neighbours, prior=start.lam > 0)
     count = sum(len(chunk.truth) for chunk in chunks)
     parents = any(chunk.log_share.shape[1] > 1 for chunk in chunks)
-    parts = [partial(negative_log_likelihood, chunk, free) for chunk in chunks]
-    loss = minimise(free.parameters(parents=parents), parts, count)
+    losses = [partial(negative_log_likelihood, chunk, free) for chunk in chunks]
+    loss = minimise(free.parameters(parents=parents), losses, count)
     return free.numbers(start), loss
 
 
 def _log_sums(weights: Tensor, slots: Tensor, parents: int) -> Tensor:
-    """(n, m): log-sum of exp weights, (n, c), over each parent's candidates; -inf where a parent has none."""
-    # Gradients run through each candidate's share; the top is each parent's own, as another's would underflow.
-    none = torch.full((len(weights), parents + 1), -torch.inf, dtype=weights.dtype)
-    tops = none.scatter_reduce(1, slots, weights.detach(), "amax")
+    """Log-sum of exp weights, (n, c), over each parent's candidates, (n, m); -inf for a parent without candidates."""
+    # Weights are taken relative to their own parent's largest, as another parent's could make all of them underflow.
+    # The largest is a constant to the gradient, which is exact without it.
+    empty = torch.full((len(weights), parents + 1), -torch.inf, dtype=weights.dtype)
+    tops = empty.scatter_reduce(1, slots, weights.detach(), "amax")
     tops = torch.where(torch.isfinite(tops), tops, torch.zeros(()))
     exponentials = torch.exp(weights - tops.gather(1, slots))
-    sums = torch.zeros_like(none).scatter_add(1, slots, exponentials)[:, :-1]
-    there = sums > 0
-    return torch.where(there, torch.log(torch.where(there, sums, torch.ones(()))) + tops[:, :-1], -torch.inf)
+    sums = torch.zeros_like(empty).scatter_add(1, slots, exponentials)[:, :-1]
+    present = sums > 0
+    return torch.where(present, torch.log(torch.where(present, sums, torch.ones(()))) + tops[:, :-1], -torch.inf)
 
 
 def _free(value: float) -> Tensor:

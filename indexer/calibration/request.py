@@ -1,62 +1,76 @@
-"""What is to be calibrated and on what: plain data, checked when it is made."""
+"""The request of a calibration, as plain data that is checked when it is made."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from indexer.calibration.elsewhere import EXPECTED_SHARE
 from indexer.errors import CalibrationFitError
+from indexer.fields import Range
 from indexer.photos.read import ReadOptions
-from retrieval.installed_priors import check_name
 from retrieval.search.query import LocateQuery
 
-__all__ = ["CalibrationRequest", "PriorSource"]
+__all__ = ["EXPECTED_SHARE", "CalibrationRequest", "PriorSource"]
+
+EXPECTED_SHARE = 0.1
+"""Default share of out-of-scope pictures among those that a service receives."""
 
 
 @dataclass(frozen=True)
 class PriorSource:
-    """A prior by the name that it has, or is to have, in the index, and the directory to take it from.
-
-    `directory`: None is the one that the index has, or of a kind that needs no files, none. `default`: the index is to
-    ask it where a question names no prior. Raises PriorError for what is no name.
-    """
+    """A prior to calibrate with and to install in the index. Raises PriorError for an invalid name."""
 
     name: str
+    """The prior's name in the index."""
     directory: Path | None = None
+    """The directory to install it from. None: it is in the index already, or its kind needs no files."""
     default: bool = True
+    """Use it for queries that name no prior."""
 
     def __post_init__(self) -> None:
+        # Imported here because it loads FAISS, and the command line imports this module for every command.
+        from retrieval.installed_priors import check_name
+
         check_name(self.name)
 
     @classmethod
     def of(cls, text: str, *, default: bool = True) -> "PriorSource":
-        """NAME or NAME=DIR."""
-        name, given, directory = text.partition("=")
-        return cls(name, Path(directory) if given else None, default)
+        """Read NAME or NAME=DIR."""
+        name, equals, directory = text.partition("=")
+        return cls(name, Path(directory) if equals else None, default)
 
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """An index, photos whose places are known, and pictures that have no answer.
+    """An index, photos whose places are known, and out-of-scope pictures.
 
-    `split`: None takes `validation` where the set has splits, else all photos. One half of them (drawn by `seed`) is
-    fitted to, the other is only measured on. `elsewhere`: a folder of families or a table; where it has splits, `test`
-    is only measured on, else a third of the families; `share`: of such pictures expected in use, above 0 and below 1.
-    `prior`: fitted together with the rest, and put into the index; without it the plain calibration is fitted.
-    Raises QueryError for a beam width that is none and CalibrationFitError for another share.
+    One half of the photos, chosen by a hash of their names and `seed`, is fitted to; the other is only measured on.
+    Raises QueryError for an invalid beam width and CalibrationFitError for an invalid share.
     """
 
     index: Path
+    """The index whose calibration.json is written."""
     photos: Path
-    reading: ReadOptions = field(default_factory=ReadOptions)
-    split: str | None = None
-    k: int = 64
-    elsewhere: Path | None = None
-    share: float = EXPECTED_SHARE
-    seed: int = 0
-    limit: int | None = None
-    device: str = "auto"
-    cache: Path | None = None
+    """A CSV or Parquet table, or a folder of photos with GPS in their EXIF."""
     prior: PriorSource | None = None
+    """The prior to fit with and to install; None fits the index's own calibration."""
+    split: str | None = None
+    """The split to use. Default: validation, if the photos have splits, else all photos."""
+    reading: ReadOptions = field(default_factory=ReadOptions)
+    limit: Annotated[int | None, Range(1)] = None
+    """Use at most this many photos, drawn by the seed."""
+    elsewhere: Path | None = None
+    """Out-of-scope pictures: a folder of families, or a table with a column `family`. Those of split `test` are only
+    measured on; without splits, a third of the families."""
+    share: float = EXPECTED_SHARE
+    """Expected share of out-of-scope pictures in use, between 0 and 1."""
+    k: int = 64
+    """The beam width to calibrate; answers at other widths are not calibrated."""
+    seed: Annotated[int, Range(0)] = 0
+    """Seed of the draws: photos under --limit, halves, resamples."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    cache: Path | None = None
+    """A folder that keeps embeddings for the next run."""
 
     def __post_init__(self) -> None:
         LocateQuery(k=self.k)

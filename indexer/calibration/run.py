@@ -1,4 +1,4 @@
-"""`tilebeam calibrate` from request to result: load, part, fit on one part, measure on the other, store."""
+"""`tilebeam calibrate` from request to result: read and embed, fit on one half, measure on the other, store."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.calibration.elsewhere import Strangers
-from indexer.calibration.fit import LEAST_PICTURES
+from indexer.calibration.elsewhere import OutOfScope
+from indexer.calibration.fit import MIN_PICTURES, fit_all
 from indexer.calibration.request import CalibrationRequest
-from indexer.calibration.stages import calibrated
 from indexer.errors import CalibrationFitError
 from indexer.evaluation.outcomes import Outcomes, Pictures, search_all
 from indexer.photos.embed import Embedded, KnownPictures, embed_photos, known_under
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import ReadOptions, read_photos
-from indexer.progress import OnProgress, Progress
+from indexer.progress import OnProgress, Progress, counter
 from retrieval.index.calibration import Calibration
 from retrieval.installed_priors import Asked, OpenPriors, install, staged
 from retrieval.locator import Locator
@@ -25,89 +24,101 @@ from retrieval.priors.base import Prior
 from retrieval.priors.registry import open_prior
 from retrieval.search.query import NO_PRIOR, LocateQuery
 
-__all__ = ["Calibrated", "Halves", "calibrate"]
+__all__ = ["Calibrated", "Halves", "calibrate", "families_of", "halves_of"]
 
-_TEST_SHARE = 3  # one family in so many is kept for measuring, where nothing says which
+_TEST_SHARE = 3
+"""Without splits, one in this many families of out-of-scope pictures is only measured on."""
 
 
 @dataclass(frozen=True)
 class Halves:
-    """Pictures to fit to and pictures to measure on; `strangers` are those that have no answer."""
+    """Pictures to fit to and pictures to measure on."""
 
     fit: KnownPictures
     test: KnownPictures
-    fit_strangers: Strangers | None
-    test_strangers: Strangers | None
+    fit_out_of_scope: OutOfScope | None
+    test_out_of_scope: OutOfScope | None
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """What came out. `before` and `after`: the second half's outcomes with raw and with fitted numbers."""
+    """The result of a calibration.
+
+    `before` and `after`: outcomes of the second half with raw and with fitted numbers; `out_of_scope`: outcomes of the
+    out-of-scope pictures that were not fitted to.
+    """
 
     request: CalibrationRequest
     photos: PhotoSet
     calibration: Calibration
     halves: Halves
-    reached: dict[int, int]  # pictures that spoke of each zoom
+    reached: dict[int, int]  # by zoom: the number of pictures whose true tile is among its candidates
     zooms: Sequence[int]
     before: Outcomes
     after: Outcomes
-    strangers: Outcomes | None
+    out_of_scope: Outcomes | None
 
     @property
     def unfitted(self) -> list[int]:
-        """Zooms that too few pictures spoke of."""
+        """The zooms that too few pictures reached."""
         return [zoom for zoom in self.zooms if zoom not in self.calibration.zooms]
 
 
 def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrated:
-    """Fit, measure, and put the result into the index without touching its vectors; a prior goes there with it.
+    """Fit, measure, and store the calibration in the index, with its prior if there is one. Vectors are not touched.
 
-    Raises PhotoSetError, CalibrationFitError where not even the first zoom can be fitted, PriorError, and what opening
-    raises.
+    Raises PhotoSetError, PriorError, CalibrationFitError if not even the first zoom can be fitted, and the errors of
+    opening the index.
     """
-    # An old calibration is not read: it is replaced even where it is damaged or of another format.
+    # The old calibration is not read: it is replaced even if it is damaged or of another format.
     locator = Locator.open(request.index, device=request.device, calibration=Calibration(), priors=(), prior=NO_PRIOR)
     if request.prior is None:
-        done = _fitted(request, locator, None, on_progress)
-        _store(done.calibration, request.index)
-        return done
-    with staged(request.index, request.prior.name, request.prior.directory) as place:
-        prior = open_prior(place, device=request.device, photo=locator.encoder)
-        done = _fitted(request, locator, prior, on_progress)
-        _store(done.calibration, request.index, lambda: _install(request, place, prior))
-    return done
+        result = _fitted(request, locator, None, on_progress)
+        _store(result.calibration, request.index)
+        return result
+    with staged(request.index, request.prior.name, request.prior.directory) as directory:
+        prior = open_prior(directory, device=request.device, photo=locator.encoder)
+        result = _fitted(request, locator, prior, on_progress)
+        _store(result.calibration, request.index, lambda: _install(request, directory, prior))
+    return result
 
 
 def _fitted(request: CalibrationRequest, locator: Locator, prior: Prior | None, on_progress: OnProgress) -> Calibrated:
-    """Everything but storing it."""
+    """Everything but storing."""
     embedded, halves = _load(request, locator, prior, on_progress)
     reached: dict[int, int] = {}
 
     def on_zoom(zoom: int, count: int) -> None:
         reached[zoom] = count
-        on_progress(Progress("note", f"Zoom {zoom}: {count:,} photos speak of it"))
+        on_progress(Progress("note", f"Zoom {zoom}: fitting to {count:,} photos"))
 
-    say = _said(on_progress)
-    fitted = calibrated(
-        locator.index, halves.fit, halves.fit_strangers, request.k, share=request.share, on_zoom=on_zoom, say=say
+    fitted = fit_all(
+        locator.index,
+        halves.fit,
+        halves.fit_out_of_scope,
+        request.k,
+        share=request.share,
+        on_zoom=on_zoom,
+        on_stage=lambda text: on_progress(Progress("note", text)),
     )
     if not fitted.zooms:
         raise CalibrationFitError(
             f"only {next(iter(reached.values()), 0)} of {len(halves.fit)} photos lie in tiles of zoom "
-            f"{locator.index.zooms[0]}, and {LEAST_PICTURES} are needed: give more photos of the indexed region"
+            f"{locator.index.zooms[0]}, and {MIN_PICTURES} are needed: give more photos of the indexed region"
         )
-    raw, better = locator, Locator(locator.index, fitted, locator.encoder)
+    raw, calibrated = locator, Locator(locator.index, fitted, locator.encoder)
     if request.prior is not None and prior is not None:
         fitted = fitted.with_prior(request.prior.name, prior.fingerprint)
-        raw, better = (_with_prior(locator, request.prior.name, prior, own) for own in (Calibration(), fitted))
+        raw, calibrated = (_with_prior(locator, request.prior.name, prior, own) for own in (Calibration(), fitted))
     query = LocateQuery(k=request.k)
     before = _search(raw, halves.test, query, "Measuring, raw", on_progress)
-    after = _search(better, halves.test, query, "Measuring, calibrated", on_progress)
-    strange = None
-    if halves.test_strangers is not None:
-        strange = _search(better, halves.test_strangers.pictures, query, "Measuring, elsewhere", on_progress)
-    return Calibrated(request, embedded.photos, fitted, halves, reached, locator.index.zooms, before, after, strange)
+    after = _search(calibrated, halves.test, query, "Measuring, calibrated", on_progress)
+    out_of_scope = None
+    if halves.test_out_of_scope is not None:
+        pictures = halves.test_out_of_scope.pictures
+        out_of_scope = _search(calibrated, pictures, query, "Measuring, elsewhere", on_progress)
+    zooms = locator.index.zooms
+    return Calibrated(request, embedded.photos, fitted, halves, reached, zooms, before, after, out_of_scope)
 
 
 def _with_prior(locator: Locator, name: str, prior: Prior, own: Calibration) -> Locator:
@@ -118,100 +129,93 @@ def _with_prior(locator: Locator, name: str, prior: Prior, own: Calibration) -> 
 def _load(
     request: CalibrationRequest, locator: Locator, prior: Prior | None, on_progress: OnProgress
 ) -> tuple[Embedded, Halves]:
+    """Read, embed and divide the photos and the out-of-scope pictures."""
     photos = read_photos(request.photos, request.reading)
-    wanted = request.split or (None if photos.split is None else "validation")
-    photos = photos if wanted is None else photos.only(wanted)
+    split = request.split or (None if photos.split is None else "validation")
+    photos = photos if split is None else photos.only(split)
     photos = photos.sample(request.limit, request.seed).check_not_empty()
     embedded, known = _embedded(photos, "photos", request, locator, prior, on_progress)
     first, second = halves_of(embedded.photos.names, request.seed)
     if request.elsewhere is None:
         return embedded, Halves(known.take(first), known.take(second), None, None)
-    strangers = read_photos(request.elsewhere, ReadOptions(need_place=False))
-    strange, unknown = _embedded(strangers, "pictures without an answer", request, locator, prior, on_progress)
-    parts = [_strangers(strange, unknown, rows) for rows in families_of(strange.photos)]
-    if parts[0] is None:
+    others = read_photos(request.elsewhere, ReadOptions(need_place=False))
+    embedded_others, unknown = _embedded(others, "out-of-scope pictures", request, locator, prior, on_progress)
+    fit, test = (_out_of_scope(embedded_others, unknown, rows) for rows in families_of(embedded_others.photos))
+    if fit is None:
         raise CalibrationFitError(
-            f"{request.elsewhere}: all {len(strange.photos)} usable pictures are in split `test`, which is only "
-            "measured on: put some families into `train`"
+            f"{request.elsewhere}: all {len(embedded_others.photos)} usable pictures are in split `test`, which is "
+            "only measured on: put some families into `train`"
         )
-    return embedded, Halves(known.take(first), known.take(second), parts[0], parts[1])
+    return embedded, Halves(known.take(first), known.take(second), fit, test)
 
 
 def _embedded(
     photos: PhotoSet,
-    what: str,
+    noun: str,
     request: CalibrationRequest,
     locator: Locator,
     prior: Prior | None,
     on_progress: OnProgress,
 ) -> tuple[Embedded, KnownPictures]:
-    show = _shown(f"Embedding {what}", on_progress)
-    embedded = embed_photos(photos, locator.encoder, cache=request.cache, on_progress=show)
-    _note_refused(what, embedded.photos, on_progress)
-    show = _shown(f"Embedding {what} for the prior", on_progress)
-    return embedded, known_under(embedded, prior, cache=request.cache, on_progress=show)
+    on_picture = counter(on_progress, "embed", f"Embedding {noun}")
+    embedded = embed_photos(photos, locator.encoder, cache=request.cache, on_progress=on_picture)
+    _report_rejected(noun, embedded.photos, on_progress)
+    on_picture = counter(on_progress, "embed", f"Embedding {noun} for the prior")
+    return embedded, known_under(embedded, prior, cache=request.cache, on_progress=on_picture)
 
 
-def _note_refused(what: str, photos: PhotoSet, on_progress: OnProgress) -> None:
+def _report_rejected(noun: str, photos: PhotoSet, on_progress: OnProgress) -> None:
     if photos.rejected:
         counts = "; ".join(f"{count:,} {reason}" for reason, count in photos.summary().items())
-        on_progress(Progress("note", f"Not used of the {what}: {counts}"))
+        on_progress(Progress("note", f"Unused {noun}: {counts}"))
 
 
 def halves_of(names: Sequence[str], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Positions of the two halves: by a hash of the name, so that a photo's half depends on no other photo."""
-    order = np.array([_hash(name, seed) for name in names], dtype=np.uint64)
-    return np.flatnonzero(order % 2 == 0), np.flatnonzero(order % 2 == 1)
+    """Positions of the two halves, by a hash of each name, so that a photo's half depends on no other photo."""
+    hashes = np.array([_hash(name, seed) for name in names], dtype=np.uint64)
+    return np.flatnonzero(hashes % 2 == 0), np.flatnonzero(hashes % 2 == 1)
 
 
-def families_of(strangers: PhotoSet) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Positions of the pictures to fit to and to measure on: by their split, else whole families by their hash."""
-    if strangers.split is not None:
-        test = np.array([split == "test" for split in strangers.split])
+def families_of(pictures: PhotoSet) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Positions of the out-of-scope pictures to fit to and to measure on: by split, else whole families by hash."""
+    if pictures.split is not None:
+        test = np.array([split == "test" for split in pictures.split])
     else:
-        families = sorted(set(strangers.families or ()), key=lambda name: _hash(name, 0))
-        kept = set(families[: len(families) // _TEST_SHARE])
-        test = np.array([family in kept for family in strangers.families or ("",) * len(strangers)])
+        families = sorted(set(pictures.families or ()), key=lambda name: _hash(name, 0))
+        test_families = set(families[: len(families) // _TEST_SHARE])
+        test = np.array([family in test_families for family in pictures.families or ("",) * len(pictures)])
     return np.flatnonzero(~test), np.flatnonzero(test)
 
 
-def _strangers(embedded: Embedded, known: KnownPictures, rows: NDArray[np.intp]) -> Strangers | None:
+def _out_of_scope(embedded: Embedded, known: KnownPictures, rows: NDArray[np.intp]) -> OutOfScope | None:
     if not len(rows):
         return None
     families = embedded.photos.families or ("pictures",) * len(embedded.photos)
-    return Strangers(known.take(rows), np.array(families)[rows])
+    return OutOfScope(known.take(rows), np.array(families)[rows])
 
 
-def _store(fitted: Calibration, index: Path, first: Callable[[], None] = lambda: None) -> None:
+def _store(fitted: Calibration, index: Path, install_prior: Callable[[], None] = lambda: None) -> None:
     try:
-        first()
+        install_prior()
         fitted.write(index)
     except OSError as exc:
         raise CalibrationFitError(
-            f"{index} cannot be written to ({exc.strerror}), so it has the calibration that it had: "
-            "make room or give the right to write, and run again (--cache spares the embedding)"
+            f"{index} cannot be written to ({exc.strerror}) and has its old calibration: free some space or give "
+            "write permission, then run again (--cache saves embedding the photos again)"
         ) from exc
 
 
-def _install(request: CalibrationRequest, place: Path, prior: Prior) -> None:
+def _install(request: CalibrationRequest, directory: Path, prior: Prior) -> None:
     assert request.prior is not None
-    install(request.index, request.prior.name, place, prior.fingerprint, default=request.prior.default)
+    install(request.index, request.prior.name, directory, prior.fingerprint, default=request.prior.default)
 
 
 def _search(
     locator: Locator, pictures: KnownPictures, query: LocateQuery, text: str, on_progress: OnProgress
 ) -> Outcomes:
-    show = _shown(text, on_progress)
+    show = counter(on_progress, "embed", text)
     n = len(pictures)
     return search_all(locator, Pictures.of(pictures, locator.index), query, on_picture=lambda i: show(i, n))
-
-
-def _shown(text: str, on_progress: OnProgress) -> Callable[[int, int], None]:
-    return lambda done, total: on_progress(Progress("embed", text, done, total))
-
-
-def _said(on_progress: OnProgress) -> Callable[[str], None]:
-    return lambda text: on_progress(Progress("note", text))
 
 
 def _hash(text: str, seed: int) -> int:

@@ -6,98 +6,66 @@ from typing import Annotated
 
 import typer
 
-from indexer.cli.shared_options import (
-    AsJson,
-    Bootstrap,
-    Device,
-    Elsewhere,
-    EmbeddingCache,
-    Images,
-    LatitudeColumn,
-    Layout,
-    Limit,
-    LongitudeColumn,
-    PathColumn,
-    Photos,
-    Seed,
-    Split,
-)
+from indexer.calibration.request import CalibrationRequest, PriorSource
+from indexer.cli.options import Fields, command, flag
+from indexer.cli.shared_options import PHOTOS_PANEL, AsJson, Bootstrap, Reading
 from indexer.cli.terminal import Bars, ending_well, say
 
 __all__ = ["register"]
 
 
-def register(app: typer.Typer) -> None:
-    """Mount the command."""
-    app.command("calibrate")(calibrate)
-
-
-def calibrate(
-    index: Annotated[Path, typer.Option(help="The index whose calibration.json is written.")],
-    photos: Photos,
+def _prior(
     prior: Annotated[
         str | None,
         typer.Option(
-            help="NAME=DIR: fit with this prior, install it in the index, and write calibration-NAME.json; NAME alone "
-            "takes the one that the index has, or a kind that needs no files.",
+            help="NAME=DIR: fit with this prior, install it in the index, and write calibration-NAME.json. NAME alone "
+            "uses the index's prior of this name, or a kind that needs no files.",
             metavar="NAME[=DIR]",
         ),
     ] = None,
     prior_on_request: Annotated[
-        bool, typer.Option("--prior-on-request", help="Ask the prior only where a request names it.")
+        bool, typer.Option("--prior-on-request", help="Use the prior only for requests that name it.")
     ] = False,
-    split: Split = None,
-    images: Images = None,
-    layout: Layout = "auto",
-    path_column: PathColumn = None,
-    latitude_column: LatitudeColumn = None,
-    longitude_column: LongitudeColumn = None,
-    limit: Limit = None,
-    elsewhere: Elsewhere = None,
-    elsewhere_share: Annotated[
-        float, typer.Option(help="Share of such pictures that the index will be asked in use.")
-    ] = 0.1,
-    k: Annotated[
-        int, typer.Option(help="The beam width to calibrate; answers at others say `calibrated: false`.")
-    ] = 64,
-    seed: Seed = 0,
+) -> PriorSource | None:
+    return None if prior is None else PriorSource.of(prior, default=not prior_on_request)
+
+
+def register(app: typer.Typer) -> None:
+    """Mount the command."""
+    command(app, go_on="the index keeps its old calibration")(calibrate)
+
+
+def calibrate(
+    request: Annotated[
+        CalibrationRequest,
+        Fields(
+            prior=_prior,
+            reading=Reading,
+            share=flag("--elsewhere-share"),
+            photos=flag(rich_help_panel=PHOTOS_PANEL),
+            split=flag(rich_help_panel=PHOTOS_PANEL),
+            limit=flag(rich_help_panel=PHOTOS_PANEL, show_default="all"),
+            elsewhere=flag(rich_help_panel=PHOTOS_PANEL),
+        ),
+    ],
     bootstrap: Bootstrap = 1000,
-    device: Device = "auto",
-    cache: EmbeddingCache = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the report, as JSON and pictures too.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Fit an index's confidence on one half of the photos, measure it on the other, and store it in the index."""
-    with ending_well("the index has the calibration that it had"):
-        from indexer.calibration.report import CalibrationReport, check_folder, numbers_in_words
-        from indexer.calibration.request import CalibrationRequest, PriorSource
-        from indexer.calibration.run import calibrate as run
-        from indexer.photos.read import ReadOptions
+    from indexer.calibration.report import CalibrationReport, check_folder, numbers_in_words
+    from indexer.calibration.run import calibrate as run
 
-        request = CalibrationRequest(
-            index=index,
-            photos=photos,
-            reading=ReadOptions(layout, images, path_column, latitude_column, longitude_column),
-            split=split,
-            k=k,
-            elsewhere=elsewhere,
-            share=elsewhere_share,
-            seed=seed,
-            limit=limit,
-            device=device,
-            cache=cache,
-            prior=None if prior is None else PriorSource.of(prior, default=not prior_on_request),
-        )
-        if out is not None:
-            check_folder(out)
-        with Bars() as bars:
-            done = run(request, bars)
-    with ending_well("the index is calibrated; the same command makes the report"):
-        for line in numbers_in_words(done.calibration.zooms):
+    if out is not None:
+        check_folder(out)
+    with Bars() as bars:
+        result = run(request, bars)
+    with ending_well("the index is calibrated; run the same command again for the report"):
+        for line in numbers_in_words(result.calibration.zooms):
             say(line)
-        report = CalibrationReport(done, bootstrap)
+        report = CalibrationReport(result, bootstrap)
         typer.echo(json.dumps(report.to_json(), allow_nan=False) if as_json else report.markdown())
         if out is not None:
             report.write(out)
             say(f"{out}: the report, as Markdown, JSON and pictures")
-        say(f"{index}: calibration {str(done.calibration.id)[:12]} stored")
+        say(f"{request.index}: calibration {str(result.calibration.id)[:12]} stored")

@@ -1,4 +1,4 @@
-"""Pictures whose places are drawn from the posterior that given numbers give them, and how likely others find them."""
+"""Pictures whose places are drawn from a posterior with known numbers, and their likelihood under other numbers."""
 
 import numpy as np
 
@@ -24,7 +24,7 @@ def drawn(index: TileIndex, truth: Calibration, n: int, seed: int, k: int = K) -
 
 
 def lost(n: int, seed: int) -> KnownPictures:
-    """Pictures that say nothing of where they were taken."""
+    """Pictures whose embeddings and places are independent."""
     rng = np.random.default_rng([seed, 1])
     lat = np.degrees(np.arcsin(rng.uniform(-0.95, 0.95, n)))
     return KnownPictures(unit_rows(rng.standard_normal((n, DIM))), rng.uniform(-180, 180, n), lat)
@@ -36,15 +36,15 @@ def nowhere(n: int, seed: int) -> KnownPictures:
 
 
 def mixed(index: TileIndex, truth: Calibration, n: int, seed: int) -> KnownPictures:
-    """Three of four drawn from the posterior, one that says nothing: no numbers are right for all of them."""
+    """Three of four drawn from the posterior, one of four uninformative: no numbers are right for all of them."""
     both = joined([drawn(index, truth, n - n // 4, seed), lost(n // 4, seed)])
     return both.take(np.random.default_rng(seed).permutation(n))
 
 
 def likelihoods(index: TileIndex, pictures: KnownPictures, calibration: Calibration) -> Floats:
-    """The frontier mass of where each picture is, (n,): found by walking the frontier, not by the fit's arithmetic."""
-    found = zip(pictures.embeddings, pictures.lng, pictures.lat, strict=True)
-    return np.array([_mass_over(descend(index, row, calibration, K, "posterior", None), *at) for row, *at in found])
+    """The frontier mass at each picture's place, (n,), summed over the frontier and not by the fit's arithmetic."""
+    every = zip(pictures.embeddings, pictures.lng, pictures.lat, strict=True)
+    return np.array([_mass_over(descend(index, row, calibration, K, "posterior", None), *at) for row, *at in every])
 
 
 def deepest_tiles(index: TileIndex) -> FakeLevel:
@@ -57,20 +57,20 @@ def deepest_tiles(index: TileIndex) -> FakeLevel:
 def located(
     index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int = K
 ) -> tuple[list[Floats], list[Bools]]:
-    """What users see, per picture: the confidences of the answer's tiles, coarse to fine, and which hold the place."""
+    """For each picture the confidences of the answer's tiles, coarse to fine, and which of the tiles hold the place."""
     answers = locator(index, calibration).locate(pictures.embeddings, LocateQuery(k=k))
     confidences, right = [], []
     for answer, lng, lat in zip(answers, pictures.lng, pictures.lat, strict=True):
         tiles = [level.tile for level in answer.levels]
-        here = [codes_at(np.array([lng]), np.array([lat]), tile.z)[0] for tile in tiles]
-        there = [codes_at(np.array([answer.lng]), np.array([answer.lat]), tile.z)[0] for tile in tiles]
+        true = [codes_at(np.array([lng]), np.array([lat]), tile.z)[0] for tile in tiles]
+        answered = [codes_at(np.array([answer.lng]), np.array([answer.lat]), tile.z)[0] for tile in tiles]
         confidences.append(np.array([level.confidence for level in answer.levels]))
-        right.append(np.array([a == b for a, b in zip(here, there, strict=True)]))
+        right.append(np.array([a == b for a, b in zip(true, answered, strict=True)]))
     return confidences, right
 
 
 def locator(index: TileIndex, calibration: Calibration) -> Locator:
-    """As users have it."""
+    """A locator with a fake encoder."""
     return Locator(index, calibration, FakePhotoEncoder(DIM))
 
 
@@ -87,6 +87,6 @@ def _mass_over(descent: Descent, lng: float, lat: float) -> float:
     frontier, total = descent.frontier(), 0.0
     for s, step in enumerate(descent.steps):
         wanted = codes_at(np.array([lng]), np.array([lat]), step.level.zoom)[0]
-        here = frontier.steps == s
-        total += frontier.mass[here][step.level.codes[step.rows[frontier.positions[here]]] == wanted].sum()
+        own = frontier.steps == s
+        total += frontier.mass[own][step.level.codes[step.rows[frontier.positions[own]]] == wanted].sum()
     return float(total)

@@ -1,4 +1,4 @@
-"""Stand-ins for what GeoCLIP cannot bring into a test: places encoded at once, and CLIP's backbone, tiny and seeded."""
+"""Stand-ins for GeoCLIP's encoders in tests: a fast location encoder, and a tiny seeded CLIP backbone."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from tile_cache.addressing import LngLat
 
 
 class SeededPlaces:
-    """A location encoder of smooth random features of the unit sphere; counts what it is asked."""
+    """A location encoder of smooth random features of the unit sphere. `asked` counts the encoded places."""
 
     logit_scale = 12.0
 
@@ -30,7 +30,7 @@ class SeededPlaces:
 
 
 class FeaturesOfPlaces:
-    """An image encoder for pictures that say where they are: red and green are the tile of zoom 8 that it encodes."""
+    """An image encoder that reads x and y of a tile of zoom 8 from red and green, and encodes the tile's centre."""
 
     name, batch_size, least_edge = "stand-in", 4, None
 
@@ -48,7 +48,7 @@ class FeaturesOfPlaces:
 
 
 def picture_of(place: LngLat) -> Image.Image:
-    """A picture that `FeaturesOfPlaces` takes for one from here."""
+    """A picture that `FeaturesOfPlaces` encodes as this place."""
     y = 128 - 128 / np.pi * np.arctanh(np.sin(np.radians(place.lat)))
     return Image.new("RGB", (8, 8), (int((place.lng + 180) / 360 * 256), int(y), 0))
 

@@ -1,4 +1,4 @@
-"""What calibration's tests share: small indexes, and pictures whose places are drawn from a posterior."""
+"""Small indexes for the tests of calibration."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`tilebeam calibrate` through the front door: a small index and photos on disk, what it writes and what it leaves."""
+"""`tilebeam calibrate` as a command: a small index and photos on disk, what it writes and what it leaves unchanged."""
 
 import csv
 import hashlib
@@ -13,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from benchmarks.noise_prior import NOISE, NOISE_KIND
-from indexer.calibration.fit import LEAST_PICTURES
+from indexer.calibration.fit import MIN_PICTURES
 from indexer.calibration.run import families_of, halves_of
 from indexer.photos.read import ReadOptions, read_photos
 from retrieval import locator
@@ -107,7 +107,7 @@ def done(place: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     return index, folder / "report", out
 
 
-def test_it_writes_the_calibration_and_nothing_else(place: Path, done: tuple[Path, Path, str]) -> None:
+def test_calibrate_changes_no_other_file_of_the_index(place: Path, done: tuple[Path, Path, str]) -> None:
     index, _, _ = done
     assert digests(index) == digests(place / "index")
     assert (index / "calibration.json").exists()
@@ -115,7 +115,7 @@ def test_it_writes_the_calibration_and_nothing_else(place: Path, done: tuple[Pat
     assert code == 0, err
 
 
-def test_answers_are_calibrated_at_that_width_only(place: Path, done: tuple[Path, Path, str]) -> None:
+def test_answers_are_calibrated_at_the_fitted_beam_width_only(place: Path, done: tuple[Path, Path, str]) -> None:
     opened = Locator.open(done[0])
     rows = opened.encode(opened.prepare(Image.open(place / "photos" / "0.png"))[None])
     for k, expected in ((K, True), (K * 2, False), (64, False)):
@@ -123,22 +123,22 @@ def test_answers_are_calibrated_at_that_width_only(place: Path, done: tuple[Path
         assert (answer.calibrated, answer.calibration_id) == (expected, Calibration.read(done[0]).id)
 
 
-def test_the_report_is_a_page_numbers_and_pictures(done: tuple[Path, Path, str]) -> None:
+def test_report_has_page_json_and_pictures(done: tuple[Path, Path, str]) -> None:
     index, report, out = done
     names = "calibration-report.json calibration.md reliability-calibrated.png reliability-raw.png risk-coverage.png"
     assert sorted(p.name for p in report.iterdir()) == names.split()
     for picture in report.glob("*.png"):
         with Image.open(picture) as opened:
             assert min(opened.size) > 300
-    told = json.loads((report / "calibration-report.json").read_text(), parse_constant=pytest.fail)
-    assert told["calibration_id"] == Calibration.read(index).id
-    assert told["photos"]["fitted"] + told["photos"]["measured"] == COUNT
-    assert min(told["photos"]["fitted"], told["photos"]["measured"]) > LEAST_PICTURES
+    report_json = json.loads((report / "calibration-report.json").read_text(), parse_constant=pytest.fail)
+    assert report_json["calibration_id"] == Calibration.read(index).id
+    assert report_json["photos"]["fitted"] + report_json["photos"]["measured"] == COUNT
+    assert min(report_json["photos"]["fitted"], report_json["photos"]["measured"]) > MIN_PICTURES
     for zoom in ("2", "4"):
-        raw, fitted = (told["zooms"][zoom][name] for name in ("raw", "calibrated"))
+        raw, fitted = (report_json["zooms"][zoom][name] for name in ("raw", "calibrated"))
         assert fitted["nll"]["value"] < raw["nll"]["value"]
         assert fitted["ece"]["value"] < 0.12
-    assert told["elsewhere"]["no place"]["not_answerable"] == 12  # one family of four is kept for measuring
+    assert report_json["elsewhere"]["no place"]["not_answerable"] == 12  # one family of four is kept for measuring
     page = (report / "calibration.md").read_text()
     assert page == out
     for word in ("| zoom |", "| fitted |", "| circle |", "AUROC of elsewhere", "| no place |"):
@@ -147,9 +147,7 @@ def test_the_report_is_a_page_numbers_and_pictures(done: tuple[Path, Path, str])
         assert not line.startswith("|") or line.endswith("|")
 
 
-def test_the_same_again_is_the_same_and_elsewhere_has_its_part(
-    place: Path, done: tuple[Path, Path, str], tmp_path: Path
-) -> None:
+def test_calibrating_again_gives_the_same_bytes(place: Path, done: tuple[Path, Path, str], tmp_path: Path) -> None:
     first, index = Calibration.read(done[0]), copied(place, tmp_path)
     assert first.elsewhere is not None
     code, out, err = calibrate(place, index, "--elsewhere", place / "odd", "--json")
@@ -158,8 +156,8 @@ def test_the_same_again_is_the_same_and_elsewhere_has_its_part(
     assert (index / "calibration.json").read_bytes() == (done[0] / "calibration.json").read_bytes()
 
 
-def test_a_calibration_that_cannot_be_read_is_replaced(place: Path, tmp_path: Path) -> None:
-    """As its refusal says: of another format, or damaged."""
+def test_unreadable_calibration_is_replaced(place: Path, tmp_path: Path) -> None:
+    """As the error message says, for one of another format or a damaged one."""
     index = copied(place, tmp_path)
     (index / "calibration.json").write_text('{"format": "tilebeam-calibration", "version": 1, "id": "x"}')
     code, _, err = run("inspect", index)
@@ -170,22 +168,22 @@ def test_a_calibration_that_cannot_be_read_is_replaced(place: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("old", [None, Calibration(k=3)], ids=["none", "old"])
-def test_too_few_photos_end_in_one_line_and_change_nothing(
+def test_too_few_photos_end_in_one_error_line_and_change_nothing(
     place: Path, tmp_path: Path, old: Calibration | None
 ) -> None:
     index = copied(place, tmp_path)
     if old is not None:
         old.write(index)
     before = {p.name: p.read_bytes() for p in index.iterdir() if p.is_file()}
-    code, out, err = calibrate(place, index, "--limit", LEAST_PICTURES, "--elsewhere", place / "odd")
+    code, out, err = calibrate(place, index, "--limit", MIN_PICTURES, "--elsewhere", place / "odd")
     assert (code, out) == (1, "")
     last = err.strip().splitlines()[-1]
     assert last.startswith("tilebeam: only ")
-    assert f"{LEAST_PICTURES} are needed: give more photos" in last
+    assert f"{MIN_PICTURES} are needed: give more photos" in last
     assert {p.name: p.read_bytes() for p in index.iterdir() if p.is_file()} == before
 
 
-def test_a_zoom_that_few_speak_of_is_named_and_left(place: Path, tmp_path: Path) -> None:
+def test_zoom_with_too_few_photos_is_reported_and_not_fitted(place: Path, tmp_path: Path) -> None:
     index = copied(place, tmp_path)
     code, out, err = calibrate(place, index, "--k", 1)  # the last --k counts: half the photos lose their tile at once
     assert code == 0, err
@@ -196,9 +194,7 @@ def test_a_zoom_that_few_speak_of_is_named_and_left(place: Path, tmp_path: Path)
     assert not opened.locate(rows, LocateQuery(k=1))[0].calibrated
 
 
-def test_an_index_that_cannot_be_written_to_keeps_what_it_had(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_ends_in_one_error_line(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = copied(place, tmp_path)
 
     def full(*_: object) -> None:
@@ -220,14 +216,14 @@ def test_an_index_that_cannot_be_written_to_keeps_what_it_had(
         (("--limit", 0), 2, "limit"),
     ],
 )
-def test_what_makes_no_sense_is_said(place: Path, arguments: tuple[str | int, ...], code: int, word: str) -> None:
+def test_invalid_options_are_refused(place: Path, arguments: tuple[str | int, ...], code: int, word: str) -> None:
     ended, out, err = calibrate(place, place / "index", *arguments)
     assert (ended, out) == (code, "")
     assert word in err
     assert not (place / "index" / "calibration.json").exists()
 
 
-def test_a_half_depends_on_no_other_photo() -> None:
+def test_half_of_a_photo_depends_on_no_other_photo() -> None:
     names = [f"{i}.jpg" for i in range(1000)]
     first, second = halves_of(names, 0)
     assert sorted([*first, *second]) == list(range(1000))
@@ -236,15 +232,15 @@ def test_a_half_depends_on_no_other_photo() -> None:
     assert halves_of(names, 1)[0].tolist() != first.tolist()
 
 
-def test_whole_families_are_kept_for_measuring(place: Path) -> None:
-    strangers = read_photos(place / "odd", ReadOptions(need_place=False))
-    fit, test = families_of(strangers)
-    families = np.array(strangers.families)
+def test_whole_families_are_only_measured_on(place: Path) -> None:
+    pictures = read_photos(place / "odd", ReadOptions(need_place=False))
+    fit, test = families_of(pictures)
+    families = np.array(pictures.families)
     assert (len(fit), len(test)) == (36, 12)
     assert not set(families[fit]) & set(families[test])
 
 
-def test_a_prior_is_fitted_put_into_the_index_and_asked(
+def test_prior_is_fitted_installed_and_used(
     place: Path, done: tuple[Path, Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(KINDS, NOISE, NOISE_KIND)
@@ -253,7 +249,7 @@ def test_a_prior_is_fitted_put_into_the_index_and_asked(
     assert code == 0, err
     assert "with the prior noise" in out
     plain, noisy = Calibration.read(index), Calibration.read(index, "noise")
-    assert (noisy.zooms, noisy.elsewhere) == (plain.zooms, plain.elsewhere)  # it is not heard
+    assert (noisy.zooms, noisy.elsewhere) == (plain.zooms, plain.elsewhere)  # its weight is 0
     assert (index / "calibration.json").read_bytes() == (done[0] / "calibration.json").read_bytes()
     code, _, err = run("inspect", index, "--verify")
     assert code == 0, err
@@ -282,14 +278,14 @@ def test_a_prior_is_fitted_put_into_the_index_and_asked(
     ]
     code, _, err = run("evaluate", *asked_of, "--prior", "none", "--scoring", "bolted")
     assert code == 1
-    assert "name one with --prior" in err
+    assert "name a prior with --prior" in err
 
 
-def test_a_prior_that_is_none_changes_nothing(place: Path, done: tuple[Path, Path, str], tmp_path: Path) -> None:
+def test_invalid_prior_changes_nothing(place: Path, done: tuple[Path, Path, str], tmp_path: Path) -> None:
     index = Path(shutil.copytree(done[0], tmp_path / "index"))
     before = digests(index)
-    for given in (f"geocells={tmp_path}", "geocells", "Upper=x", "oracle"):
-        code, _, err = calibrate(place, index, "--prior", given)
-        assert code == 1, given
+    for prior in (f"geocells={tmp_path}", "geocells", "Upper=x", "oracle"):
+        code, _, err = calibrate(place, index, "--prior", prior)
+        assert code == 1, prior
         assert "prior" in err
     assert digests(index) == before

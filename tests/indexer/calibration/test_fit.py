@@ -1,4 +1,4 @@
-"""Fitting on pictures that were drawn from the posterior itself: its numbers must come back."""
+"""Fitting to pictures whose places are drawn from the posterior: the fit must recover its numbers."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,7 +9,7 @@ import pytest
 from drawn_places import K, deepest_tiles, drawn, likelihoods, located, locator, lost, nowhere
 
 from indexer.calibration.cases import cases_of, chunks_of
-from indexer.calibration.fit import LEAST_PICTURES, fit, likeliest
+from indexer.calibration.fit import MIN_PICTURES, fit_numbers, fit_zooms
 from indexer.evaluation.metrics import reliability
 from indexer.photos.embed import KnownPictures, joined
 from retrieval.index.calibration import Calibration, ZoomNumbers
@@ -28,13 +28,13 @@ def pictures(holed: TileIndex) -> KnownPictures:
 
 @pytest.fixture(scope="module")
 def fitted(holed: TileIndex, pictures: KnownPictures) -> Calibration:
-    return fit(holed, pictures, K)
+    return fit_zooms(holed, pictures, K)
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.5])
-def test_the_numbers_of_one_zoom_come_back(flat: TileIndex, kappa: float) -> None:
+def test_fit_recovers_the_numbers_of_one_zoom(flat: TileIndex, kappa: float) -> None:
     true = ZoomNumbers(0.1, kappa=kappa)
-    found = fit(flat, drawn(flat, Calibration({3: true}), 1000, 6), K).zooms[3]
+    found = fit_zooms(flat, drawn(flat, Calibration({3: true}), 1000, 6), K).zooms[3]
     assert found.tau == pytest.approx(true.tau, rel=0.12)
     assert found.kappa == pytest.approx(true.kappa, abs=0.1)
     assert (found.gamma, found.rho, found.b) == (1, 1, None)  # there is one parent: nothing to weigh
@@ -42,10 +42,10 @@ def test_the_numbers_of_one_zoom_come_back(flat: TileIndex, kappa: float) -> Non
         assert found.kappa == 0  # exactly: the neighbours are not even looked at
 
 
-def test_the_numbers_of_a_second_zoom_come_back(dense: TileIndex) -> None:
+def test_fit_recovers_the_numbers_of_a_second_zoom(dense: TileIndex) -> None:
     """Under the true numbers of the first, which a second zoom's say in what its parents get makes hard to know."""
     known = drawn(dense, TOGETHER, 1600, 3, k=24)
-    found, true = likeliest(chunks_of(cases_of(dense, known, TOGETHER, 24, 1))), TOGETHER.zooms[5]
+    found, true = fit_numbers(chunks_of(cases_of(dense, known, TOGETHER, 24, 1))), TOGETHER.zooms[5]
     assert found.tau == pytest.approx(true.tau, rel=0.1)
     assert found.gamma == pytest.approx(true.gamma, abs=0.25)
     assert found.rho == pytest.approx(true.rho, abs=0.15)
@@ -56,7 +56,7 @@ def test_the_numbers_of_a_second_zoom_come_back(dense: TileIndex) -> None:
 def best(dense: TileIndex) -> tuple[Calibration, KnownPictures, float]:
     """What was fitted to neighbours and nests, to what, and the mean log-likelihood with it."""
     known = drawn(dense, TOGETHER, 900, 7)
-    found = fit(dense, known, K)
+    found = fit_zooms(dense, known, K)
     return found, known, float(np.log(likelihoods(dense, known, found)).mean())
 
 
@@ -74,7 +74,7 @@ def best(dense: TileIndex) -> tuple[Calibration, KnownPictures, float]:
     ],
     ids=["tau up", "tau down", "gamma up", "gamma down", "kappa up", "kappa down", "rho up", "rho down"],
 )
-def test_no_other_numbers_of_the_last_zoom_make_the_pictures_likelier(
+def test_changed_numbers_make_the_pictures_less_likely(
     dense: TileIndex,
     best: tuple[Calibration, KnownPictures, float],
     change: Callable[[ZoomNumbers], ZoomNumbers],
@@ -85,7 +85,7 @@ def test_no_other_numbers_of_the_last_zoom_make_the_pictures_likelier(
     assert np.log(likelihoods(dense, known, other)).mean() < likelihood
 
 
-def test_fresh_pictures_are_as_likely_as_by_the_true_numbers(holed: TileIndex, fitted: Calibration) -> None:
+def test_fresh_pictures_are_as_likely_as_under_the_true_numbers(holed: TileIndex, fitted: Calibration) -> None:
     fresh = drawn(holed, ALONE, 500, 2)
     nll = {
         name: -np.log(np.maximum(likelihoods(holed, fresh, c), 1e-12)).mean()
@@ -95,7 +95,7 @@ def test_fresh_pictures_are_as_likely_as_by_the_true_numbers(holed: TileIndex, f
     assert nll["fitted"] < nll["unfitted"] - 1
 
 
-def test_confidences_mean_what_they_say(holed: TileIndex, fitted: Calibration) -> None:
+def test_fitted_confidences_are_calibrated_on_fresh_pictures(holed: TileIndex, fitted: Calibration) -> None:
     fresh = drawn(holed, ALONE, 500, 3)
     honest, boasting = (_of_first_tiles(holed, fresh, c) for c in (fitted, Calibration()))
     assert honest.ece < 0.06 < 0.2 < boasting.ece
@@ -107,52 +107,52 @@ def _of_first_tiles(index: TileIndex, pictures: KnownPictures, calibration: Cali
     return reliability(np.array([c[0] for c in confidences]), np.array([r[0] for r in right]))
 
 
-def test_what_it_was_fitted_at_is_written_down(holed: TileIndex, fitted: Calibration, tmp_path: Path) -> None:
+def test_calibration_records_width_coverage_and_encoder(holed: TileIndex, fitted: Calibration, tmp_path: Path) -> None:
     manifest = holed.manifest
     assert fitted.fits(K, [3, 5], manifest.coverage_hash, manifest.photo_encoder["fingerprint"])
     fitted.write(tmp_path)
     assert Calibration.read(tmp_path) == fitted
 
 
-def test_neighbours_who_bring_nothing_are_not_asked(fitted: Calibration) -> None:
+def test_kappa_stays_0_without_enough_gain(fitted: Calibration) -> None:
     assert [n.kappa for n in fitted.zooms.values()] == [0, 0]
 
 
-def test_pictures_that_are_nowhere_or_not_covered_do_not_count(
+def test_pictures_without_place_or_outside_coverage_are_ignored(
     holed: TileIndex, pictures: KnownPictures, fitted: Calibration
 ) -> None:
-    assert fit(holed, joined([pictures, nowhere(200, 4)]), K) == fitted
+    assert fit_zooms(holed, joined([pictures, nowhere(200, 4)]), K) == fitted
     uncovered = np.setdiff1d(np.arange(4**5, dtype=np.uint64), holed.levels[1].codes)[:40]
     beside = KnownPictures(lost(40, 3).embeddings, *centres_of_codes(uncovered, 5))
     assert cases_of(holed, beside, fitted, K, 1) == []
 
 
-def test_a_zoom_that_too_few_speak_of_is_left_and_answers_say_so(dense: TileIndex) -> None:
-    few = drawn(dense, ALONE, LEAST_PICTURES + 20, 5)
+def test_zoom_with_too_few_pictures_is_not_fitted(dense: TileIndex) -> None:
+    few = drawn(dense, ALONE, MIN_PICTURES + 20, 5)
     counts: dict[int, int] = {}
-    found = fit(dense, few, K, on_zoom=counts.__setitem__)
-    assert counts[3] >= LEAST_PICTURES > counts[5]
+    found = fit_zooms(dense, few, K, on_zoom=counts.__setitem__)
+    assert counts[3] >= MIN_PICTURES > counts[5]
     assert list(found.zooms) == [3]
     answers = locator(dense, found).locate(few.embeddings[:20], LocateQuery(k=K))
     assert {answer.calibrated for answer in answers} == {False}
 
 
-def test_with_too_few_for_the_first_zoom_nothing_is_fitted(dense: TileIndex) -> None:
+def test_nothing_is_fitted_with_too_few_pictures_at_the_first_zoom(dense: TileIndex) -> None:
     counts: dict[int, int] = {}
-    found = fit(dense, joined([drawn(dense, ALONE, 60, 5), nowhere(300, 1)]), K, on_zoom=counts.__setitem__)
+    found = fit_zooms(dense, joined([drawn(dense, ALONE, 60, 5), nowhere(300, 1)]), K, on_zoom=counts.__setitem__)
     assert (dict(found.zooms), found.id, counts) == ({}, None, {3: 60})
 
 
-def test_pictures_that_say_nothing_get_numbers_that_say_so(dense: TileIndex) -> None:
+def test_uninformative_pictures_give_low_confidences(dense: TileIndex) -> None:
     known = lost(600, 9)
-    found = fit(dense, known, K)
+    found = fit_zooms(dense, known, K)
     confidences, _ = located(dense, known, found)
     assert max(c[0] for c in confidences) < 0.05  # one of 64 tiles has 0.016
 
 
-def test_pictures_that_say_everything_end_in_finite_numbers(dense: TileIndex) -> None:
+def test_perfectly_matching_pictures_give_finite_numbers(dense: TileIndex) -> None:
     rows, tiles = np.random.default_rng(4).integers(0, 1024, 300), deepest_tiles(dense)
     known = KnownPictures(tiles.vectors[rows], *centres_of_codes(tiles.codes[rows], 5))
-    found = fit(dense, known, 64)
+    found = fit_zooms(dense, known, 64)
     confidences, right = located(dense, known, found, k=64)
     assert np.mean([c[-1] for c, r in zip(confidences, right, strict=True) if r[-1]]) > 0.9

@@ -31,7 +31,7 @@ numbers = st.builds(
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 6), numbers)
-def test_it_is_the_posterior_that_is_served(seed: int, count: int, numbers: ZoomNumbers) -> None:
+def test_likelihood_equals_the_served_posterior(seed: int, count: int, numbers: ZoomNumbers) -> None:
     rng = np.random.default_rng(seed)
     cases = [case(rng) for _ in range(count)]
     chunk, free = Chunk.of(cases), Free.start(numbers, neighbours=numbers.kappa > 0)
@@ -46,7 +46,7 @@ def test_it_is_the_posterior_that_is_served(seed: int, count: int, numbers: Zoom
 
 
 @pytest.mark.parametrize("kappa", [0.0, 0.4])
-def test_its_slopes_are_those_of_differences(kappa: float) -> None:
+def test_gradients_equal_finite_differences(kappa: float) -> None:
     rng = np.random.default_rng(1)
     chunk = Chunk.of([case(rng) for _ in range(20)])
     free = Free.start(ZoomNumbers(0.3, 0.8, kappa=kappa, rho=0.6), neighbours=kappa > 0)
@@ -62,7 +62,7 @@ def test_its_slopes_are_those_of_differences(kappa: float) -> None:
         assert float(parameter.grad) == pytest.approx((values[0] - values[1]) / 2e-5, rel=1e-4, abs=1e-4)
 
 
-def test_chunks_hold_every_case_once_whatever_their_widths() -> None:
+def test_chunks_hold_every_case_once() -> None:
     rng = np.random.default_rng(2)
     cases = [case(rng) for _ in range(600)]
     chunks = chunks_of(cases)
@@ -73,7 +73,7 @@ def test_chunks_hold_every_case_once_whatever_their_widths() -> None:
     assert together == pytest.approx(one_by_one, rel=1e-9)
 
 
-def test_certainty_does_not_run_away() -> None:
+def test_fit_ends_when_the_true_candidate_is_always_best() -> None:
     """The true candidate is always the most similar: no temperature is too low, and the fit must end all the same."""
     rng = np.random.default_rng(3)
     cases = [case(rng) for _ in range(200)]

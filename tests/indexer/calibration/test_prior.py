@@ -1,4 +1,4 @@
-"""Fitting lambda: a prior's weight comes back where places were drawn with it, and is 0 where it says nothing."""
+"""Fitting lambda: it is recovered if places were drawn with the prior, and is 0 for an uninformative prior."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks.noise_prior import NoisePrior
 from indexer.calibration.cases import Case, Chunk, cases_of, chunks_of
-from indexer.calibration.fit import fit, likeliest
+from indexer.calibration.fit import fit_numbers, fit_zooms
 from indexer.calibration.likelihood import Free, log_posterior, negative_log_likelihood
 from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration, ZoomNumbers
@@ -32,7 +32,7 @@ def case(rng: np.random.Generator) -> Case:
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 3), st.floats(-1, 3), st.floats(0, 2))
-def test_the_likelihood_is_the_posterior_that_is_served(seed: int, lam: float, gamma: float, rho: float) -> None:
+def test_likelihood_with_a_prior_equals_the_served_posterior(seed: int, lam: float, gamma: float, rho: float) -> None:
     rng = np.random.default_rng(seed)
     cases = [case(rng) for _ in range(4)]
     numbers = ZoomNumbers(0.1, gamma, lam=lam, rho=rho)
@@ -44,7 +44,7 @@ def test_the_likelihood_is_the_posterior_that_is_served(seed: int, lam: float, g
         assert row[: len(c.slots)] == pytest.approx(expected, rel=1e-9, abs=1e-9)
 
 
-def test_lambda_s_slope_is_that_of_differences() -> None:
+def test_gradient_of_lambda_equals_finite_differences() -> None:
     rng = np.random.default_rng(1)
     chunk = Chunk.of([case(rng) for _ in range(20)])
     free = Free.start(ZoomNumbers(0.3, 0.8, lam=0.7, rho=0.6), neighbours=False, prior=True)
@@ -61,7 +61,7 @@ def test_lambda_s_slope_is_that_of_differences() -> None:
 
 
 def drawn_under_prior(index: TileIndex, truth: Calibration, n: int, seed: int, k: int) -> KnownPictures:
-    """Random embeddings, at places drawn from their posterior under beliefs that here are no noise."""
+    """Random embeddings, at places drawn from their posterior under the noise prior, which is informative here."""
     rng = np.random.default_rng(seed)
     rows = unit_rows(rng.standard_normal((n, DIM)))
     places = []
@@ -79,7 +79,7 @@ def drawn_under_prior(index: TileIndex, truth: Calibration, n: int, seed: int, k
 
 def test_the_weight_of_a_prior_that_is_right_comes_back(flat: TileIndex) -> None:
     truth = Calibration({3: ZoomNumbers(0.15, lam=0.8)})
-    found = fit(flat, drawn_under_prior(flat, truth, 700, 3, K), K).zooms[3]
+    found = fit_zooms(flat, drawn_under_prior(flat, truth, 700, 3, K), K).zooms[3]
     assert found.lam == pytest.approx(0.8, abs=0.12)
     assert found.tau == pytest.approx(0.15, rel=0.12)
 
@@ -87,13 +87,13 @@ def test_the_weight_of_a_prior_that_is_right_comes_back(flat: TileIndex) -> None
 def test_the_weight_at_a_second_zoom_comes_back(dense: TileIndex) -> None:
     """Under the true numbers of the first, as in `test_fit`."""
     known = drawn_under_prior(dense, TRUTH, 900, 3, 24)
-    found = likeliest(chunks_of(cases_of(dense, known, TRUTH, 24, 1)))
+    found = fit_numbers(chunks_of(cases_of(dense, known, TRUTH, 24, 1)))
     assert found.lam == pytest.approx(0.5, abs=0.12)
     assert found.tau == pytest.approx(0.2, rel=0.12)
 
 
-def test_a_prior_of_noise_gets_weight_0_and_changes_nothing(dense: TileIndex) -> None:
+def test_noise_prior_gets_weight_0_and_changes_nothing(dense: TileIndex) -> None:
     known = drawn(dense, Calibration({3: ZoomNumbers(0.12), 5: ZoomNumbers(0.15, 0.7)}, k=K), 400, 5)
-    plain, noisy = fit(dense, known, K), fit(dense, known.under(NoisePrior()), K)
+    plain, noisy = fit_zooms(dense, known, K), fit_zooms(dense, known.under(NoisePrior()), K)
     assert [n.lam for n in noisy.zooms.values()] == [0, 0]
     assert noisy.zooms == plain.zooms

@@ -1,4 +1,4 @@
-"""`tilebeam prior`: what it writes is what `open_prior` reads."""
+"""`tilebeam prior`: `open_prior` reads what it writes."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from retrieval.priors.registry import kind_of, open_prior
 from tilebeam import app
 
 
-def test_a_density_of_the_photos_to_train_on(tmp_path: Path) -> None:
+def test_density_of_the_training_photos(tmp_path: Path) -> None:
     lines = ["path,latitude,longitude,split"]
     for i, split in enumerate(("train", "train", "test")):
         Image.new("RGB", (8, 8), (i * 90, 0, 0)).save(tmp_path / f"{i}.png")
@@ -25,13 +25,13 @@ def test_a_density_of_the_photos_to_train_on(tmp_path: Path) -> None:
     assert open_prior(tmp_path / "density").fingerprint == expected.fingerprint
 
 
-def test_a_density_of_the_gallery(tmp_path: Path) -> None:
+def test_density_of_the_gallery(tmp_path: Path) -> None:
     made = CliRunner().invoke(app, ["prior", "density", "--out", str(tmp_path / "density")])
     assert made.exit_code == 0, made.output
     assert open_prior(tmp_path / "density").fingerprint == DensityPrior.open(None).fingerprint
 
 
-def test_settings_of_geoclip(tmp_path: Path) -> None:
+def test_geoclip_settings_are_written_and_checked(tmp_path: Path) -> None:
     made = CliRunner().invoke(app, ["prior", "geoclip", "--weighting", "area", "--out", str(tmp_path / "geoclip")])
     assert made.exit_code == 0, made.output
     assert kind_of(tmp_path / "geoclip") == "geoclip"

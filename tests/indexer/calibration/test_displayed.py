@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from drawn_places import K, drawn, located, locator, mixed
 
-from indexer.calibration.fit import fit
+from indexer.calibration.displayed import DisplayedChunk, displayed_cases, fit_displayed, fit_radii
+from indexer.calibration.fit import fit_zooms
 from indexer.calibration.likelihood import Free
-from indexer.calibration.shown import _seen, _Shown, as_shown, with_circles
 from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
 from retrieval.index.reader import TileIndex
@@ -29,13 +29,13 @@ def pictures(holed: TileIndex) -> KnownPictures:
 
 @pytest.fixture(scope="module")
 def fitted(holed: TileIndex, pictures: KnownPictures) -> Calibration:
-    return fit(holed, pictures, K)
+    return fit_zooms(holed, pictures, K)
 
 
 @pytest.fixture(scope="module")
 def shown(holed: TileIndex, pictures: KnownPictures, fitted: Calibration) -> Calibration:
     """As `calibrate` leaves it."""
-    return with_circles(holed, pictures, as_shown(holed, pictures, fitted, K), K)
+    return fit_radii(holed, pictures, fit_displayed(holed, pictures, fitted, K), K)
 
 
 @pytest.fixture(scope="module")
@@ -53,17 +53,17 @@ def fresh(holed: TileIndex) -> KnownPictures:
     ],
     ids=["plain", "elsewhere", "one zoom", "neighbours"],
 )
-def test_the_loss_is_that_of_the_answers(which: str, calibration: Calibration, request: pytest.FixtureRequest) -> None:
+def test_loss_equals_that_of_the_answers(which: str, calibration: Calibration, request: pytest.FixtureRequest) -> None:
     """To what float32 leaves of the cosines' mix, where neighbours have a part."""
     index: TileIndex = request.getfixturevalue(which)
     known, numbers = mixed(index, TRUE, 120, 3), calibration.zooms[index.zooms[-1]]
-    seen = [s for s in _seen(index, known, calibration, K) if s is not None]
+    seen = [s for s in displayed_cases(index, known, calibration, K) if s is not None]
     assert len(seen) == len(known)
-    found = float(_Shown.of(seen).loss(Free.start(numbers, neighbours=numbers.kappa > 0)).detach())
+    found = float(DisplayedChunk.of(seen).loss(Free.start(numbers, neighbours=numbers.kappa > 0)).detach())
     assert found == pytest.approx(_log_loss(index, known, calibration) * len(known), rel=1e-6)
 
 
-def test_fresh_answers_get_better_and_coarse_zooms_stay(
+def test_fresh_answers_improve_and_coarse_zooms_keep_their_numbers(
     holed: TileIndex, fresh: KnownPictures, fitted: Calibration, shown: Calibration
 ) -> None:
     assert shown.zooms[3] == fitted.zooms[3]
@@ -72,38 +72,40 @@ def test_fresh_answers_get_better_and_coarse_zooms_stay(
     assert _log_loss(holed, fresh, shown) < _log_loss(holed, fresh, fitted)
 
 
-def test_numbers_whose_answers_would_be_worse_are_not_taken(holed: TileIndex) -> None:
+def test_numbers_with_worse_answers_are_not_taken(holed: TileIndex) -> None:
     """Answers move with the numbers: here each round makes worse ones of what were right for the answers before."""
     known = mixed(holed, TRUE, 600, 1)
-    before = fit(holed, known, K)
-    after = as_shown(holed, known, before, K)
+    before = fit_zooms(holed, known, K)
+    after = fit_displayed(holed, known, before, K)
     assert _log_loss(holed, known, after) <= _log_loss(holed, known, before)
 
 
-def test_where_likelihood_was_right_little_changes(dense: TileIndex) -> None:
+def test_little_changes_when_the_likelihood_was_right(dense: TileIndex) -> None:
     known, fresh = drawn(dense, AROUND, 250, 4), drawn(dense, AROUND, 250, 5)
-    before = fit(dense, known, K)
-    after = as_shown(dense, known, before, K)
+    before = fit_zooms(dense, known, K)
+    after = fit_displayed(dense, known, before, K)
     assert (after.zooms[3], after.zooms[5].kappa) == (before.zooms[3], before.zooms[5].kappa)
     assert _log_loss(dense, fresh, after) < _log_loss(dense, fresh, before) + 0.02
 
 
-def test_numbers_that_lack_the_deepest_zoom_stay(holed: TileIndex, pictures: KnownPictures) -> None:
+def test_calibration_without_the_deepest_zoom_is_unchanged(holed: TileIndex, pictures: KnownPictures) -> None:
     for zooms in ({}, {3: TRUE.zooms[3]}):
         coarse = replace(TRUE, zooms=zooms)
-        assert as_shown(holed, pictures, coarse, K) is coarse
+        assert fit_displayed(holed, pictures, coarse, K) is coarse
 
 
 def test_pictures_without_a_place_change_nothing(holed: TileIndex, pictures: KnownPictures) -> None:
     few = pictures.take(np.arange(60))
     blank = KnownPictures(few.embeddings, np.full(60, np.nan), np.full(60, np.nan))
-    assert as_shown(holed, blank, TRUE, K) is TRUE
-    assert with_circles(holed, blank, TRUE, K) is TRUE
+    assert fit_displayed(holed, blank, TRUE, K) is TRUE
+    assert fit_radii(holed, blank, TRUE, K) is TRUE
     both = KnownPictures(*(np.concatenate([getattr(p, n) for p in (few, blank)]) for n in ("embeddings", "lng", "lat")))
-    assert with_circles(holed, both, TRUE, K) == with_circles(holed, few, TRUE, K)
+    assert fit_radii(holed, both, TRUE, K) == fit_radii(holed, few, TRUE, K)
 
 
-def test_circles_hold_what_they_promise(holed: TileIndex, fresh: KnownPictures, shown: Calibration) -> None:
+def test_circles_hold_their_promised_share_of_truths(
+    holed: TileIndex, fresh: KnownPictures, shown: Calibration
+) -> None:
     """On fresh pictures of the same kind, by the radii that users get."""
     fresh = fresh.take(np.arange(500))
     answers = locator(holed, shown).locate(fresh.embeddings, LocateQuery(k=K))
