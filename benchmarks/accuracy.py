@@ -1,10 +1,10 @@
-"""How good are the answers? Error in km, and how well confidences and circles keep what they promise.
+"""Accuracy of the answers: error in km, calibration of the confidences, and coverage of the circles.
 
     python -m benchmarks.accuracy                        the built-in index on the sets `clean` and `degraded`
     python -m benchmarks.accuracy --index DIR --set left-out
 
-The sets are drawn anew from accuracy_sets.json: seeds that no training or fitting used. Markdown goes to standard
-output, the same figures as JSON to --json FILE. For photos in files, and with intervals, there is `tilebeam evaluate`.
+The sets are drawn from the seeds in accuracy_sets.json, which no training or fitting used. Markdown goes to standard
+output, and the same figures as JSON to --json FILE. For photos in files, and for intervals, use `tilebeam evaluate`.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from indexer.evaluation.bootstrap import Resamples
 from indexer.evaluation.figures import Figures, Row, figures_of
 from indexer.evaluation.metrics import reliability
 from indexer.evaluation.outcomes import Outcomes, Pictures, ZoomOutcomes, search_all
+from indexer.evaluation.tables import markdown_table
 from indexer.photos.embed import KnownPictures
 from retrieval.locator import Locator
 from retrieval.search.query import LocateQuery
@@ -63,56 +64,55 @@ def built_in() -> Path:
 
 
 def draw(chosen: PictureSet, locator: Locator, count: int | None) -> KnownPictures:
-    """Draw and embed a set."""
+    """Draw and embed a set; `count`: only its first pictures."""
     pictures = embed_set(chosen, Earth(chosen.products), Centres(-60, 78, 8, 0.01), locator.encoder)
     n = len(pictures) if count is None else count
     return KnownPictures(pictures.embeddings[:n], pictures.lng[:n], pictures.lat[:n])
 
 
 def measure(locator: Locator, pictures: KnownPictures, query: LocateQuery) -> dict[str, Any]:
-    """All figures of one set, without intervals (`tilebeam evaluate` gives them)."""
+    """All figures of one set, without intervals."""
     outcomes = search_all(locator, Pictures.of(pictures, locator.index), query)
-    found = figures_of(Row("", query.k, query.scoring, outcomes, 0.0), None, Resamples(len(outcomes), 0))
+    figures = figures_of(Row("", query.k, query.scoring, outcomes, 0.0), None, Resamples(len(outcomes), 0))
     return {
         "n": len(outcomes),
-        "median_km": found.errors["median_km"].value,
-        "mean_km": found.errors["mean_km"].value,
-        "within_km": {str(limit): found.errors[f"within_{limit}_km"].value for limit in WITHIN_KM},
-        "circles": {share: _circle(found.circles, outcomes, share) for share in ("50", "90")},
+        "median_km": figures.errors["median_km"].value,
+        "mean_km": figures.errors["mean_km"].value,
+        "within_km": {str(limit): figures.errors[f"within_{limit}_km"].value for limit in WITHIN_KM},
+        "circles": {share: _circle(figures.circles, outcomes, share) for share in ("50", "90")},
         "elsewhere": float(outcomes.elsewhere.mean()),
         "zooms": {str(z.zoom): _zoom(z) for z in outcomes.zooms},
     }
 
 
 def _circle(circles: Figures, outcomes: Outcomes, share: str) -> dict[str, float]:
-    """The share of truths that a circle holds, among answers that give one."""
+    """The share of circles that hold the true place, the share of answers with a circle, and the median radius."""
     radius = np.nan_to_num(outcomes.radius_50_km if share == "50" else outcomes.radius_90_km)
-    holds, given = (circles[f"{what}_{share}"].value for what in ("holds", "given"))
-    return {"holds": holds, "given": given, "median_km": float(np.median(radius))}
+    holds, with_circle = (circles[f"{name}_{share}"].value for name in ("holds", "given"))
+    return {"holds": holds, "given": with_circle, "median_km": float(np.median(radius))}
 
 
 def _zoom(zoom: ZoomOutcomes) -> dict[str, float]:
     """Reliability of one zoom's confidences, over the answers that reach it."""
-    some = zoom.reached
-    return {"reached": float(some.mean()), **vars(reliability(zoom.confidence[some], zoom.right[some]))}
+    reached = zoom.reached
+    return {"reached": float(reached.mean()), **vars(reliability(zoom.confidence[reached], zoom.right[reached]))}
 
 
 def markdown(results: dict[str, dict[str, Any]]) -> str:
     """Two tables: errors and circles, then confidences."""
-    lines = [
-        "| set | n | median km | within 25 | 200 | 750 | 2500 km | 50% circle holds | 90% circle holds |",
-        "|" + "---|" * 9,
-    ]
+    head = ["set", "n", "median km", "within 25", "200", "750", "2500 km", "50% circle holds", "90% circle holds"]
+    errors = []
     for name, r in results.items():
-        shares = " | ".join(f"{r['within_km'][str(limit)]:.1%}" for limit in WITHIN_KM)
-        circles = " | ".join(f"{r['circles'][s]['holds']:.1%}" for s in ("50", "90"))
-        lines.append(f"| {name} | {r['n']} | {r['median_km']:.0f} | {shares} | {circles} |")
-    lines += ["", "| set | zoom | right | mean confidence | ECE | NLL | AUROC |", "|" + "---|" * 7]
+        shares = [f"{r['within_km'][str(limit)]:.1%}" for limit in WITHIN_KM]
+        circles = [f"{r['circles'][s]['holds']:.1%}" for s in ("50", "90")]
+        errors.append([name, str(r["n"]), f"{r['median_km']:.0f}", *shares, *circles])
+    zoom_head = ["set", "zoom", "right", "mean confidence", "ECE", "NLL", "AUROC"]
+    zooms = []
     for name, r in results.items():
         for z, f in r["zooms"].items():
-            figures = f"{f['ece']:.3f} | {f['nll']:.3f} | {f['auroc']:.3f}"
-            lines.append(f"| {name} | {z} | {f['accuracy']:.1%} | {f['confidence']:.1%} | {figures} |")
-    return "\n".join(lines)
+            figures = [f"{f[key]:.3f}" for key in ("ece", "nll", "auroc")]
+            zooms.append([name, z, f"{f['accuracy']:.1%}", f"{f['confidence']:.1%}", *figures])
+    return f"{markdown_table(head, errors)}\n\n{markdown_table(zoom_head, zooms)}"
 
 
 if __name__ == "__main__":

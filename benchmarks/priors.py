@@ -14,7 +14,7 @@ import io
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +30,7 @@ from indexer.evaluation.figures import errors, plain
 from indexer.evaluation.metrics import WITHIN_KM
 from indexer.evaluation.request import EvaluationRequest, Measures
 from indexer.evaluation.run import Evaluation, Measured, evaluate
+from indexer.evaluation.tables import decimals, figure_text, markdown_table, percent
 from indexer.evaluation.write import write_out
 from retrieval.files import write_json
 from retrieval.index.calibration import Calibration
@@ -43,7 +44,7 @@ PAIRS = (
     ("fused", "bolted on"),
     ("fused with noise", "tiles only"),
 )
-"""Ways that are held against each other, on the same resamples of the same photos."""
+"""Ways that are compared, on the same resamples of the same photos."""
 
 
 def main() -> None:
@@ -53,14 +54,13 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="a table with splits validation and test")
     parser.add_argument("--geocells", type=Path, required=True, help="a model that `tilebeam geocells train` made")
     parser.add_argument("--elsewhere", type=Path, help="pictures without an answer, for calibrating")
-    parser.add_argument("--out", type=Path, required=True, help="a folder; what is in it already is kept")
+    parser.add_argument("--out", type=Path, required=True, help="a folder; results that it already holds are reused")
     parser.add_argument("--k", type=int, default=64, help="beam width")
     parser.add_argument("--limit", type=int, help="at most so many test photos, for a quick look")
     arguments = parser.parse_args()
     KINDS[NOISE] = NOISE_KIND
     calibrate(arguments)
-    done = measured(arguments)
-    ways = named(done)
+    ways = named(measured(arguments))
     machine = describe()
     pairs = compared(ways)
     text = "\n\n".join([*tables(arguments.out / "index", ways, pairs), sentence(machine)])
@@ -70,18 +70,18 @@ def main() -> None:
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
-    """A copy of the index with three calibrations; those that are there already are kept."""
+    """Make a copy of the index with three calibrations; those that exist already are reused."""
     index: Path = arguments.out / "index"
     if not index.exists():
         arguments.out.mkdir(parents=True, exist_ok=True)
         shutil.copytree(arguments.index, index, ignore=shutil.ignore_patterns("calibration*.json"))
-    known = ["--index", index, "--photos", arguments.photos, "--k", arguments.k, "--cache", arguments.out / "cache"]
-    known += ["--elsewhere", arguments.elsewhere] if arguments.elsewhere else []
+    common = ["--index", index, "--photos", arguments.photos, "--k", arguments.k, "--cache", arguments.out / "cache"]
+    common += ["--elsewhere", arguments.elsewhere] if arguments.elsewhere else []
     wanted = {None: [], PRIOR: ["--prior", f"{PRIOR}={arguments.geocells}"], NOISE: ["--prior", NOISE]}
     for name, options in wanted.items():
         report_of = arguments.out / f"calibration-{name or 'plain'}"
         if Calibration.read(index, name).id is None:
-            tilebeam("calibrate", *known, *options, *(["--prior-on-request"] if name else []), "--out", report_of)
+            tilebeam("calibrate", *common, *options, *(["--prior-on-request"] if name else []), "--out", report_of)
 
 
 def tilebeam(*words: object) -> None:
@@ -109,14 +109,14 @@ def measured(arguments: argparse.Namespace) -> Evaluation:
         ),
     )
     with Bars() as bars:
-        done = evaluate(request, bars)
-        write_out(arguments.out / "evaluation", done)
-    return done
+        evaluation = evaluate(request, bars)
+        write_out(arguments.out / "evaluation", evaluation)
+    return evaluation
 
 
-def named(done: Evaluation) -> dict[str, Measured]:
-    """The rows by what they stand for."""
-    rows = {(m.row.prior, "alone" if m.row.alone else m.row.scoring): m for m in done.rows}
+def named(evaluation: Evaluation) -> dict[str, Measured]:
+    """The rows by their names in the tables."""
+    rows = {(m.row.prior, "alone" if m.row.alone else m.row.scoring): m for m in evaluation.rows}
     return {
         "tiles only": rows[None, "posterior"],
         "tiles only, ranked as in the paper": rows[None, "paper"],
@@ -130,11 +130,11 @@ def named(done: Evaluation) -> dict[str, Measured]:
 def compared(ways: Mapping[str, Measured]) -> dict[tuple[str, str], dict[str, Figure]]:
     """Differences in errors, with intervals."""
     resamples = Resamples(len(ways["fused"].row.outcomes))
-    found = {}
-    for one, other in PAIRS:
-        mine, theirs = (errors(ways[name].row.outcomes) for name in (one, other))
-        found[one, other] = resamples.figures({name: difference(mine[name], theirs[name]) for name in mine})
-    return found
+    differences = {}
+    for a, b in PAIRS:
+        of_a, of_b = (errors(ways[name].row.outcomes) for name in (a, b))
+        differences[a, b] = resamples.figures({name: difference(of_a[name], of_b[name]) for name in of_a})
+    return differences
 
 
 def tables(
@@ -142,49 +142,49 @@ def tables(
 ) -> Iterator[str]:
     """Errors, differences, confidences, weights."""
     limits = [f"≤ {limit:,} km %" for limit in WITHIN_KM]
-    yield table(
+    yield markdown_table(
         ["way", "n", "median km", *limits],
         [[name, f"{len(m.row.outcomes):,}", *cells(m.figures.errors)] for name, m in ways.items()],
     )
-    yield "Differences, paired (points for shares; an interval without 0 is a difference):"
-    yield table(
-        ["one less the other", "median km", *limits],
-        [[f"{one} - {other}", *cells(figures, "+")] for (one, other), figures in pairs.items()],
+    yield "Paired differences (shares in percentage points; significant if the interval does not contain 0):"
+    yield markdown_table(
+        ["first less second", "median km", *limits],
+        [[f"{a} - {b}", *cells(figures, "+")] for (a, b), figures in pairs.items()],
     )
     zooms = list(ways["fused"].figures.zooms)
-    yield "ECE of the answer's tile, and in how many answers it is right:"
-    yield table(
+    yield "ECE of the answer's tile, and the share of answers whose tile is right:"
+    yield markdown_table(
         ["way", *(f"ECE, zoom {z}" for z in zooms), *(f"right %, zoom {z}" for z in zooms)],
         [
             [
                 name,
-                *(text(m.figures.zooms[z]["ece"], "{:.3f}") for z in zooms),
-                *(text(m.figures.zooms[z]["right"], "{:.1f}", 100) for z in zooms),
+                *(decimals(m.figures.zooms[z]["ece"]) for z in zooms),
+                *(percent(m.figures.zooms[z]["right"]) for z in zooms),
             ]
             for name, m in ways.items()
             if m.row.scoring == "posterior"
         ],
     )
-    yield "What was fitted:"
-    yield table(
+    yield "Fitted numbers:"
+    yield markdown_table(
         ["calibration", *(f"zoom {z}: lambda (tau, gamma, rho, kappa)" for z in zooms)],
         [[name, *(numbers(calibration, z) for z in zooms)] for name, calibration in calibrations(index).items()],
     )
 
 
 def cells(figures: Mapping[str, Figure], sign: str = "") -> list[str]:
-    """Median and shares."""
-    shares = [text(figures[f"within_{limit}_km"], f"{{:{sign}.1f}}", 100) for limit in WITHIN_KM]
-    return [text(figures["median_km"], f"{{:{sign},.0f}}"), *shares]
+    """The cells for the median error and the shares within each limit."""
+    shares = [percent(figures[f"within_{limit}_km"], sign) for limit in WITHIN_KM]
+    return [figure_text(figures["median_km"], f"{sign},.0f"), *shares]
 
 
 def calibrations(index: Path) -> dict[str, Calibration]:
-    """Those of the index."""
+    """The index's calibrations by name."""
     return {name or "plain": Calibration.read(index, name) for name in (None, PRIOR, NOISE)}
 
 
 def numbers(calibration: Calibration, zoom: int) -> str:
-    """A zoom's, in a cell."""
+    """One zoom's numbers as a table cell."""
     n = calibration.numbers(zoom)
     return f"{n.lam:.2f} ({n.tau:.4f}, {n.gamma:.2f}, {n.rho:.2f}, {n.kappa:.2f})"
 
@@ -192,24 +192,13 @@ def numbers(calibration: Calibration, zoom: int) -> str:
 def report(
     index: Path, ways: Mapping[str, Measured], pairs: Mapping[tuple[str, str], Mapping[str, Figure]]
 ) -> dict[str, Any]:
-    """All of it as JSON."""
+    """All figures as JSON values."""
     fitted = {n: {str(z): asdict(v) for z, v in c.zooms.items()} for n, c in calibrations(index).items()}
     return {
         "ways": {n: {"errors": plain(m.figures.errors), "zooms": plain(m.figures.zooms)} for n, m in ways.items()},
-        "differences": {f"{one} - {other}": plain(figures) for (one, other), figures in pairs.items()},
+        "differences": {f"{a} - {b}": plain(figures) for (a, b), figures in pairs.items()},
         "fitted": fitted,
     }
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
-
-
-def text(figure: Figure, form: str, times: float = 1.0) -> str:
-    """Value and interval."""
-    value, low, high = (form.format(times * v) for v in figure)
-    return f"{value} [{low}, {high}]"
 
 
 if __name__ == "__main__":
