@@ -216,11 +216,12 @@ def _photos(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _ratio(text: str) -> tuple[int, int, int]:
+    from indexer.photos.splits import parse_ratio
+
     try:
-        train_share, validation, test = (int(part) for part in text.split(":"))
+        return parse_ratio(text)
     except ValueError as exc:
-        raise typer.BadParameter(f"--split-ratio {text!r}: give three whole numbers, such as 8:1:1") from exc
-    return train_share, validation, test
+        raise typer.BadParameter(f"--split-ratio {exc}") from exc
 
 
 def _numbers(option: str, text: str) -> list[float]:

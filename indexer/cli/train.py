@@ -243,10 +243,12 @@ def _margins(given: list[str]) -> dict[int, float]:
 
 
 def _ratio(text: str) -> tuple[int, int, int]:
+    from indexer.photos.splits import parse_ratio
+
     try:
-        train, validation, test = (int(part) for part in text.split(":"))
+        train, validation, test = parse_ratio(text)
     except ValueError as exc:
-        raise typer.BadParameter(f"--split-ratio {text!r}: give three whole numbers, such as 10:1:1") from exc
+        raise typer.BadParameter(f"--split-ratio {exc}") from exc
     if min(train, validation, test) < 0 or not train or not validation:
         raise TrainingError(f"--split-ratio {text}: train and validation must be above 0, test 0 or more")
     return train, validation, test

@@ -64,12 +64,12 @@ class Resamples:
 
 def mean(values: NDArray[np.floating] | Bools, among: Bools | None = None) -> Statistic:
     """The mean of (n,) values, or of those in `among`, (n,) bool."""
-    some = np.ones(len(values)) if among is None else among.astype(np.float64)
-    weighted = np.where(some > 0, values, 0).astype(np.float64)
+    weights = np.ones(len(values)) if among is None else among.astype(np.float64)
+    weighted = np.where(weights > 0, values, 0).astype(np.float64)
 
     def statistic(counts: Floats) -> Floats:
         with np.errstate(invalid="ignore"):
-            return np.asarray((counts @ weighted) / (counts @ some))
+            return np.asarray((counts @ weighted) / (counts @ weights))
 
     return Statistic(statistic)
 
@@ -90,13 +90,13 @@ def median(values: Floats) -> Statistic:
 
 def calibration_error(confidence: Floats, right: Bools, among: Bools, bins: int = 15) -> Statistic:
     """Expected calibration error of the answers in `among`, (n,) bool, over bins of equal width."""
-    some = among.astype(np.float64)
+    weights = among.astype(np.float64)
     gaps = np.zeros((len(confidence), bins))
     gaps[np.arange(len(confidence)), bin_of(confidence, bins)] = np.where(among, right - confidence, 0.0)
 
     def statistic(counts: Floats) -> Floats:
         with np.errstate(invalid="ignore"):
-            return np.asarray(np.abs(counts @ gaps).sum(axis=1) / (counts @ some))
+            return np.asarray(np.abs(counts @ gaps).sum(axis=1) / (counts @ weights))
 
     return Statistic(statistic, biased=True)
 

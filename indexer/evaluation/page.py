@@ -109,8 +109,8 @@ def _costs(rows: Rows) -> Iterator[str]:
     for number, m in enumerate(rows, 1):
         c, ms = m.figures.circles, milliseconds(m.row.outcomes.seconds)
         costs = [f"{ms['median']:.2f}", f"{ms['p95']:.2f}", f"{m.row.peak_mb:,.0f}"]
-        given, calibrated = f"{100 * c['given_90'].value:.1f}", "yes" if m.row.outcomes.calibrated.all() else "no"
-        body.append([str(number), percent(c["holds_50"]), percent(c["holds_90"]), given, calibrated, *costs])
+        with_circle, calibrated = f"{100 * c['given_90'].value:.1f}", "yes" if m.row.outcomes.calibrated.all() else "no"
+        body.append([str(number), percent(c["holds_50"]), percent(c["holds_90"]), with_circle, calibrated, *costs])
     about = (
         "Circle holds: the share of true places inside the circle, among the answers that give one. Search: from an "
         "embedding to its answer, one photo at a time in one thread. Peak: the highest resident memory of the whole "

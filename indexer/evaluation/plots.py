@@ -115,14 +115,14 @@ def cells_map(
 
     `rings`: arrays of (p, 2) longitudes and latitudes in degrees; `cell`: (n,) of the photos; `dots`: (m, 2) degrees.
     """
-    some = slice(None, None, max(1, len(lng) // _MAX_DOTS))
+    drawn = slice(None, None, max(1, len(lng) // _MAX_DOTS))
     with _figure(path, width=11, height=6) as (_, axes):
         from matplotlib.collections import LineCollection
 
         axis = axes[0][0]
         _world(axis, np.array([-180.0, 180]), np.array([-90.0, 90]))
-        colours = np.array(_COLOURS)[cell[some] % len(_COLOURS)]
-        axis.scatter(lng[some], lat[some], s=1.5, c=colours, linewidths=0, alpha=0.5)
+        colours = np.array(_COLOURS)[cell[drawn] % len(_COLOURS)]
+        axis.scatter(lng[drawn], lat[drawn], s=1.5, c=colours, linewidths=0, alpha=0.5)
         edges = [line for ring in rings for line in _without_map_rim(ring)]
         axis.add_collection(LineCollection(edges, colors=_GREY, linewidths=0.5))
         axis.scatter(dots[:, 0], dots[:, 1], s=1.2, c="black", linewidths=0)
@@ -139,14 +139,14 @@ def _without_map_rim(ring: Floats) -> list[Floats]:
 
 def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, right: Bools) -> None:
     bins, middle = binned(confidence, right, _BINS), (np.arange(_BINS) + 0.5) / _BINS
-    some = bins.count > 0
+    filled = bins.count > 0
     low, high = _wilson(bins.accuracy, np.maximum(bins.count, 1))
     spread = np.stack([np.maximum(bins.accuracy - low, 0), np.maximum(high - bins.accuracy, 0)])
     ece = float((np.abs(bins.accuracy - bins.confidence) * bins.count).sum() / bins.count.sum())
     top.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle=(0, (4, 3)))
-    top.bar(middle[some], bins.accuracy[some], width=0.9 / _BINS, color="#BFDCEC", zorder=1)
+    top.bar(middle[filled], bins.accuracy[filled], width=0.9 / _BINS, color="#BFDCEC", zorder=1)
     style = {"fmt": "o", "markersize": 4, "color": _COLOURS[0], "elinewidth": 1.2, "zorder": 3}
-    top.errorbar(bins.confidence[some], bins.accuracy[some], yerr=spread[:, some], **style)
+    top.errorbar(bins.confidence[filled], bins.accuracy[filled], yerr=spread[:, filled], **style)
     top.set(title=f"{name}\nECE {ece:.3f}", xlim=(0, 1), ylim=(0, 1.02))
     top.title.set_fontsize(10)
     top.tick_params(labelbottom=False)

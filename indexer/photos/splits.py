@@ -17,7 +17,7 @@ from indexer.photos.duplicates import components, near_duplicates
 from indexer.photos.photo_set import SPLITS, PhotoSet
 from tile_cache.addressing import codes_at
 
-__all__ = ["SPLIT_ZOOM", "SplitPlan", "split"]
+__all__ = ["SPLIT_ZOOM", "SplitPlan", "parse_ratio", "split"]
 
 SPLIT_ZOOM = 8
 """Zoom of the tiles that a geographic split keeps whole; a tile is 157 km wide at the equator."""
@@ -41,6 +41,15 @@ class SplitPlan:
             raise PhotoSetError(
                 f"split ratio {self.ratio!r}: give three shares from 0, at least one above 0, such as (10, 1, 1)"
             )
+
+
+def parse_ratio(text: str) -> tuple[int, int, int]:
+    """Shares of train, validation and test from text such as 10:1:1. Raises ValueError if it is not three numbers."""
+    try:
+        train, validation, test = (int(share) for share in text.split(":"))
+    except ValueError as exc:
+        raise ValueError(f"{text!r}: give three whole numbers, such as 10:1:1") from exc
+    return train, validation, test
 
 
 def split(photos: PhotoSet, hashes: NDArray[np.uint64] | None, plan: SplitPlan = SplitPlan()) -> PhotoSet:

@@ -1,4 +1,4 @@
-"""Telling what cannot be answered: who counts as what, by hand."""
+"""Pictures without an answer: which ones count, and their figures, by hand."""
 
 import numpy as np
 import pytest
@@ -40,24 +40,24 @@ def test_families_of_no_place_and_foreign_renditions() -> None:
     nan = np.nan
     outside = outcomes([nan, nan, 3000, 5, 800], [0.9, 0.25, 0.35, 0.0, 0.05], [0.1, 0.5, 0.5, 0.9, 0.9])
     families = np.array(["noise", "noise", "drawn", "drawn", "drawn"])
-    told = answerable(INSIDE, outside, families, Resamples(4, 20))
-    assert list(told.families) == ["drawn", "noise"]
-    noise, drawn = told.families["noise"], told.families["drawn"]
+    result = answerable(INSIDE, outside, families, Resamples(4, 20))
+    assert list(result.families) == ["drawn", "noise"]
+    noise, drawn = result.families["noise"], result.families["drawn"]
     assert (noise.pictures, noise.placed, noise.not_answerable) == (2, 0, 2)
-    assert (drawn.pictures, drawn.placed, drawn.not_answerable) == (3, 3, 2)  # 5 km off is an answer
-    assert noise.elsewhere.value == pytest.approx((4 + 2) / 8)  # 0.9 beats all four, 0.25 two of them
+    assert (drawn.pictures, drawn.placed, drawn.not_answerable) == (3, 3, 2)  # 5 km off counts as answered
+    assert noise.elsewhere.value == pytest.approx((4 + 2) / 8)  # 0.9 is higher than all four, 0.25 than two
     assert drawn.elsewhere.value == pytest.approx((3 + 0) / 8)
-    assert told.groups["no place"] == noise
-    assert told.groups["foreign, answered wrongly"] == drawn
-    assert told.groups["all"].elsewhere.value == pytest.approx((6 + 3) / 16)
-    # Surest first: 0.9 (5 km, right), 0.855 (800, wrong), 0.81 (10, right), 0.56 (900, wrong), ...
-    assert told.risk.at[1.0] == pytest.approx(5 / 9)
-    assert len(told.risk.score) == len(told.risk.wrong) == 9
+    assert result.groups["no place"] == noise
+    assert result.groups["foreign, answered wrongly"] == drawn
+    assert result.groups["all"].elsewhere.value == pytest.approx((6 + 3) / 16)
+    # Highest score first: 0.9 (5 km, right), 0.855 (800, wrong), 0.81 (10, right), 0.56 (900, wrong), ...
+    assert result.risk.at[1.0] == pytest.approx(5 / 9)
+    assert len(result.risk.score) == len(result.risk.wrong) == 9
 
 
 def test_group_all_is_omitted_if_there_is_one_group() -> None:
-    told = answerable(INSIDE, outcomes([np.nan], [0.5], [0.1]), np.array(["noise"]), Resamples(4, 5))
-    assert list(told.groups) == ["no place"]
+    result = answerable(INSIDE, outcomes([np.nan], [0.5], [0.1]), np.array(["noise"]), Resamples(4, 5))
+    assert list(result.groups) == ["no place"]
     right = answerable(INSIDE, outcomes([1.0], [0.5], [0.1]), np.array(["drawn"]), Resamples(4, 5))
     assert list(right.groups) == ["foreign, answered wrongly"]
     assert np.isnan(right.groups["foreign, answered wrongly"].elsewhere.value)

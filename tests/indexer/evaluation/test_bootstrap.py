@@ -1,4 +1,4 @@
-"""Figures over resamples against NumPy on the resampled arrays themselves."""
+"""Statistics of counts, compared with NumPy on the resampled arrays."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ def test_statistics_of_counts_equal_those_of_drawn_arrays(n: int, seed: int) -> 
         assert median(km).of(counts)[b] == pytest.approx(np.median(km[d]))
         assert area_under_roc(km, right).of(counts)[b] == pytest.approx(auroc(km[d], right[d]), nan_ok=True)
         d = d[among[d]]
-        some = [mean(km, among), calibration_error(confidence, right, among), area_under_roc(km, right, among)]
-        found = [statistic.of(counts)[b] for statistic in some]
+        statistics = [mean(km, among), calibration_error(confidence, right, among), area_under_roc(km, right, among)]
+        values = [statistic.of(counts)[b] for statistic in statistics]
         if len(d):
-            wanted = [km[d].mean(), expected_calibration_error(confidence[d], right[d]), auroc(km[d], right[d])]
-            assert found == pytest.approx(wanted, nan_ok=True)
+            expected = [km[d].mean(), expected_calibration_error(confidence[d], right[d]), auroc(km[d], right[d])]
+            assert values == pytest.approx(expected, nan_ok=True)
         else:
-            assert np.isnan(found).all()
+            assert np.isnan(values).all()
 
 
 def test_intervals_are_seeded_paired_and_of_the_right_width() -> None:

@@ -1,4 +1,4 @@
-"""The command from photo files to tables: two indexes, two encoders, what it writes, and what it refuses."""
+"""The command `evaluate`, from photo files to tables, with two indexes and two encoders; its output and its errors."""
 
 import csv
 import json
@@ -25,7 +25,7 @@ CHILDREN = np.sort(np.concatenate([PARENTS * 16 + i for i in (1, 6, 11)])).astyp
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve pictures, one a tile of zoom 4; `good` knows them, `shuffled` takes them for one another."""
+    """Twelve pictures, one per tile of zoom 4; index `good` has the right vectors, `shuffled` has them permuted."""
     folder, rng = tmp_path_factory.mktemp("place"), np.random.default_rng(0)
     pixels = rng.integers(0, 256, (len(CHILDREN), 16, 16, 3), dtype=np.uint8)
     (folder / "photos").mkdir()
@@ -63,7 +63,7 @@ def _index(folder: Path, photo: FakePhotoEncoder, pixels: np.ndarray) -> None:
 
 @pytest.fixture(autouse=True)
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """The fake encoders open where an index names one; returns (fingerprint, batch) of every encoding."""
+    """Indexes open the fake encoders; returns (fingerprint, batch size) of every call of `encode`."""
     calls: list[tuple[str, int]] = []
 
     class Counting(FakePhotoEncoder):
@@ -72,7 +72,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
             return super().encode(batch)
 
     opened = {encoder.fingerprint: encoder for encoder in (Counting(16, 0), Counting(16, 1))}
-    monkeypatch.setattr(PhotoEncoder, "load", lambda *_, **__: pytest.fail("a real encoder"))
+    monkeypatch.setattr(PhotoEncoder, "load", lambda *_, **__: pytest.fail("a real encoder was loaded"))
     monkeypatch.setattr(locator, "_load_encoder", lambda _, description, *__: opened[description["fingerprint"]])
     return calls
 
@@ -80,7 +80,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
 def run(*arguments: str | Path) -> tuple[int, str, str]:
     app = typer.Typer()
     register(app)
-    app.command("other")(lambda: None)  # so that `evaluate` must be named
+    app.command("other")(lambda: None)  # with two commands, `evaluate` must be named
     result = CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -94,29 +94,29 @@ def evaluated(place: Path, *arguments: str | Path) -> dict:
 
 
 def test_better_index_wins_with_disjoint_intervals(place: Path, encoded: list[tuple[str, int]]) -> None:
-    told = evaluated(place, "--index", place / "good", "--index", place / "shuffled", "--index", place / "other")
-    assert (told["split"], told["photos"]["n"], told["photos"]["rejected"]) == ("test", 11, {"missing file": 1})
-    good, shuffled, other = told["rows"]
-    assert [row["index"] for row in told["rows"]] == ["good", "shuffled", "other"]
+    report = evaluated(place, "--index", place / "good", "--index", place / "shuffled", "--index", place / "other")
+    assert (report["split"], report["photos"]["n"], report["photos"]["rejected"]) == ("test", 11, {"missing file": 1})
+    good, shuffled, other = report["rows"]
+    assert [row["index"] for row in report["rows"]] == ["good", "shuffled", "other"]
     assert good["errors"]["median_km"]["value"] < 200 < shuffled["errors"]["median_km"]["low"]
     for row in (good, other):
         assert row["zooms"]["4"]["recall_at_1"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert shuffled["zooms"]["4"]["recall_at_1"]["high"] < 0.5
     assert shuffled["differences_from_row_1"]["median_km"]["low"] > 0
-    assert told["retrieval"]["good"]["4"]["recall_at_1"]["value"] == 1
-    assert told["retrieval"]["shuffled"]["4"]["recall_at_10"]["value"] > 0.5
-    batches = [(f, n) for f, n in encoded if n > 1]  # single ones are timed
+    assert report["retrieval"]["good"]["4"]["recall_at_1"]["value"] == 1
+    assert report["retrieval"]["shuffled"]["4"]["recall_at_10"]["value"] > 0.5
+    batches = [(f, n) for f, n in encoded if n > 1]  # single photos are encoded for timing
     assert sum(n for _, n in batches) <= 2 * 16
     assert len({f for f, _ in batches}) == 2
 
 
 def test_each_way_of_searching_gives_a_row(place: Path) -> None:
-    told = evaluated(place, "--index", place / "good", "--k", "1,2", "--k", "64", "--scoring", "posterior",
+    report = evaluated(place, "--index", place / "good", "--k", "1,2", "--k", "64", "--scoring", "posterior",
                      "--scoring", "paper", "--exhaustive", "--split", "train")  # fmt: skip
-    ways = [(row["k"], row["scoring"]) for row in told["rows"]]
+    ways = [(row["k"], row["scoring"]) for row in report["rows"]]
     assert ways == [(k, s) for s in ("posterior", "paper") for k in (1, 2, 64)] + [(None, "posterior"), (None, "paper")]
-    assert told["photos"]["n"] == 1
-    beams = {(row["k"], row["scoring"]): row for row in told["rows"]}
+    assert report["photos"]["n"] == 1
+    beams = {(row["k"], row["scoring"]): row for row in report["rows"]}
     for scoring, number in (("posterior", 7), ("paper", 8)):
         assert beams[64, scoring]["exhaustive"] == {"row": number, "same_tile": 1.0}
         assert beams[64, scoring]["errors"] == beams[None, scoring]["errors"]
@@ -125,20 +125,20 @@ def test_each_way_of_searching_gives_a_row(place: Path) -> None:
 
 def test_out_folder_holds_answers_json_page_and_plots(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    told = evaluated(place, "--index", place / "good", "--elsewhere", place / "odd", "--limit", "7", "--out", out)
+    report = evaluated(place, "--index", place / "good", "--elsewhere", place / "odd", "--limit", "7", "--out", out)
     names = "answers-01.csv errors.png evaluation.json evaluation.md map-01.png rejected.csv reliability-01.png "
     names += "risk-coverage-elsewhere.png risk-coverage.png"
     assert sorted(p.name for p in out.iterdir()) == names.split()
     assert list(tmp_path.iterdir()) == [out]
-    assert json.loads((out / "evaluation.json").read_text()) == told
+    assert json.loads((out / "evaluation.json").read_text()) == report
     with open(out / "answers-01.csv", newline="") as stream:
         answers = list(csv.DictReader(stream))
-    assert len(answers) == told["photos"]["n"] == 7
+    assert len(answers) == report["photos"]["n"] == 7
     assert np.median([float(a["km"]) for a in answers]) == pytest.approx(
-        told["rows"][0]["errors"]["median_km"]["value"], abs=1e-3
+        report["rows"][0]["errors"]["median_km"]["value"], abs=1e-3
     )
     assert {a["right_4"] for a in answers} == {"1"}
-    elsewhere = told["rows"][0]["elsewhere"]
+    elsewhere = report["rows"][0]["elsewhere"]
     assert {name: f["pictures"] for name, f in elsewhere["families"].items()} == {"flat": 4, "noise": 4}
     assert elsewhere["groups"]["no place"]["not_answerable"] == 8
     page = (out / "evaluation.md").read_text()
@@ -199,8 +199,8 @@ def test_same_index_twice_is_refused_and_equal_names_get_folders(place: Path, tm
     code, _, err = run("--photos", place / "photos.csv", "--index", place / "good", "--index", place / "good")
     assert (code, "twice" in err) == (1, True)
     (tmp_path / "good").symlink_to(place / "good")
-    told = evaluated(place, "--index", place / "good", "--index", tmp_path / "good")
-    assert [row["index"] for row in told["rows"]] == [f"{place.name}/good", f"{tmp_path.name}/good"]
+    report = evaluated(place, "--index", place / "good", "--index", tmp_path / "good")
+    assert [row["index"] for row in report["rows"]] == [f"{place.name}/good", f"{tmp_path.name}/good"]
 
 
 def test_rounded_keeps_decimals_of_small_numbers() -> None:

@@ -1,4 +1,4 @@
-"""Figures against values worked out by hand."""
+"""Figures, compared with values computed by hand."""
 
 import math
 from random import Random
@@ -46,10 +46,10 @@ def bools(text: str) -> np.ndarray:
     ],
 )
 def test_great_circle(a: tuple[float, float], b: tuple[float, float], km: float) -> None:
-    there = great_circle_km(floats(a[0]), floats(a[1]), floats(b[0]), floats(b[1]))
+    forth = great_circle_km(floats(a[0]), floats(a[1]), floats(b[0]), floats(b[1]))
     back = great_circle_km(floats(b[0]), floats(b[1]), floats(a[0]), floats(a[1]))
-    assert there == pytest.approx(km, rel=1e-4, abs=1e-6)
-    assert back == pytest.approx(there)
+    assert forth == pytest.approx(km, rel=1e-4, abs=1e-6)
+    assert back == pytest.approx(forth)
 
 
 @given(st.floats(-180, 180), st.floats(-90, 90))
@@ -59,7 +59,7 @@ def test_antipodes_are_half_the_world_apart_and_never_nan(lng: float, lat: float
 
 
 def test_ece_by_hand() -> None:
-    # Bins of a half: [0.1, 0.3] are right once in two, [0.9, 0.9] always: (2 |0.5 - 0.2| + 2 |1 - 0.9|) / 4.
+    # Two bins: of [0.1, 0.3] half are right, of [0.9, 0.9] all: (2 |0.5 - 0.2| + 2 |1 - 0.9|) / 4.
     assert expected_calibration_error(floats(0.1, 0.3, 0.9, 0.9), bools("0111"), 2) == pytest.approx(0.2)
 
 
@@ -81,7 +81,7 @@ def test_ece_is_small_for_calibrated_confidences_only() -> None:
     [
         ((0.1, 0.2, 0.8, 0.9), "0011", 1.0),
         ((0.9, 0.8, 0.2, 0.1), "0011", 0.0),
-        ((0.1, 0.4, 0.35, 0.8), "0011", 0.75),  # one of four pairs is the wrong way round
+        ((0.1, 0.4, 0.35, 0.8), "0011", 0.75),  # one of four pairs is in the wrong order
         ((0.5, 0.5, 0.5), "010", 0.5),
         ((0.5, 0.5, 0.7), "011", 0.75),  # one pair of two is tied
     ],
@@ -102,11 +102,11 @@ def test_auroc_equals_share_of_ordered_pairs(pairs: list[tuple[int, bool]]) -> N
 
 
 def test_reliability_by_hand() -> None:
-    found = reliability(floats(0.8, 0.6, 0.5), bools("101"))
-    assert found.nll == pytest.approx(-(math.log(0.8) + math.log(0.4) + math.log(0.5)) / 3)
-    assert found.brier == pytest.approx((0.04 + 0.36 + 0.25) / 3)
-    assert (found.accuracy, found.confidence) == pytest.approx((2 / 3, 1.9 / 3))
-    assert found.auroc == 0.5
+    figures = reliability(floats(0.8, 0.6, 0.5), bools("101"))
+    assert figures.nll == pytest.approx(-(math.log(0.8) + math.log(0.4) + math.log(0.5)) / 3)
+    assert figures.brier == pytest.approx((0.04 + 0.36 + 0.25) / 3)
+    assert (figures.accuracy, figures.confidence) == pytest.approx((2 / 3, 1.9 / 3))
+    assert figures.auroc == 0.5
 
 
 def test_wrong_certainty_has_a_large_but_finite_loss() -> None:
@@ -136,8 +136,8 @@ def test_risk_coverage_by_hand() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=30), st.randoms())
 def test_order_of_equal_scores_does_not_matter(pairs: list[tuple[int, bool]], random: Random) -> None:
-    def curve_of(some: list[tuple[int, bool]]) -> RiskCoverage:
-        return risk_coverage(floats(*(s for s, _ in some)), np.array([w for _, w in some]))
+    def curve_of(pairs: list[tuple[int, bool]]) -> RiskCoverage:
+        return risk_coverage(floats(*(s for s, _ in pairs)), np.array([w for _, w in pairs]))
 
     curve = curve_of(pairs)
     assert curve.risk[-1] == pytest.approx(np.mean([w for _, w in pairs]))
@@ -147,9 +147,9 @@ def test_order_of_equal_scores_does_not_matter(pairs: list[tuple[int, bool]], ra
 
 def test_interval_coverage_is_near_its_level() -> None:
     rng = np.random.default_rng(5)
-    held = 0
+    hits = 0
     for _ in range(200):
         values = rng.normal(3, 1, 60)
-        found = Resamples(60, 200, int(rng.integers(2**31))).figures({"mean": mean(values)})["mean"]
-        held += found.low <= 3 <= found.high
-    assert 0.88 <= held / 200 <= 0.98
+        figure = Resamples(60, 200, int(rng.integers(2**31))).figures({"mean": mean(values)})["mean"]
+        hits += figure.low <= 3 <= figure.high
+    assert 0.88 <= hits / 200 <= 0.98

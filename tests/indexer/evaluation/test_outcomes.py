@@ -1,4 +1,4 @@
-"""What became of each picture, against the answers and the descents themselves."""
+"""Outcomes, compared with the answers and descents themselves."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def locator(levels: list[FakeLevel], tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def known(levels: list[FakeLevel]) -> KnownPictures:
-    """At centres of deepest tiles and looking somewhat like them; two in tiles that are not indexed; one nowhere."""
+    """Pictures at centres of deepest tiles, with noisy vectors of these; two in unindexed tiles; one placeless."""
     rng, deepest = np.random.default_rng(0), levels[-1]
     rows = rng.integers(0, len(deepest.codes), 80)
     places = [centre(tile_of_code(int(deepest.codes[row]), deepest.zoom)) for row in rows]
@@ -56,14 +56,14 @@ def test_outcomes_equal_the_answers_of_locate(locator: Locator, known: KnownPict
         assert answer.confidence == outcomes.confidence[i]
         assert outcomes.depth[i] == answer.levels[-1].tile.z
         for zoom, z in zip(outcomes.zooms, ZOOMS, strict=True):
-            codes, somewhere = known.codes(z)
+            codes, has_place = known.codes(z)
             level = next((v for v in answer.levels if v.tile.z == z), None)
-            right = level is not None and bool(somewhere[i]) and code_of_tile(level.tile) == codes[i]
+            right = level is not None and bool(has_place[i]) and code_of_tile(level.tile) == codes[i]
             assert (zoom.reached[i], zoom.right[i]) == (level is not None, right)
             assert zoom.confidence[i] == (level.confidence if level else 0)
             traced = next((t for t in answer.trace or () if t.zoom == z), None)
-            kept = [code_of_tile(t.tile) for t in traced.kept] if traced else []
-            assert zoom.in_beam[i] == (bool(somewhere[i]) and int(codes[i]) in kept)
+            beam = [code_of_tile(t.tile) for t in traced.kept] if traced else []
+            assert zoom.in_beam[i] == (bool(has_place[i]) and int(codes[i]) in beam)
             assert zoom.in_beam[i] or not zoom.best[i]
 
 
@@ -73,10 +73,10 @@ def test_best_is_the_highest_score_of_the_level(locator: Locator, known: KnownPi
         outcomes = search_all(locator, Pictures.of(known, locator.index), query)
         for i, embedding in enumerate(known.embeddings):
             for step, zoom in zip(locator.descend(embedding, query).steps, outcomes.zooms, strict=False):
-                code, somewhere = (v[i] for v in known.codes(zoom.zoom))
+                code, has_place = (v[i] for v in known.codes(zoom.zoom))
                 scores = step.log_mass if scoring == "posterior" else step.similarities
                 top = step.level.codes[step.rows[np.lexsort((step.rows, -scores))[0]]]
-                assert zoom.best[i] == (somewhere and top == code)
+                assert zoom.best[i] == (has_place and top == code)
 
 
 def test_picture_without_indexed_place_is_right_nowhere(locator: Locator, known: KnownPictures) -> None:
@@ -90,26 +90,28 @@ def test_picture_without_indexed_place_is_right_nowhere(locator: Locator, known:
 
 
 def test_figures_of_a_row_by_hand(locator: Locator, known: KnownPictures) -> None:
-    some = known.take(np.arange(82))
-    pictures = Pictures.of(some, locator.index)
+    placed = known.take(np.arange(82))
+    pictures = Pictures.of(placed, locator.index)
     narrow, wide = (search_all(locator, pictures, LocateQuery(k=k)) for k in (1, 64))
     rows = [Row("one", 1, "posterior", narrow, 0.0), Row("one", 64, "posterior", wide, 0.0)]
     figures = figures_of(rows[1], rows[0], Resamples(82, 50))
-    km = great_circle_km(wide.lng, wide.lat, some.lng, some.lat)
+    km = great_circle_km(wide.lng, wide.lat, placed.lng, placed.lat)
     assert figures.errors["median_km"].value == pytest.approx(np.median(km))
     assert figures.errors["within_750_km"].value == pytest.approx((km <= 750).mean())
     assert figures.differences["mean_km"].value == pytest.approx(km.mean() - narrow.km.mean())
     assert figures.zooms[4]["beam_recall"].value == pytest.approx(wide.zooms[1].in_beam.mean())
     gain = figures.differences["recall_at_1_zoom_6"].value
     assert gain == pytest.approx(wide.zooms[2].best.mean() - narrow.zooms[2].best.mean())
-    given = np.isfinite(wide.radius_90_km)
-    assert figures.circles["holds_90"].value == pytest.approx((km[given] <= wide.radius_90_km[given]).mean())
+    has_circle = np.isfinite(wide.radius_90_km)
+    assert figures.circles["holds_90"].value == pytest.approx((km[has_circle] <= wide.radius_90_km[has_circle]).mean())
 
 
 def test_narrow_beam_loses_true_tiles_and_wide_beam_none(locator: Locator, known: KnownPictures) -> None:
     pictures = Pictures.of(known, locator.index)
-    kept = [search_all(locator, pictures, LocateQuery(k=k)).zooms[-1].in_beam for k in (1, 1024)]
+    in_beam = [search_all(locator, pictures, LocateQuery(k=k)).zooms[-1].in_beam for k in (1, 1024)]
     ranks = np.stack([Exhaustive(locator.index).ranks(e, np.array([r[i] for r in pictures.rows]))
                       for i, e in enumerate(known.embeddings)])  # fmt: skip
-    assert kept[0].sum() < kept[1].sum()
-    assert (kept[1] == (ranks >= 0).all(axis=1)).all()  # nothing pruned: all true tiles with vectors on the way
+    assert in_beam[0].sum() < in_beam[1].sum()
+    assert (
+        in_beam[1] == (ranks >= 0).all(axis=1)
+    ).all()  # all true tiles with vectors on their path

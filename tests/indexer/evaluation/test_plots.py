@@ -1,4 +1,4 @@
-"""Pictures of figures: files that open, drawn from whatever arrays there are, and never half of one."""
+"""Plots: PNG files that open, from arrays of any size, and no partial file after a failure."""
 
 from pathlib import Path
 
