@@ -112,6 +112,4 @@ def test_narrow_beam_loses_true_tiles_and_wide_beam_none(locator: Locator, known
     ranks = np.stack([Exhaustive(locator.index).ranks(e, np.array([r[i] for r in pictures.rows]))
                       for i, e in enumerate(known.embeddings)])  # fmt: skip
     assert in_beam[0].sum() < in_beam[1].sum()
-    assert (
-        in_beam[1] == (ranks >= 0).all(axis=1)
-    ).all()  # all true tiles with vectors on their path
+    assert (in_beam[1] == (ranks >= 0).all(axis=1)).all()  # all true tiles with vectors on their path

@@ -24,15 +24,9 @@ from indexer.build.compose import Composer
 from indexer.build.coverage import neighbours
 from indexer.cli.train import register
 from indexer.errors import CoverageError, DiskError, PhotoSetError, RunMismatchError, TrainingError
-<<<<<<< HEAD
-from indexer.learning import state as zoom_state
-from indexer.learning.state import ZoomFile
-from indexer.photos.embed import embed_photos
-=======
 from indexer.learning import loop
 from indexer.learning.loop import Checkpoint, save_state
-from indexer.photos.embedding import embed_photos
->>>>>>> bbd653a (learning: one resumable loop for all trainings)
+from indexer.photos.embed import embed_photos
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import read_photos
 from indexer.photos.splits import SplitPlan
