@@ -1,4 +1,4 @@
-"""The density of photos: a probability at every zoom, that says what the photos say."""
+"""The density of photos: a probability at every zoom, higher where there are photos."""
 
 from pathlib import Path
 
@@ -18,16 +18,16 @@ places = st.lists(st.tuples(st.floats(-90, 90), st.floats(-180, 180)), min_size=
 
 @settings(max_examples=40, deadline=None)
 @given(places, st.integers(0, 22))
-def test_every_tile_has_what_its_children_have(found: list[tuple[float, float]], zoom: int) -> None:
-    """From the top to beneath the zoom that places are kept at, along the way down to a photo."""
-    lat, lng = np.array(found).T
+def test_mass_of_a_tile_is_the_sum_of_its_children(photos: list[tuple[float, float]], zoom: int) -> None:
+    """From the top to below the zoom at which places are stored, on the path to a photo."""
+    lat, lng = np.array(photos).T
     density = Density.of(lat, lng)
     tiles = np.unique(codes_at(lng, lat, zoom))
     children = np.exp(density.log_mass(children_of_codes(tiles, 1), zoom + 1).astype(np.float64)).reshape(-1, 4)
     assert children.sum(axis=1) == pytest.approx(np.exp(density.log_mass(tiles, zoom)), rel=1e-5)
 
 
-def test_it_sums_to_one_and_leaves_no_tile_without() -> None:
+def test_masses_sum_to_one_and_no_tile_has_zero() -> None:
     density = Density.of(np.array([47.0, 47.0, -33.0]), np.array([8.0, 8.1, 151.0]))
     for zoom in (0, 3, 8, 9):
         mass = np.exp(density.log_mass(np.arange(4**zoom, dtype=np.uint64), zoom).astype(np.float64))
@@ -35,8 +35,8 @@ def test_it_sums_to_one_and_leaves_no_tile_without() -> None:
         assert mass.min() > 0
 
 
-def test_of_equal_tiles_the_one_with_photos_has_more() -> None:
-    """Two photos of three are at one place: by Pólya's urn, half of a step's mass and more goes their way."""
+def test_photos_raise_the_mass_of_their_tile_as_in_polyas_urn() -> None:
+    """With two photos of three at one place, their quarter gets more than half of the mass."""
     lat, lng = np.array([47.0, 47.0, -33.0]), np.array([8.0, 8.0, 151.0])
     first, second = codes_at(lng, lat, 1)[[0, 2]]
     mass = np.exp(Density.of(lat, lng).log_mass(np.array([first, second]), 1))
@@ -44,17 +44,17 @@ def test_of_equal_tiles_the_one_with_photos_has_more() -> None:
     assert mass == pytest.approx(expected, rel=1e-6)
 
 
-def test_photos_that_it_has_not_seen_are_likelier_than_by_area() -> None:
+def test_held_out_photos_are_likelier_than_by_area() -> None:
     """On the real gallery, half of it held out: 3.9 nats a photo at zoom 8."""
-    found = gallery()
-    assert len(found) == 100_000
-    seen, unseen = found[::2], found[1::2]
+    photos = gallery()
+    assert len(photos) == 100_000
+    seen, unseen = photos[::2], photos[1::2]
     codes = codes_at(unseen[:, 1], unseen[:, 0], 8)
     density = Density.of(seen[:, 0], seen[:, 1])
     assert density.log_mass(codes, 8).mean() - np.log(area_shares(codes, 8)).mean() > 3.8
 
 
-def test_written_and_opened_it_is_the_same(tmp_path: Path) -> None:
+def test_written_prior_opens_unchanged(tmp_path: Path) -> None:
     lat, lng = np.array([47.0, 46.0]), np.array([8.0, 7.0])
     DensityPrior.write(tmp_path / "density", lat, lng)
     prior = open_prior(tmp_path / "density")
@@ -68,7 +68,7 @@ def test_written_and_opened_it_is_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "bad", [np.array([3, 2], np.uint64), np.array([4**20], np.uint64), np.zeros((1, 2)), np.zeros(0)]
 )
-def test_what_is_no_density_is_refused(tmp_path: Path, bad: np.ndarray) -> None:
+def test_damaged_places_are_refused(tmp_path: Path, bad: np.ndarray) -> None:
     DensityPrior.write(tmp_path, np.zeros(1), np.zeros(1))
     np.save(tmp_path / "places.npy", bad)
     with pytest.raises(PriorError, match=r"places\.npy"):

@@ -1,4 +1,4 @@
-"""A geocell model's answers and beliefs, from heads that are set by hand."""
+"""A geocell model's answers and beliefs, with heads that are set by hand."""
 
 from pathlib import Path
 
@@ -54,15 +54,15 @@ def photos(partition: Partition) -> np.ndarray:
     return np.eye(len(partition.clusters), DIM, dtype=np.float32)
 
 
-def test_the_answer_is_the_centroid_of_the_nearest_embedding(partition: Partition) -> None:
+def test_answer_is_the_centroid_of_the_nearest_cluster_embedding(partition: Partition) -> None:
     answers = model_of(partition).answer(photos(partition))
     assert [a.cluster for a in answers] == list(range(18))
     assert [a.cell for a in answers] == partition.clusters["cell"].tolist()
     np.testing.assert_allclose([(a.lat, a.lng) for a in answers], partition.cluster_centres)
 
 
-def test_only_the_clusters_of_the_likeliest_cells_are_looked_at(partition: Partition) -> None:
-    """The embedding is of cell 5's cluster, the cells named are others: with one cell looked at, that one answers."""
+def test_only_clusters_of_the_likeliest_cells_compete(partition: Partition) -> None:
+    """The embedding is nearest to a cluster of cell 5, and cell 0 is likeliest: with `top` 1 cell 0 answers."""
     model = model_of(partition)
     features = np.zeros((1, DIM), np.float32)
     features[0, [0, 1, 2, 17]] = 0.5, 0.5, 0.4, 0.6  # cell 0 by the sum, cluster 17 by the single number
@@ -71,14 +71,14 @@ def test_only_the_clusters_of_the_likeliest_cells_are_looked_at(partition: Parti
     assert model.answer(features, top=6)[0].cluster == 17
 
 
-def test_a_cell_whose_clusters_have_no_embedding_answers_with_its_own_centroid(partition: Partition) -> None:
+def test_cell_without_cluster_embeddings_answers_with_its_own_centroid(partition: Partition) -> None:
     answer = model_of(partition, unknown=(3, 4, 5)).answer(photos(partition)[4:5], top=1)[0]
     assert (answer.cluster, answer.cell) == (-1, 1)
     assert (answer.lat, answer.lng) == pytest.approx(tuple(partition.centroids[1]))
 
 
 @pytest.mark.parametrize("spread", ["photos", "area", "clusters"])
-def test_a_belief_has_the_mass_of_cells_where_they_are(partition: Partition, spread: str) -> None:
+def test_belief_puts_the_mass_of_cells_on_their_tiles(partition: Partition, spread: str) -> None:
     model = model_of(partition, temperature=0.5)
     prior = GeocellPrior(model, FakePhotoEncoder(DIM), spread=spread)  # type: ignore[arg-type]
     features = photos(partition)[[0, 16]]
@@ -96,7 +96,7 @@ def test_a_belief_has_the_mass_of_cells_where_they_are(partition: Partition, spr
     assert beliefs[1].best() == pytest.approx(tuple(partition.cluster_centres[16][::-1]))
 
 
-def test_area_spreads_evenly_and_photos_do_not(partition: Partition) -> None:
+def test_spread_by_area_is_even_and_by_photos_is_not(partition: Partition) -> None:
     model = model_of(partition)
     codes = np.arange(4**8, dtype=np.uint64)
     inside = codes[cells_of_tiles(partition, codes) == 2]
@@ -113,7 +113,7 @@ def test_area_spreads_evenly_and_photos_do_not(partition: Partition) -> None:
     assert density("clusters", at)[0] > 1.5 * density("area", at)[0]
 
 
-def test_every_cluster_s_probability_arrives_on_tiles(partition: Partition) -> None:
+def test_cluster_spread_keeps_the_probability_of_each_cluster(partition: Partition) -> None:
     spread, count = ClusterSpread(partition), len(partition.clusters)
     codes = np.arange(4**8, dtype=np.uint64)
     for cluster in (0, 7, count - 1):
@@ -123,7 +123,7 @@ def test_every_cluster_s_probability_arrives_on_tiles(partition: Partition) -> N
         assert (cells_of_tiles(partition, heaviest) == partition.clusters["cell"][cluster]).mean() > 0.9
 
 
-def test_an_index_of_another_encoder_gets_the_model_s_own(partition: Partition) -> None:
+def test_prior_uses_its_own_encoder_unless_the_index_has_the_same(partition: Partition) -> None:
     model = model_of(partition)
     assert GeocellPrior(model, FakePhotoEncoder(DIM)).encoder is None
     own = FakePhotoEncoder(DIM)

@@ -1,4 +1,4 @@
-"""GeoCLIP's half that comes with the package, for real; the belief's arithmetic on a stand-in that is quick."""
+"""GeoCLIP's location encoder with the package's weights, and the belief's arithmetic on a fast stand-in."""
 
 import sys
 import types
@@ -42,8 +42,8 @@ def mass(belief: object, codes: np.ndarray, zoom: int) -> np.ndarray:
     return np.exp(belief.log_mass(codes, zoom).astype(np.float64))  # type: ignore[attr-defined]
 
 
-def test_the_location_encoder_is_the_packages_own(location: LocationEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To the bit, from the same weights. Only that module of the package is run: the rest imports half a minute."""
+def test_location_encoder_equals_the_packages_own(location: LocationEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To 1e-6, with the same weights. Only one module of the package is run: importing the rest takes half a minute."""
     for name, path in (("geoclip", package_folder()), ("geoclip.model", package_folder() / "model")):
         module = types.ModuleType(name)
         module.__path__ = [str(path)]
@@ -60,8 +60,8 @@ def test_the_location_encoder_is_the_packages_own(location: LocationEncoder, mon
     assert np.abs(location.encode(places[:, 0], places[:, 1]) - expected).max() < 1e-6
 
 
-def test_a_photo_that_looks_like_a_place_is_believed_to_be_there(location: LocationEncoder) -> None:
-    """With the real weights, and the embedding of a place for a photo's: the belief is there at every zoom."""
+def test_belief_is_highest_where_the_photo_looks_like(location: LocationEncoder) -> None:
+    """With the real weights and a place's embedding in place of a photo's, at every zoom."""
     some = gallery()[::1000]
     places = np.concatenate([some, [[47.37, 8.54]]])
     prior = GeoclipPrior(
@@ -71,14 +71,14 @@ def test_a_photo_that_looks_like_a_place_is_believed_to_be_there(location: Locat
     (belief,) = prior.beliefs(feature)
     assert belief.best() == LngLat(8.54, 47.37)
     at = np.array([codes_at(np.array([8.54]), np.array([47.37]), z)[0] for z in (4, 6, 8)])
-    found = [mass(belief, at[i : i + 1], z)[0] for i, z in enumerate((4, 6, 8))]
-    assert found[0] > 0.9
-    assert found[2] > 0.5
-    assert found == sorted(found, reverse=True)
+    masses = [mass(belief, at[i : i + 1], z)[0] for i, z in enumerate((4, 6, 8))]
+    assert masses[0] > 0.9
+    assert masses[2] > 0.5
+    assert masses == sorted(masses, reverse=True)
 
 
-def test_its_own_answer_is_the_softmax_over_its_gallery(location: LocationEncoder) -> None:
-    """As `predict` of the package has it: the most similar place, and its share of exp(logit scale times cosine)."""
+def test_own_answer_is_the_softmax_over_the_gallery(location: LocationEncoder) -> None:
+    """As the package's `predict`: the most similar place, and its share of exp(logit scale times cosine)."""
     places = gallery()[::500]
     prior = GeoclipPrior(location, FeaturesOfPlaces(SeededPlaces()), places, GeoclipSettings(base_zoom=1))
     features = np.random.default_rng(1).normal(size=(3, 512)).astype(np.float32)
@@ -91,8 +91,8 @@ def test_its_own_answer_is_the_softmax_over_its_gallery(location: LocationEncode
     assert [b.best() for b in prior.beliefs(features)] == [LngLat(lng, lat) for lat, lng, _ in answers.tolist()]
 
 
-def test_of_neighbours_that_rounding_cannot_tell_apart_it_answers_with_the_right_one() -> None:
-    """Two hundred places around a town: by fp16 tables alone, half of the photos would be taken for a neighbour's."""
+def test_answer_is_exact_among_neighbours_closer_than_the_rounding() -> None:
+    """Two hundred places around a town: with fp16 tables alone, half of the answers would be a neighbour's."""
     rng = np.random.default_rng(2)
     crowd = np.array([47.0, 8.0]) + rng.normal(0, 0.4, (200, 2))
     places = SeededPlaces()
@@ -103,8 +103,8 @@ def test_of_neighbours_that_rounding_cannot_tell_apart_it_answers_with_the_right
 
 
 @pytest.mark.slow
-def test_the_package_itself_predicts_the_same(location: LocationEncoder, tmp_path: Path) -> None:
-    """Its own `predict`, run on a picture file, with features given in place of CLIP's."""
+def test_package_predicts_the_same(location: LocationEncoder, tmp_path: Path) -> None:
+    """Its own `predict` on a picture file, with fixed features in place of CLIP's."""
     import torch
     from geoclip import GeoCLIP
     from geoclip import LocationEncoder as Theirs
@@ -112,8 +112,8 @@ def test_the_package_itself_predicts_the_same(location: LocationEncoder, tmp_pat
 
     feature = torch.nn.functional.normalize(torch.randn(1, 512, generator=torch.Generator().manual_seed(3)), dim=1)
 
-    class Given(torch.nn.Module):
-        """An image encoder that has seen the picture already; its features are no unit vectors."""
+    class FixedFeatures(torch.nn.Module):
+        """An image encoder with fixed features, which are not unit vectors."""
 
         def preprocess_image(self, image: Image.Image) -> torch.Tensor:
             return torch.zeros(1, 3, 224, 224)
@@ -124,7 +124,7 @@ def test_the_package_itself_predicts_the_same(location: LocationEncoder, tmp_pat
     places = gallery()[::100]
     theirs = GeoCLIP.__new__(GeoCLIP)  # without its __init__, which asks the hub for CLIP
     torch.nn.Module.__init__(theirs)
-    theirs.image_encoder, theirs.location_encoder = Given(), Theirs()
+    theirs.image_encoder, theirs.location_encoder = FixedFeatures(), Theirs()
     theirs.logit_scale = torch.nn.Parameter(torch.tensor(location.logit_scale).log())
     theirs.gps_gallery, theirs.device = torch.tensor(places, dtype=torch.float32), "cpu"
     Image.new("RGB", (8, 8)).save(tmp_path / "picture.png")
@@ -139,7 +139,7 @@ def test_the_package_itself_predicts_the_same(location: LocationEncoder, tmp_pat
 @pytest.mark.parametrize("weighting", ["gallery", "area"])
 @settings(max_examples=25, deadline=None)
 @given(city=st.integers(0, 4), zoom=st.integers(0, 17), seed=st.integers(0, 99))
-def test_every_tile_has_what_its_quarters_have(weighting: str, city: int, zoom: int, seed: int) -> None:
+def test_mass_of_a_tile_is_the_sum_of_its_quarters(weighting: str, city: int, zoom: int, seed: int) -> None:
     prior = PRIORS[weighting]
     place = CITIES[city]
     (belief,) = prior.beliefs(prior.encoder.encode(np.random.default_rng(seed).integers(0, 255, (1, 3, 1, 1))))
@@ -156,13 +156,13 @@ PRIORS = {
 
 
 @pytest.mark.parametrize("zoom", [0, 2, 4, 6])
-def test_a_zoom_sums_to_one(prior: GeoclipPrior, zoom: int) -> None:
+def test_masses_of_a_zoom_sum_to_one(prior: GeoclipPrior, zoom: int) -> None:
     (belief,) = prior.beliefs(prior.encoder.encode(np.full((1, 3, 1, 1), 77.0)))
     assert mass(belief, np.arange(4**zoom, dtype=np.uint64), zoom).sum() == pytest.approx(1, abs=1e-4)
 
 
-def test_the_masses_are_those_of_the_formula(prior: GeoclipPrior) -> None:
-    """Density times the mean of exp(logit) over a tile's photos and its centre, written another way."""
+def test_masses_equal_the_formula(prior: GeoclipPrior) -> None:
+    """Density times the mean of exp(logit) over a tile's photos and its centre, computed in another way."""
     feature = prior.encoder.encode(np.full((1, 3, 1, 1), 60.0))
     (belief,) = prior.beliefs(feature)
     places, photos = SeededPlaces(), photos_around(CITIES, 40)
@@ -176,20 +176,20 @@ def test_the_masses_are_those_of_the_formula(prior: GeoclipPrior) -> None:
     assert mass(belief, tiles, 4) == pytest.approx(expected / expected.sum(), rel=0.01, abs=1e-6)
 
 
-def test_by_area_the_gallery_does_not_count() -> None:
+def test_weighting_by_area_ignores_the_gallery() -> None:
     prior = PRIORS["area"]
-    (belief,) = prior.beliefs(np.zeros((1, 24), dtype=np.float32))  # equally like every place
+    (belief,) = prior.beliefs(np.zeros((1, 24), dtype=np.float32))  # equally similar to every place
     tiles = np.arange(4**6, dtype=np.uint64)
     assert mass(belief, tiles, 6) == pytest.approx(area_shares(tiles, 6), rel=1e-3)
 
 
-def test_what_nothing_is_like_leaves_the_density(prior: GeoclipPrior) -> None:
+def test_feature_without_similarities_gives_the_density(prior: GeoclipPrior) -> None:
     (belief,) = prior.beliefs(np.zeros((1, 24), dtype=np.float32))
     place = codes_at(np.array([8.5]), np.array([47.4]), 12)
     assert belief.log_mass(place, 12) == pytest.approx(prior.density.log_mass(place, 12), abs=0.01)
 
 
-def test_tables_are_made_once_and_read_whole(tmp_path: Path) -> None:
+def test_tables_are_made_once_and_damaged_ones_again(tmp_path: Path) -> None:
     first = of_stand_ins(folders=(tmp_path / "read", tmp_path / "kept"))
     files = sorted((tmp_path / "kept").iterdir())
     assert [f.suffix for f in files] == [".npy", ".npy"]
@@ -210,7 +210,7 @@ def test_tables_are_made_once_and_read_whole(tmp_path: Path) -> None:
     assert places.asked == asked
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+def test_unwritable_cache_does_not_matter(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     assert of_stand_ins(folders=(tmp_path / "file",)).fingerprint == PRIORS_FINGERPRINT
 
@@ -218,7 +218,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
 PRIORS_FINGERPRINT = of_stand_ins().fingerprint
 
 
-def test_quarters_are_the_same_however_few_are_kept_and_however_many_ask() -> None:
+def test_quarters_do_not_depend_on_the_cache_or_on_threads() -> None:
     places = SeededPlaces()
     small, large = QuarterTable(places, limit=3), QuarterTable(places)
     tiles = np.arange(40, dtype=np.uint64) * np.uint64(25)
@@ -235,7 +235,7 @@ def test_quarters_are_the_same_however_few_are_kept_and_however_many_ask() -> No
     assert places.asked > before
 
 
-def test_the_fingerprint_tells_settings_apart(prior: GeoclipPrior) -> None:
+def test_fingerprint_differs_between_settings(prior: GeoclipPrior) -> None:
     others = [
         GeoclipSettings(base_zoom=3),
         GeoclipSettings("area", base_zoom=4),

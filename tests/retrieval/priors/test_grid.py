@@ -24,7 +24,7 @@ def linear(belief: GridBelief, codes: np.ndarray, zoom: int) -> np.ndarray:
 
 
 @given(seed=st.integers(0, 10**6), base=st.integers(0, 5), zoom=st.integers(0, 7), floor=st.sampled_from([0, FLOOR]))
-def test_every_zoom_sums_to_one_and_children_to_their_parent(seed: int, base: int, zoom: int, floor: float) -> None:
+def test_each_zoom_sums_to_one_and_children_to_their_parent(seed: int, base: int, zoom: int, floor: float) -> None:
     belief = GridBelief.of(random_mass(seed, base), base, floor=floor)
     codes = np.arange(4**zoom, dtype=np.uint64)
     mass = linear(belief, codes, zoom)
@@ -33,14 +33,14 @@ def test_every_zoom_sums_to_one_and_children_to_their_parent(seed: int, base: in
     np.testing.assert_allclose(children, mass, rtol=1e-4, atol=1e-12)
 
 
-def test_masses_are_those_that_were_given_up_to_the_floor() -> None:
+def test_masses_equal_the_input_up_to_the_floor() -> None:
     given_mass = random_mass(3, 4)
     belief = GridBelief.of(given_mass, 4, floor=0.01)
     expected = 0.99 * given_mass / given_mass.sum() + 0.01 * area_shares(np.arange(256, dtype=np.uint64), 4)
     np.testing.assert_allclose(linear(belief, np.arange(256, dtype=np.uint64), 4), expected, rtol=1e-5)
 
 
-def test_a_hard_belief_has_nothing_where_it_was_given_nothing_at_any_zoom() -> None:
+def test_hard_belief_keeps_zero_masses_at_every_zoom() -> None:
     mass = np.zeros(256)
     mass[17] = 2.0
     belief = GridBelief.of(mass, 4, floor=0)
@@ -52,7 +52,7 @@ def test_a_hard_belief_has_nothing_where_it_was_given_nothing_at_any_zoom() -> N
 
 
 @pytest.mark.parametrize("zoom", [0, 4, 12, 22])
-def test_areas_are_those_on_the_sphere(zoom: int) -> None:
+def test_area_shares_are_those_on_the_sphere(zoom: int) -> None:
     codes = np.unique(codes_at(np.array([0.0, 12.3, -179.9, 7.7]), np.array([0.0, 85.0, -84.9, 47.0]), zoom))
     whole = bounds(tile_of_code(0, 0))
     for code, share in zip(codes.tolist(), area_shares(codes, zoom), strict=True):
@@ -61,7 +61,7 @@ def test_areas_are_those_on_the_sphere(zoom: int) -> None:
         assert share == pytest.approx((edges[3] - edges[1]) / band / 2**zoom, rel=1e-4)
 
 
-def test_the_best_place_is_the_heaviest_tile_unless_the_prior_names_one() -> None:
+def test_best_place_is_the_centre_of_the_heaviest_tile() -> None:
     mass = random_mass(5, 4)
     mass[77] = 9
     best = GridBelief.of(mass, 4).best()
@@ -71,15 +71,15 @@ def test_the_best_place_is_the_heaviest_tile_unless_the_prior_names_one() -> Non
 @pytest.mark.parametrize(
     "mass", [np.zeros(256), np.full(256, np.nan), np.full(256, -1.0), np.ones(255), np.full(256, np.inf)]
 )
-def test_what_is_no_probability_is_refused(mass: np.ndarray) -> None:
+def test_invalid_masses_are_refused(mass: np.ndarray) -> None:
     with pytest.raises(PriorError):
         GridBelief.of(mass, 4)
 
 
-def test_a_belief_of_the_finest_grid_costs_well_under_a_millisecond() -> None:
+def test_belief_of_the_finest_grid_takes_under_two_milliseconds() -> None:
     mass = random_mass(1, 8)
     codes = np.sort(np.random.default_rng(0).integers(0, 4**8, 1024)).astype(np.uint64)
-    GridBelief.of(mass, 8)  # areas are reckoned once
+    GridBelief.of(mass, 8)  # areas are computed once
     made, asked = [], []
     for _ in range(20):
         begun = time.perf_counter()

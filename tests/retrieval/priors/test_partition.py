@@ -1,4 +1,4 @@
-"""A partition on disk: read back equal, refused when damaged; whose cell a place is, and how cells lie over tiles."""
+"""A partition on disk: read back equal, refused when damaged; the cells of places, and the tiles of cells."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from retrieval.priors.partition import CELLS, CLUSTERS, TILE_ZOOM, TILES, Partit
 from retrieval.sphere import great_circle_km, unit_vectors
 from tile_cache.addressing import area_shares, bounds_of_codes, codes_at
 
-# The last two are ten kilometres apart, so that hardly a tile's sample falls between them; some lie at the map's rims.
+# The last two are ten kilometres apart, so few of a tile's samples fall between them; some lie at the map's edges.
 LAT = np.array([48.9, 40.7, -33.9, 35.7, -17.7, 78.2, -77.8, 0.3, 0.39])
 LNG = np.array([2.35, -74.0, 151.2, 139.7, 178.9, 15.6, 166.7, 32.5, 32.5])
 COUNT = len(LAT)
@@ -44,34 +44,34 @@ def written(partition: Partition, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_what_is_written_is_read_back(partition: Partition, written: Path) -> None:
+def test_written_partition_is_read_back_equal(partition: Partition, written: Path) -> None:
     again = Partition.load(written)
     assert again.fingerprint == partition.fingerprint
     assert again.settings == {"seed": 7}
-    for ours, theirs in zip(
+    for written_table, table in zip(
         (partition.cells, partition.clusters, partition.tiles), (again.cells, again.clusters, again.tiles), strict=True
     ):
-        assert np.array_equal(ours, theirs)
+        assert np.array_equal(written_table, table)
 
 
 @given(st.floats(-90, 90), st.floats(-180, 180))
-def test_a_place_is_in_the_cell_of_the_nearest_centroid(partition: Partition, lat: float, lng: float) -> None:
+def test_place_is_in_the_cell_of_the_nearest_centroid(partition: Partition, lat: float, lng: float) -> None:
     km = great_circle_km(np.array(lng), np.array(lat), LNG, LAT)
     assert km[partition.cell_of(np.array([lat]), np.array([lng]))[0]] <= km.min() + 1e-6
 
 
-def test_longitudes_turn_with_the_earth(partition: Partition) -> None:
+def test_longitudes_beyond_180_degrees_wrap(partition: Partition) -> None:
     lat, lng = np.full(3, -17.0), np.array([179.0, -181.0, 539.0])
     assert partition.cell_of(lat, lng).tolist() == [4, 4, 4]
 
 
 @pytest.mark.parametrize(("lat", "lng"), [(91.0, 0.0), (np.nan, 0.0), (0.0, np.inf)])
-def test_no_place_has_no_cell(partition: Partition, lat: float, lng: float) -> None:
+def test_points_off_the_earth_are_refused(partition: Partition, lat: float, lng: float) -> None:
     with pytest.raises(PriorError, match="not on Earth"):
         partition.cell_of(np.array([0.0, lat]), np.array([0.0, lng]))
 
 
-def test_clusters_are_looked_for_in_the_own_cell(partition: Partition) -> None:
+def test_cluster_of_a_place_is_in_its_own_cell(partition: Partition) -> None:
     assert list(partition.clusters_of(3)) == [6, 7]
     # Nearer to the southern one of the next cell's clusters (row 16), but still in the cell below.
     lat, lng = np.array([48.0, 49.5, 0.344]), np.array([2.35, 2.35, 32.5])
@@ -80,7 +80,7 @@ def test_clusters_are_looked_for_in_the_own_cell(partition: Partition) -> None:
 
 
 def test_mass_spread_by_area_is_even(partition: Partition) -> None:
-    """Cells that have what is due to their area leave every tile with what is due to its own."""
+    """If cells have mass in proportion to their areas, so have tiles."""
     due = np.bincount(partition.tiles["cell"], partition.tiles["area_km2"])
     mass = partition.spread((due / due.sum())[None])
     every = np.arange(4**TILE_ZOOM, dtype=np.uint64)
@@ -89,7 +89,7 @@ def test_mass_spread_by_area_is_even(partition: Partition) -> None:
 
 
 @pytest.mark.parametrize("by", ["area", "photos"])
-def test_a_cells_mass_stays_in_its_tiles(partition: Partition, by: Any) -> None:
+def test_mass_of_a_cell_stays_in_its_tiles(partition: Partition, by: Any) -> None:
     mass = partition.spread(np.eye(COUNT), by)
     assert np.allclose(mass.sum(axis=1), 1, atol=1e-5)
     for cell in range(COUNT):
@@ -100,13 +100,13 @@ def test_a_cells_mass_stays_in_its_tiles(partition: Partition, by: Any) -> None:
     assert GridBelief.of(mass[0], TILE_ZOOM).log_mass(np.zeros(1, np.uint64), 0) == pytest.approx(0, abs=1e-6)
 
 
-def test_probabilities_of_other_cells_are_refused(partition: Partition) -> None:
+def test_probabilities_of_another_shape_are_refused(partition: Partition) -> None:
     with pytest.raises(PriorError, match="9 cells"):
         partition.spread(np.ones((1, COUNT + 1)))
 
 
-def test_areas_of_tiles(partition: Partition) -> None:
-    """The table against a thousand random places in each of some tiles."""
+def test_areas_of_tiles_equal_random_samples(partition: Partition) -> None:
+    """Compared with a thousand random places in each of some tiles."""
     rng = np.random.default_rng(8)
     drawn_codes, home = rng.integers(0, 4**TILE_ZOOM, 8, dtype=np.uint64), codes_at(LNG[-1:], LAT[-1:], TILE_ZOOM)
     codes = np.unique(np.append(drawn_codes, home))
@@ -122,7 +122,7 @@ def test_areas_of_tiles(partition: Partition) -> None:
 
 @pytest.mark.parametrize("name", ["cells.npy", "clusters.npy", "tiles.npy"])
 @pytest.mark.parametrize("where", [0, 70, -9])
-def test_a_byte_that_changed_is_refused(written: Path, name: str, where: int) -> None:
+def test_changed_byte_is_refused(written: Path, name: str, where: int) -> None:
     data = bytearray((written / name).read_bytes())
     data[where] ^= 1
     (written / name).write_bytes(data)
@@ -132,7 +132,7 @@ def test_a_byte_that_changed_is_refused(written: Path, name: str, where: int) ->
 
 @pytest.mark.parametrize("name", ["partition.json", "cells.npy", "clusters.npy", "tiles.npy"])
 @pytest.mark.parametrize("left", [None, 0, 100])
-def test_a_file_that_is_cut_or_gone_is_refused(written: Path, name: str, left: int | None) -> None:
+def test_truncated_or_missing_file_is_refused(written: Path, name: str, left: int | None) -> None:
     data = (written / name).read_bytes()
     (written / name).unlink()
     if left is not None:
@@ -159,14 +159,14 @@ def about(written: Path, change: Callable[[dict[str, Any]], Any]) -> None:
         ("settings", 3, "damaged"),
     ],
 )
-def test_another_description_is_refused(written: Path, key: str, value: Any, message: str) -> None:
+def test_changed_description_is_refused(written: Path, key: str, value: Any, message: str) -> None:
     about(written, lambda found: found.update({key: value}))
     with pytest.raises(PriorError, match=message):
         Partition.load(written)
 
 
-def test_a_pickle_is_not_read(written: Path) -> None:
-    """However well its hash fits."""
+def test_pickled_table_is_refused(written: Path) -> None:
+    """Even if its hash is right."""
     np.save(written / "cells.npy", np.array([{"lat": 1}], dtype=object), allow_pickle=True)
     data = (written / "cells.npy").read_bytes()
     entry = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -204,7 +204,7 @@ def test_tables_that_disagree_are_refused(
         Partition(**tables)
 
 
-def test_nothing_is_no_partition(tmp_path: Path) -> None:
+def test_missing_or_empty_partition_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PriorError, match="no partition at"):
         Partition.load(tmp_path)
     with pytest.raises(PriorError, match="has no cells"):

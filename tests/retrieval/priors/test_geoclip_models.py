@@ -1,4 +1,4 @@
-"""GeoCLIP's image encoder: real loading code and the package's head, on a backbone that is tiny and random."""
+"""GeoCLIP's image encoder: the real loading code and the package's head, on a tiny random backbone."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def picture(seed: int, size: tuple[int, int] = (50, 37)) -> Image.Image:
     return Image.fromarray(patches).resize(size, Image.Resampling.BICUBIC)
 
 
-def test_pictures_go_through_clip_and_the_packages_head(photos: GeoclipPhotos, clip: Path) -> None:
-    """Against transformers' whole CLIP and the head's layers multiplied out."""
+def test_embeddings_equal_clip_and_the_packages_head(photos: GeoclipPhotos, clip: Path) -> None:
+    """Compared with transformers' whole CLIP and the head's layers multiplied by hand."""
     import torch
     from transformers import CLIPModel
 
@@ -45,8 +45,8 @@ def test_pictures_go_through_clip_and_the_packages_head(photos: GeoclipPhotos, c
     assert photos.encode(batch[:0]).shape == (0, 512)
 
 
-def test_pictures_are_prepared_as_transformers_prepares_them(photos: GeoclipPhotos, clip: Path) -> None:
-    """But where half a pixel decides the crop: it rounds down, torchvision and this to the even one."""
+def test_preprocessing_equals_that_of_transformers(photos: GeoclipPhotos, clip: Path) -> None:
+    """Up to crops that half a pixel decides: transformers rounds down, torchvision and this code to even."""
     from transformers import CLIPImageProcessor
 
     for size in ((60, 40), (32, 32), (20, 90)):
@@ -55,7 +55,7 @@ def test_pictures_are_prepared_as_transformers_prepares_them(photos: GeoclipPhot
         assert np.abs(photos.prepare(image) - np.asarray(theirs)).mean() < 0.05  # of values from -2 to 2
 
 
-def test_the_fingerprint_is_of_the_weights(photos: GeoclipPhotos, clip: Path, tmp_path: Path) -> None:
+def test_fingerprint_changes_with_the_weights(photos: GeoclipPhotos, clip: Path, tmp_path: Path) -> None:
     assert GeoclipPhotos.load(str(clip), "cpu").fingerprint == photos.fingerprint
     from safetensors.torch import load_file, save_file
 
@@ -69,18 +69,18 @@ def test_the_fingerprint_is_of_the_weights(photos: GeoclipPhotos, clip: Path, tm
     assert GeoclipPhotos.load(str(other), "cpu").fingerprint != photos.fingerprint
 
 
-def test_another_clip_is_refused_by_its_width(tmp_path: Path) -> None:
+def test_clip_of_another_width_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="gives 512 features, GeoCLIP's head takes 768"):
         GeoclipPhotos.load(str(tiny_clip(tmp_path, features=512)), "cpu")
 
 
-def test_a_folder_that_is_no_clip_is_named(tmp_path: Path) -> None:
+def test_folder_without_clip_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="cannot be read as CLIP"):
         GeoclipPhotos.load(str(tmp_path), "cpu")
 
 
-def test_without_its_weights_as_safetensors_nothing_is_loaded(clip: Path, tmp_path: Path) -> None:
-    """A pickle beside the configuration is no substitute."""
+def test_pickled_weights_are_not_loaded(clip: Path, tmp_path: Path) -> None:
+    """A pickle beside the configuration is ignored."""
     for name in ("config.json", "preprocessor_config.json"):
         (tmp_path / name).write_bytes((clip / name).read_bytes())
     (tmp_path / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
@@ -88,8 +88,8 @@ def test_without_its_weights_as_safetensors_nothing_is_loaded(clip: Path, tmp_pa
         GeoclipPhotos.load(str(tmp_path), "cpu")
 
 
-def test_without_the_hub_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """As on a machine that is told to ask no hub and has nothing cached."""
+def test_unreachable_hub_error_names_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As on an offline machine with an empty cache."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(EncoderError, match=r"clip-vit-large-patch14 cannot be downloaded.*TILEBEAM_CLIP"):
         GeoclipPhotos.load(device="cpu")
