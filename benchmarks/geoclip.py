@@ -1,4 +1,4 @@
-"""What GeoCLIP costs as a prior: tables, a picture's encoding, its belief, and deeper tiles.
+"""The cost of GeoCLIP as a prior: tables, encoding a picture, its belief, and deeper tiles.
 
     python -m benchmarks.geoclip                 minutes: embeds 165,536 places first, unless they are kept already
     python -m benchmarks.geoclip --threads 1
@@ -57,16 +57,16 @@ def main() -> None:
 
 
 def deeper(belief: object) -> list[tuple[int, float, float]]:
-    """Zooms, and the seconds that the children of the best 64 tiles two zooms up take."""
+    """Zooms, and the seconds for the children of the best 64 tiles two zooms up."""
     ask: Callable[..., np.ndarray] = belief.log_mass  # type: ignore[attr-defined]
-    tiles, found = np.arange(4**8, dtype=np.uint64), []
+    tiles, times = np.arange(4**8, dtype=np.uint64), []
     kept = np.sort(tiles[np.argsort(-ask(tiles, 8))[:KEPT]])
     for zoom in (10, 12, 14, 16):
         tiles = children_of_codes(kept, 2)
         masses, cold = timed(lambda zoom=zoom, tiles=tiles: ask(tiles, zoom))
-        found.append((zoom, cold, timed(lambda zoom=zoom, tiles=tiles: ask(tiles, zoom))[1]))
+        times.append((zoom, cold, timed(lambda zoom=zoom, tiles=tiles: ask(tiles, zoom))[1]))
         kept = np.sort(tiles[np.argsort(-masses)[:KEPT]])
-    return found
+    return times
 
 
 def of_clips_shape() -> GeoclipPhotos:
@@ -80,13 +80,13 @@ def of_clips_shape() -> GeoclipPhotos:
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What it returns, and the processor seconds that it takes, of all threads."""
+    """The result of a call, and its processor seconds over all threads."""
     started = time.process_time()
     return work(), time.process_time() - started
 
 
 def memory_mb() -> float:
-    """The most that this process has held."""
+    """The peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

@@ -1,10 +1,10 @@
-"""What training, calibration and the beam's settings bring on the built-in Earth: the tables of docs/experiments.md.
+"""The effect of training, calibration and beam settings on the built-in Earth: the tables of docs/experiments.md.
 
     python -m benchmarks.learning --out DIR
 
 Draws photos and tiles (`tilebeam sample-data`), trains map encoders in several ways with `tilebeam train`, indexes
 with each, calibrates each on the validation photos and evaluates all on the test photos. Every step is one command,
-printed before it runs; what is there already is kept, so a killed run goes on. Hours on a laptop: see --only.
+printed before it runs; existing results are reused, so a killed run resumes. Hours on a laptop: see --only.
 """
 
 import argparse
@@ -22,7 +22,7 @@ MARGINS = ("--context", "6=0.25", "--context", "8=1.0")  # as the built-in encod
 
 @dataclass(frozen=True)
 class Way:
-    """One way to come by map encoders: options of `tilebeam train`; None: no training."""
+    """One way to make map encoders: options of `tilebeam train`; None: no training."""
 
     name: str
     about: str
@@ -31,7 +31,7 @@ class Way:
 
 WAYS = (
     Way("untrained", "the photo tower itself looks at tiles", None),
-    Way("paper", "paper H's recipe: Adam 1e-4, warm start, photo to tile", ()),
+    Way("paper", "the hierarchical-search paper's recipe: Adam 1e-4, warm start, photo to tile", ()),
     Way("fast", "the same at 1e-3, which so small a tower needs", ("--lr", "1e-3")),
     Way("margins", "1e-3, zooms 6 and 8 see margins around a tile", ("--lr", "1e-3", *MARGINS)),
 )
@@ -63,7 +63,7 @@ def draw(out: Path, count: int) -> None:
 
 
 def make(out: Path, way: Way) -> None:
-    """An index whose tiles were embedded by the encoders of this way."""
+    """Build an index whose tiles are embedded by this way's encoders."""
     tiles = ("--source", out / "earth/tiles", "--geojson", out / "earth/coverage.geojson", "--zooms", ZOOMS)
     index = out / f"{way.name}-index"
     photo = ("--photo-encoder", builtin_directory())  # by its folder: without the built-in map encoders
@@ -75,12 +75,12 @@ def make(out: Path, way: Way) -> None:
 
 
 def splits(out: Path) -> Path:
-    """The photos with their splits, which are the same in every run."""
+    """The photos with their splits, which are the same in every training run."""
     return next(out / w.name / "photos.csv" for w in WAYS if (out / w.name / "photos.csv").exists())
 
 
 def calibrate(out: Path, way: Way, photos: Path) -> None:
-    """On the validation photos, and on half of the kinds of pictures that have no answer."""
+    """Calibrate on the validation photos, and on half of the families of pictures without an answer."""
     index, report = out / f"{way.name}-index", out / f"{way.name}-calibration"
     if not (report / "calibration-report.json").exists():
         known = ("--photos", photos, "--elsewhere", out / "elsewhere/elsewhere.csv", "--cache", out / "cache/photos")
@@ -88,16 +88,16 @@ def calibrate(out: Path, way: Way, photos: Path) -> None:
 
 
 def evaluate(out: Path, ways: list[Way], photos: Path, widths: str) -> None:
-    """All of them on the test photos: first the encoders side by side, then widths and scorings of the last."""
+    """Evaluate all indexes on the test photos: first all encoders, then beam widths and scorings of the last."""
     indexes = [argument for way in ways for argument in ("--index", out / f"{way.name}-index")]
-    asked = ("--photos", photos, "--cache", out / "cache/photos", "--elsewhere", out / "elsewhere/elsewhere.csv")
-    tilebeam("evaluate", *indexes, *asked, "--out", out / "encoders")
+    common = ("--photos", photos, "--cache", out / "cache/photos", "--elsewhere", out / "elsewhere/elsewhere.csv")
+    tilebeam("evaluate", *indexes, *common, "--out", out / "encoders")
     last = ("--index", out / f"{ways[-1].name}-index", "--exhaustive")
-    tilebeam("evaluate", *last, *asked, "--k", widths, "--scoring", "posterior,paper", "--out", out / "searches")
+    tilebeam("evaluate", *last, *common, "--k", widths, "--scoring", "posterior,paper", "--out", out / "searches")
 
 
 def tilebeam(*arguments: object) -> None:
-    """Run one of Tilebeam's commands with this Python; the first that fails ends the benchmark with its exit code."""
+    """Run a Tilebeam command with this Python; a failure ends the benchmark with the command's exit code."""
     words = ["-m", "tilebeam", *map(str, arguments)]
     print(f"$ python {shlex.join(words)}", file=sys.stderr, flush=True)
     status = subprocess.run([sys.executable, *words], check=False).returncode

@@ -1,12 +1,12 @@
-"""One photo end to end, over HTTP, against decode + preprocess + encode alone.
+"""Time of one photo end to end over HTTP, compared with decoding, preprocessing and encoding alone.
 
     python -m benchmarks.locate [--quick] [--photos 60] [--leaves 100000] [--k 64] [--json FILE]
 
-`tilebeam serve` runs in a process of its own over a seeded index of seven zooms, 4 to 16, with the encoder at hand:
-ViT-B/32's shape with seeded random weights (speed does not depend on them) and, where they are there, the built-in
-Earth's. A client on loopback posts a photo and reads the answer; in between, this process decodes, preprocesses and
-encodes the same photo with the same code and as many threads. The two alternate, so that a machine that slows down
-slows both; what the service adds is the median of the differences of neighbours. Prints a Markdown table, writes JSON.
+`tilebeam serve` runs in a process of its own over a seeded index of seven zooms, 4 to 16, once for each encoder: one of
+ViT-B/32's shape with seeded random weights (speed does not depend on them), and the built-in one if it is present. A
+client on loopback posts a photo and reads the answer; in between, this process decodes, preprocesses and encodes the
+same photo with the same code and as many threads. The two alternate, so that a slower machine slows both. The service's
+overhead is the median of the differences of neighbours. Prints a Markdown table, writes JSON.
 """
 
 import argparse
@@ -42,7 +42,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Row(NamedTuple):
-    """One line of the table; milliseconds, medians over the photos. `over` is of differences, and so is its 95%."""
+    """One line of the table, in milliseconds: medians over the photos. `over` and its 95% are of differences."""
 
     encoder: str
     photo: str
@@ -57,50 +57,55 @@ class Row(NamedTuple):
 
 def main() -> None:
     """Run, print a table, write JSON."""
-    asked = _options()
+    options = _options()
     rows = []
     for encoder in encoders():
         with tempfile.TemporaryDirectory() as name:
-            rows += measure(Path(name), encoder, asked)
+            rows += measure(Path(name), encoder, options)
     print(table(rows))
-    facts = {"leaves": asked.leaves, "k": asked.k, "photos": asked.photos, "torch_threads": torch.get_num_threads()}
+    facts = {
+        "leaves": options.leaves,
+        "k": options.k,
+        "photos": options.photos,
+        "torch_threads": torch.get_num_threads(),
+    }
     described = machine.describe()
-    print(f"\n{asked.leaves:,} leaves, k = {asked.k}, {asked.photos} photos each.\n{machine.sentence(described)}")
+    print(f"\n{options.leaves:,} leaves, k = {options.k}, {options.photos} photos each.\n{machine.sentence(described)}")
     result = facts | {"machine": described, "rows": [row._asdict() for row in rows]}
-    asked.json.write_text(json.dumps(result, indent=1) + "\n")
+    options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def encoders() -> Iterator[PhotoEncoder]:
-    """What to measure, one after another."""
+    """The encoders to measure."""
     torch.manual_seed(0)
     architecture = {"embed_dim": 512, "vision_cfg": VIT_B_32, "quick_gelu": True}
     yield PhotoEncoder("ViT-B-32, random", build_tower(architecture), Preprocess(224, MEAN, STD), architecture, "cpu")
     if (builtin_directory() / "photo.json").is_file():
         yield PhotoEncoder.load("builtin", device="cpu")
     else:
-        print("The built-in encoder is not there: it is left out.", file=sys.stderr)
+        print("The built-in encoder is missing: its rows are left out.", file=sys.stderr)
 
 
-def measure(work: Path, encoder: PhotoEncoder, asked: argparse.Namespace) -> list[Row]:
-    """Serve a pyramid for this encoder, and take the times of every size of photo."""
+def measure(work: Path, encoder: PhotoEncoder, options: argparse.Namespace) -> list[Row]:
+    """Serve a pyramid for this encoder, and time photos of every size."""
     encoder.save(work / "encoders")
-    pyramid.build(work, asked.leaves, encoder.dim, photo=encoder.describe())
+    pyramid.build(work, options.leaves, encoder.dim, photo=encoder.describe())
     with serving(work) as client:
-        return [_row(client, encoder, name, size, asked) for name, size in SIZES.items()]
+        return [_row(client, encoder, name, size, options) for name, size in SIZES.items()]
 
 
 @contextmanager
 def serving(index: Path) -> Iterator[httpx.Client]:
-    """A client, its connection kept open, of `tilebeam serve` in a process of its own."""
+    """A client with an open connection to a `tilebeam serve` process."""
     command = [sys.executable, "tilebeam.py", "serve", "--index", str(index), "--port", "0", "--device", "cpu"]
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         lines = iter(process.stderr.readline, "")
-        address = next((found[0] for line in lines if (found := re.search(r"http://[\d.:]+", line))), None)
+        address = next((match[0] for line in lines if (match := re.search(r"http://[\d.:]+", line))), None)
         if address is None:
             raise SystemExit(f"the service over {index} ended before it listened")
-        # Its log goes on, a line a request: unread, it would fill the pipe, and the service would wait for ever.
+        # The service logs a line per request. Without a reader the pipe would fill and block the service.
         threading.Thread(target=deque, args=(lines, 0), daemon=True).start()
         with httpx.Client(base_url=address, timeout=120, trust_env=False) as client:
             yield client
@@ -109,25 +114,25 @@ def serving(index: Path) -> Iterator[httpx.Client]:
         process.communicate()
 
 
-def _row(client: httpx.Client, encoder: PhotoEncoder, name: str, size: tuple[int, int], asked: Any) -> Row:
-    over_http, alone, told = [], [], []
-    for number in range(-3, asked.photos):  # the first three warm up
+def _row(client: httpx.Client, encoder: PhotoEncoder, name: str, size: tuple[int, int], options: Any) -> Row:
+    over_http, alone, timings = [], [], []
+    for number in range(-3, options.photos):  # the first three warm up
         photo = _photo(size, max(number, 0) % 8)
-        http_ms, answer = _timed(lambda photo=photo: _post(client, photo, asked.k))
+        http_ms, answer = _timed(lambda photo=photo: _post(client, photo, options.k))
         alone_ms, _ = _timed(lambda photo=photo: encoder.encode(encoder.prepare(decode_photo(photo))[None]))
         if number >= 0:
             over_http.append(http_ms)
             alone.append(alone_ms)
-            told.append(answer["timing_ms"])
+            timings.append(answer["timing_ms"])
     over = np.subtract(over_http, alone)
-    stages = [float(np.median([t[stage] for t in told])) for stage in ("decode", "encode", "search")]
+    stages = [float(np.median([t[stage] for t in timings])) for stage in ("decode", "encode", "search")]
     print(f"{encoder.name}, {name}: {np.median(over):.2f} ms over", file=sys.stderr, flush=True)
     medians = (float(np.median(alone)), float(np.median(over_http)), float(np.median(over)))
     return Row(encoder.name, name, *medians, float(np.percentile(over, 95)), *stages)
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown; milliseconds."""
+    """The rows as a Markdown table, in milliseconds."""
     head = "| encoder | photo | alone | over HTTP | more | more, 95% | decode | encode | search |"
     lines = [head, "|---|---|" + "---:|" * 7]
     lines += [f"| {r.encoder} | {r.photo} | " + " | ".join(f"{v:.2f}" for v in r[2:]) + " |" for r in rows]
@@ -150,7 +155,7 @@ def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 @cache
 def _photo(size: tuple[int, int], seed: int) -> bytes:
-    """A JPEG with smooth shapes and grain, as a camera's: about two bits a pixel."""
+    """A JPEG with smooth shapes and grain, like a camera's: about two bits per pixel."""
     rng = np.random.default_rng(seed)
     patches = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
     pixels = np.asarray(patches.resize(size, Image.Resampling.BICUBIC)).astype(np.int16)
@@ -162,11 +167,11 @@ def _photo(size: tuple[int, int], seed: int) -> bytes:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=int, default=60, help="of each size")
+    parser.add_argument("--photos", type=int, default=60, help="number of photos of each size")
     parser.add_argument("--leaves", type=int, default=100_000)
     parser.add_argument("--k", type=int, default=64)
     parser.add_argument("--json", type=Path, default=Path("locate.json"))
-    parser.add_argument("--quick", action="store_true", help="10,000 leaves, five photos: does it run?")
+    parser.add_argument("--quick", action="store_true", help="a smoke test: 10,000 leaves, five photos")
     options = parser.parse_args()
     if options.quick:
         options.leaves, options.photos = 10_000, 5

@@ -1,4 +1,4 @@
-"""A lean HTTP/1.1 client for load over loopback: requests made beforehand, connections kept, nothing parsed but heads.
+"""A lean HTTP/1.1 load client for loopback: prepared requests, persistent connections, only response heads parsed.
 
 A client that shares the machine with the service must cost little of it: a request here costs a tenth of a
 millisecond. It speaks as much HTTP as Tilebeam answers with (Content-Length, keep-alive), and no more.
@@ -21,7 +21,7 @@ class Answered(NamedTuple):
 
 
 def request(path: str, body: bytes, content_type: str) -> bytes:
-    """A POST as it goes over the wire."""
+    """The bytes of a POST request."""
     head = (
         f"POST {path} HTTP/1.1\r\nHost: loopback\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
@@ -29,7 +29,7 @@ def request(path: str, body: bytes, content_type: str) -> bytes:
 
 
 _KEPT_S = 4
-"""Seconds that a connection may have been idle: uvicorn closes it after five."""
+"""Maximum idle seconds of a reused connection: uvicorn closes it after five."""
 
 
 @dataclass
@@ -40,7 +40,7 @@ class _Connection:
 
 
 class Pool:
-    """Connections to one service, opened as they are needed, at most `limit`; those lately used are taken first."""
+    """Connections to one service, opened on demand, at most `limit`; the most recently used is taken first."""
 
     def __init__(self, host: str, port: int, limit: int) -> None:
         self._address = (host, port)
@@ -49,11 +49,11 @@ class Pool:
 
     @property
     def is_full(self) -> bool:
-        """Whether whoever asks now has no connection."""
+        """Whether no connection is free and the limit is reached."""
         return not self._idle and self.open >= self.limit
 
     async def ask(self, message: bytes, due: float) -> Answered:
-        """Send a request that was due at `due` on time.perf_counter; status 0 where the connection broke."""
+        """Send a request that was due at `due` (time.perf_counter); status 0 if the connection broke."""
         connection = self._kept()
         if connection is None:
             self.open += 1
@@ -77,13 +77,13 @@ class Pool:
         return Answered(status, None if wait is None else int(wait), took_s)
 
     def _kept(self) -> _Connection | None:
-        """The connection lately used, unless the service may be about to close it: then all others are as old."""
+        """The most recently used connection, unless it is too old; then all others are too old as well."""
         if self._idle and time.perf_counter() - self._idle[-1].idle_since > _KEPT_S:
             self.close()
         return self._idle.pop() if self._idle else None
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         self.open -= len(self._idle)
         while self._idle:
             self._idle.pop().writer.close()

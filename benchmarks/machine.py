@@ -1,4 +1,4 @@
-"""What a benchmark ran on: a figure without it means nothing."""
+"""The machine that a benchmark ran on, without which its figures cannot be compared."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Processor, caches, memory, load and versions; what Linux does not tell is left out."""
+    """Processor, caches, memory, load and versions; facts that Linux does not report are left out."""
     cpu = _lines("/proc/cpuinfo")
     memory = _lines("/proc/meminfo")
     packages = ("numpy", "torch", "faiss-cpu", "faiss-gpu", "open_clip_torch", "pillow")
@@ -24,7 +24,7 @@ def describe() -> dict[str, Any]:
 
 
 def sentence(machine: dict[str, Any]) -> str:
-    """The same for people."""
+    """The same facts as a sentence."""
     versions = ", ".join(f"{name} {version}" for name, version in machine["packages"].items())
     return (
         f"{machine['cpu']}, {machine['cores']} cores, L3 {machine['cache'].get('index3', '?')}, "

@@ -1,10 +1,10 @@
-"""Pictures that lie, break off and do not add up: seeded mutations of valid ones, and some that are built wrong.
+"""Invalid pictures as test input: seeded mutations of valid pictures, and some that are built to be wrong.
 
     for name, data in mutations(seed=1, count=300): ...
 
-Two runs with one seed and one set of libraries make the same bytes. What is valid to start with covers every format
-that is taken and the modes that each can hold; mutations know the formats' parts (a PNG's chunks, a JPEG's segments, a
-WebP's chunks, a TIFF's directory), so that many pass a decoder's first checks and fail deep inside, or do not fail.
+The bytes depend only on the seed and the libraries' versions. The valid originals cover every accepted format and its
+modes. Mutations know the formats' parts (a PNG's chunks, a JPEG's segments, a WebP's chunks, a TIFF's directory), so
+that many pass a decoder's first checks and fail deep inside, or do not fail.
 """
 
 import io
@@ -26,19 +26,19 @@ __all__ = ["Hostile", "mutations", "originals", "tiny"]
 
 
 class Hostile(NamedTuple):
-    """A picture's bytes, and how they came to be."""
+    """A picture's bytes, and a description of how they were made."""
 
     name: str
     data: bytes
 
 
 def mutations(seed: int, count: int, large: bool = True) -> Iterator[Hostile]:
-    """`count` pictures. `large`: also some of up to 99 megapixels, which take a second and 300 MB each to decode."""
+    """`count` pictures. `large`: include some of up to 99 megapixels, each of which takes a second and 300 MB."""
     rng = random.Random(seed)
     valid = originals(seed)
     built = [tiny(), *_built(large)]
     for number in range(count):
-        if number % 20 == 0:  # one in twenty as it is: valid, or built wrong
+        if number % 20 == 0:  # one in twenty stays unmutated: valid, or built to be wrong
             pool = built if number // 20 % 3 == 0 else valid
             yield pool[number // 60 % len(pool)] if pool is built else rng.choice(pool)
             continue
@@ -51,26 +51,26 @@ def mutations(seed: int, count: int, large: bool = True) -> Iterator[Hostile]:
 
 
 def originals(seed: int) -> list[Hostile]:
-    """Valid pictures: every format that is taken, in the modes that it can hold, turned, animated and in pages."""
+    """Valid pictures: every accepted format in each of its modes, rotated by EXIF, animated and multi-page."""
     base = _photo(seed)
     plain = [(kind, mode) for kind, modes in _MODES.items() for mode in modes]
-    found = [Hostile(f"{kind} {mode}", encoded(_in_mode(base, mode), kind)) for kind, mode in plain]
-    found += [Hostile(f"TIFF {how}", encoded(base, "TIFF", compression=how)) for how in _TIFF_COMPRESSIONS]
-    found += [Hostile(f"JPEG turned {turn}", encoded(base, "JPEG", exif=_exif(turn))) for turn in range(1, 9)]
-    found += [Hostile("HEIC", data) for data in _heic(base)]
+    pictures = [Hostile(f"{kind} {mode}", encoded(_in_mode(base, mode), kind)) for kind, mode in plain]
+    pictures += [Hostile(f"TIFF {how}", encoded(base, "TIFF", compression=how)) for how in _TIFF_COMPRESSIONS]
+    pictures += [Hostile(f"JPEG turned {turn}", encoded(base, "JPEG", exif=_exif(turn))) for turn in range(1, 9)]
+    pictures += [Hostile("HEIC", data) for data in _heic(base)]
     frames = [_photo(seed + i) for i in range(3)]
     animated = {
         kind: encoded(base, kind, save_all=True, append_images=frames) for kind in ("GIF", "WEBP", "PNG", "TIFF")
     }
-    found += [Hostile(f"{kind} of frames", data) for kind, data in animated.items()]
-    found.append(Hostile("JPEG progressive", encoded(base, "JPEG", progressive=True)))
-    found.append(Hostile("WEBP lossless", encoded(base.convert("RGBA"), "WEBP", lossless=True)))
-    found.append(Hostile("JPEG larger", encoded(base.resize((1280, 960)), "JPEG")))
-    return found
+    pictures += [Hostile(f"{kind} of frames", data) for kind, data in animated.items()]
+    pictures.append(Hostile("JPEG progressive", encoded(base, "JPEG", progressive=True)))
+    pictures.append(Hostile("WEBP lossless", encoded(base.convert("RGBA"), "WEBP", lossless=True)))
+    pictures.append(Hostile("JPEG larger", encoded(base.resize((1280, 960)), "JPEG")))
+    return pictures
 
 
 def tiny() -> Hostile:
-    """One pixel: other systems' services stopped answering after such a picture."""
+    """One pixel: a picture after which other systems' services have stopped answering."""
     return Hostile("PNG 1x1", encoded(Image.new("RGB", (1, 1)), "PNG"))
 
 
@@ -86,7 +86,7 @@ _TIFF_COMPRESSIONS = ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")
 
 
 def encoded(image: Image.Image, kind: str, **how: object) -> bytes:
-    """A file of this kind."""
+    """The picture as a file of this format."""
     out = io.BytesIO()
     image.save(out, kind, **how)  # type: ignore[arg-type]
     return out.getvalue()
@@ -106,7 +106,7 @@ def _in_mode(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _heic(image: Image.Image) -> Iterator[bytes]:
-    """One, where the library that is asked to read it is there to write it."""
+    """One HEIC, if pillow-heif is installed to write it."""
     with suppress(ImportError):
         out = io.BytesIO()
         import_module("pillow_heif").from_pillow(image).save(out)
@@ -122,8 +122,8 @@ def _exif(turn: int) -> Image.Exif:
 
 @cache
 def _built(large: bool) -> list[Hostile]:
-    """Pictures that nothing valid becomes by chance: bombs, extremes, and the wrong kind of file."""
-    found = [
+    """Pictures that no mutation would produce: decompression bombs, extreme sizes, and other kinds of files."""
+    pictures = [
         Hostile("nothing", b""),
         Hostile("text", b"GET / HTTP/1.1\r\n\r\n"),
         Hostile("JPEG 1x1", encoded(Image.new("L", (1, 1)), "JPEG")),
@@ -144,9 +144,9 @@ def _built(large: bool) -> list[Hostile]:
         Hostile("polyglot", encoded(Image.new("RGB", (8, 8)), "JPEG") + encoded(Image.new("RGB", (9, 9)), "PNG")),
     ]
     if large:
-        found.append(Hostile("PNG of 99 megapixels", parts.png_of_nothing(11_000, 9_000)))
-        found.append(Hostile("JPEG of 25 megapixels", encoded(Image.new("CMYK", (5_000, 5_000)), "JPEG")))
-    return found
+        pictures.append(Hostile("PNG of 99 megapixels", parts.png_of_nothing(11_000, 9_000)))
+        pictures.append(Hostile("JPEG of 25 megapixels", encoded(Image.new("CMYK", (5_000, 5_000)), "JPEG")))
+    return pictures
 
 
 def _zeros(count: int) -> bytes:
@@ -235,7 +235,7 @@ def _repeat_part(rng: random.Random, data: bytes) -> bytes:
 
 
 def _flip_in_a_part(rng: random.Random, data: bytes) -> bytes:
-    """Damage inside one part, its checksum made right again."""
+    """Damage inside one part, with its checksum corrected."""
     head, pieces, tail = parts.split(data)
     if pieces:
         at = rng.randrange(len(pieces))
@@ -244,7 +244,7 @@ def _flip_in_a_part(rng: random.Random, data: bytes) -> bytes:
 
 
 def _damage_directory(rng: random.Random, data: bytes) -> bytes:
-    """Another number somewhere in a TIFF's directory, or in an EXIF block, which is one."""
+    """A changed number in a TIFF's directory, or in an EXIF block, which has the same format."""
     at = next((at for at in (data.find(b"II*\0"), data.find(b"MM\0*")) if at >= 0), -1)
     if at < 0 or len(data) < at + 40:
         return _flip_in_head(rng, data)

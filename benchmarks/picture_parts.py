@@ -1,6 +1,6 @@
-"""The parts of picture files, for whoever wants to put them together wrongly. It knows of no decoder.
+"""The parts of picture files, for building invalid ones. Uses no decoder.
 
-`split` takes a file apart so that joining the parts gives it back; what it does not know is one part.
+Joining the result of `split` gives the file back; a file of an unknown format is split into thirds.
 """
 
 import struct
@@ -13,7 +13,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def split(data: bytes) -> tuple[bytes, list[bytes], bytes]:
-    """Head, parts and tail of a PNG, JPEG, WebP or HEIC; damaged ones as far as they make sense."""
+    """Head, parts and tail of a PNG, JPEG, WebP or HEIC; a damaged file is split as far as its parts are valid."""
     if data.startswith(_PNG):
         return _split(data, len(_PNG), lambda at: 12 + int.from_bytes(data[at : at + 4], "big"))
     if data.startswith(b"\xff\xd8"):
@@ -27,29 +27,29 @@ def split(data: bytes) -> tuple[bytes, list[bytes], bytes]:
 
 
 def _jpeg_length(data: bytes, at: int) -> int:
-    """Bytes of the segment at `at`; the scan, which has no length, ends it all."""
+    """Bytes of the segment at `at`; the scan, which has no length, extends to the end."""
     if data[at : at + 1] != b"\xff" or data[at + 1 : at + 2] in (b"\xda", b"\xd9"):
         return len(data)
     return 2 + int.from_bytes(data[at + 2 : at + 4], "big")
 
 
 def _split(data: bytes, at: int, length: Callable[[int], int]) -> tuple[bytes, list[bytes], bytes]:
-    head, found = data[:at], []
+    head, parts = data[:at], []
     while at + 8 <= len(data) and at + length(at) <= len(data):
-        found.append(data[at : at + length(at)])
-        at += len(found[-1])
-    return head, found, data[at:]
+        parts.append(data[at : at + length(at)])
+        at += len(parts[-1])
+    return head, parts, data[at:]
 
 
 def summed(whole: bytes, piece: bytes) -> bytes:
-    """A part of `whole` with its checksum made right, if it has one."""
+    """A part of `whole` with its checksum corrected, if it has one."""
     if not whole.startswith(_PNG) or len(piece) < 12:
         return piece
     return piece[:-4] + zlib.crc32(piece[4:-4]).to_bytes(4, "big")
 
 
 def resized(data: bytes, width: int, height: int) -> bytes:
-    """The same file with another size in its header, and nothing else changed."""
+    """The same file with only the size in its header changed."""
     if data.startswith(_PNG) and len(data) > 33:
         header = data[12:16] + struct.pack(">II", width & 0xFFFFFFFF, height & 0xFFFFFFFF) + data[24:29]
         return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
@@ -85,7 +85,7 @@ def _resized_tiff(data: bytes, width: int, height: int) -> bytes:
 
 
 def png_of_nothing(width: int, height: int, rows: int | None = None) -> bytes:
-    """A PNG of black 1-bit pixels, a few kilobytes however large; of `rows` rows where its header says `height`."""
+    """A PNG of black 1-bit pixels in a few kilobytes; `rows`: the true number of rows if not the header's `height`."""
     packer = zlib.compressobj(9)
     row = bytes(1 + (width + 7) // 8)
     body = b"".join(packer.compress(row) for _ in range(height if rows is None else rows)) + packer.flush()
@@ -98,7 +98,7 @@ def png_of_nothing(width: int, height: int, rows: int | None = None) -> bytes:
 
 
 def png_with(name: bytes, content: bytes) -> bytes:
-    """A PNG of 8 x 8 with this chunk before its pixels."""
+    """An 8 x 8 PNG with this chunk before its pixels."""
     whole = png_of_nothing(8, 8)
     return whole[:33] + _chunk(name, content) + whole[33:]
 

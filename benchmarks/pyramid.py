@@ -1,7 +1,7 @@
-"""A seeded index to measure searches on: the world at zooms 4, 6 and 8, one region down to 16, vectors that are a tree.
+"""A seeded index for search benchmarks: the world at zooms 4, 6 and 8, one region down to 16, vectors along a tree.
 
-A child's vector is its parent's plus noise, so that a search which keeps the right tiles goes into the region, as a
-trained encoder's would. Vectors go to disk as FAISS lists and, beside them, as plain arrays for the other methods.
+A child's vector is its parent's plus noise, so that a search that keeps the right tiles leads into the region, as with
+a trained encoder. Vectors are written as FAISS lists and also as plain arrays, for the other methods.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ ZOOMS = (4, 6, 8, 10, 12, 14, 16)
 WORLD_ZOOM = 8
 SHARD_PARENTS = 1 << 16
 _KEPT = 0.75
-"""Share of a child's squared length that is its parent's direction."""
+"""The share of a child's squared length that lies in its parent's direction."""
 
 Codes = NDArray[np.uint64]
 
 
 def codes_of(zoom: int, leaves: int) -> Codes:
-    """Every tile down to WORLD_ZOOM; below, the ancestors of a run of `leaves` tiles in the middle of zoom 16."""
+    """Every tile down to WORLD_ZOOM; deeper, the ancestors of `leaves` consecutive tiles in the middle of zoom 16."""
     if zoom <= WORLD_ZOOM:
         return np.arange(4**zoom, dtype=np.uint64)
     first = 4 ** ZOOMS[-1] // 3 >> 22 << 22
@@ -35,9 +35,9 @@ def codes_of(zoom: int, leaves: int) -> Codes:
 
 
 def build(directory: Path, leaves: int, dim: int, seed: int = 0, photo: dict[str, Any] | None = None) -> Manifest:
-    """Write index and arrays (`v04.npy` ... (n, dim) float16), or take those of an earlier run.
+    """Write the index and arrays (`v04.npy` ... (n, dim) float16), or reuse those of an earlier run.
 
-    `photo` describes the encoder whose photos will be asked about, where they will be more than vectors.
+    `photo` describes the photo encoder, if the index is searched with photos and not only with vectors.
     """
     if (directory / "manifest.json").is_file():
         return Manifest.read(directory)
@@ -60,7 +60,7 @@ def build(directory: Path, leaves: int, dim: int, seed: int = 0, photo: dict[str
 
 
 def queries(directory: Path, count: int, seed: int = 1) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Noisy copies of leaves, (count, dim) unit rows, and the rows that they are copies of."""
+    """Noisy copies of random leaves, (count, dim) float32 unit rows, and the rows of these leaves, (count,)."""
     leaf = np.load(directory / f"v{ZOOMS[-1]:02d}.npy", mmap_mode="r")
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, len(leaf), count)

@@ -1,4 +1,4 @@
-"""`tilebeam serve` in a process of its own, over an index that is built for it: what benchmarks put load on."""
+"""A `tilebeam serve` process over an index that is built for it, as the target of load benchmarks."""
 
 import re
 import subprocess
@@ -31,17 +31,17 @@ class Server:
 
     @property
     def rss(self) -> int:
-        """Its memory now, in bytes."""
+        """The current resident memory of the process, in bytes."""
         return int(self.process.memory_info().rss)
 
     @property
     def is_running(self) -> bool:
-        """Whether the process that was started still runs, and is no other one."""
+        """Whether the process that was started is still running (and its id was not reused)."""
         return bool(self.process.is_running()) and self.process.status() != psutil.STATUS_ZOMBIE
 
 
 def built_index(directory: Path, leaves: int) -> Path:
-    """A seeded index for the built-in encoder, world at zooms 4 to 8 and `leaves` tiles of zoom 16."""
+    """A seeded index for the built-in encoder: the world at zooms 4 to 8 and `leaves` tiles of zoom 16."""
     encoder = PhotoEncoder.load("builtin", device="cpu")
     encoder.save(directory / "encoders")
     pyramid.build(directory, leaves, encoder.dim, photo=encoder.describe())
@@ -50,7 +50,7 @@ def built_index(directory: Path, leaves: int) -> Path:
 
 @contextmanager
 def started(index: Path, **settings: str) -> Iterator[Server]:
-    """Serve an index on loopback; `settings` are TILEBEAM_ variables in small letters, without their beginning."""
+    """Serve an index on loopback; `settings`: TILEBEAM_ variables in lower case and without that prefix."""
     command = [sys.executable, "tilebeam.py", "serve", "--index", str(index), "--port", "0", "--device", "cpu"]
     given = {f"TILEBEAM_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(command, cwd=ROOT, env={**environ, **given}, stderr=subprocess.PIPE, text=True)
@@ -58,7 +58,7 @@ def started(index: Path, **settings: str) -> Iterator[Server]:
         assert process.stderr is not None
         lines = iter(process.stderr.readline, "")
         seen: deque[str] = deque(maxlen=50_000)
-        address = next((found[0] for line in lines if (found := _address(line, seen))), None)
+        address = next((match[0] for line in lines if (match := _address(line, seen))), None)
         if address is None:
             raise SystemExit(f"the service over {index} ended before it listened:\n{''.join(seen)}")
         # Its log goes on, a line a request: unread, it would fill the pipe, and the service would wait for ever.
