@@ -9,9 +9,9 @@ The known data sets' tables (from public copies of their files and loaders, read
   version of the IM2GPS3k table has LON and LAT swapped in its header: `read` refuses it with an explanation.
 - YFCC4k: `yfcc4k_places365.csv` by loaders with IMG_ID, LAT and LON; or `yfcc4k.txt`, 25 tab-separated columns of
   YFCC100M without a header, of which one loader reads photo id, longitude and latitude as columns 2, 13 and 14 and
-  pictures as `<photo id>.jpg`. We have seen neither file itself.
+  pictures as `<photo id>.jpg`. Neither file itself was available.
 - OSV-5M (`train.csv`, `test.csv`): `id,latitude,longitude,...`; the pictures are `<id>.jpg` in `images/train/00/` to
-  `images/test/04/` as unpacked from the archives, or in one folder a split in the authors' own loader.
+  `images/test/04/` as unpacked from the archives, or in one folder per split in the authors' own loader.
 
 For this reason pictures are looked up by name, wherever they lie below the images folder (`files.Finder`).
 """

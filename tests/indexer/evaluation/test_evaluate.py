@@ -12,8 +12,6 @@ from typer.testing import CliRunner
 
 from indexer.cli.evaluate import register
 from indexer.evaluation import plots
-from indexer.evaluation.bootstrap import Figure
-from indexer.evaluation.tables import rounded
 from retrieval import locator
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, write_fake_index
@@ -201,10 +199,3 @@ def test_same_index_twice_is_refused_and_equal_names_get_folders(place: Path, tm
     (tmp_path / "good").symlink_to(place / "good")
     report = evaluated(place, "--index", place / "good", "--index", tmp_path / "good")
     assert [row["index"] for row in report["rows"]] == [f"{place.name}/good", f"{tmp_path.name}/good"]
-
-
-def test_rounded_keeps_decimals_of_small_numbers() -> None:
-    assert rounded(Figure(1234.5, 1000, 2000)) == "1,234 [1,000, 2,000]"
-    assert rounded(Figure(3.14159, 2, 4), "+") == "+3.14 [+2.00, +4.00]"
-    assert rounded(Figure(-31.4, np.nan, np.nan), "+") == "-31.4"
-    assert rounded(Figure(np.nan, np.nan, np.nan)) == "-"

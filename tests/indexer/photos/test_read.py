@@ -396,3 +396,14 @@ def test_later_rejection_keeps_line_numbers_and_order() -> None:
         Rejection(2, "a", "no tile", "beyond the coverage"),
         Rejection(9, "c", "no tile", "beyond the coverage"),
     )
+
+
+def test_sample_is_seeded_and_keeps_the_order() -> None:
+    names = tuple(f"{i:03}" for i in range(100))
+    photos = PhotoSet(names, names, np.zeros(100), np.ones(100))
+    sample = photos.sample(10, seed=1)
+    assert len(sample) == 10
+    assert sample.names == tuple(sorted(sample.names))
+    assert sample.names == photos.sample(10, seed=1).names
+    assert sample.names != photos.sample(10, seed=2).names
+    assert photos.sample(None, seed=1) is photos.sample(100, seed=1) is photos

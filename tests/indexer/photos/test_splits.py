@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 from indexer.errors import PhotoSetError
 from indexer.photos.duplicates import MAX_BITS, components, dhash, near_duplicates
 from indexer.photos.photo_set import PhotoSet
-from indexer.photos.splits import SPLIT_ZOOM, SplitPlan, split
+from indexer.photos.splits import SPLIT_ZOOM, SplitPlan, parse_ratio, split
 from retrieval.encoders.photo import decode_photo
 from tile_cache.addressing import codes_at
 
@@ -205,3 +205,10 @@ def test_hundred_thousand_rows_split_within_a_minute() -> None:
     start = time.perf_counter()
     split(photo_set(n), hashes, SplitPlan(geographic=True))
     assert time.perf_counter() - start < 60
+
+
+def test_ratio_is_parsed_or_refused_with_an_example() -> None:
+    assert parse_ratio("10:1:0") == (10, 1, 0)
+    for text in ("10:1", "a:b:c", "1.5:1:1"):
+        with pytest.raises(ValueError, match="such as 10:1:1"):
+            parse_ratio(text)
