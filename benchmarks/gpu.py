@@ -3,13 +3,13 @@
     python -m benchmarks.gpu [--out gpu.json] [--device cuda] [--leaves 1000000] [--batch 1 ... 1024] [--k 16 64 256]
 
 One command for a CUDA machine, with FAISS built for it. `--device cpu --quick` runs all but the GPU's own parts in a
-minute, to test this program. When it was written no CUDA machine was at hand: what it says of one is still to be seen.
+minute, to test this program. It has not run on a CUDA machine yet.
 
 Seven zooms, 512 dimensions, fp16. `search` is the device's work alone, posterior included; `descents` adds the copy to
-the host and what is made of it there; `answers` adds point, radii and JSON's values. `GB/s` counts each compared
-vector once, the least that must be read, so that it can be held against the memory's measured speed (`roofline`).
-FAISS's GPU lists are only asked for similarities, given what to probe; their limit is 2,048 results, so at k = 256 they
-cannot return all candidates. A method that cannot run says why, and the others go on.
+the host and the unpacking there; `answers` adds points, radii and JSON values. `GB/s` counts each compared vector
+once, the minimum that must be read, so it can be compared with the memory's measured speed (`roofline`). FAISS's GPU
+lists only compute similarities of the lists to probe; their limit is 2,048 results, so at k = 256
+they cannot return all candidates. If a method cannot run, its row says why.
 """
 
 import argparse
@@ -43,10 +43,8 @@ from retrieval.search.beam import Descent, descend
 from retrieval.search.gpu.beam import DeviceBeam
 
 NUMBERS = Calibration({z: ZoomNumbers(tau=0.05, b=0.0, kappa=0.3, rho=0.8) for z in pyramid.ZOOMS})
-MOST_RESULTS = 2048
-"""What a FAISS GPU index returns at most, and probes at most."""
-
-
+MAX_RESULTS = 2048
+"""Limit of a FAISS GPU index for results and probes."""
 _SECONDS = 5.0
 
 
@@ -64,27 +62,27 @@ class Row(NamedTuple):
 
 def main() -> None:
     """Measure, print tables, write JSON."""
-    asked = _options()
-    device = torch.device(asked.device)
-    work = asked.work or Path(tempfile.mkdtemp(prefix="gpu-"))
+    options = _options()
+    device = torch.device(options.device)
+    work = options.work or Path(tempfile.mkdtemp(prefix="gpu-"))
     try:
-        encoder = _encoder(asked, work)
-        pyramid.build(work / "index", asked.leaves, encoder.dim, photo=encoder.describe())
+        encoder = _encoder(options, work)
+        pyramid.build(work / "index", options.leaves, encoder.dim, photo=encoder.describe())
         index = TileIndex.open(work / "index", mmap=False)
         roofline = bandwidth(device)
-        rows = list(descents(index, work / "index", device, asked))
-        rows += end_to_end(index, encoder, device, asked)
+        rows = list(descents(index, work / "index", device, options))
+        rows += end_to_end(index, encoder, device, options)
     finally:
-        if asked.work is None:
+        if options.work is None:
             shutil.rmtree(work)
     print(f"{_device_words(device)}; {machine.sentence(machine.describe())}")
     print(
-        f"{asked.leaves:,} leaves, {encoder.dim} dimensions; memory is copied at {roofline:.0f} GB/s, both ways counted"
+        f"{options.leaves:,} leaves, {encoder.dim} dimensions; memory is copied at {roofline:.0f} GB/s, both ways counted"
     )
     print(f"\n{table(rows, roofline)}")
     facts = {"device": _device_words(device), "machine": machine.describe(), "roofline_gb_per_s": roofline}
-    facts["options"] = {name: str(v) if isinstance(v, Path) else v for name, v in vars(asked).items()}
-    asked.out.write_text(json.dumps(facts | {"rows": [row._asdict() for row in rows]}, indent=1) + "\n")
+    facts["options"] = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
+    options.out.write_text(json.dumps(facts | {"rows": [row._asdict() for row in rows]}, indent=1) + "\n")
 
 
 def bandwidth(device: torch.device) -> float:
@@ -94,55 +92,55 @@ def bandwidth(device: torch.device) -> float:
     return 2 * one.nbytes / timed(lambda: other.copy_(one), device, 5) / 1e6
 
 
-def descents(index: TileIndex, directory: Path, device: torch.device, asked: argparse.Namespace) -> Iterator[Row]:
+def descents(index: TileIndex, directory: Path, device: torch.device, options: argparse.Namespace) -> Iterator[Row]:
     """All ways to search, at every k and batch size."""
     beam = DeviceBeam.of(index, NUMBERS, device)
-    queries, _ = pyramid.queries(directory, max(asked.batch))
-    for k in asked.k:
+    queries, _ = pyramid.queries(directory, max(options.batch))
+    for k in options.k:
         traces = beam.descend_batch(queries[:16], k)
         gathered = np.mean([sum(len(step.rows) for step in t.steps) for t in traces]) * index.dim * 2
-        few = queries[: asked.lists]
+        few = queries[: options.lists]
         ms = timed(lambda k=k, few=few: [descend(index, q, NUMBERS, k, "posterior", None) for q in few], device, 3)
         yield _row("FAISS lists on the CPU, one by one", k, 1, ms / len(few), gathered)
-        for n in asked.batch:
+        for n in options.batch:
             batch = queries[:n]
-            yield from _on_device(beam, batch, k, gathered, asked.rounds)
-            lists = partial(_faiss, directory, beam, batch, k, asked.rounds, gathered)
+            yield from _on_device(beam, batch, k, gathered, options.rounds)
+            lists = partial(_faiss, directory, beam, batch, k, options.rounds, gathered)
             yield _tried(_faiss_name(device), k, n, lists)
             _say(f"k = {k}, {n} at once: done")
 
 
 def _on_device(beam: DeviceBeam, batch: Any, k: int, gathered: float, rounds: int) -> Iterator[Row]:
     n, device = len(batch), beam.index.device
-    there = torch.from_numpy(batch).to(device)
+    queries = torch.from_numpy(batch).to(device)
     size = beam.batch_size(k)
 
     def search() -> None:
         with torch.inference_mode():
-            for part in there.split(size):
-                beam.search(part, k, "posterior")
+            for block in queries.split(size):
+                beam.search(block, k, "posterior")
 
     yield _row("search", k, n, timed(search, device, rounds), gathered)
     yield _row("descents", k, n, timed(lambda: beam.descend_batch(batch, k), device, rounds), gathered)
 
 
 def _faiss_name(device: torch.device) -> str:
-    return "FAISS GPU lists" if device.type == "cuda" else "FAISS CPU lists, as the GPU's are asked"
+    return "FAISS GPU lists" if device.type == "cuda" else "FAISS CPU lists, queried as the GPU's"
 
 
 def _faiss(directory: Path, beam: DeviceBeam, batch: Any, k: int, rounds: int, gathered: float) -> Row:
     """Similarities alone, level by level, of the lists that each descent probed."""
     device = beam.index.device
     lists = _faiss_levels(directory, device)
-    found = beam.descend_batch(batch, k)
-    plan = [(lists[i], *_probes(found, i, k)) for i in range(len(lists))]
+    descents_of_batch = beam.descend_batch(batch, k)
+    plan = [(lists[i], *_probes(descents_of_batch, i, k)) for i in range(len(lists))]
 
     def search() -> None:
         for level, probes, distances, results in plan:
             level.nprobe = probes.shape[1]
             level.search_preassigned(batch, results, probes, distances)
 
-    cut = "" if 16 * k <= MOST_RESULTS else f"cut at {MOST_RESULTS} results"
+    cut = "" if 16 * k <= MAX_RESULTS else f"cut at {MAX_RESULTS} results"
     return _row(_faiss_name(device), k, len(batch), timed(search, device, rounds), gathered, cut)
 
 
@@ -155,11 +153,11 @@ def _faiss_levels(directory: Path, device: torch.device) -> list[Any]:
     if key not in _LISTS:
         manifest = json.loads((directory / "manifest.json").read_text())
         shards = [zoom["shards"] for zoom in manifest["zooms"]]
-        if any(len(found) > 1 for found in shards):
+        if any(len(files) > 1 for files in shards):
             raise RuntimeError(
                 "a zoom has several shards, and FAISS would need a GPU index for each: take fewer leaves"
             )
-        indexes = [faiss.read_index(str(directory / found[0]["file"])) for found in shards]
+        indexes = [faiss.read_index(str(directory / files[0]["file"])) for files in shards]
         _LISTS[key] = [_to_gpu(index, device) if device.type == "cuda" else index for index in indexes]
     return _LISTS[key]
 
@@ -173,32 +171,32 @@ def _to_gpu(index: Any, device: torch.device) -> Any:
     return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), device.index or 0, index, options)
 
 
-def _probes(found: list[Descent], i: int, k: int) -> tuple[Any, Any, int]:
+def _probes(descents: list[Descent], i: int, k: int) -> tuple[Any, Any, int]:
     """The lists that each query probes at level i, (n, m) padded with -1, their distances, and results to ask for."""
-    lists = [t.steps[i - 1].rows[t.steps[i - 1].kept] if 0 < i <= len(t.steps) else np.zeros(1, int) for t in found]
-    probes = np.full((len(found), min(max(map(len, lists)), MOST_RESULTS)), -1, dtype=np.int64)
+    lists = [t.steps[i - 1].rows[t.steps[i - 1].kept] if 0 < i <= len(t.steps) else np.zeros(1, int) for t in descents]
+    probes = np.full((len(descents), min(max(map(len, lists)), MAX_RESULTS)), -1, dtype=np.int64)
     for row, some in zip(probes, lists, strict=True):
         row[: len(some)] = some
-    largest = max((len(t.steps[i].rows) for t in found if i < len(t.steps)), default=1)
-    return probes, np.zeros(probes.shape, dtype=np.float32), min(largest, MOST_RESULTS)
+    largest = max((len(t.steps[i].rows) for t in descents if i < len(t.steps)), default=1)
+    return probes, np.zeros(probes.shape, dtype=np.float32), min(largest, MAX_RESULTS)
 
 
 def end_to_end(
-    index: TileIndex, encoder: PhotoEncoder, device: torch.device, asked: argparse.Namespace
+    index: TileIndex, encoder: PhotoEncoder, device: torch.device, options: argparse.Namespace
 ) -> Iterator[Row]:
     """Images a second from JPEG bytes to answers: each stage alone, and all with decoding ahead of the encoder."""
     photos = [_photo(seed) for seed in range(16)]
-    n, k = asked.images, asked.k[len(asked.k) // 2]
+    n, k = options.images, options.k[len(options.k) // 2]
     bytes_of = [photos[i % 16] for i in range(n)]
     beam = DeviceBeam.of(index, NUMBERS, device)
     locator = Locator(index, NUMBERS, encoder, beam)
-    with ThreadPoolExecutor(asked.decoders) as pool:
+    with ThreadPoolExecutor(options.decoders) as pool:
 
         def decoded() -> list[Any]:
             return list(pool.map(lambda data: encoder.prepare(decode_photo(data)), bytes_of))
 
         pixels = np.stack(decoded())
-        yield _row(f"decode and resize, 1 MP, {asked.decoders} threads", None, n, timed(decoded, device, 3))
+        yield _row(f"decode and resize, 1 MP, {options.decoders} threads", None, n, timed(decoded, device, 3))
         for half in (False, True):
             kind = use_half(encoder) if half else None
             if half and kind is None:
@@ -209,14 +207,14 @@ def end_to_end(
         yield _row("answers", k, n, timed(lambda: locator.locate(embeddings, query), device, 3))
 
         def everything() -> None:
-            size, waiting = asked.group, None
+            size, previous = options.group, None
             for at in [*range(0, n, size), None]:
-                coming = None if at is None else [pool.submit(_prepared, encoder, b) for b in bytes_of[at : at + size]]
-                if waiting is not None:
-                    locator.locate(encoder.encode(np.stack([w.result() for w in waiting])), query)
-                waiting = coming
+                current = None if at is None else [pool.submit(_prepared, encoder, b) for b in bytes_of[at : at + size]]
+                if previous is not None:
+                    locator.locate(encoder.encode(np.stack([w.result() for w in previous])), query)
+                previous = current
 
-        yield _row(f"JPEG to answer, groups of {asked.group}", k, n, timed(everything, device, 3))
+        yield _row(f"JPEG to answer, groups of {options.group}", k, n, timed(everything, device, 3))
 
 
 def _prepared(encoder: PhotoEncoder, data: bytes) -> Any:
@@ -225,18 +223,18 @@ def _prepared(encoder: PhotoEncoder, data: bytes) -> Any:
 
 def timed(work: Callable[[], Any], device: torch.device, rounds: int) -> float:
     """Median milliseconds, the device's work waited for; rounds before for warmth, none begun after some seconds."""
-    found: list[float] = []
+    times: list[float] = []
     begun = time.perf_counter()
     for number in range(-2 if rounds > 3 else -1, rounds):
-        if found and time.perf_counter() - begun > _SECONDS:
+        if times and time.perf_counter() - begun > _SECONDS:
             break
         started = time.perf_counter()
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         if number >= 0:
-            found.append((time.perf_counter() - started) * 1e3)
-    return float(np.median(found))
+            times.append((time.perf_counter() - started) * 1e3)
+    return float(np.median(times))
 
 
 def table(rows: list[Row], roofline: float) -> str:
@@ -261,13 +259,13 @@ def _tried(method: str, k: int, n: int, measure: Callable[[], Row]) -> Row:
         return Row(method, k, n, float("nan"), float("nan"), None, f"did not run: {str(exc).splitlines()[0][:160]}")
 
 
-def _encoder(asked: argparse.Namespace, work: Path) -> PhotoEncoder:
+def _encoder(options: argparse.Namespace, work: Path) -> PhotoEncoder:
     """ViT-B/32's shape with seeded random weights, or something tiny: speed does not depend on the weights."""
     torch.manual_seed(0)
-    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16} if asked.quick else VIT_B_32
-    architecture = {"embed_dim": 64 if asked.quick else asked.dim, "vision_cfg": vision, "quick_gelu": True}
+    vision = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16} if options.quick else VIT_B_32
+    architecture = {"embed_dim": 64 if options.quick else options.dim, "vision_cfg": vision, "quick_gelu": True}
     preprocess = Preprocess(int(vision["image_size"]), MEAN, STD)
-    encoder = PhotoEncoder("random", build_tower(architecture), preprocess, architecture, asked.device)
+    encoder = PhotoEncoder("random", build_tower(architecture), preprocess, architecture, options.device)
     encoder.save(work / "index" / "encoders")
     return encoder
 
@@ -286,8 +284,8 @@ def _photo(seed: int) -> bytes:
 def _device_words(device: torch.device) -> str:
     if device.type != "cuda":
         return f"{device} tensors, {torch.get_num_threads()} threads"
-    found = torch.cuda.get_device_properties(device)
-    return f"{found.name}, {found.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
+    properties = torch.cuda.get_device_properties(device)
+    return f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, CUDA {torch.version.cuda}"
 
 
 def _say(words: str) -> None:
@@ -313,11 +311,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help="10,000 leaves, 64 dimensions, little of all: does it run?"
     )
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.leaves, asked.k, asked.batch, asked.rounds = 10_000, [16], [1, 8], 3
-        asked.lists, asked.images, asked.group, asked.decoders = 8, 8, 4, 2
-    return asked
+    options = parser.parse_args()
+    if options.quick:
+        options.leaves, options.k, options.batch, options.rounds = 10_000, [16], [1, 8], 3
+        options.lists, options.images, options.group, options.decoders = 8, 8, 4, 2
+    return options
 
 
 if __name__ == "__main__":

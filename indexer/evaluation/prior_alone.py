@@ -7,7 +7,7 @@ import numpy as np
 from indexer.evaluation.metrics import Floats
 from indexer.evaluation.outcomes import OnPicture, Outcomes, Pictures, Rows, ZoomOutcomes
 from retrieval.index.reader import TileIndex
-from retrieval.priors.base import Belief
+from retrieval.search.own_answer import mass_at
 from retrieval.sphere import great_circle_km
 from tile_cache.addressing import codes_at
 
@@ -28,9 +28,9 @@ def answers_alone(index: TileIndex, pictures: Pictures, on_picture: OnPicture | 
         start = time.perf_counter()
         belief = next(beliefs)
         assert belief is not None
-        places[i] = belief.best()
+        places[i] = place = belief.best()
         seconds[i] = time.perf_counter() - start
-        confidences[:, i] = [_mass_at(belief, places[i], zoom) for zoom in index.zooms]
+        confidences[:, i] = [mass_at(belief, place.lng, place.lat, zoom) for zoom in index.zooms]
         if on_picture is not None:
             on_picture(i + 1)
     lng, lat = places.T
@@ -50,10 +50,6 @@ def answers_alone(index: TileIndex, pictures: Pictures, on_picture: OnPicture | 
         calibrated=np.zeros(n, dtype=bool),
         zooms=tuple(_zoom_outcomes(zoom, pictures, rows, lng, lat, confidence) for zoom, rows, confidence in zooms),
     )
-
-
-def _mass_at(belief: Belief, place: Floats, zoom: int) -> float:
-    return float(np.exp(belief.log_mass(codes_at(place[:1], place[1:], zoom), zoom)[0]))
 
 
 def _zoom_outcomes(

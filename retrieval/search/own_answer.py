@@ -1,4 +1,4 @@
-"""A prior's own answer, without the beam: its place, and the mass that it gives to the tiles around it."""
+"""A prior's own answer without the beam: its place, and its probabilities of the tiles that hold the place."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from retrieval.priors.base import Belief
 from retrieval.search.answer import Answer, LevelAnswer
 from tile_cache.addressing import codes_at, tile_at
 
-__all__ = ["answer_alone"]
+__all__ = ["answer_alone", "mass_at"]
 
 
 def answer_alone(belief: Belief, asked: Asked, manifest: Manifest) -> Answer:
-    """The answer at the zooms of an index. Not calibrated, without radii, and never elsewhere."""
+    """The answer at the zooms of an index. It is not calibrated, has no radii, and its `elsewhere` is 0."""
     lng, lat = belief.best()
     zooms = [entry.zoom for entry in manifest.zooms]
     return Answer(
@@ -36,9 +36,12 @@ def answer_alone(belief: Belief, asked: Asked, manifest: Manifest) -> Answer:
 
 
 def _levels(belief: Belief, lng: float, lat: float, zooms: Sequence[int]) -> tuple[LevelAnswer, ...]:
-    masses = [
-        float(np.exp(belief.log_mass(codes_at(np.array([lng]), np.array([lat]), zoom), zoom)[0])) for zoom in zooms
-    ]
-    # Rounding must not make a tile likelier than the one that it lies in.
-    sure = np.minimum.accumulate(np.minimum(masses, 1.0)).tolist()
-    return tuple(LevelAnswer(tile_at(lng, lat, zoom), mass, None) for zoom, mass in zip(zooms, sure, strict=True))
+    masses = [mass_at(belief, lng, lat, zoom) for zoom in zooms]
+    # Rounding must not make a tile likelier than the tile above it.
+    nested = np.minimum.accumulate(np.minimum(masses, 1.0)).tolist()
+    return tuple(LevelAnswer(tile_at(lng, lat, zoom), mass, None) for zoom, mass in zip(zooms, nested, strict=True))
+
+
+def mass_at(belief: Belief, lng: float, lat: float, zoom: int) -> float:
+    """A belief's probability of the tile of a zoom that holds a place, degrees."""
+    return float(np.exp(belief.log_mass(codes_at(np.array([lng]), np.array([lat]), zoom), zoom)[0]))
