@@ -1,12 +1,12 @@
-"""How fast is the descent? Against gathering, exhaustive search, and a plain read of the same bytes.
+"""Times the descent against gathering, exhaustive search, and a plain read of the same bytes.
 
     python -m benchmarks.descent [--quick] [--leaves 10000 ...] [--k 16 64 256] [--json FILE] [--work DIR]
 
 Seven zooms, 512 dimensions, fp16, posterior included. All methods run on one thread (`--threads`) over the same
-queries, each query's time being its least of three passes; between two visits of a query lie hundreds of megabytes of
-others, so the deep zooms' bytes come from memory, not from cache. `read` copies exactly the list slices that the
-descent compared, from an array in memory to a small buffer. A gather copies whole lists at once where all have 16 rows,
-as they do here, else row by row. Prints a Markdown table, writes JSON.
+queries. A query's time is the shortest of three passes. Between two passes of a query the other queries read hundreds
+of megabytes, so the deep zooms' bytes come from memory, not from cache. `read` copies exactly the list slices that the
+descent compared, from an array in memory to a small buffer. A gather copies whole lists at once, because all have 16
+rows here. Prints a Markdown table and writes JSON.
 """
 
 import argparse
@@ -38,7 +38,7 @@ Gather = Callable[[Any, NDArray[np.int64], NDArray[np.float32]], NDArray[np.floa
 
 
 class Row(NamedTuple):
-    """One line of the table; times in milliseconds a query."""
+    """One line of the table; times in milliseconds per query."""
 
     leaves: int
     k: int | None
@@ -60,7 +60,7 @@ class GatheredLevel:
         self._blocks, self._gather = array.reshape(len(array) // self._width, -1), gather
 
     def search(self, query: NDArray[np.float32], parents: NDArray[np.int64]) -> Candidates:
-        """As `Level.search`."""
+        """Like `Level.search`."""
         first = self._starts[parents]
         counts = self._starts[parents + 1] - first
         slots = np.arange(len(parents)).repeat(counts)
@@ -70,7 +70,7 @@ class GatheredLevel:
 
 
 class Gathered(NamedTuple):
-    """What `descend` needs of an index."""
+    """The part of an index that `descend` needs."""
 
     levels: list[GatheredLevel]
 
@@ -100,7 +100,7 @@ GATHERS: dict[str, tuple[Callable[[NDArray[np.float16]], Any], Gather]] = {
 
 
 def main() -> None:
-    """Parse, measure, print, write."""
+    """Parse the options, measure, print the table, write the JSON."""
     options = _options()
     torch.set_num_threads(options.threads)
     faiss.omp_set_num_threads(options.threads)
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def measure(work: Path, leaves: int, options: argparse.Namespace) -> Iterator[Row]:
-    """All methods on one index."""
+    """Measure all methods on one index."""
     queries, _ = pyramid.queries(work, options.queries)
     for how, mmap in (("mmap", True), ("RAM", False)):
         index = TileIndex.open(work, mmap=mmap)
@@ -141,7 +141,7 @@ def measure(work: Path, leaves: int, options: argparse.Namespace) -> Iterator[Ro
 def measure_gathers(
     leaves: int, index: TileIndex, halves: list[NDArray[np.float16]], queries: NDArray[np.float32], ks: list[int]
 ) -> Iterator[Row]:
-    """The same descent with similarities by gather and product, one copy of the vectors in memory at a time."""
+    """Measure the same descent with similarities by gather and product, one copy of the vectors at a time."""
     for name, (convert, gather) in GATHERS.items():
         levels = [GatheredLevel(v, convert(a), gather) for v, a in zip(index.levels, halves, strict=True)]
         gathered = Gathered(levels)
@@ -156,7 +156,7 @@ def measure_exhaustive(
     traces: dict[int, list[Descent]],
     options: argparse.Namespace,
 ) -> Iterator[Row]:
-    """All leaves by FAISS: flat fp32 and fp16, and HNSW on as many leaves as is affordable; recall against flat."""
+    """Search all leaves with FAISS: flat fp32 and fp16, HNSW on `--hnsw-rows` leaves; recall against flat."""
     dim, few = options.dim, queries[: options.exhaustive_queries]
     flat = faiss.IndexFlatIP(dim)
     _fill(flat, leaf)
@@ -190,7 +190,7 @@ def _measure_hnsw(
 
 
 def timed(run: Run, queries: NDArray[np.float32], passes: int = PASSES) -> list[float]:
-    """Milliseconds of each query: the least of some passes over all of them, the first pass being for warmth."""
+    """Return the milliseconds of each query: the shortest of some passes over all queries, after one warm-up pass."""
     best = [float("inf")] * len(queries)
     for number in range(passes + 1):
         for i, query in enumerate(queries):
@@ -202,16 +202,18 @@ def timed(run: Run, queries: NDArray[np.float32], passes: int = PASSES) -> list[
 
 
 def read_times(halves: list[NDArray[np.float16]], traces: list[Descent]) -> list[float]:
-    """Milliseconds to copy the bytes that each descent compared: whole lists of 16 rows at a time where they are."""
+    """Return the milliseconds to copy the bytes that each descent compared, whole lists of 16 rows at a time."""
     best = [float("inf")] * len(traces)
     largest = max(len(step.rows) for trace in traces for step in trace.steps)
-    buffer = np.empty((largest + 16) * halves[0].shape[1], dtype=np.float16)  # one for all, so that it stays in cache
+    buffer = np.empty(
+        (largest + 16) * halves[0].shape[1], dtype=np.float16
+    )  # one buffer for all, so that it stays in cache
     for number in range(PASSES + 1):
         for i, trace in enumerate(traces):
             plan = list(_reads(halves, trace, buffer))
             start = time.perf_counter()
             for blocks, which, out in plan:
-                np.take(blocks, which, axis=0, out=out, mode="clip")  # the mode that copies without a second buffer
+                np.take(blocks, which, axis=0, out=out, mode="clip")  # this mode copies without a second buffer
             if number:
                 best[i] = min(best[i], (time.perf_counter() - start) * 1e3)
     return best
@@ -228,7 +230,7 @@ def _reads(
 
 
 def cold_start(work: Path, query: NDArray[np.float32]) -> float:
-    """Milliseconds to open an index whose files are not in memory, and to search it once at k = 64."""
+    """Return the milliseconds to open an index whose files are not in memory, and to search it once at k = 64."""
     for path in work.glob("z*"):
         handle = os.open(path, os.O_RDONLY)
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -239,7 +241,7 @@ def cold_start(work: Path, query: NDArray[np.float32]) -> float:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown, with each method's time as a multiple of Tilebeam's (mmap) at the same size and k (or at 64)."""
+    """Format as Markdown, each method's time as a multiple of Tilebeam's (mmap) at the same size and k (or at 64)."""
     ours = {(r.leaves, r.k): r.median_ms for r in rows if r.method == "Tilebeam, mmap"}
     lines = ["| leaves | k | method | median ms | 95% ms | times Tilebeam | |", "|---:|---:|---|---:|---:|---:|---|"]
     for r in rows:
@@ -271,7 +273,7 @@ def _recall_row(leaves: int, k: int, method: str, found: list[Any], truth: NDArr
 def _recall(found: list[Any], truth: NDArray[np.int64]) -> str:
     first = np.mean([t[0] in f[:1] for f, t in zip(found, truth, strict=True)])
     ten = np.mean([len(np.intersect1d(f[:10], t)) / len(t) for f, t in zip(found, truth, strict=True)])
-    return f"recall@1 {first:.3f}, recall@10 {ten:.3f} of flat's"
+    return f"recall@1 {first:.3f}, recall@10 {ten:.3f} of flat search"
 
 
 def _best_leaves(descent: Descent) -> NDArray[np.int64]:
@@ -297,11 +299,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--queries", type=int, default=256)
     parser.add_argument("--exhaustive-queries", type=int, default=20)
-    parser.add_argument("--hnsw-rows", type=int, default=100_000, help="HNSW is built on no more leaves than this")
+    parser.add_argument("--hnsw-rows", type=int, default=100_000, help="HNSW is built on at most this many leaves")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", default="descent.json")
     parser.add_argument("--work", help="keep the indexes here for another run (default: a temporary directory)")
-    parser.add_argument("--quick", action="store_true", help="10,000 leaves, few queries: does it run?")
+    parser.add_argument("--quick", action="store_true", help="10,000 leaves and few queries, to see that it runs")
     options = parser.parse_args()
     if options.quick:
         options.leaves, options.queries, options.hnsw_rows, options.exhaustive_queries = [10_000], 32, 2_000, 10

@@ -1,12 +1,12 @@
-"""What strangers send: schemathesis against the OpenAPI description, then thousands of damaged pictures.
+"""Attacks the service: schemathesis against the OpenAPI description, then thousands of damaged pictures.
 
     python -m benchmarks.hostile [--images 10000] [--seconds 60] [--clients 4] [--seed 1] [--index DIR] [--keep DIR]
 
-A real `tilebeam serve`, its keys required. Nothing that is sent may end it, break it or change what it answers next:
-no 5xx, no restart, /readyz green, a reference picture's answer the same before, after a picture of 1x1 and at the end.
-Prints what was answered, and the service's memory; exits with 1, and says why, where one of these does not hold.
-`--keep` writes what got a 5xx into a folder. `--seconds` is of schemathesis's random phase; its orderly ones take some
-ten seconds more.
+A real `tilebeam serve` that requires keys. No input may end it, break it or change its next answers: no 5xx, no
+restart, /readyz green, and a reference picture gets the same answer before, after a picture of 1x1 and at the end.
+Prints the counts of answers and the service's memory; exits with 1 and the reasons if one of these does not hold.
+`--keep` writes pictures that got a 5xx into a folder. `--seconds` bounds schemathesis's random phase; its other phases
+take some ten seconds more.
 """
 
 import argparse
@@ -39,27 +39,27 @@ _ROUTES = ("form", "raw", "batch")
 
 @dataclass
 class Tally:
-    """What was answered: how often each status on each way in, and which pictures got a 5xx or no answer at all."""
+    """Counts of statuses per route, and the pictures that got a 5xx or no answer."""
 
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     broken: list[tuple[str, Hostile]] = field(default_factory=list)
 
     def count(self, way: str, status: int, pictures: Sequence[Hostile], said: str) -> None:
-        """Note an answer; `pictures` are those it may be about."""
+        """Count an answer; `pictures` are those that it may concern."""
         self.statuses[way, status] += 1
         if status >= 500 or status == 0:
             self.broken += [(f"{way} {status}: {said[:300]}", picture) for picture in pictures]
 
     @property
     def pictures(self) -> int:
-        """How many pictures were answered."""
+        """The number of pictures that were answered."""
         return sum(count for (way, _), count in self.statuses.items() if way != "batch")
 
 
 def attack(
     url: str, pictures: Iterator[Hostile], clients: int, headers: dict[str, str], tally: Tally | None = None
 ) -> Tally:
-    """Send pictures from several clients at once: as forms, as raw bodies, and in batches of up to 40."""
+    """Send pictures from several clients at once, as forms, as raw bodies, and in batches of up to 40."""
     tally, turn = Tally() if tally is None else tally, threading.Lock()
 
     def take(count: int) -> list[Hostile]:
@@ -115,7 +115,7 @@ def _send_batch(http: httpx.Client, pictures: list[Hostile], tally: Tally) -> No
 
 
 def reference(url: str, headers: dict[str, str]) -> dict[str, Any]:
-    """What the service says of a sound picture, when it is asked nothing else, but for the times."""
+    """Return the service's answer to a valid picture while it is idle, without the timings."""
     photo = originals(0)[0].data
     answer = httpx.post(
         f"{url}/locate", files={"image": photo}, params={"alternatives": 3}, headers=headers, timeout=60
@@ -125,10 +125,10 @@ def reference(url: str, headers: dict[str, str]) -> dict[str, Any]:
 
 
 def schemathesis(url: str, key: str | None, seed: int, *more: str) -> tuple[int, str]:
-    """Run it on a service's own description; returns its exit code and what it printed. `more`: how much it tries."""
-    # A picture has more to it than a schema can say, and so has a box: what fits may still be no picture (400).
+    """Run schemathesis on the service's own description; return its exit code and output. `more`: its options."""
+    # A schema cannot describe a valid picture or box: bytes that match the schema may still get a 400.
     orderly = _tried(url, key, seed, "examples,coverage", "positive_data_acceptance")
-    # Of forms that it made wrong at random it also thinks those wrong that became the same again.
+    # It also counts those of its mutated forms as invalid that a mutation made valid again.
     random = _tried(url, key, seed, "fuzzing", "positive_data_acceptance,negative_data_rejection", *more)
     return max(orderly[0], random[0]), orderly[1] + random[1]
 
@@ -139,30 +139,30 @@ def _tried(url: str, key: str | None, seed: int, phases: str, without: str, *mor
     command += ["--exclude-checks", without, "--phases", phases]
     command += ["--seed", str(seed), "--continue-on-failure", "--generation-database", "none", *more]
     hooks = {"SCHEMATHESIS_HOOKS": "benchmarks.hostile_hooks", "PYTHONPATH": str(ROOT)}
-    with tempfile.TemporaryDirectory() as name:  # whatever it writes beside itself
+    with tempfile.TemporaryDirectory() as name:  # schemathesis writes files into its working directory
         done = subprocess.run(command, cwd=name, env={**environ, **hooks}, capture_output=True, text=True)
     return done.returncode, re.sub(r"curl .*", "curl ...", done.stdout + done.stderr)
 
 
 def main() -> None:
-    """Run both, print, exit."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the service must not outlive this
+    """Run both attacks, print the result, and exit."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the service must end with this process
     asked = _options()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
         index = asked.index or built_index(work / "index", 10_000)
         key = add_key(work / "keys.json", "hostile", 0, admin=True)
-        limits = {"max_batches": str(asked.clients)}  # a 503 is right where there are more, and tells nothing here
+        limits = {"max_batches": str(asked.clients)}  # more batches at once would rightly get 503
         with started(index, keys_file=str(work / "keys.json"), tiles="bluemarble", **limits) as server:
             troubles = list(measure(server, key, asked))
     for trouble in troubles:
         print(f"TROUBLE: {trouble}")
-    print("nothing broke" if not troubles else f"{len(troubles)} troubles")
+    print("no faults" if not troubles else f"{len(troubles)} faults")
     sys.exit(bool(troubles))
 
 
 def measure(server: Server, key: str, asked: argparse.Namespace) -> Iterator[str]:
-    """Print figures; yield what should not be."""
+    """Print figures; yield a line for each fault."""
     headers = {"Authorization": f"Bearer {key}"}
     before, memory = reference(server.url, headers), [server.rss]
     if asked.seconds:
@@ -193,21 +193,21 @@ def measure(server: Server, key: str, asked: argparse.Namespace) -> Iterator[str
 
 
 def _changed(server: Server, headers: dict[str, str], before: dict[str, Any], cause: str) -> Iterator[str]:
-    """What is no longer as it was."""
+    """Yield what changed: the process, its readiness, or the answer to the reference picture."""
     if not server.is_running:
-        yield f"after {cause} the process is gone:\n{''.join(list(server.log)[-20:])}"
+        yield f"after {cause} the process has ended:\n{''.join(list(server.log)[-20:])}"
         return
     ready = httpx.get(f"{server.url}/readyz", timeout=60)
     if ready.status_code != 200:
         yield f"after {cause} /readyz says {ready.status_code}"
     if reference(server.url, headers) != before:
-        yield f"after {cause} the reference picture is answered otherwise"
+        yield f"after {cause} the reference picture gets another answer"
 
 
 def _complaints(server: Server) -> Iterator[str]:
-    """Errors in the log, which is counted too: what decoders written in C have to say stands between its lines."""
+    """Yield the errors in the log; print how many of its lines are not JSON, such as messages of C libraries."""
     other = [line for line in list(server.log) if not line.startswith("{")]
-    print(f"log, its last {len(server.log):,} lines: {len(other)} are no JSON, such as {other[-1:]}")
+    print(f"log, its last {len(server.log):,} lines: {len(other)} are not JSON, such as {other[-1:]}")
     for line in list(server.log):
         told = json.loads(line) if line.startswith("{") else {}
         if told.get("level") in ("error", "critical") and not told["logger"].startswith("PIL."):
@@ -224,11 +224,11 @@ def _keep(broken: Sequence[tuple[str, Hostile]], folder: Path | None) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
-    parser.add_argument("--seconds", type=int, default=60, help="of schemathesis; 0 leaves it out")
+    parser.add_argument("--seconds", type=int, default=60, help="of schemathesis's random phase; 0 skips schemathesis")
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--index", type=Path, help="serve this one, instead of one that is built for it")
-    parser.add_argument("--keep", type=Path, help="a folder for pictures that got a 5xx")
+    parser.add_argument("--index", type=Path, help="serve this index instead of building one")
+    parser.add_argument("--keep", type=Path, help="write pictures that got a 5xx into this folder")
     return parser.parse_args()
 
 

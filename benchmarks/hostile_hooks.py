@@ -1,4 +1,4 @@
-"""What schemathesis sends as a picture: real ones among bytes that are none. Loaded by it (SCHEMATHESIS_HOOKS)."""
+"""Pictures for schemathesis to send: real ones and other bytes. Schemathesis loads this module (SCHEMATHESIS_HOOKS)."""
 
 from io import BytesIO
 from typing import Any
@@ -26,12 +26,12 @@ _KINDS = [
 _PICTURES = st.sampled_from([_encoded(kind, mode, size) for kind, mode in _KINDS for size in ((1, 1), (40, 30))])
 
 _LONGEST = 5_000
-"""Characters, at most twelve bytes of an address each: of one over 64 kB the server does not read the end (400)."""
+"""Limit in characters, each at most twelve bytes of a URL: the server answers a URL over 64 kB with 400."""
 
 
 @schemathesis.hook
 def filter_query(context: Any, query: Any) -> bool:
-    """Whether this question fits into an address."""
+    """Return whether this query fits into a URL."""
     return len(str(query)) < _LONGEST
 
 

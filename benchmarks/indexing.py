@@ -1,12 +1,12 @@
-"""Tiles a second of `tilebeam index` against the encoder alone, on the same threads; ViT-B/32's shape, no margin.
+"""Times `tilebeam index` against the encoder alone, in tiles a second; ViT-B/32's shape, no margin, the same threa
 
-The encoder has seeded random weights: speed does not depend on them. Tiles are 256-pixel JPEGs of the built-in Earth in
-a tile cache, as a fetch leaves them. Rounds of the two alternate, so that a machine that slows down slows both.
+The encoder has seeded random weights, on which speed does not depend. Tiles are 256-pixel JPEGs of the built-in Earth
+in a tile cache, as after a fetch. Rounds of the two alternate, so that a slower machine slows both.
 
     python -m benchmarks.indexing [--quick] [--tiles 1024] [--rounds 3] [--device auto] [--shape ViT-B-32|tiny]
         [--json FILE]
 
-Prints a Markdown table, writes JSON.
+Prints a Markdown table and writes JSON.
 """
 
 import argparse
@@ -44,7 +44,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 def main() -> None:
-    """Run, print a table, write JSON."""
+    """Measure, print a table, write JSON."""
     asked = _arguments()
     with tempfile.TemporaryDirectory() as name:
         result = measure(Path(name), asked.tiles, asked.rounds, asked.device, asked.shape)
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measure(folder: Path, tiles: int, rounds: int, device: str, shape: str) -> dict[str, Any]:
-    """Rates in tiles a second, medians over rounds, and their ratios to the encoder alone in the same round."""
+    """Return rates in tiles a second, medians over rounds, and their ratios to the encoder alone in the same round."""
     encoders = _encoders(shape, device)
     store, codes = _cache(folder / "tiles.mbtiles", tiles)
     composer = Composer(store, None, encoders.maps.input_size, 0.0)
@@ -100,13 +100,13 @@ def _embedding_s(units: Path, encoders: Encoders, store: TileStore, codes: np.nd
 
 
 def _index_s(out: Path, encoders: Encoders, cache: Path, codes: np.ndarray) -> float:
-    """The whole command but for loading the encoder; one zoom, the bbox of exactly these tiles."""
+    """Time the whole command without loading the encoder; one zoom, the bbox of exactly these tiles."""
     west, south, east, north = bounds_of_codes(codes, ZOOM)
     box = (float(west.min()), float(south.min()), float(east.max()), float(north.max()))
     started = time.perf_counter()
     report = build_index(BuildRequest(str(cache), out, (ZOOM,), Area(bbox=box)), encoders=encoders)
     seconds = time.perf_counter() - started
-    assert report.encoded == len(codes), "the tiles were meant to differ, and the box to hold them all"
+    assert report.encoded == len(codes), "the tiles should all differ, and the box should hold them all"
     return seconds
 
 
@@ -119,7 +119,7 @@ def _encoders(shape: str, device: str) -> Encoders:
 
 
 def _cache(path: Path, tiles: int) -> tuple[TileStore, np.ndarray]:
-    """A square of 4^n tiles of the Alps, so that no two are equal: at least `tiles` of them."""
+    """Make a cache of a square of 4^n different tiles of the Alps, at least `tiles` of them."""
     step = next(n for n in range(9) if 4**n >= tiles)
     parent = np.array([_code_at(8.5, 46.5, ZOOM - step)], dtype=np.uint64)
     codes = children_of_codes(parent, step)
@@ -130,14 +130,14 @@ def _cache(path: Path, tiles: int) -> tuple[TileStore, np.ndarray]:
 
 
 def _code_at(lng: float, lat: float, z: int) -> int:
-    """Morton code of the tile of zoom `z` at a point in degrees."""
+    """Return the Morton code of the tile of zoom `z` at a point in degrees."""
     return int(codes_at(np.array([lng]), np.array([lat]), z)[0])
 
 
 def _jpeg(earth: BlueMarble, code: int) -> bytes:
     pixels = earth.render(tile_of_code(code, ZOOM), 256)
     assert pixels is not None
-    # Satellite tiles have detail to the last pixel, which this imagery lacks at zoom 8: grain makes decoding as hard.
+    # Satellite tiles have detail in every pixel, which this imagery lacks at zoom 8: grain makes decoding as costly.
     grain = np.random.default_rng(code).integers(-12, 13, pixels.shape)
     out = io.BytesIO()
     Image.fromarray(np.clip(pixels + grain, 0, 255).astype(np.uint8)).save(out, "JPEG", quality=85)
@@ -157,7 +157,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--shape", choices=SHAPES, default="ViT-B-32")
     parser.add_argument("--json", type=Path, default=Path("indexing.json"))
-    parser.add_argument("--quick", action="store_true", help="64 tiles, one round: does it run?")
+    parser.add_argument("--quick", action="store_true", help="64 tiles and one round, to see that it runs")
     asked = parser.parse_args()
     if asked.quick:
         asked.tiles, asked.rounds = 64, 1

@@ -1,14 +1,14 @@
-"""Twice as much as the service can do: what it accepts stays quick, the rest is told at once to come again.
+"""Offers the service twice its capacity: accepted requests must stay fast, the others must get 503 at once.
 
     python -m benchmarks.overload [--seconds 300] [--factor 2] [--size "1 MP"] [--index DIR] [--quick]
 
-`tilebeam serve` in a process of its own with its default settings; this process is the client, on loopback. In turn:
-one request after another; a closed loop, whose rate is the capacity; an open loop at `factor` times that, its requests
-due at fixed times whatever is answered, each taken from when it was due; a batch of 100 and one of 1,000 pictures by a
-client that reads only after it has sent everything. Prints percentiles, counts by status, the queue's bound in
-milliseconds (what a full queue takes at the capacity) and the service's memory; exits with 1 where accepted requests
-took longer than three times the unloaded 99th percentile and the bound, where anything but 200 and 503 with Retry-After
-was answered, or where memory grew.
+`tilebeam serve` runs in a process of its own with its default settings; this process is the client, on loopback. In
+turn: one request after another; a closed loop, whose rate is the capacity; an open loop at `factor` times that, with
+requests at fixed times whatever the answers, each timed from when it was due; a batch of 100 and one of 1,000 pictures
+by a client that reads only after it has sent everything. Prints percentiles, counts by status, the queue's bound in
+milliseconds (the time that a full queue takes at the capacity) and the service's memory. Exits with 1 if accepted
+requests took longer than three times the unloaded 99th percentile plus the bound, if an answer was not 200 or 503 with
+Retry-After, or if memory grew. With --quick only the answers are judged.
 """
 
 import argparse
@@ -42,12 +42,12 @@ EVERY_S = 10
 CLOSED = 16
 _GROWN = 1.05
 _GROWN_BYTES = 32 << 20
-"""Memory is flat where it grew by less than 5% and 32 MiB: allocators keep what they were given."""
+"""Memory counts as flat if it grew by less than 5% or 32 MiB, because allocators keep freed memory."""
 
 
 @dataclass
 class Load:
-    """What an open loop was answered, what it could not send, and the service's memory every ten seconds."""
+    """The answers to an open loop, the requests that it could not send, and the service's memory every ten seconds."""
 
     answered: list[Answered] = field(default_factory=list)
     unsent: int = 0
@@ -55,12 +55,12 @@ class Load:
     rss: list[int] = field(default_factory=list)
 
     def took_ms(self, status: int) -> list[float]:
-        """Milliseconds of the requests that got this status."""
+        """Return the milliseconds of the requests that got this status."""
         return [each.took_s * 1e3 for each in self.answered if each.status == status]
 
 
 async def closed_loop(pool: Pool, messages: Sequence[bytes], count: int, seconds: float) -> list[Answered]:
-    """`count` clients, each asking again as soon as it is answered."""
+    """Run `count` clients, each sending its next request as soon as the last is answered."""
     end, answered = time.perf_counter() + seconds, list[Answered]()
 
     async def client(number: int) -> None:
@@ -72,7 +72,7 @@ async def closed_loop(pool: Pool, messages: Sequence[bytes], count: int, seconds
 
 
 async def open_loop(server: Server, pool: Pool, messages: Sequence[bytes], rate: float, seconds: float) -> Load:
-    """Requests due every 1/`rate` seconds, whatever was answered; those without a connection are not sent."""
+    """Send a request every 1/`rate` seconds, whatever the answers; without a free connection it is not sent."""
     load, asking, started_at = Load(), set[asyncio.Task[None]](), time.perf_counter()
 
     async def ask(number: int, due: float) -> None:
@@ -103,7 +103,7 @@ async def _watch(server: Server, load: Load) -> None:
 
 
 async def measure(server: Server, photos: Sequence[bytes], asked: argparse.Namespace) -> dict[str, Any]:
-    """The three loops; figures."""
+    """Run the three loops and return their figures."""
     messages = [request("/locate", photo, "image/jpeg") for photo in photos]
     address = urlsplit(server.url)
     assert address.hostname is not None
@@ -138,9 +138,9 @@ async def measure(server: Server, photos: Sequence[bytes], asked: argparse.Names
 
 
 def bound(capacity: float, accepted: float) -> dict[str, float]:
-    """How long what may be in work takes at the capacity, in ms: as the queue is set, and of single pictures alone.
+    """Return how long a full queue takes at the capacity, in ms, and how long the single pictures in it take.
 
-    The queue holds `max_queued_images`, of batches and single ones; where no batch comes, `max_in_flight` is less.
+    The queue holds `max_queued_images` from batches and single requests; without batches at most `max_in_flight`.
     """
     settings = Settings()
     singles = min(settings.max_in_flight, settings.max_queued_images)
@@ -154,12 +154,12 @@ def bound(capacity: float, accepted: float) -> dict[str, float]:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50 and p99; none of nothing."""
+    """Return p50 and p99; NaN without values."""
     return {f"p{p}": float(np.percentile(values, p)) if len(values) else float("nan") for p in (50, 99)}
 
 
 def batch_peak(server: Server, photos: Sequence[bytes], count: int) -> dict[str, Any]:
-    """Send a batch whole, read only then; the service's memory before and at most, in MiB, and images a second."""
+    """Send a whole batch, then read; return the service's memory before and its peak, in MiB, and images a second."""
     head = b'--x\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
     parts = [head + photos[number % len(photos)] + b"\r\n" for number in range(count)]
     message = request("/locate/batch?k=16", b"".join([*parts, b"--x--\r\n"]), "multipart/form-data; boundary=x")
@@ -220,14 +220,14 @@ def wrong_answers(figures: dict[str, Any]) -> Iterator[str]:
 
 
 def _grown(rss: Sequence[int]) -> tuple[float, float] | None:
-    """Memory early and late in the run, if it grew by more than allocators' noise."""
+    """Return the memory early and late in the run if it grew by more than allocators' noise, else None."""
     tenth = max(1, len(rss) // 10)
     early, late = float(np.median(rss[tenth : 3 * tenth] or rss)), float(np.median(rss[-2 * tenth :]))
     return (early, late) if late > early * _GROWN and late - early > _GROWN_BYTES / 2**20 else None
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Markdown."""
+    """Format as Markdown."""
     pair = lambda name: f"{figures[name]['p50']:.0f} / {figures[name]['p99']:.0f} ms"  # noqa: E731
     allowed = 3 * figures["unloaded_ms"]["p99"] + figures["bound_ms"]
     statuses = ", ".join(f"{status}: {count:,}" for status, count in sorted(figures["statuses"].items()))
@@ -240,15 +240,15 @@ def table(figures: dict[str, Any]) -> str:
         ("allowed: 3 x unloaded p99 + bound", f"{allowed:.0f} ms"),
         ("queue's bound: images / at capacity", f"{figures['queue_images']} / {figures['bound_ms']:.0f} ms"),
         (
-            "single pictures in work: most / at capacity / at the pace kept under load",
+            "single pictures in work: limit / at capacity / at the pace under load",
             f"{figures['singles']} / {figures['singles_ms']:.0f} / {figures['singles_kept_ms']:.0f} ms",
         ),
         ("refused p50 / p99", pair("refused_ms")),
         ("statuses", statuses),
         ("Retry-After", waits or "none"),
-        ("not sent for want of a connection", f"{figures['unsent']:,}"),
-        ("client behind its plan, p99", f"{figures['client_late_p99_ms']:.0f} ms"),
-        ("processor that the client took from the service", f"{figures['client_cores']:.2f} cores"),
+        ("not sent: no free connection", f"{figures['unsent']:,}"),
+        ("client behind its schedule, p99", f"{figures['client_late_p99_ms']:.0f} ms"),
+        ("processor time of the client, in cores", f"{figures['client_cores']:.2f} cores"),
         (f"memory every {EVERY_S} s", f"{' '.join(map(str, figures['rss_mib']))} MiB"),
     ]
     for count, batch in figures["batches"].items():
@@ -258,8 +258,8 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Run, print Markdown, write JSON; 1 where something is not as it should be."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the service must not outlive this
+    """Measure, print Markdown, write JSON; exit with 1 if something is wrong."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the service must end with this process
     asked = _options()
     photos = [_photo(SIZES[asked.size], seed) for seed in range(PHOTOS)]
     with tempfile.TemporaryDirectory() as name:
@@ -271,7 +271,7 @@ def main() -> None:
             figures["batches"] = {str(count): batch_peak(server, photos, count) for count in counts}
             found = list((wrong_answers if asked.quick else troubles)(figures))
             if httpx.get(f"{server.url}/readyz", timeout=60).status_code != 200:
-                found.append("/readyz is no longer green")
+                found.append("/readyz no longer answers 200")
     described = machine.describe()
     print(f"{table(figures)}\n\n{asked.seconds:g} s, photos of {asked.size}.\n{machine.sentence(described)}")
     asked.json.write_text(json.dumps(figures | {"machine": described, "troubles": found}, indent=1) + "\n")
@@ -286,16 +286,18 @@ def _say(words: str) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=300, help="of the open loop")
+    parser.add_argument("--seconds", type=float, default=300, help="duration of the open loop")
     parser.add_argument("--factor", type=float, default=2, help="times the capacity")
-    parser.add_argument("--warm", type=float, default=15, help="seconds of each closed loop")
+    parser.add_argument("--warm", type=float, default=15, help="seconds duration of each closed loop")
     parser.add_argument("--connections", type=int, default=512)
     parser.add_argument("--size", choices=tuple(SIZES), default="1 MP")
     parser.add_argument("--images", type=int, default=1000, help="in the large batch")
     parser.add_argument("--leaves", type=int, default=100_000)
-    parser.add_argument("--index", type=Path, help="serve this one, instead of one that is built for it")
+    parser.add_argument("--index", type=Path, help="serve this index instead of building one")
     parser.add_argument("--json", type=Path, default=Path("overload.json"))
-    parser.add_argument("--quick", action="store_true", help="ten seconds, a batch of 200: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="ten seconds and a batch of 200; judges answers, not times"
+    )
     asked = parser.parse_args()
     if asked.quick:
         asked.seconds, asked.warm, asked.images, asked.leaves = 10, 4, 200, 10_000

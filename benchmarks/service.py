@@ -1,13 +1,13 @@
-"""What the service makes of a machine: one at a time, many at a time, and a thousand in one request.
+"""Measures the service's throughput and latency: one request at a time, many at a time, and batches.
 
     python -m benchmarks.service [--encoder builtin|vit] [--quick] [--images 256] [--rounds 5] [--seconds 10]
 
 In one run, over a seeded index of seven zooms: the encoder alone on full batches; a bare loop of decode + preprocess +
 encode, decoding ahead in as many threads as the service; `/locate` at concurrency 1, 8 and 32; `/locate/batch` against
-the bare loop; the service's memory. `tilebeam serve` is a process of its own with its default settings, and as many
-threads as this one (OMP_NUM_THREADS; on a machine that others use too, 1 measures more and waits less). Bare work and
-service alternate, so that a machine that slows down slows both; ratios and differences are medians of neighbours.
-Processor time says the same where neighbours on the machine disturb the rest.
+the bare loop; the service's memory. `tilebeam serve` runs in a process of its own with its default settings and as
+many threads as this one (OMP_NUM_THREADS; 1 is more reliable on a shared machine). Bare work and service alternate, so
+that a slower machine slows both; ratios and differences are medians of neighbours. Processor time stands beside them,
+which other processes on the machine disturb less.
 """
 
 import argparse
@@ -38,11 +38,11 @@ PHOTOS = 16
 _JPEG = {"Content-Type": "image/jpeg"}
 _BOUNDARY = b"----tilebeam7MA4YWxkTrZu0gW"
 _REST_S = 0.03
-"""Before a batch is timed: OpenMP's threads stay awake for a while, and would hold the other process's cores."""
+"""Pause before a batch is timed: OpenMP's threads spin for a while after work and would occupy the cores."""
 
 
 def main() -> None:
-    """Run, print Markdown, write JSON."""
+    """Measure, print Markdown, write JSON."""
     asked = _options()
     encoder = PhotoEncoder.load("builtin", device="cpu") if asked.encoder == "builtin" else next(encoders())
     photos = [_photo(SIZES[asked.size], seed) for seed in range(PHOTOS)]
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def measure(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], asked: Any) -> dict[str, Any]:
-    """All figures, in the order of the table."""
+    """Return all figures, in the order of the table."""
     server = _server()
     for _ in range(3):  # warm up both sides
         _post(client, photos[0])
@@ -79,7 +79,7 @@ def measure(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], as
 
 
 def encode_rate(encoder: PhotoEncoder, seconds: float) -> float:
-    """Images a second of the encoder alone, on full batches."""
+    """Return the images a second of the encoder alone, on full batches."""
     size = encoder.preprocess.size
     batch = np.random.default_rng(0).standard_normal((encoder.batch_size, 3, size, size), dtype=np.float32)
     encoder.encode(batch)
@@ -91,7 +91,7 @@ def encode_rate(encoder: PhotoEncoder, seconds: float) -> float:
 
 
 def overhead(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], count: int) -> dict[str, float]:
-    """Milliseconds of one picture alone and over HTTP, and what lies between them, medians."""
+    """Return the milliseconds of one picture alone and over HTTP, and their difference, as medians."""
     alone, over = [], []
     encoder.expect_single()  # as the service does
     for number in range(count):
@@ -106,7 +106,7 @@ def overhead(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], c
 
 
 def crowd(client: httpx.Client, photos: list[bytes], count: int, seconds: float) -> dict[str, float]:
-    """`count` clients, each asking again as soon as it is answered: percentiles in ms, images a second, refusals."""
+    """Run `count` clients, each sending its next request when answered; return ms percentiles, images/s, refusals."""
     took: list[float] = []
     refused: list[int] = []
     end = time.perf_counter() + seconds
@@ -134,7 +134,7 @@ def crowd(client: httpx.Client, photos: list[bytes], count: int, seconds: float)
 
 
 def batch_ratio(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], asked: Any) -> dict[str, float]:
-    """Images a second of the bare loop and of `/locate/batch`, taken in turns, and the median ratio of neighbours."""
+    """Return images a second of the bare loop and of `/locate/batch`, in turns, and the median ratio of neighbours."""
     sent = [photos[number % len(photos)] for number in range(asked.images)]
     head = b"--" + _BOUNDARY + b'\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
     body = b"".join(head + photo + b"\r\n" for photo in sent) + b"--" + _BOUNDARY + b"--\r\n"
@@ -162,7 +162,7 @@ def batch_ratio(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes]
 
 
 def bare_rate(encoder: PhotoEncoder, photos: list[bytes], batch_size: int) -> float:
-    """Images a second of decoding in a pool, a batch ahead, and encoding here."""
+    """Return images a second of decoding in a pool, one batch ahead, and encoding in this thread."""
     started, pending = time.perf_counter(), iter(photos)
     with ThreadPoolExecutor(Settings().decode_threads) as pool:
 
@@ -177,12 +177,12 @@ def bare_rate(encoder: PhotoEncoder, photos: list[bytes], batch_size: int) -> fl
 
 
 def table(figures: dict[str, Any]) -> str:
-    """Markdown."""
+    """Format as Markdown."""
     rows = [
         ("encoder alone, full batches", f"{figures['encode_images_s']:.1f} images/s"),
         ("one picture: decode + preprocess + encode, p50", f"{figures['alone_p50_ms']:.1f} ms"),
         ("one picture: `/locate`, p50", f"{figures['http_p50_ms']:.1f} ms"),
-        ("what `/locate` adds, p50", f"{figures['over_p50_ms']:.1f} ms"),
+        ("time that `/locate` adds, p50", f"{figures['over_p50_ms']:.1f} ms"),
     ]
     for count, row in figures["locate"].items():
         words = " / ".join(f"{row[f'p{p}_ms']:.0f}" for p in (50, 95, 99))
@@ -238,7 +238,7 @@ def _say(words: str) -> None:
 
 
 def _server() -> psutil.Process:
-    """The process that `serving` has started."""
+    """Return the process that `serving` started."""
     return next(child for child in psutil.Process().children() if "serve" in child.cmdline())
 
 
@@ -252,7 +252,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10, help="at each concurrency")
     parser.add_argument("--leaves", type=int, default=100_000)
     parser.add_argument("--json", type=Path, default=Path("service.json"))
-    parser.add_argument("--quick", action="store_true", help="a few of each: does it run?")
+    parser.add_argument("--quick", action="store_true", help="few repetitions, to see that it runs")
     asked = parser.parse_args()
     if asked.quick:
         asked.photos, asked.images, asked.rounds, asked.seconds, asked.leaves = 10, 64, 2, 2.0, 10_000

@@ -2,9 +2,9 @@
 
     python batch_from_container.py http://service:8000 /photos > places.jsonl
 
-Pictures go in batches of 32, are read as they are sent, and answers are printed as they arrive, so that a folder of any
-size takes little memory. What the service is too busy for is sent again when it says. It needs Tilebeam's client alone
-(`pip install .`): no torch, FAISS or NumPy. A key, where the service wants one: the variable TILEBEAM_API_KEY.
+Pictures are sent in batches of 32 and read as they are sent; answers are printed as they arrive, so a folder of any
+size takes little memory. If the service is busy, a batch is sent again after the time that it names. Only Tilebeam's
+client is needed (`pip install .`). The API key, if the service requires one, is read from TILEBEAM_API_KEY.
 Exit code 0: all were located; 1: some were not, or the service did not answer; 2: wrong usage.
 """
 

@@ -1,4 +1,4 @@
-"""Try docker-compose.yml on a real engine, from an image built for it to nothing left behind: see `check-compose`."""
+"""Tests docker-compose.yml on a real engine, from building the image to removing everything; run by `check-compose`."""
 
 import contextlib
 import json
@@ -48,7 +48,7 @@ for pid in filter(str.isdigit, os.listdir("/proc")):
 
 
 def check_up(project: Project) -> str:
-    """From the sources to a healthy service."""
+    """Build from the sources and wait for a healthy service."""
     project.compose("up", "--build", "-d", timeout_s=3600)
     state = project.container("indexer")["State"]
     must((state["Status"], state["ExitCode"]) == ("exited", 0), f"the indexer is {state['Status']} {state['ExitCode']}")
@@ -58,7 +58,7 @@ def check_up(project: Project) -> str:
 
 
 def check_confinement(project: Project) -> str:
-    """What the containers may do, asked of the engine and tried inside."""
+    """Check the containers' confinement, by the engine's data and by trying from inside."""
     for service in ("indexer", "service"):
         facts = project.container(service)
         host = facts["HostConfig"]
@@ -77,7 +77,7 @@ def check_confinement(project: Project) -> str:
 
 
 def check_locate(project: Project) -> str:
-    """The samples over HTTP, and what is no picture."""
+    """Locate the samples over HTTP, and send bytes that are not a picture."""
     near = 0
     for sample in TRUE_PLACES:
         status, body = project.ask("/locate", (SAMPLES / sample["file"]).read_bytes(), Content_Type="image/jpeg")
@@ -89,12 +89,12 @@ def check_locate(project: Project) -> str:
     status, body = project.ask("/locate", b"no picture", Content_Type="image/jpeg")
     must(status == 400, f"no picture was answered {status}: {body!r}")
     must(project.ask("/")[0] == 200, "the page is not there")
-    return f"`/locate`: {near} of {len(TRUE_PLACES)} samples within {NEAR_KM} km, a 400 for what is none; the page"
+    return f"`/locate`: {near} of {len(TRUE_PLACES)} samples within {NEAR_KM} km, a 400 for bytes that are not a picture; the page"
 
 
 def check_example(project: Project) -> str:
-    """examples/: a batch from another container."""
-    project.compose("build", "batch", timeout_s=1800)  # else `run` does, and tells stdout about it
+    """Send a batch from another container, by the example."""
+    project.compose("build", "batch", timeout_s=1800)  # otherwise `run` builds it and writes that to stdout
     lines = [json.loads(x) for x in project.compose("run", "--rm", "-T", "--no-deps", "batch").splitlines()]
     places = {sample["file"]: sample for sample in TRUE_PLACES}
     must({line["file"] for line in lines} == set(places) and len(lines) == len(places), f"lines: {lines}")
@@ -104,7 +104,7 @@ def check_example(project: Project) -> str:
 
 
 def check_spool(project: Project) -> str:
-    """A batch that has no room in /tmp."""
+    """Send a batch that is larger than /tmp."""
     padded = (SAMPLES / TRUE_PLACES[0]["file"]).read_bytes() + bytes(15_000_000)
     lines = project.batch([padded] * 10)
     must(len(lines) == 10 and all("result" in line for line in lines), f"lines: {str(lines)[:500]}")
@@ -112,7 +112,7 @@ def check_spool(project: Project) -> str:
 
 
 def check_kill(project: Project) -> str:
-    """`kill -9` from inside: the restart policy brings it back."""
+    """Kill the service with `kill -9` from inside; the restart policy must restart it."""
     before = project.container("service")
     with contextlib.suppress(WrongError):  # the container takes the command with it
         project.inside(KILL)
@@ -127,7 +127,7 @@ def check_kill(project: Project) -> str:
 
 
 def check_second_up(project: Project) -> str:
-    """Nothing is built again where nothing changed."""
+    """Run `up` again: nothing is built again."""
     file, started = project.index_file(), project.started()
     project.up()
     must(project.index_file() == file, "it built the index again")
@@ -137,7 +137,7 @@ def check_second_up(project: Project) -> str:
 
 
 def check_other_index(project: Project) -> str:
-    """Variables that ask for another index: it is built, served, and found the next time."""
+    """Change the variables: another index is built and served, and found the next time."""
     before = project.index_id()
     project.up(SMALL)
     must(project.zooms() == [4, 6] and project.index_id() != before, f"zooms {project.zooms()}")
@@ -149,7 +149,7 @@ def check_other_index(project: Project) -> str:
 
 
 def check_hangup(project: Project) -> str:
-    """Another index under the running service."""
+    """Replace the index under the running service."""
     before, started = project.index_id(), project.started()
     project.compose("run", "--rm", "-T", "indexer", env=OTHER)
     project.compose("kill", "-s", "HUP", "service", env=SMALL)
@@ -162,7 +162,7 @@ def check_hangup(project: Project) -> str:
 
 
 def check_keys(project: Project) -> str:
-    """The recipe for keys of docs/deployment.md, on a root file system that cannot be written."""
+    """Follow docs/deployment.md's recipe for keys, on a read-only root file system."""
     new = ["run", "--rm", "-T", "--no-deps", "service", "key", "new", "--file", "/data/keys.json", "--name", "check"]
     key = project.compose(*new).strip()
     project.up(OTHER | {"TILEBEAM_KEYS_FILE": "/data/keys.json", "TILEBEAM_ALLOW_ANONYMOUS": "0"})
@@ -173,7 +173,7 @@ def check_keys(project: Project) -> str:
 
 
 def check_drain(project: Project) -> str:
-    """`stop` while a batch is answered."""
+    """Run `stop` while a batch is answered."""
     project.up(OTHER)
     picture, begun = (SAMPLES / TRUE_PLACES[0]["file"]).read_bytes(), threading.Event()
     lines: list[dict[str, Any]] = []
@@ -195,7 +195,7 @@ CHECKS = (
 
 
 def check_down(project: Project) -> str:
-    """Nothing of the project is left."""
+    """Run `down -v`: nothing of the project is left."""
     project.compose("down", "-v", "--remove-orphans", "--timeout", "10")
     label = f"label=com.docker.compose.project={project.name}"
     for words in (["ps", "-aq"], ["volume", "ls", "-q"], ["network", "ls", "-q"]):
@@ -205,7 +205,7 @@ def check_down(project: Project) -> str:
 
 
 def main() -> int:
-    """Run the checks; returns the exit code."""
+    """Run the checks; return the exit code."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # takes the project down, as ctrl-C does
     with tempfile.TemporaryDirectory() as folder:
         project, failed = Project(Path(folder)), False
@@ -242,7 +242,7 @@ def _show_logs(project: Project) -> None:
 
 
 def _km(a: dict[str, Any], b: dict[str, Any]) -> float:
-    """Great-circle distance of two places (haversine)."""
+    """Return the great-circle distance of two places in km (haversine)."""
     lat_a, lon_a, lat_b, lon_b = (math.radians(v) for v in (a["lat"], a["lon"], b["lat"], b["lon"]))
     h = math.sin((lat_b - lat_a) / 2) ** 2 + math.cos(lat_a) * math.cos(lat_b) * math.sin((lon_b - lon_a) / 2) ** 2
     return 2 * 6371.0 * math.asin(math.sqrt(h))

@@ -1,4 +1,4 @@
-"""A compose project of its own on a real engine, and what `check_compose` asks of it. Needs Python and Docker alone."""
+"""A separate compose project on a real engine, for `check_compose`. Needs only Python and Docker."""
 
 import json
 import os
@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class WrongError(Exception):
-    """Something is not as it must be."""
+    """A check failed."""
 
 
 def must(held: bool, what: str) -> None:
-    """Raise WrongError unless it held."""
+    """Raise WrongError with `what` unless `held`."""
     if not held:
         raise WrongError(what)
 
@@ -36,7 +36,7 @@ class Project:
         v2 = subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0
         self.tool = ["docker", "compose"] if v2 else ["docker-compose"]
         must(v2 or shutil.which("docker-compose") is not None, "there is neither `docker compose` nor docker-compose")
-        (folder / "env").touch()  # in place of a .env of yours
+        (folder / "env").touch()  # used instead of the user's .env
         self.options = ["--env-file", str(folder / "env"), "-p", self.name, "--project-directory", str(ROOT)]
         self.files = ["-f", str(ROOT / "docker-compose.yml"), "-f", str(ROOT / "examples/docker-compose.batch.yml")]
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(("TILEBEAM_", "COMPOSE_", "PHOTOS"))}
@@ -44,7 +44,7 @@ class Project:
         self.env |= {"TILEBEAM_PORT": str(self.port)}
 
     def compose(self, *words: str, env: dict[str, str] | None = None, timeout_s: float = 600) -> str:
-        """Run compose; returns its stdout. Raises WrongError with all that it said."""
+        """Run compose and return its stdout; raise WrongError with its whole output."""
         return _run([*self.tool, *self.options, *self.files, *words], self.env | (env or {}), timeout_s)
 
     def up(self, env: dict[str, str] | None = None) -> None:
@@ -57,11 +57,11 @@ class Project:
         return self.compose("exec", "-T", "service", "python", "-c", code)
 
     def docker(self, *words: str) -> str:
-        """Run docker itself; returns its stdout. Raises WrongError."""
+        """Run docker and return its stdout; raise WrongError."""
         return _run(["docker", *words], self.env, 60)
 
     def container(self, service: str) -> dict[str, Any]:
-        """What the engine knows of a service's container."""
+        """Return the engine's description of a service's container."""
         labels = f"project={self.name}", f"service={service}", "oneoff=False"
         filters = [word for label in labels for word in ("--filter", f"label=com.docker.compose.{label}")]
         found = self.docker("ps", "-aq", *filters).split()
@@ -70,7 +70,7 @@ class Project:
         return facts
 
     def started(self) -> str:
-        """When the service's container was started last."""
+        """Return when the service's container was last started."""
         return str(self.container("service")["State"]["StartedAt"])
 
     def healthy(self, timeout_s: float = 240) -> None:
@@ -81,7 +81,7 @@ class Project:
             time.sleep(1)
 
     def ask(self, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        """A request to the published port: status and body, errors included."""
+        """Send a request to the published port; return status and body, also for errors."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", body, named)
         try:
@@ -91,7 +91,7 @@ class Project:
             return error.code, error.read()
 
     def batch(self, pictures: Iterable[bytes], on_line: Callable[[], None] = lambda: None) -> list[dict[str, Any]]:
-        """The lines of POST /locate/batch; everything is sent before anything is read."""
+        """Return the lines of POST /locate/batch; everything is sent before anything is read."""
         head = b'--edge\r\nContent-Disposition: form-data; name="images"; filename="p.jpg"\r\n\r\n'
         body = b"".join(head + picture + b"\r\n" for picture in pictures) + b"--edge--\r\n"
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}/locate/batch", body)
@@ -104,15 +104,15 @@ class Project:
         return lines
 
     def zooms(self) -> list[int]:
-        """The zooms of the index that is served."""
+        """Return the zooms of the served index."""
         return [level["zoom"] for level in json.loads(self.ask("/index")[1])["zooms"]]
 
     def index_id(self) -> str:
-        """Which index is served."""
+        """Return the id of the served index."""
         return str(json.loads(self.ask("/index")[1])["id"])
 
     def index_file(self) -> str:
-        """What changes when the index is built again: the manifest's inode and time."""
+        """Return the manifest's inode and time, which change when the index is built again."""
         return self.inside("import os; s = os.stat('/index/current/manifest.json'); print(s.st_ino, s.st_mtime_ns)")
 
 

@@ -1,4 +1,4 @@
-"""The overload benchmark's own parts, against a server that answers as it is told."""
+"""Tests of the overload benchmark's parts against a small server."""
 
 import asyncio
 import threading
@@ -17,14 +17,14 @@ from benchmarks.server import Server
 
 
 class Busy(BaseHTTPRequestHandler):
-    """Answers every third request with 503 and Retry-After: 7, and breaks the connection where the path says so."""
+    """Answer every third request with 503 and Retry-After: 7, and break the connection if the path says so."""
 
     protocol_version = "HTTP/1.1"
     seen = 0
     clients: ClassVar[set[tuple[str, int]]] = set()
 
     def do_POST(self) -> None:
-        """Count, read, answer."""
+        """Count the request, read its body, answer."""
         self.rfile.read(int(self.headers["Content-Length"]))
         if self.path == "/broken":
             self.close_connection = True
@@ -39,7 +39,7 @@ class Busy(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_statuses_and_retry_after_are_read(port: int) -> None:
     assert late.took_s > 5
 
 
-def test_the_open_loop_keeps_its_rate_and_says_what_it_could_not_send(port: int) -> None:
+def test_open_loop_keeps_its_rate_and_counts_unsent_requests(port: int) -> None:
     messages = [request("/locate", b"x", "image/jpeg")]
 
     async def run(connections: int) -> Load:
@@ -86,7 +86,7 @@ def test_the_open_loop_keeps_its_rate_and_says_what_it_could_not_send(port: int)
     assert (none.answered, none.unsent) == ([], 50)
 
 
-def test_a_connection_that_was_idle_for_long_is_not_used_again(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_idle_connection_is_not_reused(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     async def ask() -> list[int]:
         pool, seen = Pool("127.0.0.1", port, 4), []
         for _ in range(2):
@@ -100,7 +100,7 @@ def test_a_connection_that_was_idle_for_long_is_not_used_again(port: int, monkey
     assert asyncio.run(ask()) == [1, 1, 2]
 
 
-def test_the_closed_loop_asks_again_until_time_is_up(port: int) -> None:
+def test_closed_loop_repeats_until_time_is_up(port: int) -> None:
     async def run() -> int:
         pool = Pool("127.0.0.1", port, 4)
         return len(await closed_loop(pool, [request("/locate", b"x", "image/jpeg")], 2, 0.3))
@@ -134,18 +134,18 @@ GOOD: dict[str, Any] = {
         ({"batches": {"100": GOOD["batches"]["100"], "1000": {"peak_mib": 1000, "results": 999}}}, "999 results"),
     ],
 )
-def test_what_should_not_be_is_told(change: dict[str, Any], word: str) -> None:
+def test_each_trouble_is_reported(change: dict[str, Any], word: str) -> None:
     assert list(troubles(GOOD)) == []
     assert word in "".join(troubles(GOOD | change))
 
 
-def test_the_bound_is_what_a_full_queue_takes() -> None:
+def test_bound_is_the_time_of_a_full_queue() -> None:
     found = bound(64.0, 32.0)
     assert (found["queue_images"], found["bound_ms"]) == (128, 2000.0)
     assert (found["singles"], found["singles_ms"], found["singles_kept_ms"]) == (64, 1000.0, 2000.0)
 
 
-def test_allocators_noise_is_no_growth() -> None:
+def test_allocator_noise_does_not_count_as_growth() -> None:
     assert _grown([1000, 1010, 1020, 1030]) is None
     assert _grown([100, 100, 120, 120]) is None  # a fifth, and 20 MiB
     assert _grown([1000] * 10 + [1100] * 10) == (1000, 1100)

@@ -1,6 +1,5 @@
-"""What can be said of the containers without an engine: compose files, the entry script, the CPU image's FAISS."""
+"""Checks of the containers that need no engine: compose files, the entry script, the CPU image's FAISS."""
 
-import dataclasses
 import os
 import re
 import subprocess
@@ -22,14 +21,14 @@ INDEX_VARIABLES |= {"TILEBEAM_LAND", "TILEBEAM_ZOOMS", "TILEBEAM_PHOTO_ENCODER",
 
 
 def services(name: str = "docker-compose.yml") -> dict[str, Any]:
-    """The services of a compose file, its anchors resolved, its variables not."""
+    """Return the services of a compose file with anchors resolved and variables as they are."""
     found: dict[str, Any] = yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))["services"]
     return found
 
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> Any:
-    """`arguments(VARIABLE=...)`: what docker/tilebeam-index calls `tilebeam` with, and what it says if it does not."""
+    """Return `arguments(VARIABLE=...)`: the arguments that docker/tilebeam-index passes to `tilebeam`, or its error."""
     stub = tmp_path / "tilebeam"
     stub.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
     stub.chmod(0o755)
@@ -47,7 +46,7 @@ def arguments(tmp_path: Path) -> Any:
     return run
 
 
-def test_without_variables_it_is_the_built_in_earth(arguments: Any) -> None:
+def test_default_is_the_builtin_earth(arguments: Any) -> None:
     found = arguments("--json")
     assert found[0] == "index"
     assert {"--source=bluemarble", "--zooms=4,6,8", "--photo-encoder=builtin", "--world", "--overwrite"} < set(found)
@@ -55,7 +54,7 @@ def test_without_variables_it_is_the_built_in_earth(arguments: Any) -> None:
     assert not any(word.startswith(("--overlay", "--bbox", "--geojson", "--land", "--map-encoders")) for word in found)
 
 
-def test_a_value_is_one_word_whatever_is_in_it(arguments: Any, tmp_path: Path) -> None:
+def test_each_value_stays_one_argument(arguments: Any, tmp_path: Path) -> None:
     odd = "https://tiles.example.org/{z}/{x}/{y}.jpg?a=1&b=$(touch pwned) 'x' *; touch pwned"
     found = arguments(TILEBEAM_SOURCE=odd, TILEBEAM_OVERLAY="-- two words", TILEBEAM_GEOJSON="/files/my region.geojson")
     assert f"--source={odd}" in found
@@ -66,7 +65,7 @@ def test_a_value_is_one_word_whatever_is_in_it(arguments: Any, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", ["-10,35.5,30,60", "-10 35.5 30 60", " -10, 35.5, 30, 60"])
-def test_a_bbox_is_four_numbers(arguments: Any, text: str) -> None:
+def test_bbox_becomes_four_arguments(arguments: Any, text: str) -> None:
     found = arguments(TILEBEAM_BBOX=text)
     at = found.index("--bbox")
     assert found[at + 1 : at + 5] == ["-10", "35.5", "30", "60"]
@@ -74,7 +73,7 @@ def test_a_bbox_is_four_numbers(arguments: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["1,2,3", "1,2,3,4,5", "1,2,3,--cache", "* * * *", "1;2;3;4"])
-def test_what_is_no_bbox_is_refused(arguments: Any, text: str) -> None:
+def test_invalid_bbox_is_refused(arguments: Any, text: str) -> None:
     with pytest.raises(ValueError, match="2: tilebeam-index: TILEBEAM_BBOX="):
         arguments(TILEBEAM_BBOX=text)
 
@@ -84,7 +83,7 @@ def test_two_areas_are_refused(arguments: Any) -> None:
         arguments(TILEBEAM_BBOX="1,2,3,4", TILEBEAM_GEOJSON="/files/a.geojson")
 
 
-def test_the_command_line_knows_every_option_of_the_script(arguments: Any) -> None:
+def test_every_option_of_the_script_exists(arguments: Any) -> None:
     app = typer.Typer()
     indexer.cli.build.register(app)
     command = get_group(app).commands["index"]
@@ -98,13 +97,13 @@ def test_the_command_line_knows_every_option_of_the_script(arguments: Any) -> No
     assert used <= known
 
 
-def test_every_setting_of_the_service_can_be_given() -> None:
+def test_every_service_setting_is_passed_on() -> None:
     variables = services()["service"]["environment"]
-    assert {PREFIX + field.name.upper() for field in dataclasses.fields(Settings)} <= set(variables)
+    assert {PREFIX + name.upper() for name in Settings.model_fields} <= set(variables)
 
 
-def test_another_index_is_another_container_of_both() -> None:
-    """A service that did not change is not made anew by `up`, and would serve the old index on."""
+def test_another_index_recreates_both_containers() -> None:
+    """`up` does not recreate an unchanged service, which would keep serving the old index."""
     found = services()
     for name in ("indexer", "service"):
         assert set(found[name]["environment"]) >= INDEX_VARIABLES
@@ -123,20 +122,20 @@ def test_every_container_is_confined(name: str) -> None:
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
 
 
-def test_the_service_writes_to_no_volume_of_the_indexer() -> None:
+def test_service_mounts_the_indexers_volumes_read_only() -> None:
     mounts = [volume.rsplit(":", 2) for volume in services()["service"]["volumes"]]
     writable = {mount[-1] for mount in mounts if mount[-1] != "ro"}
     assert writable == {"/data", "/spool"}
     assert services()["service"]["environment"]["TILEBEAM_SPOOL_DIR"] in writable
 
 
-def test_stopping_leaves_time_to_drain() -> None:
+def test_stop_grace_period_covers_the_drain() -> None:
     grace = re.fullmatch(r"\$\{TILEBEAM_STOP_GRACE:-(\d+)s\}", services()["service"]["stop_grace_period"])
     assert grace is not None
     assert int(grace[1]) > Settings().shutdown_timeout_s
 
 
-def test_with_a_gpu_both_services_ask_for_it_and_nothing_is_loosened() -> None:
+def test_gpu_file_adds_the_gpu_and_keeps_the_confinement() -> None:
     base, gpu = services(), services("docker-compose.gpu.yml")
     assert set(gpu) == {"indexer", "service"}
     for name, service in gpu.items():
@@ -148,7 +147,7 @@ def test_with_a_gpu_both_services_ask_for_it_and_nothing_is_loosened() -> None:
     assert gpu["service"]["command"] == base["service"]["command"].replace(":-auto", ":-cuda")
 
 
-def test_the_cpu_image_takes_faiss_without_cuda(tmp_path: Path) -> None:
+def test_cpu_image_installs_faiss_cpu(tmp_path: Path) -> None:
     project = tmp_path / "pyproject.toml"
     project.write_bytes((ROOT / "pyproject.toml").read_bytes())
     subprocess.run([ROOT / "docker/take-faiss-cpu", project], check=True)
@@ -158,10 +157,10 @@ def test_the_cpu_image_takes_faiss_without_cuda(tmp_path: Path) -> None:
     engine = after["project"]["optional-dependencies"]["engine"]
     assert [text for text in engine if "faiss" in text] == ["faiss-cpu>=1.15"]
     before["project"]["optional-dependencies"]["engine"] = engine
-    assert before == after, "it changed something else"
+    assert before == after, "the script changed something else"
 
 
-def test_a_project_that_the_script_does_not_know_is_refused(tmp_path: Path) -> None:
+def test_unknown_faiss_requirement_is_refused(tmp_path: Path) -> None:
     project = tmp_path / "pyproject.toml"
     project.write_text('engine = [\n    "faiss-gpu-cu13>=1.16",\n]\n')
     done = subprocess.run([ROOT / "docker/take-faiss-cpu", project], capture_output=True, text=True)
