@@ -89,7 +89,7 @@ def check_locate(project: Project) -> str:
     status, body = project.ask("/locate", b"no picture", Content_Type="image/jpeg")
     must(status == 400, f"no picture was answered {status}: {body!r}")
     must(project.ask("/")[0] == 200, "the page is not there")
-    return f"`/locate`: {near} of {len(TRUE_PLACES)} samples within {NEAR_KM} km, a 400 for bytes that are not a picture; the page"
+    return f"`/locate`: {near} of {len(TRUE_PLACES)} samples within {NEAR_KM} km, a 400 for other bytes; the page"
 
 
 def check_example(project: Project) -> str:
