@@ -76,9 +76,7 @@ def main() -> None:
         if options.work is None:
             shutil.rmtree(work)
     print(f"{_device_words(device)}; {machine.sentence(machine.describe())}")
-    print(
-        f"{options.leaves:,} leaves, {encoder.dim} dimensions; memory is copied at {roofline:.0f} GB/s, both ways counted"
-    )
+    print(f"{options.leaves:,} leaves, {encoder.dim} dimensions; memory copies {roofline:.0f} GB/s, reads and writes")
     print(f"\n{table(rows, roofline)}")
     facts = {"device": _device_words(device), "machine": machine.describe(), "roofline_gb_per_s": roofline}
     facts["options"] = {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}

@@ -18,7 +18,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 900
-NO_BENCHMARKS = frozenset({"noise_prior", "hostile_hooks", "loopback", "machine", "mutations", "picture_parts", "pyramid", "server"})
+NO_BENCHMARKS = frozenset(
+    {"noise_prior", "hostile_hooks", "loopback", "machine", "mutations", "picture_parts", "pyramid", "server"}
+)
 """Modules of this folder that benchmarks share."""
 
 

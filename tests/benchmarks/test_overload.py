@@ -126,7 +126,7 @@ GOOD: dict[str, Any] = {
         ({"accepted_ms": {"p99": 701.0}}, "p99"),
         ({"accepted_ms": percentiles([])}, "p99"),
         ({"statuses": {200: 1, 500: 1}}, "500"),
-        ({"statuses": {200: 190}}, "nothing was refused"),
+        ({"statuses": {200: 190}}, "no request was refused"),
         ({"without_retry_after": 1}, "Retry-After"),
         ({"unsent": 5}, "connection"),
         ({"rss_mib": [900, 1000, 1000, 1100, 1200, 1300]}, "memory grew"),
