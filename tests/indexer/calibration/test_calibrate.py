@@ -30,7 +30,7 @@ K, DIM, SIDE, COUNT = 8, 16, 16, 340
 
 @pytest.fixture(autouse=True, scope="module")
 def encoded() -> Iterator[None]:
-    """The fake encoder opens where an index names one."""
+    """Open the fake encoder for every index."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PhotoEncoder, "load", lambda *_, **__: pytest.fail("a real encoder"))
         patch.setattr(locator, "_load_encoder", lambda *_: FakePhotoEncoder(DIM))
@@ -138,7 +138,7 @@ def test_report_has_page_json_and_pictures(done: tuple[Path, Path, str]) -> None
         raw, fitted = (report_json["zooms"][zoom][name] for name in ("raw", "calibrated"))
         assert fitted["nll"]["value"] < raw["nll"]["value"]
         assert fitted["ece"]["value"] < 0.12
-    assert report_json["elsewhere"]["no place"]["not_answerable"] == 12  # one family of four is kept for measuring
+    assert report_json["elsewhere"]["no place"]["not_answerable"] == 12  # one family of four is only measured on
     page = (report / "calibration.md").read_text()
     assert page == out
     for word in ("| zoom |", "| fitted |", "| circle |", "AUROC of elsewhere", "| no place |"):

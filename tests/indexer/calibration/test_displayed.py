@@ -1,4 +1,4 @@
-"""What users see: the refit's loss is that of real answers, and on fresh pictures it is no worse; circles hold."""
+"""Displayed confidences: the loss is that of real answers, fresh pictures do no worse, and circles hold the truth."""
 
 from dataclasses import replace
 
@@ -23,7 +23,7 @@ SOMETIMES = ElsewhereNumbers(-0.5, {"best_3": Feature(0.4, 0.1, -1.0), "entropy_
 
 @pytest.fixture(scope="module")
 def pictures(holed: TileIndex) -> KnownPictures:
-    """Sure ones and hopeless ones: to a likelihood over all tiles the hopeless weigh more than to who reads answers."""
+    """Clear and hopeless pictures: in a likelihood over all tiles, the hopeless ones weigh more than in the answers."""
     return mixed(holed, SHARP, 600, 1)
 
 
@@ -34,7 +34,7 @@ def fitted(holed: TileIndex, pictures: KnownPictures) -> Calibration:
 
 @pytest.fixture(scope="module")
 def shown(holed: TileIndex, pictures: KnownPictures, fitted: Calibration) -> Calibration:
-    """As `calibrate` leaves it."""
+    """The calibration as `calibrate` stores it, with displayed confidences and radii fitted."""
     return fit_radii(holed, pictures, fit_displayed(holed, pictures, fitted, K), K)
 
 
@@ -54,7 +54,7 @@ def fresh(holed: TileIndex) -> KnownPictures:
     ids=["plain", "elsewhere", "one zoom", "neighbours"],
 )
 def test_loss_equals_that_of_the_answers(which: str, calibration: Calibration, request: pytest.FixtureRequest) -> None:
-    """To what float32 leaves of the cosines' mix, where neighbours have a part."""
+    """Up to the float32 rounding of smoothed cosines."""
     index: TileIndex = request.getfixturevalue(which)
     known, numbers = mixed(index, TRUE, 120, 3), calibration.zooms[index.zooms[-1]]
     seen = [s for s in displayed_cases(index, known, calibration, K) if s is not None]
@@ -73,7 +73,7 @@ def test_fresh_answers_improve_and_coarse_zooms_keep_their_numbers(
 
 
 def test_numbers_with_worse_answers_are_not_taken(holed: TileIndex) -> None:
-    """Answers move with the numbers: here each round makes worse ones of what were right for the answers before."""
+    """Answers change with the numbers. Here each round's numbers fit the previous answers and make worse ones."""
     known = mixed(holed, TRUE, 600, 1)
     before = fit_zooms(holed, known, K)
     after = fit_displayed(holed, known, before, K)
@@ -117,7 +117,7 @@ def test_circles_hold_their_promised_share_of_truths(
 
 
 def _log_loss(index: TileIndex, pictures: KnownPictures, calibration: Calibration) -> float:
-    """Of the confidences in answers, summed over an answer's zooms, mean over pictures; held from 0 and 1 by 1e-6."""
+    """Log loss of the answers' confidences, clipped by 1e-6, summed over an answer's zooms; mean over pictures."""
     confidences, right = (np.concatenate(v) for v in located(index, pictures, calibration))
     held = np.clip(confidences, 1e-6, 1 - 1e-6)
     return float(-np.log(np.where(right, held, 1 - held)).sum() / len(pictures))

@@ -19,11 +19,11 @@ from retrieval.testing.fake import fake_pyramid, unit_rows, write_fake_index
 
 TRUE = Calibration({3: ZoomNumbers(0.05), 5: ZoomNumbers(0.05, 0.7)}, k=K)
 ODD = np.random.default_rng(8).standard_normal((3, DIM))
-"""Where pictures of three families lie among all directions."""
+"""Directions of the embeddings of three families."""
 
 
 def family(name: int, n: int, seed: int) -> KnownPictures:
-    """Pictures of no place that all look much alike."""
+    """Similar pictures of no place."""
     rng = np.random.default_rng([seed, name])
     rows = unit_rows(ODD[name] + 0.7 * rng.standard_normal((n, DIM)))
     return KnownPictures(rows, np.full(n, np.nan), np.full(n, np.nan))
@@ -40,7 +40,7 @@ def known(dense: TileIndex) -> KnownPictures:
 
 
 def elsewhere(index: TileIndex, pictures: KnownPictures, calibration: Calibration) -> np.ndarray:
-    """As users see it, (n,)."""
+    """`elsewhere` of the answers, (n,)."""
     query = LocateQuery(k=K)
     return np.array([a.elsewhere for a in locator(index, calibration).locate(pictures.embeddings, query)])
 
@@ -72,7 +72,7 @@ def test_fitted_model_recognises_unseen_families(dense: TileIndex, known: KnownP
     fitted = fit_elsewhere(dense, known, out_of_scope(100, 100), TRUE, K, 0.1)
     unseen = np.concatenate([elsewhere(dense, p, fitted) for p in (drawn(dense, TRUE, 200, 2), family(2, 200, 3))])
     assert fitted.zooms == TRUE.zooms
-    assert auroc(unseen, np.arange(400) >= 200) > 0.6  # all that cosines of random tiles can give
+    assert auroc(unseen, np.arange(400) >= 200) > 0.6  # cosines with random tiles allow no more
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.7])
@@ -98,14 +98,14 @@ def test_weight_of_a_family_does_not_depend_on_its_size(dense: TileIndex, known:
 
 
 def test_foreign_renditions_with_right_answers_count_as_answerable(dense: TileIndex, known: KnownPictures) -> None:
-    """Only those that the index answers wrongly have no answer; where it answers all, there is nothing to fit."""
+    """Only pictures that the index answers wrongly count as out of scope; without any, no model is fitted."""
     answers = locator(dense, TRUE).locate(known.embeddings, LocateQuery(k=K))
     lng, lat = (np.array([getattr(a, name) for a in answers]) for name in ("lng", "lat"))
     right = OutOfScope(KnownPictures(known.embeddings, lng, lat), np.full(len(known), "map"))
     assert fit_elsewhere(dense, known, right, TRUE, K, 0.1).elsewhere is None
     far = KnownPictures(known.embeddings, (lng + 360) % 360 - 180, lat)
     wrong = OutOfScope(far, np.full(len(known), "map"))
-    fitted = fit_elsewhere(dense, known, wrong, TRUE, K, 0.3)  # the same pictures on both sides: nothing to tell
+    fitted = fit_elsewhere(dense, known, wrong, TRUE, K, 0.3)  # the same pictures on both sides cannot be separated
     assert elsewhere(dense, known, fitted) == pytest.approx(np.full(len(known), 0.3), abs=0.02)
 
 

@@ -37,13 +37,13 @@ def test_fit_recovers_the_numbers_of_one_zoom(flat: TileIndex, kappa: float) -> 
     found = fit_zooms(flat, drawn(flat, Calibration({3: true}), 1000, 6), K).zooms[3]
     assert found.tau == pytest.approx(true.tau, rel=0.12)
     assert found.kappa == pytest.approx(true.kappa, abs=0.1)
-    assert (found.gamma, found.rho, found.b) == (1, 1, None)  # there is one parent: nothing to weigh
+    assert (found.gamma, found.rho, found.b) == (1, 1, None)  # with one parent they have no effect
     if not kappa:
-        assert found.kappa == 0  # exactly: the neighbours are not even looked at
+        assert found.kappa == 0  # exactly: neighbours are not looked up
 
 
 def test_fit_recovers_the_numbers_of_a_second_zoom(dense: TileIndex) -> None:
-    """Under the true numbers of the first, which a second zoom's say in what its parents get makes hard to know."""
+    """With the first zoom's true numbers, which are hard to fit because the second zoom affects its parents' masses."""
     known = drawn(dense, TOGETHER, 1600, 3, k=24)
     found, true = fit_numbers(chunks_of(cases_of(dense, known, TOGETHER, 24, 1))), TOGETHER.zooms[5]
     assert found.tau == pytest.approx(true.tau, rel=0.1)
@@ -54,7 +54,7 @@ def test_fit_recovers_the_numbers_of_a_second_zoom(dense: TileIndex) -> None:
 
 @pytest.fixture(scope="module")
 def best(dense: TileIndex) -> tuple[Calibration, KnownPictures, float]:
-    """What was fitted to neighbours and nests, to what, and the mean log-likelihood with it."""
+    """A calibration fitted with kappa and rho, its pictures, and their mean log-likelihood under it."""
     known = drawn(dense, TOGETHER, 900, 7)
     found = fit_zooms(dense, known, K)
     return found, known, float(np.log(likelihoods(dense, known, found)).mean())
@@ -79,7 +79,7 @@ def test_changed_numbers_make_the_pictures_less_likely(
     best: tuple[Calibration, KnownPictures, float],
     change: Callable[[ZoomNumbers], ZoomNumbers],
 ) -> None:
-    """By the beam as it is served, which shares no arithmetic with the fit."""
+    """By the likelihood of the served beam, which shares no arithmetic with the fit."""
     found, known, likelihood = best
     other = replace(found, zooms={**found.zooms, 5: change(found.zooms[5])})
     assert np.log(likelihoods(dense, known, other)).mean() < likelihood

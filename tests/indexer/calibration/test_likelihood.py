@@ -1,4 +1,4 @@
-"""The likelihood in torch against the posterior that is served, over padded chunks of unlike cases."""
+"""The likelihood in torch compared with the served posterior, over padded chunks of different cases."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from retrieval.search.posterior import share
 
 
 def case(rng: np.random.Generator) -> Case:
-    """Some parents with at least one candidate each, as a descent gives them; the mass above is not 1."""
+    """Several parents with at least one candidate each, as in a descent; the mass above is not 1."""
     parents, more = rng.integers(1, 9), rng.integers(0, 40)
     slots = np.sort(np.concatenate([np.arange(parents), rng.integers(0, parents, more)]))
     similarities, around = rng.uniform(-1, 1, (2, len(slots))).astype(np.float32)
@@ -74,7 +74,7 @@ def test_chunks_hold_every_case_once() -> None:
 
 
 def test_fit_ends_when_the_true_candidate_is_always_best() -> None:
-    """The true candidate is always the most similar: no temperature is too low, and the fit must end all the same."""
+    """The true candidate is always the most similar, so no tau is too low; the fit must end anyway."""
     rng = np.random.default_rng(3)
     cases = [case(rng) for _ in range(200)]
     sure = [

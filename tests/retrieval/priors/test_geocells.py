@@ -22,7 +22,7 @@ def partition() -> Partition:
 
 
 def model_of(partition: Partition, unknown: tuple[int, ...] = (), temperature: float = 1.0) -> GeocellModel:
-    """Feature i speaks for cluster i and its cell; its geo-embedding is the feature itself."""
+    """Feature i is the logit of cluster i and adds to that of its cell; the geo-embedding is the feature itself."""
     count, cells = len(partition.clusters), len(partition.cells)
     embeddings = np.eye(count, DIM, dtype=np.float32)
     embeddings[list(unknown)] = 0

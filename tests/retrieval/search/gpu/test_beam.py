@@ -36,7 +36,7 @@ from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, unit_rows, wr
 CPU = torch.device("cpu")
 SEEDS = st.integers(0, 2**32 - 1)
 SETTINGS = settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-NEAR = 1e-3  # cosines as near to the k-th may fall on either side
+NEAR = 1e-3  # tiles whose cosine is this close to the k-th may be in one beam and not in the other
 
 
 @st.composite
@@ -87,7 +87,7 @@ def test_beam_equals_that_of_the_lists(fresh, data, seed, zooms):
 
 
 def check_same(expected, found, calibration, scoring):
-    """Step by step, until a tie at the k-th score lets the two go different ways."""
+    """Compare step by step, until a tie at the k-th score makes the beams differ."""
     if not ties(expected, calibration, scoring):
         assert len(found.steps) == len(expected.steps)
         assert found.elsewhere == pytest.approx(expected.elsewhere, abs=1e-4)
@@ -211,14 +211,14 @@ def test_best_equals_the_hosts_best_among_unmasked_scores(seed, n, k, values):
 
 
 def test_two_float16_halves_keep_float32_precision():
-    """What CUDA multiplies in float16 with sums in float32, here with the halves widened."""
+    """CUDA multiplies float16 and sums in float32; here the halves are converted to float32 first."""
     rng = np.random.default_rng(0)
     vectors = torch.from_numpy(unit_rows(rng.standard_normal((3 * 50, 512)))).half().view(3, 50, 512)
     queries = torch.from_numpy(unit_rows(rng.standard_normal((3, 512))))
     exact = (vectors.double() @ queries.double()[:, :, None])[:, :, 0]
     high, low = (vectors.float() @ half.float()[:, :, None] for half in halved(queries))
     assert (exact - (high + low / 2048)[:, :, 0]).abs().max() < 1e-6
-    assert (exact - high[:, :, 0]).abs().max() > 1e-6  # one half alone would
+    assert (exact - high[:, :, 0]).abs().max() > 1e-6  # one half alone is less exact
     assert (exact - products(vectors, Queries(queries, None))).abs().max() < 1e-6
     flat = products_with_all(vectors.view(-1, 512), Queries(queries, None)).view(3, 3, 50)
     assert (exact - torch.stack([flat[i, i] for i in range(3)])).abs().max() < 1e-6
@@ -226,7 +226,7 @@ def test_two_float16_halves_keep_float32_precision():
 
 @pytest.mark.parametrize(("scoring", "kind"), [("posterior", torch.float32), ("paper", torch.float16)])
 def test_search_neither_waits_for_the_device_nor_mixes_devices(pyramid, scoring, kind):
-    """On fake CUDA tensors anything that needs a number on the host, or a tensor of the CPU, raises."""
+    """On fake CUDA tensors, reading a number on the host or using a CPU tensor raises."""
     directory, _, _ = pyramid
     numbers = Calibration({z: ZoomNumbers(0.05, 0.9, 0.5, kappa=0.3, rho=0.7) for z in (2, 4, 6, 8)})
     real = DeviceBeam.of(TileIndex.open(directory), numbers, CPU, kind)
@@ -240,7 +240,7 @@ def test_search_neither_waits_for_the_device_nor_mixes_devices(pyramid, scoring,
         beam = DeviceBeam(DeviceIndex(levels, cuda, kind, 32), numbers)
         multiplies_halves.cache_clear()
         found = beam.search(torch.empty(4, 32, device=cuda), 16, scoring)
-    multiplies_halves.cache_clear()  # what it found was fake
+    multiplies_halves.cache_clear()  # the cached result came from fake tensors
     assert (found.shape, found.device, found.dtype) == (shape, cuda, torch.uint8)
 
 
