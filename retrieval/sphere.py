@@ -1,4 +1,4 @@
-"""The Earth as a sphere: distances, unit vectors, areas and means. Degrees in, kilometres out.
+"""The Earth as a sphere: distances, unit vectors, areas, means and the date line. Degrees in, kilometres out.
 
 Every great-circle formula of the program lives here, but for those on torch tensors (the losses of
 `indexer.geocells.model` and the views of `indexer.builtin`). Formulas in Web Mercator are in `tile_cache.addressing`.
@@ -12,6 +12,7 @@ __all__ = [
     "EARTH_AREA_KM2",
     "EARTH_RADIUS_KM",
     "chord_km",
+    "cut_at_date_line",
     "degrees_of",
     "distances_km",
     "great_circle_km",
@@ -84,3 +85,33 @@ def mean_directions(vectors: Floats, labels: NDArray[np.integer], count: int) ->
         members = np.flatnonzero(labels == group)
         sums[group] = vectors[members[0]] if len(members) else (0.0, 0.0, 1.0)
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True))
+
+
+def cut_at_date_line(ring: Floats, narrowest: float = 1e-6) -> list[Floats]:
+    """A ring of (lng, lat), (p, 2) degrees, as rings with longitudes from -180 to 180, (q, 2) each.
+
+    The longitudes of `ring` must run on beyond 180 where it crosses the date line. It must meet every meridian in at
+    most one piece, as convex cells and circles do; then each side keeps one ring (Sutherland and Hodgman 1974). Rings
+    that are not wider than `narrowest` degrees are left out. The rings are not closed.
+    """
+    pieces = []
+    for turn in (-360.0, 0.0, 360.0):
+        piece = ring + np.array([turn, 0.0])
+        for side in (1.0, -1.0):
+            piece = _cut_on(piece, side)
+        if len(piece) > 2 and np.ptp(piece[:, 0]) > narrowest:
+            pieces.append(piece)
+    return pieces
+
+
+def _cut_on(ring: Floats, side: float) -> Floats:
+    """The part of a ring that is not beyond side * 180 degrees."""
+    positions: list[Floats] = []
+    for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True):
+        from_a, from_b = 180 - side * a[0], 180 - side * b[0]
+        if from_a >= 0:
+            positions.append(a)
+        if (from_a > 0 > from_b) or (from_a < 0 < from_b):
+            crossing = a + (b - a) * from_a / (from_a - from_b)
+            positions.append(np.array([side * 180.0, crossing[1]]))
+    return np.array(positions).reshape(-1, 2)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from retrieval.sphere import (
     EARTH_RADIUS_KM,
+    cut_at_date_line,
     degrees_of,
     great_circle_km,
     mean_directions,
@@ -76,3 +77,19 @@ def test_means_of_degenerate_groups_are_unit_vectors() -> None:
     vectors = unit_vectors(np.array([179.0, -179.0, 0.0, 180.0]), np.array([0.0, 0.0, 0.0, 0.0]))
     means = mean_directions(vectors, np.array([0, 0, 1, 1]), 3)
     assert np.allclose(means, [[-1, 0, 0], [1, 0, 0], [0, 0, 1]])
+
+
+@pytest.mark.parametrize(("west", "east"), [(170, 190), (-190, -170)])
+def test_ring_over_the_date_line_is_cut_in_two(west: float, east: float) -> None:
+    ring = np.array([[west, -10], [east, -5], [east, 5], [west, 10]], dtype=float)
+    eastern, western = sorted(cut_at_date_line(ring), key=lambda piece: float(piece[:, 0].min()))
+    assert (eastern[:, 0].min(), eastern[:, 0].max()) == (-180, -170)
+    assert (western[:, 0].min(), western[:, 0].max()) == (170, 180)
+    for piece in (eastern, western):
+        assert np.abs(piece[np.abs(piece[:, 0]) == 180, 1]).tolist() == pytest.approx([7.5, 7.5])
+
+
+def test_ring_that_ends_on_the_date_line_is_not_cut() -> None:
+    ring = np.array([[170, 0], [180, 0], [180, 10], [170, 10]], dtype=float)
+    (piece,) = cut_at_date_line(ring)
+    assert piece.tolist() == ring.tolist()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.sphere import EARTH_RADIUS_KM, degrees_of, unit_vectors
+from retrieval.sphere import EARTH_RADIUS_KM, cut_at_date_line, degrees_of, unit_vectors
 
 __all__ = ["LARGEST_GAP_KM", "outline"]
 
@@ -31,8 +31,7 @@ def outline(polygon: Floats) -> dict[str, Any]:
     if not len(polygon):
         return {"type": "Polygon", "coordinates": _WORLD}
     ring = _closed_at_pole(_unrolled(_densified(_with_poles(polygon))))
-    pieces = [piece for turn in (-1, 0, 1) if len(piece := _clipped(ring, 360.0 * turn))]
-    rings = [[_positions(piece)] for piece in pieces]
+    rings = [[_positions(piece)] for piece in cut_at_date_line(ring)]
     if len(rings) == 1:
         return {"type": "Polygon", "coordinates": rings[0]}
     return {"type": "MultiPolygon", "coordinates": rings}
@@ -109,30 +108,6 @@ def _closed_at_pole(ring: Floats) -> Floats:
     ends = [(-180.0, edge)], np.stack([lng, eastward], axis=1), [(180.0, edge), (180.0, pole), (-180.0, pole)]
     closed = np.concatenate(ends)
     return closed if around > 0 else closed[::-1]
-
-
-def _clipped(ring: Floats, shift: float) -> Floats:
-    """The part of a ring that lies on the map after a shift by `shift` degrees, (p, 2), or (0, 2).
-
-    A convex cell meets a meridian in at most one piece, so clipping leaves one ring (Sutherland and Hodgman 1974).
-    """
-    ring = ring + np.array([shift, 0.0])
-    for side in (1.0, -1.0):
-        ring = _clipped_on(ring, side)
-    return ring if len(ring) > 2 and np.ptp(ring[:, 0]) > 10.0**-_DIGITS else ring[:0]
-
-
-def _clipped_on(ring: Floats, side: float) -> Floats:
-    """The part of a ring that is not beyond side * 180 degrees."""
-    positions: list[Floats] = []
-    for a, b in zip(ring, np.roll(ring, -1, axis=0), strict=True):
-        from_a, from_b = 180 - side * a[0], 180 - side * b[0]
-        if from_a >= 0:
-            positions.append(a)
-        if (from_a > 0 > from_b) or (from_a < 0 < from_b):
-            crossing = a + (b - a) * from_a / (from_a - from_b)
-            positions.append(np.array([side * 180.0, crossing[1]]))
-    return np.array(positions).reshape(-1, 2)
 
 
 def _positions(ring: Floats) -> Positions:
