@@ -35,7 +35,7 @@ class SourceInfo:
 class TileSource(Protocol):
     """A source of tiles on this machine.
 
-    `read` may be called from several threads. It returns an encoded image, or None where there is no imagery.
+    `read` may be called from several threads. It returns an encoded image, or None if there is no imagery.
     """
 
     @property

@@ -43,7 +43,7 @@ def photos(
 ) -> None:
     """Draw geotagged photos from above, photos.csv, and the tiles to find them on.
 
-    A killed run continues where it was. The same options give the same files on one machine.
+    Run the same command again to continue a killed run. Equal options give equal files on one machine.
     """
     with _drawing() as bars:
         from indexer.sample_data.photos import write_photos
@@ -58,7 +58,7 @@ def photos(
 def elsewhere(settings: Elsewhere, out: Out, sheet: Sheet = None) -> None:
     """Draw pictures of no place, maps of real places in foreign renditions, and elsewhere.csv.
 
-    A killed run continues where it was. The same options give the same files on one machine.
+    Run the same command again to continue a killed run. Equal options give equal files on one machine.
     """
     with _drawing() as bars:
         from indexer.sample_data.elsewhere import write_elsewhere

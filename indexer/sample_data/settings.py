@@ -18,9 +18,9 @@ TileFormat = Literal["jpg", "png"]
 class PhotoSet:
     """A set of geotagged photos from above."""
 
-    # Neither the built-in recipe's seed, nor 77 (fitting), nor a seed of accuracy_sets.json.
     count: Annotated[int, Range(1)] = 12_000
     """Photos to draw."""
+    # Differs from the built-in recipe's seed, from 77 (fitting) and from the seeds in accuracy_sets.json.
     seed: Annotated[int, Range(0)] = 301
     """Seed of places and styles."""
     size: Annotated[int, Range(1)] = 160

@@ -82,7 +82,7 @@ def pieces_of(geometry: Any) -> list[Any]:
     # which is part of the index id, is a hash of the coordinates.
     for latitude in (90, MAX_LATITUDE):
         wrapped = shapely.intersection(wrapped, shapely.box(-180, -latitude, 180, latitude))
-    return [part for part in _with_area(wrapped) if part.geom_type == "Polygon"]
+    return [polygon for polygon in _with_area(wrapped) if polygon.geom_type == "Polygon"]
 
 
 def boxes_of(codes: NDArray[np.uint64], zoom: int) -> Any:

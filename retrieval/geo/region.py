@@ -59,7 +59,7 @@ class Region:
         pieces = [piece for p in polygons_of(_document(value), NAME, _LIMITS) for piece in pieces_of(p)]
         if not pieces:
             raise RegionError(f"{NAME} holds no polygon with area ({CLIPPED})")
-        return cls(tuple(_wkb(part) for part in _merged(pieces)))
+        return cls(tuple(_wkb(piece) for piece in _merged(pieces)))
 
     @classmethod
     def from_file(cls, path: Path) -> "Region":
@@ -118,7 +118,7 @@ class Region:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the polygons as they were given: the order of polygons and vertices counts."""
+        """SHA-256 of `wkb`, so the order of polygons and vertices counts."""
         return hashlib.sha256(b"".join(self.wkb)).hexdigest()
 
     @property
@@ -177,7 +177,7 @@ class Region:
         """A point, (lng, lat) in degrees, in both this tile and the region; None if they share no area."""
         (box,) = boxes_of(np.array([code], dtype=np.uint64), zoom)
         shared = [shapely.intersection(piece, box) for piece in self._pieces]
-        largest = max(shared, key=lambda part: float(part.area))
+        largest = max(shared, key=lambda geometry: float(geometry.area))
         if largest.area == 0:
             return None
         point = shapely.point_on_surface(largest)

@@ -79,7 +79,7 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float | None:
 
 def expires_at(headers: Mapping[str, str], now: float) -> int | None:
     """The unix second at which a response expires, by Cache-Control or else Expires; None if neither says."""
-    directives = dict(_directive(part) for part in headers.get("cache-control", "").lower().split(","))
+    directives = dict(_directive(text) for text in headers.get("cache-control", "").lower().split(","))
     if "no-cache" in directives or "no-store" in directives:
         return int(now)
     age = directives.get("max-age", "")
