@@ -8,7 +8,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from retrieval.sphere import EARTH_RADIUS_KM
+import numpy as np
+
+from retrieval.sphere import EARTH_RADIUS_KM, cut_at_date_line
 from tile_cache.addressing import Tile, bounds
 
 MEDIA_TYPE = "application/geo+json"
@@ -16,8 +18,6 @@ _COLUMNS = 96
 """A circle is drawn by its lowest and highest latitude at this many steps of longitude."""
 
 Position = list[float]
-Column = tuple[float, float, float]
-"""A longitude, and the lowest and highest latitude there."""
 
 
 def preferred(accept: str) -> bool:
@@ -81,9 +81,9 @@ def cap(lon: float, lat: float, km: float) -> dict[str, Any]:
     reach = min(km / EARTH_RADIUS_KM, math.pi * 0.999)
     if reach >= math.pi / 2 + abs(math.radians(lat)):
         # Both poles are inside: the whole Earth with a hole around the antipode.
-        rest = _strips(lon - math.copysign(180, lon), -math.radians(lat), math.pi - reach)
-        return {"type": "Polygon", "coordinates": [_WORLD, *(_hole(strip) for strip in rest)]}
-    polygons = [[_ring(strip)] for strip in _strips(lon, math.radians(lat), reach)]
+        rest = _rings(lon - math.copysign(180, lon), -math.radians(lat), math.pi - reach)
+        return {"type": "Polygon", "coordinates": [_WORLD, *(_hole(ring) for ring in rest)]}
+    polygons = [[ring] for ring in _rings(lon, math.radians(lat), reach)]
     if len(polygons) == 1:
         return {"type": "Polygon", "coordinates": polygons[0]}
     return {"type": "MultiPolygon", "coordinates": polygons}
@@ -92,20 +92,21 @@ def cap(lon: float, lat: float, km: float) -> dict[str, Any]:
 _WORLD: list[Position] = [[-180.0, -90.0], [180.0, -90.0], [180.0, 90.0], [-180.0, 90.0], [-180.0, -90.0]]
 
 
-def _strips(lon: float, lat: float, reach: float) -> Iterator[list[Column]]:
-    """A circle with at most one pole inside, as columns from west to east; two strips if it crosses the date line."""
+def _rings(lon: float, lat: float, reach: float) -> list[list[Position]]:
+    """The outline of a circle with at most one pole inside: one ring, or two if it crosses the date line."""
     if reach >= math.pi / 2 - abs(lat):  # a pole is inside: the circle covers every longitude
-        around = [-180 + 360 * i / _COLUMNS for i in range(_COLUMNS + 1)]
-        yield [(at, *_column(math.radians(at - lon), lat, reach)) for at in around]
-        return
-    half_width = math.degrees(math.asin(min(1.0, math.sin(reach) / math.cos(lat))))
-    # The sine makes columns denser at the ends, where the outline is steep.
-    across = [lon + half_width * math.sin(math.pi * (i / _COLUMNS - 0.5)) for i in range(_COLUMNS + 1)]
-    across = sorted({*across, *(edge for edge in (-180.0, 180.0) if across[0] < edge < across[-1])})
-    for turn in (-360, 0, 360):
-        inside = [at for at in across if -180 <= at + turn <= 180]
-        if len(inside) > 1:
-            yield [(at + turn, *_column(math.radians(at - lon), lat, reach)) for at in inside]
+        longitudes = [-180 + 360 * i / _COLUMNS for i in range(_COLUMNS + 1)]
+    else:
+        half_width = math.degrees(math.asin(min(1.0, math.sin(reach) / math.cos(lat))))
+        # The sine makes columns denser at the ends, where the outline is steep.
+        longitudes = [lon + half_width * math.sin(math.pi * (i / _COLUMNS - 0.5)) for i in range(_COLUMNS + 1)]
+        # A column on the date line, so that the cut there is exact.
+        edges = (edge for edge in (-180.0, 180.0) if longitudes[0] < edge < longitudes[-1])
+        longitudes = sorted({*longitudes, *edges})
+    columns = [(at, *_column(math.radians(at - lon), lat, reach)) for at in longitudes]
+    # Eastwards along the lower edge and back along the upper: counter-clockwise.
+    outline = [(at, low) for at, low, _ in columns] + [(at, high) for at, _, high in reversed(columns)]
+    return [_closed(piece.tolist()) for piece in cut_at_date_line(np.array(outline))]
 
 
 def _column(offset: float, lat: float, reach: float) -> tuple[float, float]:
@@ -121,18 +122,17 @@ def _column(offset: float, lat: float, reach: float) -> tuple[float, float]:
     return math.degrees(min(low, high)), math.degrees(high)
 
 
-def _hole(strip: list[Column]) -> list[Position]:
-    """A strip as an inner ring: clockwise, and slightly off the date line, because it must not touch the outer ring."""
+def _hole(ring: list[Position]) -> list[Position]:
+    """A ring as an inner ring: clockwise, and slightly off the date line, because it must not touch the outer ring."""
     edge = 180 - 1e-6
-    return [[min(max(at, -edge), edge), latitude] for at, latitude in reversed(_ring(strip))]
+    return [[min(max(at, -edge), edge), latitude] for at, latitude in reversed(ring)]
 
 
-def _ring(strip: list[Column]) -> list[Position]:
-    """Eastwards along the lower edge and back along the upper: counter-clockwise, closed, no repeated points."""
-    around = [[at, low] for at, low, _ in strip] + [[at, high] for at, _, high in reversed(strip)]
+def _closed(positions: list[Position]) -> list[Position]:
+    """The positions rounded, without repetitions, and closed."""
     ring: list[Position] = []
-    for position in around:
-        rounded = [round(position[0], 9), round(position[1], 9)]
+    for at, latitude in positions:
+        rounded = [round(at, 9), round(latitude, 9)]
         if not ring or rounded != ring[-1]:
             ring.append(rounded)
     if ring[0] != ring[-1]:
