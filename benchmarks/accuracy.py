@@ -72,7 +72,7 @@ def draw(chosen: PictureSet, locator: Locator, count: int | None) -> KnownPictur
 
 def measure(locator: Locator, pictures: KnownPictures, query: LocateQuery) -> dict[str, Any]:
     """All figures of one set, without intervals."""
-    outcomes = search_all(locator, Pictures.of(pictures, locator.index), query)
+    outcomes = search_all(locator, Pictures.of(pictures, locator.index), locator.plan(query))
     figures = figures_of(Row("", query.k, query.scoring, outcomes, 0.0), None, Resamples(len(outcomes), 0))
     return {
         "n": len(outcomes),

@@ -30,6 +30,7 @@ from benchmarks import machine, pyramid
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import Candidates, TileIndex
 from retrieval.search.beam import Descent, descend
+from retrieval.search.plan import SearchPlan
 
 NUMBERS = Calibration({z: ZoomNumbers(tau=0.05, b=0.0) for z in pyramid.ZOOMS})
 PASSES = 3
@@ -253,7 +254,7 @@ def table(rows: list[Row]) -> str:
 
 
 def _descend(index: Any, query: NDArray[np.float32], k: int) -> Descent:
-    return descend(index, query, NUMBERS, k, "posterior", None)
+    return descend(index, query, SearchPlan(NUMBERS, k=k))
 
 
 def _nearest(index: Any, query: NDArray[np.float32]) -> Any:

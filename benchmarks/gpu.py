@@ -41,6 +41,7 @@ from retrieval.index.reader import TileIndex
 from retrieval.locator import LocateQuery, Locator
 from retrieval.search.beam import Descent, descend
 from retrieval.search.gpu.beam import DeviceBeam
+from retrieval.search.plan import SearchPlan
 
 NUMBERS = Calibration({z: ZoomNumbers(tau=0.05, b=0.0, kappa=0.3, rho=0.8) for z in pyramid.ZOOMS})
 MAX_RESULTS = 2048
@@ -98,7 +99,7 @@ def descents(index: TileIndex, directory: Path, device: torch.device, options: a
         traces = beam.descend_batch(queries[:16], k)
         gathered = np.mean([sum(len(step.rows) for step in t.steps) for t in traces]) * index.dim * 2
         few = queries[: options.lists]
-        ms = timed(lambda k=k, few=few: [descend(index, q, NUMBERS, k, "posterior", None) for q in few], device, 3)
+        ms = timed(lambda k=k, few=few: [descend(index, q, SearchPlan(NUMBERS, k=k)) for q in few], device, 3)
         yield _row("FAISS lists on the CPU, one by one", k, 1, ms / len(few), gathered)
         for n in options.batch:
             batch = queries[:n]
@@ -171,7 +172,7 @@ def _to_gpu(index: Any, device: torch.device) -> Any:
 
 def _probes(descents: list[Descent], i: int, k: int) -> tuple[Any, Any, int]:
     """The lists that each query probes at level i, (n, m) padded with -1, their distances, and results to ask for."""
-    lists = [t.steps[i - 1].rows[t.steps[i - 1].kept] if 0 < i <= len(t.steps) else np.zeros(1, int) for t in descents]
+    lists = [t.steps[i - 1].rows[t.steps[i - 1].beam] if 0 < i <= len(t.steps) else np.zeros(1, int) for t in descents]
     probes = np.full((len(descents), min(max(map(len, lists)), MAX_RESULTS)), -1, dtype=np.int64)
     for row, some in zip(probes, lists, strict=True):
         row[: len(some)] = some

@@ -1,6 +1,7 @@
-"""The priors of an index: put into its directory, listed in its manifest, opened together with their calibrations.
+"""The priors of an index: installed into its directory, listed in its manifest, opened with their calibrations.
 
-`INDEX/priors/<name>/` holds a prior whole, so that the index can be moved. Knows files and numbers, no pictures.
+`INDEX/priors/<name>/` holds all files of a prior, so an index can be moved as a whole. This module knows files and
+numbers, no pictures.
 """
 
 import os
@@ -18,168 +19,154 @@ from retrieval.index.manifest import FileEntry, Manifest, file_entry
 from retrieval.index.reader import TileIndex
 from retrieval.priors.base import Prior, write_kind
 from retrieval.priors.registry import kind_of, open_kind, open_prior
+from retrieval.search.plan import InstalledPrior
 from retrieval.search.query import NO_PRIOR
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # loads torch
     from retrieval.encoders.open_clip import EncodesPhotos
 
-__all__ = ["Asked", "OpenPriors", "check_name", "install", "open_installed", "staged"]
+__all__ = ["OpenPriors", "check_name", "install", "open_installed", "staged"]
 
 PRIORS = "priors"
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A prior with the numbers to use it with. `fitted`: they were fitted with it; else lambda is 1 everywhere."""
-
-    name: str
-    prior: Prior
-    calibration: Calibration
-    fitted: bool
-
-    @classmethod
-    def of(cls, name: str, prior: Prior, plain: Calibration, zooms: Iterable[int], own: Calibration) -> "Asked":
-        """`own`: what was read for this prior; numbers of another version of it do not count."""
-        about = own.extra.get("prior") or {}
-        if about.get("fingerprint") == prior.fingerprint:
-            return cls(name, prior, own, True)
-        return cls(name, prior, plain.unfitted_with_prior(zooms), False)
-
-    @property
-    def calibration_id(self) -> str | None:
-        """None where nothing was fitted with this prior."""
-        return self.calibration.id if self.fitted else None
-
-
-@dataclass(frozen=True)
 class OpenPriors:
-    """Opened priors by name; `default`: the one that is asked where a question names none."""
+    """Open priors by name. `default`: the prior of queries that name none; None for no prior."""
 
-    by_name: Mapping[str, Asked]
+    by_name: Mapping[str, InstalledPrior]
     default: str | None = None
 
-    def asked(self, name: str | None) -> Asked | None:
-        """The prior that a question names, None for none; raises QueryError for one that is not there."""
-        wanted = self.default if name is None else name
-        if wanted is None or wanted == NO_PRIOR:
+    def select(self, name: str | None) -> InstalledPrior | None:
+        """The prior with this name, the default for None; None for `none`. Raises QueryError for an unknown name."""
+        chosen = self.default if name is None else name
+        if chosen is None or chosen == NO_PRIOR:
             return None
-        if wanted not in self.by_name:
-            there = ", ".join([NO_PRIOR, *self.by_name])
-            raise QueryError(f"prior {wanted!r} is none that this index has; there are {there}")
-        return self.by_name[wanted]
+        if chosen not in self.by_name:
+            raise QueryError(f"unknown prior {chosen!r}: this index has {', '.join([NO_PRIOR, *self.by_name])}")
+        return self.by_name[chosen]
 
     def describe(self) -> list[dict[str, Any]]:
-        """For GET /index."""
+        """Name, fingerprint and calibration id of each prior, for GET /index."""
         return [
-            {"name": name, "fingerprint": asked.prior.fingerprint, "calibration_id": asked.calibration_id}
-            for name, asked in self.by_name.items()
+            {"name": name, "fingerprint": prior.prior.fingerprint, "calibration_id": prior.calibration_id}
+            for name, prior in self.by_name.items()
         ]
 
 
 def open_installed(
     index: TileIndex,
-    plain: Calibration,
+    calibration: Calibration,
     photo: "EncodesPhotos",
     *,
     device: str = "auto",
     names: Iterable[str] | None = None,
     default: str | None = None,
-    kept: Mapping[str, Prior] | None = None,
+    reuse: Mapping[str, Prior] | None = None,
 ) -> OpenPriors:
-    """Open an index's priors, or those of `names`, with their calibrations.
+    """Open the priors of an index with their calibrations; all of them, or only `names`.
 
-    `default`: asked with in place of the manifest's choice; `none` for none. What is named and the index does not have
-    is opened as a kind that needs no files. `kept`: priors that are open already, with this photo encoder; one is taken
-    again if it is what the manifest lists. Raises PriorError, CalibrationError and what the priors' encoders raise.
+    `calibration`: the index's own. `default`: replaces the manifest's default prior; `none` for no prior. A name that
+    the index does not list is opened as a kind of prior that needs no files. `reuse`: priors that are already open with
+    this photo encoder; one is taken over if the manifest lists the same fingerprint. Raises PriorError,
+    CalibrationError, and the errors of the priors' encoders.
     """
     listed, default = index.manifest.priors, default or index.manifest.prior
     wanted = list(listed) if names is None else list(names)
     if default not in (None, NO_PRIOR):
         wanted.append(str(default))
-    found = {}
+    priors = {}
     for name in dict.fromkeys(wanted):
-        prior = _still(index, name, kept) or _open(index, name, device, photo)
-        found[name] = Asked.of(name, prior, plain, index.zooms, Calibration.read(index.directory, name))
-    return OpenPriors(found, default)
+        prior = _reusable(index, name, reuse) or _open(index, name, device, photo)
+        own = Calibration.read(index.directory, name)
+        priors[name] = InstalledPrior.of(name, prior, calibration, index.zooms, own)
+    return OpenPriors(priors, default)
 
 
-def _still(index: TileIndex, name: str, kept: Mapping[str, Prior] | None) -> Prior | None:
-    """The kept prior of this name, if it is this one; one that needs no files is what it was."""
-    prior, about = (kept or {}).get(name), index.manifest.priors.get(name)
-    if prior is not None and about is not None and about.get("fingerprint") != prior.fingerprint:
+def _reusable(index: TileIndex, name: str, reuse: Mapping[str, Prior] | None) -> Prior | None:
+    """The open prior of this name, unless the index has another version of it."""
+    prior, entry = (reuse or {}).get(name), index.manifest.priors.get(name)
+    if prior is not None and entry is not None and entry.get("fingerprint") != prior.fingerprint:
         return None
     return prior
 
 
 def _open(index: TileIndex, name: str, device: str, photo: "EncodesPhotos") -> Prior:
-    about = index.manifest.priors.get(name)
-    if about is None:
+    entry = index.manifest.priors.get(name)
+    if entry is None:
         return open_kind(check_name(name), None, device=device, photo=photo)
     prior = open_prior(index.directory / PRIORS / name, device=device, photo=photo)
-    if prior.fingerprint != about.get("fingerprint"):
-        raise PriorError(f"{index.directory / PRIORS / name} is not what was installed: calibrate with it again")
+    if prior.fingerprint != entry.get("fingerprint"):
+        raise PriorError(
+            f"{index.directory / PRIORS / name} differs from the prior that was installed: run `tilebeam calibrate "
+            "--prior` with it again"
+        )
     return prior
 
 
 def check_name(name: str) -> str:
-    """Return a prior's name, or raise PriorError: it becomes part of file names."""
+    """Return a prior's name, or raise PriorError: the name becomes part of file names."""
     if name == NO_PRIOR or not _NAME.fullmatch(name):
-        raise PriorError(f"{name!r} cannot name a prior: small letters, digits, - and _, and not {NO_PRIOR!r}")
+        raise PriorError(
+            f"{name!r} is not a valid name of a prior: use up to 40 of a-z, 0-9, - and _, and not {NO_PRIOR!r}"
+        )
     return name
 
 
 @contextmanager
 def staged(index: Path, name: str, source: Path | None) -> Iterator[Path]:
-    """A prior's directory beside where it will lie in the index, gone at the end unless `install` has moved it.
+    """A copy of a prior's directory inside the index; removed at the end unless `install` has moved it into place.
 
-    `source`: a directory to copy; None takes the one that the index has, or, of a kind that needs no files, makes it.
+    `source`: the directory to copy; None copies the prior of this name that the index already has, or, if it has none,
+    writes the directory of a kind that needs no files.
     """
-    own = index / PRIORS / check_name(name)
-    origin = source or (own if own.is_dir() else None)
+    installed = index / PRIORS / check_name(name)
+    origin = source or (installed if installed.is_dir() else None)
     if origin is not None:
-        kind_of(origin)  # before anything is copied: is it one?
-    place = index / PRIORS / f".{name}.{os.getpid()}.tmp"
+        kind_of(origin)  # raises before anything is copied if this is not a prior's directory
+    directory = index / PRIORS / f".{name}.{os.getpid()}.tmp"
     try:
-        _stage(name, origin, place)
-        yield place
+        _stage(name, origin, directory)
+        yield directory
     finally:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(directory, ignore_errors=True)
 
 
-def _stage(name: str, origin: Path | None, place: Path) -> None:
+def _stage(name: str, origin: Path | None, directory: Path) -> None:
     try:
         if origin is not None:
-            shutil.copytree(origin, place)
+            shutil.copytree(origin, directory)
             return
-        place.mkdir(parents=True)
-        write_kind(place, name)
+        directory.mkdir(parents=True)
+        write_kind(directory, name)
     except OSError as exc:
-        raise PriorError(f"{place} cannot be written ({exc.strerror}): make room or give the right to write") from exc
-    kind_of(place)
+        raise PriorError(f"cannot write {directory} ({exc.strerror}): free some space or check permissions") from exc
+    kind_of(directory)
 
 
-def install(index: Path, name: str, place: Path, fingerprint: str, *, default: bool) -> None:
-    """Move a staged prior into an index and list it in the manifest; `default`: as the one that is asked unasked.
+def install(index: Path, name: str, directory: Path, fingerprint: str, *, default: bool) -> None:
+    """Move a staged prior into an index and list it in the manifest; `default`: use it for queries that name none.
 
-    A prior of this name goes first, from the manifest before its files, so that at no time it lists what is not there.
+    An older prior of this name is removed from the manifest before its files are deleted, so the manifest never lists
+    missing files.
     """
-    manifest, own = Manifest.read(index), index / PRIORS / name
-    others = {n: p for n, p in manifest.priors.items() if n != name}
-    kept = tuple(f for f in manifest.files if not f.name.startswith(f"{PRIORS}/{name}/"))
-    asked = None if manifest.prior == name else manifest.prior
+    manifest, installed = Manifest.read(index), index / PRIORS / name
+    other_priors = {n: p for n, p in manifest.priors.items() if n != name}
+    other_files = tuple(f for f in manifest.files if not f.name.startswith(f"{PRIORS}/{name}/"))
+    old_default = None if manifest.prior == name else manifest.prior
     if name in manifest.priors:
-        replace(manifest, priors=others, prior=asked, files=kept).write(index)
-    kind = kind_of(place)
-    if own.exists():
-        shutil.rmtree(own)
-    os.replace(place, own)
-    files = (*kept, *_files(index, own))
-    priors = {**others, name: {"kind": kind, "fingerprint": fingerprint}}
-    replace(manifest, priors=priors, prior=name if default else asked, files=files).write(index)
+        replace(manifest, priors=other_priors, prior=old_default, files=other_files).write(index)
+    kind = kind_of(directory)
+    if installed.exists():
+        shutil.rmtree(installed)
+    os.replace(directory, installed)
+    files = (*other_files, *_file_entries(index, installed))
+    priors = {**other_priors, name: {"kind": kind, "fingerprint": fingerprint}}
+    replace(manifest, priors=priors, prior=name if default else old_default, files=files).write(index)
 
 
-def _files(index: Path, own: Path) -> Iterator[FileEntry]:
-    for path in sorted(own.rglob("*")):
+def _file_entries(index: Path, directory: Path) -> Iterator[FileEntry]:
+    for path in sorted(directory.rglob("*")):
         if path.is_file():
             yield file_entry(index, path.relative_to(index).as_posix())

@@ -1,49 +1,47 @@
-"""Pictures to places: an index, its calibration and its photo encoder, opened together and safe to share by threads.
+"""An open index with its calibration, photo encoder and priors; it answers queries. Safe to share between threads.
 
-It knows nothing of HTTP, files of pictures, or queues.
+It knows nothing of HTTP, picture files or queues; `retrieval.pipeline` is the way from a picture's bytes to an answer.
 """
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from retrieval.encoders.no_encoder import NO_ENCODER, NoEncoder
 from retrieval.errors import DeviceMemoryError, EncoderMismatchError, QueryError
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import FORMAT_VERSION
 from retrieval.index.reader import TileIndex
-from retrieval.installed_priors import Asked, OpenPriors, open_installed
+from retrieval.installed_priors import OpenPriors, open_installed
 from retrieval.priors.base import Belief, Prior
 from retrieval.search.answer import Answer, alternative_of, levels_of, trace_of
-from retrieval.search.answer_point import radii_km
+from retrieval.search.answer_point import paper_places, places, radii_km
 from retrieval.search.beam import Descent, descend
 from retrieval.search.own_answer import answer_alone
+from retrieval.search.plan import SearchPlan
+from retrieval.search.points import Support
 from retrieval.search.query import NO_PRIOR, BBox, LocateQuery
-from retrieval.search.region_limit import places_of, support_of
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # both load torch, which takes seconds
     from retrieval.encoders.open_clip import EncodesPhotos
     from retrieval.search.gpu.beam import DeviceBeam
 
-__all__ = ["BBox", "Beam", "LocateQuery", "Locator"]
+__all__ = ["BBox", "LocateQuery", "Locator"]
 
-Beam = Literal["auto", "lists", "device"]
-"""What searches: FAISS's lists on the CPU, or tensors on the encoder's device; `auto`: tensors where that is a GPU."""
-_AT_ONCE = 128
-"""Embeddings whose searches on a device are held at once: tens of megabytes."""
-_BELIEFS_AT_ONCE = 16
-"""Beliefs that are held at once: up to a megabyte each."""
+_DESCENTS_PER_CALL = 128
+"""Embeddings that are searched in one call on a device; their descents take tens of megabytes."""
+_BELIEFS_PER_CALL = 16
+"""Beliefs that a prior makes in one call; each takes up to a megabyte."""
 _log = logging.getLogger("tilebeam.retrieval")
 
 
 class Locator:
-    """An open index that answers. `locate` may be called from many threads at once, as may the encoder's `prepare`."""
+    """An open index that answers queries. All methods may be called from many threads at once."""
 
     def __init__(
         self,
@@ -68,117 +66,104 @@ class Locator:
         device: str = "auto",
         encoder: "EncodesPhotos | None" = None,
         calibration: Calibration | None = None,
-        mmap: bool = True,
-        beam: Beam = "auto",
-        half: bool = True,
         priors: Iterable[str] | None = None,
         prior: str | None = None,
-        kept: Mapping[str, Prior] | None = None,
+        reuse_priors: Mapping[str, Prior] | None = None,
     ) -> "Locator":
-        """Open an index directory with the photo encoder that its manifest names, or with a given one.
+        """Open an index directory; `encoder` and `calibration` replace the ones that it names.
 
-        With a `calibration` the one in the directory is not read.
-        `mmap` opens at once and lets the system hold what is asked for; without it, all is read into memory first.
-        `half` lets an encoder that is loaded here, on a GPU, compute in half precision if its embeddings stay the same.
-        `priors` names those of the index's to open, None all; `prior` the one that is asked with unless a question
-        names another, None the manifest's; `kept` those that are open already (`priors.installed.open_installed`).
-        `beam` says what searches; an index that its device has no room for is searched by the lists if `device` is
-        `auto`. Raises IndexFormatError's kinds, CalibrationError, EncoderError, EncoderMismatchError for another
-        encoder, and DeviceMemoryError.
+        On a GPU the search runs on the device too; if the index does not fit and `device` is `auto`, it runs on the
+        CPU. An encoder that is loaded here computes in half precision on a GPU if that keeps its embeddings.
+        `priors`: the names to open, None for all of the index. `prior`: the default prior, None for the manifest's.
+        `reuse_priors`: see `open_installed`. Raises the IndexFormatErrors, CalibrationError, EncoderError,
+        EncoderMismatchError for a different encoder, PriorError, and DeviceMemoryError.
         """
-        index = TileIndex.open(directory, mmap=mmap)
+        index = TileIndex.open(directory)
         calibration = Calibration.read(directory) if calibration is None else calibration
-        encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device, half)
-        searcher = _device_beam(index, calibration, encoder, device, beam)
-        opened = open_installed(index, calibration, encoder, device=device, names=priors, default=prior, kept=kept)
-        return cls(index, calibration, encoder, searcher, opened)
+        encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device)
+        device_beam = _device_beam(index, calibration, encoder, device)
+        open_priors = open_installed(
+            index, calibration, encoder, device=device, names=priors, default=prior, reuse=reuse_priors
+        )
+        return cls(index, calibration, encoder, device_beam, open_priors)
 
-    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
-        """An RGB picture to the encoder's input, (3, s, s) float32; thread-safe."""
-        return self.encoder.prepare(image)
-
-    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Prepared pictures, (n, 3, s, s) float32, to embeddings, (n, d) float32, unit rows."""
-        return self.encoder.encode(batch)
-
-    def asked(self, query: LocateQuery) -> Asked | None:
-        """The prior that a question is to be answered with, None for none; raises QueryError where that cannot be."""
-        if query.scoring == "paper" and query.prior in (None, NO_PRIOR):
-            return None
+    def plan(self, query: LocateQuery) -> SearchPlan:
+        """Resolve a query against this index; raises QueryError for a prior that it does not have or cannot use."""
         if query.scoring == "paper":
-            raise QueryError(f"scoring paper ranks by similarity alone, so it cannot ask the prior {query.prior}")
-        asked = self.priors.asked(query.prior)
-        if asked is None and (query.scoring == "bolted" or query.alone):
-            raise QueryError("a prior's own answer was asked for, alone or bolted on, and no prior: name one")
-        return asked
+            if query.prior not in (None, NO_PRIOR):
+                raise QueryError(f"scoring paper ranks by similarity alone and cannot use the prior {query.prior}")
+            prior = None
+        else:
+            prior = self.priors.select(query.prior)
+        if prior is None and query.prior_only:
+            raise QueryError("a prior's own answer was requested without a prior: name one")
+        return SearchPlan(
+            calibration=self.calibration if prior is None else prior.calibration,
+            k=query.k,
+            scoring=query.scoring,
+            constraint=query.constraint,
+            prior=prior,
+            prior_only=query.prior_only,
+            alternatives=query.alternatives,
+            trace=query.trace,
+        )
 
-    def encoder_beside(self, query: LocateQuery) -> "EncodesPhotos | None":
-        """The encoder of the asked prior, where it has one of its own: what makes `features` for `locate`."""
-        asked = self.asked(query)
-        return None if asked is None else asked.prior.encoder
+    def locate(self, embeddings: NDArray[np.float32], query: LocateQuery) -> list[Answer]:
+        """One answer per embedding, (n, d) float32 unit rows; for priors without an encoder of their own.
 
-    def beliefs(self, features: NDArray[np.float32], query: LocateQuery) -> Iterator[Belief | None]:
-        """What the asked prior believes of each picture, by its features, (n, f): of its own encoder, if it has one."""
-        asked = self.asked(query)
-        for start in range(0, len(features), _BELIEFS_AT_ONCE):
-            part = features[start : start + _BELIEFS_AT_ONCE]
-            yield from [None] * len(part) if asked is None else asked.prior.beliefs(part)
+        Raises QueryError, for example if the constraint covers no tile.
+        """
+        return self.answers(embeddings, self.plan(query))
 
-    def locate(
-        self, embeddings: NDArray[np.float32], query: LocateQuery, features: NDArray[np.float32] | None = None
+    def answers(
+        self, embeddings: NDArray[np.float32], plan: SearchPlan, features: NDArray[np.float32] | None = None
     ) -> list[Answer]:
-        """One answer for each embedding, (n, d) unit rows; raises QueryError if the query's area covers no tile.
+        """One answer per embedding, (n, d) float32 unit rows; raises QueryError if the constraint covers no tile.
 
-        `features`, (n, f): of the asked prior's own encoder; of one that has none they are the embeddings.
+        `features`, (n, f) float32: made by the plan's `prior_encoder`, if there is one.
         """
         rows = self._checked(embeddings)
-        beliefs = self.beliefs(self._features(rows, query) if features is None else features, query)
-        asked = self.asked(query)
-        if query.alone and asked is not None:
-            return [answer_alone(belief, asked, self.index.manifest) for belief in beliefs if belief is not None]
-        return [self.answer_of(descent, query) for descent in self._descents(rows, query, beliefs)]
+        beliefs = self._beliefs(plan, rows, features)
+        if plan.prior_only and plan.prior is not None:
+            manifest = self.index.manifest
+            return [answer_alone(belief, plan.prior, manifest) for belief in beliefs if belief is not None]
+        return [self.answer_of(descent, plan) for descent in self._descents(rows, plan, beliefs)]
 
-    def descend(self, embedding: NDArray[np.float32], query: LocateQuery, belief: Belief | None = None) -> Descent:
-        """The search alone, for one embedding, (d,), and what the asked prior believes: all candidates' masses."""
-        row = self._checked(embedding[None])
-        beliefs = self.beliefs(self._features(row, query), query) if belief is None else iter([belief])
-        return next(self._descents(row, query, beliefs))
+    def descend(self, embedding: NDArray[np.float32], plan: SearchPlan, belief: Belief | None = None) -> Descent:
+        """The search alone, for one embedding, (d,) float32; `belief`: what the plan's prior makes of the picture."""
+        rows = self._checked(embedding[None])
+        beliefs = self._beliefs(plan, rows, None) if belief is None else iter([belief])
+        return next(self._descents(rows, plan, beliefs))
 
-    def expect_single(self) -> None:
-        """Let the encoder find out how it encodes one picture alone soonest, in the thread that will do so."""
-        expect = getattr(self.encoder, "expect_single", None)  # not every encoder has a choice
-        if expect is not None:
-            expect()
-
-    def answer_of(self, descent: Descent, query: LocateQuery) -> Answer:
-        """What `locate` answers after this search; `query` must be what was searched for."""
-        support = support_of(descent, query)
-        place, *others = islice(places_of(descent, support, query), 1 + query.alternatives)
+    def answer_of(self, descent: Descent, plan: SearchPlan) -> Answer:
+        """The answer that follows from a search with this plan."""
+        support = Support.of(descent, plan.constraint)
+        candidates = places if plan.scoring == "posterior" else paper_places
+        place, *others = islice(candidates(descent, support, plan.constraint), 1 + plan.alternatives)
         confidences = descent.confidences()
-        asked = self.asked(query)
-        calibrated = self._is_calibrated(query, descent, asked)
-        numbers = self.calibration if asked is None else asked.calibration
-        fitted = numbers if calibrated else Calibration()
-        half, most = radii_km(support, descent.elsewhere, place, [fitted.radius_share(p) for p in ("50", "90")])
+        calibrated = self._is_calibrated(plan, descent)
+        fitted = plan.calibration if calibrated else Calibration()
+        shares = [fitted.radius_share(percent) for percent in ("50", "90")]
+        radius_50_km, radius_90_km = radii_km(support, descent.elsewhere, place, shares)
         return Answer(
             lng=place.lng,
             lat=place.lat,
             levels=levels_of(descent, confidences, place),
             calibrated=calibrated,
-            radius_50_km=half,
-            radius_90_km=most,
+            radius_50_km=radius_50_km,
+            radius_90_km=radius_90_km,
             elsewhere=min(1.0, descent.elsewhere),
             alternatives=tuple(alternative_of(descent, confidences, other) for other in others),
-            trace=trace_of(descent, confidences) if query.trace else None,
+            trace=trace_of(descent, confidences) if plan.trace else None,
             index_id=self._id,
-            calibration_id=self._calibration_id if asked is None else asked.calibration_id,
-            prior=None if asked is None else asked.name,
+            calibration_id=self._calibration_id if plan.prior is None else plan.prior.calibration_id,
+            prior=None if plan.prior is None else plan.prior.name,
             zooms=tuple(self.index.zooms),
             attribution=self.index.manifest.attribution,
         )
 
     def describe(self) -> dict[str, Any]:
-        """What GET /index tells."""
+        """The JSON object of GET /index."""
         manifest = self.index.manifest
         zooms = [{"zoom": z.zoom, "rows": z.rows, "vectors": z.vectors, "inferred": z.inferred} for z in manifest.zooms]
         maps = {str(z.zoom): {"fingerprint": z.encoder, "context": z.context} for z in manifest.zooms}
@@ -191,8 +176,8 @@ class Locator:
             "codec": manifest.codec,
             "coverage": dict(manifest.coverage),
             "encoders": {
-                "photo": _public(manifest.photo_encoder),
-                "map": _public(manifest.map_encoders) | {"zooms": maps},
+                "photo": _without_spec(manifest.photo_encoder),
+                "map": _without_spec(manifest.map_encoders) | {"zooms": maps},
             },
             "attribution": manifest.attribution,
             "priors": self.priors.describe(),
@@ -200,79 +185,86 @@ class Locator:
             "engine": "lists on cpu" if self._device_beam is None else f"tensors on {self._device_beam.index.device}",
         }
 
-    def _features(self, rows: NDArray[np.float32], query: LocateQuery) -> NDArray[np.float32]:
-        """The embeddings, as features of the asked prior; raises QueryError for one that has an encoder of its own."""
-        if (encoder := self.encoder_beside(query)) is not None:
-            raise QueryError(f"the asked prior has an encoder of its own, {encoder.name}, whose features are missing")
-        return rows
-
     def _checked(self, embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
         rows = np.ascontiguousarray(embeddings, dtype=np.float32)
         if rows.ndim != 2 or rows.shape[1] != self.index.dim:
-            raise QueryError(f"embeddings of shape {rows.shape} for an index of dimension {self.index.dim}")
+            raise QueryError(f"embeddings have shape {rows.shape}: this index needs (n, {self.index.dim})")
         if not np.isfinite(rows).all():
-            raise QueryError("an embedding is not finite: its picture cannot be compared with anything")
+            raise QueryError("an embedding is not finite: the photo encoder failed on this picture")
         return rows
 
-    def _descents(
-        self, rows: NDArray[np.float32], query: LocateQuery, beliefs: Iterator[Belief | None]
-    ) -> Iterator[Descent]:
-        """One search for each row, on the device if there is one; boxes and priors are the lists' to heed."""
-        asked = self.asked(query)
-        numbers = self.calibration if asked is None else asked.calibration
-        if self._device_beam is None or query.confined or asked is not None:
-            for row, belief in zip(rows, beliefs, strict=False):
-                yield descend(self.index, row, numbers, query.k, query.scoring, query.area, belief)
+    def _beliefs(
+        self, plan: SearchPlan, rows: NDArray[np.float32], features: NDArray[np.float32] | None
+    ) -> Iterator[Belief | None]:
+        """The belief of the plan's prior for each picture; None without a prior."""
+        if plan.prior is None:
+            yield from [None] * len(rows)
             return
-        for start in range(0, len(rows), _AT_ONCE):
-            yield from self._device_beam.descend_batch(rows[start : start + _AT_ONCE], query.k, query.scoring)
+        if plan.prior_encoder is not None and features is None:
+            raise QueryError(
+                f"the prior {plan.prior.name} has its own encoder, {plan.prior_encoder.name}: give its features"
+            )
+        rows = rows if features is None else features
+        for start in range(0, len(rows), _BELIEFS_PER_CALL):
+            yield from plan.prior.prior.beliefs(rows[start : start + _BELIEFS_PER_CALL])
 
-    def _is_calibrated(self, query: LocateQuery, descent: Descent, asked: Asked | None) -> bool:
+    def _descents(
+        self, rows: NDArray[np.float32], plan: SearchPlan, beliefs: Iterator[Belief | None]
+    ) -> Iterator[Descent]:
+        """One search per row; on the device if there is one, which supports neither constraints nor priors."""
+        if self._device_beam is None or plan.constraint is not None or plan.prior is not None:
+            for row, belief in zip(rows, beliefs, strict=False):
+                yield descend(self.index, row, plan, belief)
+            return
+        for start in range(0, len(rows), _DESCENTS_PER_CALL):
+            yield from self._device_beam.descend_batch(rows[start : start + _DESCENTS_PER_CALL], plan.k, plan.scoring)
+
+    def _is_calibrated(self, plan: SearchPlan, descent: Descent) -> bool:
         zooms = [step.level.zoom for step in descent.steps]
-        fingerprint = self.index.manifest.photo_encoder["fingerprint"]
-        numbers, prior = (self.calibration, None) if asked is None else (asked.calibration, asked.prior.fingerprint)
-        fits = numbers.fits(query.k, zooms, self._coverage_hash, fingerprint, prior)
-        return query.scoring == "posterior" and fits
+        photo = self.index.manifest.photo_encoder["fingerprint"]
+        prior = None if plan.prior is None else plan.prior.prior.fingerprint
+        fits = plan.calibration.fits(plan.k, zooms, self._coverage_hash, photo, prior)
+        return plan.scoring == "posterior" and fits
 
 
-def _load_encoder(directory: Path, description: Mapping[str, Any], device: str, half: bool) -> "EncodesPhotos":
+def _load_encoder(directory: Path, description: Mapping[str, Any], device: str) -> "EncodesPhotos":
     if description["fingerprint"] == NO_ENCODER:
         return NoEncoder()
-    # Imported here, as torch takes seconds to import and who brings an encoder may need none of it.
+    # Imported here because torch takes seconds to import, and callers that bring an encoder may not need it.
     from retrieval.encoders.open_clip import PhotoEncoder
     from retrieval.encoders.precision import use_half
 
-    own = directory / "encoders"
-    encoder = PhotoEncoder.load(str(own) if own.is_dir() else str(description["spec"]), device=device)
-    if half and _on_gpu(encoder):
+    saved = directory / "encoders"
+    encoder = PhotoEncoder.load(str(saved) if saved.is_dir() else str(description["spec"]), device=device)
+    if _on_gpu(encoder):
         use_half(encoder)
     return encoder
 
 
 def _device_beam(
-    index: TileIndex, calibration: Calibration, encoder: "EncodesPhotos", device: str, beam: Beam
+    index: TileIndex, calibration: Calibration, encoder: "EncodesPhotos", device: str
 ) -> "DeviceBeam | None":
-    """The index as tensors where the encoder runs, if that is what should search; None: the lists do."""
+    """The index as tensors on the GPU that the encoder runs on; None if the search runs on the CPU."""
     if any(len(level.codes) and not level.has_vectors for level in index.levels):
         return None
-    if beam == "lists" or (beam == "auto" and (device == "cpu" or (device == "auto" and not _on_gpu(encoder)))):
+    if device == "cpu" or (device == "auto" and not _on_gpu(encoder)):
         return None
-    # Imported here for torch, as above.
+    # Imported here for the same reason as above: torch.
     from retrieval.encoders.open_clip import resolve_device
     from retrieval.search.gpu.beam import DeviceBeam
 
-    where = getattr(encoder, "device", "cpu") if device == "auto" else device
+    name = getattr(encoder, "device", "cpu") if device == "auto" else device
     try:
-        return DeviceBeam.of(index, calibration, resolve_device(str(where)))
+        return DeviceBeam.of(index, calibration, resolve_device(str(name)))
     except DeviceMemoryError as exc:
         if device != "auto":
             raise
-        _log.warning("the index's lists are searched on the CPU instead: %s", exc)
+        _log.warning("the search runs on the CPU: %s", exc)
         return None
 
 
 def _on_gpu(encoder: "EncodesPhotos") -> bool:
-    """Whether an encoder has a device, which not every one does, and it is a GPU."""
+    """Whether the encoder computes on a GPU; an encoder without a `device` does not."""
     return str(getattr(encoder, "device", "cpu")).startswith("cuda")
 
 
@@ -286,10 +278,11 @@ def _check_encoder(index: TileIndex, encoder: "EncodesPhotos") -> None:
         )
     if encoder.dim != index.dim:
         raise EncoderMismatchError(
-            f"{encoder.name} gives {encoder.dim} numbers a picture, {index.directory} holds {index.dim}"
+            f"{encoder.name} makes embeddings of dimension {encoder.dim}, {index.directory} needs {index.dim}: "
+            "index again with this encoder"
         )
 
 
-def _public(description: Mapping[str, Any]) -> dict[str, Any]:
-    """An encoder's description without where it lay on the disk of whoever built the index."""
+def _without_spec(description: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoder's description without `spec`, which may be a path on the machine that built the index."""
     return {name: value for name, value in description.items() if name != "spec"}

@@ -1,6 +1,8 @@
-"""From bytes to the answer's JSON, synchronously: the road that the service and `tilebeam locate --index` share.
+"""The road of a picture: bytes -> pixels (`decode`), pixels -> embedding -> search -> answer (`locate`).
 
-It knows nothing of threads, queues or HTTP; its caller decides where each half runs.
+`locate_picture` does both. The service calls the two halves in different threads, so that it can locate several
+pictures as one group. An answer is the JSON object of the HTTP contract. This module knows nothing of threads, queues
+or HTTP.
 """
 
 import time
@@ -13,115 +15,104 @@ from numpy.typing import NDArray
 
 from retrieval.encoders.photo import PhotoLimits, decode_photo
 from retrieval.locator import Locator
+from retrieval.search.plan import SearchPlan
 from retrieval.search.query import LocateQuery
 
-__all__ = ["Outcome", "Prepared", "locate_group", "locate_mixed", "prepare"]
+__all__ = ["DecodedPicture", "Outcome", "decode", "locate", "locate_picture"]
 
+_DEFAULT_QUERY = LocateQuery()
+_DEFAULT_LIMITS = PhotoLimits()
 Outcome = dict[str, Any] | Exception
-"""What became of one photo of a group: the answer's JSON, or why there is none."""
-_ANYTHING = LocateQuery()
+"""The result for one picture of a group: its answer, or the error that prevented one."""
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A decoded photo as its locator's encoder wants it, (3, s, s) float32, and the milliseconds that this took.
+class DecodedPicture:
+    """A picture ready for the encoders, and the plan to locate it with. `decode_ms`: the time that decoding took.
 
-    `for_prior`: also as the asked prior's own encoder wants it, where there is such.
+    `pixels`: (3, s, s) float32, for the locator's photo encoder; `prior_pixels`: for the prior's own encoder, if it has
+    one.
     """
 
-    pixels: NDArray[np.float32]
-    decode_ms: float
     locator: Locator
-    for_prior: NDArray[np.float32] | None = None
+    plan: SearchPlan
+    pixels: NDArray[np.float32]
+    prior_pixels: NDArray[np.float32] | None
+    decode_ms: float
 
 
-def prepare(locator: Locator, data: bytes, limits: PhotoLimits, query: LocateQuery = _ANYTHING) -> Prepared:
-    """Decode and preprocess one photo to be asked this; raises PhotoError for bytes that are none, and QueryError."""
-    started, own = time.perf_counter(), locator.encoder_beside(query)
-    if own is None:
-        pixels, for_prior = locator.prepare(decode_photo(data, limits, locator.encoder.least_edge)), None
-    else:
-        edges = (locator.encoder.least_edge, own.least_edge)
-        image = decode_photo(data, limits, None if None in edges else max(edge or 0 for edge in edges))
-        pixels, for_prior = locator.prepare(image), own.prepare(image)
-    return Prepared(pixels, _ms_since(started), locator, for_prior)
+def locate_picture(
+    locator: Locator, data: bytes, query: LocateQuery = _DEFAULT_QUERY, limits: PhotoLimits = _DEFAULT_LIMITS
+) -> dict[str, Any]:
+    """Locate one picture file's bytes; raises PhotoError, QueryError, or what an encoder raises."""
+    [outcome] = locate([decode(locator, data, query, limits)])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-def locate_group(locator: Locator, photos: Sequence[Prepared], query: LocateQuery) -> list[dict[str, Any]]:
-    """Encode and locate photos together: one JSON object of the HTTP contract each, in order.
+def decode(
+    locator: Locator, data: bytes, query: LocateQuery = _DEFAULT_QUERY, limits: PhotoLimits = _DEFAULT_LIMITS
+) -> DecodedPicture:
+    """Resolve the query and decode the picture; raises QueryError, or PhotoError for bytes that are not a picture."""
+    started = time.perf_counter()
+    plan = locator.plan(query)
+    encoders = [locator.encoder] if plan.prior_encoder is None else [locator.encoder, plan.prior_encoder]
+    edges = [encoder.least_edge for encoder in encoders]
+    image = decode_photo(data, limits, None if None in edges else max(edge or 0 for edge in edges))
+    pixels = locator.encoder.prepare(image)
+    prior_pixels = None if plan.prior_encoder is None else plan.prior_encoder.prepare(image)
+    return DecodedPicture(locator, plan, pixels, prior_pixels, _ms_since(started))
 
-    `timing_ms` divides what the group shared by its photos. Raises QueryError for a query that has no answer.
+
+def locate(pictures: Sequence[DecodedPicture]) -> list[Outcome]:
+    """Encode pictures of one locator together, and search those with equal plans together; outcomes in order.
+
+    `timing_ms` divides shared time by the number of pictures. If a group fails, its pictures are located one by one, so
+    that only those that cause the failure get an error. Raises nothing.
     """
-    embeddings, encode_ms = _encoded(locator, photos)
-    return _searched(locator, photos, embeddings, query, encode_ms)
-
-
-def locate_mixed(asked: Sequence[tuple[Prepared, LocateQuery]]) -> list[Outcome]:
-    """Encode photos of one locator together, search equal questions together: an outcome each, in order.
-
-    Whoever breaks the group is found out by going one by one; the others are answered. Raises nothing.
-    """
-    photos = [photo for photo, _ in asked]
+    started = time.perf_counter()
     try:
-        embeddings, encode_ms = _encoded(photos[0].locator, photos)
+        embeddings = pictures[0].locator.encoder.encode(np.stack([picture.pixels for picture in pictures]))
     except Exception as error:
-        return [error] if len(asked) == 1 else [outcome for one in asked for outcome in locate_mixed([one])]
-    rows_of: dict[LocateQuery, list[int]] = {}
-    for row, (_, query) in enumerate(asked):
-        rows_of.setdefault(query, []).append(row)
-    found: dict[int, Outcome] = {}
-    for query, rows in rows_of.items():
-        found |= zip(rows, _each(photos, embeddings, rows, query, encode_ms), strict=True)
-    return [found[row] for row in range(len(asked))]
+        return [error] if len(pictures) == 1 else [outcome for picture in pictures for outcome in locate([picture])]
+    encode_ms = _ms_since(started) / len(pictures)
+    rows_of: dict[SearchPlan, list[int]] = {}
+    for row, picture in enumerate(pictures):
+        rows_of.setdefault(picture.plan, []).append(row)
+    outcomes: dict[int, Outcome] = {}
+    for rows in rows_of.values():
+        group = [pictures[row] for row in rows]
+        outcomes |= zip(rows, _search(group, embeddings[rows], encode_ms), strict=True)
+    return [outcomes[row] for row in range(len(pictures))]
 
 
-def _each(
-    photos: list[Prepared], embeddings: NDArray[np.float32], rows: list[int], query: LocateQuery, encode_ms: float
-) -> list[Outcome]:
-    chosen = [photos[row] for row in rows]
+def _search(pictures: list[DecodedPicture], embeddings: NDArray[np.float32], encode_ms: float) -> list[Outcome]:
+    """Outcomes of pictures with the same plan; after a failure one by one."""
     try:
-        return list(_searched(chosen[0].locator, chosen, embeddings[rows], query, encode_ms))
+        return list(_answers(pictures, embeddings, encode_ms))
     except Exception as error:
-        if len(rows) == 1:
+        if len(pictures) == 1:
             return [error]
-    return [outcome for row in rows for outcome in _each(photos, embeddings, [row], query, encode_ms)]
+    rows = range(len(pictures))
+    return [outcome for i in rows for outcome in _search([pictures[i]], embeddings[i : i + 1], encode_ms)]
 
 
-def _encoded(locator: Locator, photos: Sequence[Prepared]) -> tuple[NDArray[np.float32], float]:
-    """Embeddings, (n, d), and the milliseconds that each took."""
+def _answers(pictures: list[DecodedPicture], embeddings: NDArray[np.float32], encode_ms: float) -> list[dict[str, Any]]:
+    locator, plan = pictures[0].locator, pictures[0].plan
     started = time.perf_counter()
-    embeddings = locator.encode(np.stack([photo.pixels for photo in photos]))
-    return embeddings, _ms_since(started) / len(photos)
-
-
-def _searched(
-    locator: Locator,
-    photos: Sequence[Prepared],
-    embeddings: NDArray[np.float32],
-    query: LocateQuery,
-    encode_ms: float,
-) -> list[dict[str, Any]]:
-    features, more_ms = _features(locator, photos, query)
-    encode_ms += more_ms
+    features = None
+    if plan.prior_encoder is not None:
+        prior_pixels = [picture.prior_pixels for picture in pictures if picture.prior_pixels is not None]
+        features = plan.prior_encoder.encode(np.stack(prior_pixels))
+        encode_ms += _ms_since(started) / len(pictures)
     started = time.perf_counter()
-    found = [answer.to_json() for answer in locator.locate(embeddings, query, features)]
-    search_ms = _ms_since(started) / len(photos)
+    answers = [answer.to_json() for answer in locator.answers(embeddings, plan, features)]
+    search_ms = _ms_since(started) / len(pictures)
     return [
-        answer | {"timing_ms": _rounded(decode=photo.decode_ms, encode=encode_ms, search=search_ms)}
-        for photo, answer in zip(photos, found, strict=True)
+        answer | {"timing_ms": _rounded(decode=picture.decode_ms, encode=encode_ms, search=search_ms)}
+        for picture, answer in zip(pictures, answers, strict=True)
     ]
-
-
-def _features(
-    locator: Locator, photos: Sequence[Prepared], query: LocateQuery
-) -> tuple[NDArray[np.float32] | None, float]:
-    """What the asked prior's own encoder makes of the photos, (n, f), and the milliseconds that each took."""
-    own = locator.encoder_beside(query)
-    if own is None:
-        return None, 0.0
-    started = time.perf_counter()
-    features = own.encode(np.stack([photo.for_prior for photo in photos if photo.for_prior is not None]))
-    return features, _ms_since(started) / len(photos)
 
 
 def _ms_since(started: float) -> float:
@@ -129,4 +120,4 @@ def _ms_since(started: float) -> float:
 
 
 def _rounded(**stages: float) -> dict[str, float]:
-    return {name: round(value, 3) for name, value in stages.items()}
+    return {name: round(ms, 3) for name, ms in stages.items()}

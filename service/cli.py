@@ -137,7 +137,7 @@ def locate(
             assert index is not None
             options |= {"scoring": scoring or "posterior"}
             if method != "beam":
-                options |= {"prior": method, "alone": True}
+                options |= {"prior": method, "prior_only": True}
             outcomes = _locate_by_index(index, images, options, device)
         failed = [_print(photo, outcome, as_json) for photo, outcome in zip(images, outcomes, strict=True)]
     if any(failed):

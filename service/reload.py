@@ -17,12 +17,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from retrieval.encoders.photo import PhotoLimits
 from retrieval.errors import RetrievalError
 from retrieval.index.manifest import Manifest
 from retrieval.locator import Locator
-from retrieval.pipeline import locate_group, prepare
-from retrieval.search.query import LocateQuery
+from retrieval.pipeline import locate_picture
 from service.access.admission import Admission, check_admin
 from service.access.audit import Audit
 from service.engine.inference import Inference, sample_picture
@@ -52,7 +50,7 @@ def reopening(directory: Path, device: str, prior: str | None = None) -> Reopen:
         # A prior of the index and a prior without files may have the same name but are different priors.
         before = old.index.manifest.priors
         alike = {n: asked.prior for n, asked in old.priors.by_name.items() if (n in before) == (n in manifest.priors)}
-        return Locator.open(directory, device=device, encoder=old.encoder, prior=prior, kept=alike)
+        return Locator.open(directory, device=device, encoder=old.encoder, prior=prior, reuse_priors=alike)
 
     return reopen
 
@@ -102,7 +100,7 @@ class Reloader:
             raise ReloadError("this service does not know its index directory; start it with `tilebeam serve`")
         locator = self._reopen(old)
         try:
-            locate_group(locator, [prepare(locator, sample_picture(), PhotoLimits())], LocateQuery())
+            locate_picture(locator, sample_picture())
         except Exception as exc:
             _log.exception("the new index cannot locate a picture")
             raise ReloadError(

@@ -18,6 +18,7 @@ from retrieval.index.calibration import Calibration
 from retrieval.index.reader import TileIndex
 from retrieval.search.beam import Descent, Step, descend
 from retrieval.search.neighbours import neighbours_mean
+from retrieval.search.plan import SearchPlan
 
 _CHUNK_CASES = 256
 ABSENT = -1
@@ -42,8 +43,9 @@ class Case(NamedTuple):
 
 def descents(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int) -> Iterator[Descent]:
     """The search as it is served, one descent for each picture, with the beliefs of the pictures' prior."""
+    plan = SearchPlan(calibration, k=k)
     for embedding, belief in zip(pictures.embeddings, pictures.beliefs(), strict=True):
-        yield descend(index, embedding, calibration, k, "posterior", None, belief)
+        yield descend(index, embedding, plan, belief)
 
 
 def cases_of(index: TileIndex, pictures: KnownPictures, calibration: Calibration, k: int, level: int) -> list[Case]:

@@ -18,10 +18,11 @@ from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import ReadOptions, read_photos
 from indexer.progress import OnProgress, Progress, counter
 from retrieval.index.calibration import Calibration
-from retrieval.installed_priors import Asked, OpenPriors, install, staged
+from retrieval.installed_priors import OpenPriors, install, staged
 from retrieval.locator import Locator
 from retrieval.priors.base import Prior
 from retrieval.priors.registry import open_prior
+from retrieval.search.plan import InstalledPrior
 from retrieval.search.query import NO_PRIOR, LocateQuery
 
 __all__ = ["Calibrated", "Halves", "calibrate", "families_of", "halves_of"]
@@ -122,8 +123,8 @@ def _fitted(request: CalibrationRequest, locator: Locator, prior: Prior | None, 
 
 
 def _with_prior(locator: Locator, name: str, prior: Prior, own: Calibration) -> Locator:
-    asked = Asked.of(name, prior, Calibration(), locator.index.zooms, own)
-    return Locator(locator.index, Calibration(), locator.encoder, priors=OpenPriors({name: asked}, name))
+    installed = InstalledPrior.of(name, prior, Calibration(), locator.index.zooms, own)
+    return Locator(locator.index, Calibration(), locator.encoder, priors=OpenPriors({name: installed}, name))
 
 
 def _load(
@@ -215,7 +216,9 @@ def _search(
 ) -> Outcomes:
     show = counter(on_progress, "embed", text)
     n = len(pictures)
-    return search_all(locator, Pictures.of(pictures, locator.index), query, on_picture=lambda i: show(i, n))
+    return search_all(
+        locator, Pictures.of(pictures, locator.index), locator.plan(query), on_picture=lambda i: show(i, n)
+    )
 
 
 def _hash(text: str, seed: int) -> int:

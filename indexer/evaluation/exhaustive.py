@@ -5,7 +5,7 @@ result, tile for tile. This module shares none of the beam's bookkeeping, on pur
 the other. It also ranks the true tile among all tiles of its zoom, which depends on the encoders alone.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from retrieval.errors import QueryError
 from retrieval.index.calibration import Calibration
 from retrieval.index.reader import Level, TileIndex
 from retrieval.priors.base import Belief
-from retrieval.search.beam import Descent, Step, weighed
+from retrieval.search.beam import Descent, Step, with_elsewhere
 from retrieval.search.neighbours import with_neighbours
 from retrieval.search.posterior import share
 
@@ -99,7 +99,7 @@ class Exhaustive:
                 break
             parents, slots = np.unique(zoom.parents[rows], return_inverse=True)
             if steps:  # parents with reachable children divide their mass among these; the others keep it
-                steps[-1].expanded = np.searchsorted(steps[-1].rows, parents)
+                steps[-1] = replace(steps[-1], expanded=np.searchsorted(steps[-1].rows, parents))
                 log_mass = steps[-1].log_mass[steps[-1].expanded]
             numbers = calibration.numbers(zoom.level.zoom)
             scores = with_neighbours(zoom.level.codes[rows], zoom.level.zoom, cosines[rows], numbers.kappa)
@@ -109,7 +109,7 @@ class Exhaustive:
             prior = None if masses is None else masses.own[rows]
             kept = np.arange(len(rows))
             steps.append(Step(zoom.level, rows, cosines[rows], shares.log_mass, slots, kept, log_prior=prior))
-        return weighed(steps, elsewhere, calibration)
+        return with_elsewhere(steps, elsewhere, calibration)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from indexer.evaluation.bootstrap import (
 )
 from indexer.evaluation.metrics import WITHIN_KM, Bools, Floats, geoscore, log_losses, risk_coverage
 from indexer.evaluation.outcomes import Outcomes, ZoomOutcomes
-from retrieval.search.query import Scoring
+from indexer.evaluation.request import EvaluatedScoring
 
 Figures = Mapping[str, Figure]
 
@@ -45,7 +45,7 @@ class Row:
 
     index: str
     k: int | None
-    scoring: Scoring
+    scoring: EvaluatedScoring
     outcomes: Outcomes
     peak_mb: float
     prior: str | None = None
@@ -62,7 +62,7 @@ class Row:
         return self.k is None and not self.alone
 
 
-def row_name(k: int | None, scoring: Scoring, prior: str | None, alone: bool) -> str:
+def row_name(k: int | None, scoring: EvaluatedScoring, prior: str | None, alone: bool) -> str:
     """The name of a way of answering; for the arguments see `Row`."""
     if alone:
         return f"{prior} alone"

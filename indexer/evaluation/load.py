@@ -98,7 +98,7 @@ def encode_seconds(paths: Sequence[str], locator: Locator) -> Floats:
     seconds = []
     for path in paths[: _TIMED + 1]:
         start = time.perf_counter()
-        locator.encode(locator.prepare(decode_photo(Path(path).read_bytes()))[None])
+        locator.encoder.encode(locator.encoder.prepare(decode_photo(Path(path).read_bytes()))[None])
         seconds.append(time.perf_counter() - start)
     return np.array(seconds[1:])
 

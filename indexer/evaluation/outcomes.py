@@ -18,7 +18,7 @@ from retrieval.locator import Locator
 from retrieval.priors.base import Belief
 from retrieval.search.answer import Answer
 from retrieval.search.beam import Descent
-from retrieval.search.query import LocateQuery
+from retrieval.search.plan import SearchPlan
 from retrieval.sphere import great_circle_km
 from tile_cache.addressing import code_of_tile
 
@@ -92,15 +92,15 @@ class Pictures:
 def search_all(
     locator: Locator,
     pictures: Pictures,
-    query: LocateQuery,
+    plan: SearchPlan,
     search: Search | None = None,
     on_picture: OnPicture | None = None,
 ) -> Outcomes:
     """Search for every picture, with the beam or another `search`, and record the outcomes.
 
-    If the query uses a prior, `pictures.known` must be under that prior.
+    If the plan has a prior, `pictures.known` must be under that prior.
     """
-    find = search or (lambda embedding, belief: locator.descend(embedding, query, belief))
+    find = search or (lambda embedding, belief: locator.descend(embedding, plan, belief))
     beliefs = pictures.known.beliefs(batch=1)  # one by one, so that each picture's time includes its own belief
     answers: list[Answer] = []
     traces: list[list[_ZoomTrace]] = []
@@ -108,10 +108,10 @@ def search_all(
     for i, embedding in enumerate(pictures.known.embeddings):
         start = time.perf_counter()
         descent = find(embedding, next(beliefs))
-        answer = locator.answer_of(descent, query)
+        answer = locator.answer_of(descent, plan)
         seconds[i] = time.perf_counter() - start
         answers.append(answer)
-        traces.append(_trace(descent, answer, [int(rows[i]) for rows in pictures.rows], query))
+        traces.append(_trace(descent, answer, [int(rows[i]) for rows in pictures.rows], plan))
         if on_picture is not None:
             on_picture(i + 1)
     return _outcomes(locator.index.zooms, pictures, answers, traces, seconds)
@@ -128,7 +128,7 @@ class _ZoomTrace:
     confidence: float = 0.0
 
 
-def _trace(descent: Descent, answer: Answer, truth: Sequence[int], query: LocateQuery) -> list[_ZoomTrace]:
+def _trace(descent: Descent, answer: Answer, truth: Sequence[int], plan: SearchPlan) -> list[_ZoomTrace]:
     """One entry for each zoom of the index. `truth`: the true tile's row at each, -1 if not indexed."""
     traces = []
     for i, row in enumerate(truth):
@@ -137,9 +137,9 @@ def _trace(descent: Descent, answer: Answer, truth: Sequence[int], query: Locate
         best = in_beam = reached = right = False
         confidence = 0.0
         if step is not None and position is not None:
-            scores = step.log_mass if query.scoring == "posterior" else step.similarities
+            scores = step.log_mass if plan.scoring == "posterior" else step.similarities
             best = int(np.argmax(scores)) == position  # the first of equal scores: the lower row
-            in_beam = bool((step.kept == position).any())
+            in_beam = bool((step.beam == position).any())
         if step is not None and i < len(answer.levels):
             level = answer.levels[i]
             reached, confidence = True, level.confidence

@@ -2,18 +2,23 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from indexer.errors import EvaluationError
 from indexer.fields import Range
 from indexer.photos.read import ReadOptions
-from retrieval.search.query import NO_PRIOR, LocateQuery, Scoring
+from retrieval.errors import QueryError
+from retrieval.search.query import NO_PRIOR, LocateQuery
 
-__all__ = ["BEAM", "EvaluationRequest", "Measures"]
+__all__ = ["BEAM", "EvaluatedScoring", "EvaluationRequest", "Measures"]
 
 
 BEAM = "beam"
 """The method that searches an index. Any other method is the name of a prior, which then answers alone."""
+
+
+EvaluatedScoring = Literal["posterior", "paper", "bolted"]
+"""Scorings to compare. `bolted`: like `paper`, but the tile of the prior's own answer is added to every beam."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,7 @@ class Measures:
 
     widths: tuple[int, ...] = (64,)
     """Beam widths; repeat the option or use commas: 16,64."""
-    scorings: tuple[Scoring, ...] = ("posterior",)
+    scorings: tuple[EvaluatedScoring, ...] = ("posterior",)
     """posterior, paper, or bolted: as paper, with the prior's answer as one more candidate; may be repeated."""
     exhaustive: bool = False
     """Also search without a beam, and compare."""
@@ -42,21 +47,26 @@ class Measures:
             raise EvaluationError(f"--bootstrap {self.replicates}: give a number of resamples from 0 (no intervals)")
         if "bolted" in self.scorings and set(self.priors) == {NO_PRIOR}:
             raise EvaluationError("scoring bolted adds a prior's answer to the beam: name a prior with --prior")
+        if unknown := [s for s in self.scorings if s not in get_args(EvaluatedScoring)]:
+            raise QueryError(f"unknown scoring {unknown[0]!r}: use {', '.join(get_args(EvaluatedScoring))}")
         self.queries()
 
-    def queries(self) -> tuple[LocateQuery, ...]:
-        """One query per scoring, prior and width, ordered by scoring; `paper` uses no prior, `bolted` needs one."""
+    def queries(self) -> tuple[tuple[EvaluatedScoring, LocateQuery], ...]:
+        """A query per scoring, prior and width, scorings together; `paper` uses no prior, `bolted` needs one.
+
+        The query of `bolted` only names width and prior.
+        """
         if BEAM not in self.methods:
             return ()
-        wanted: dict[Scoring, tuple[str | None, ...]] = {
+        priors: dict[EvaluatedScoring, tuple[str | None, ...]] = {
             "posterior": self.priors,
             "paper": (NO_PRIOR,),
             "bolted": tuple(p for p in self.priors if p != NO_PRIOR),
         }
         return tuple(
-            LocateQuery(k=k, scoring=s, prior=p)
-            for s in self.scorings
-            for p in wanted.get(s, self.priors)
+            (scoring, LocateQuery(k=k, scoring="paper" if scoring == "paper" else "posterior", prior=prior))
+            for scoring in self.scorings
+            for prior in priors[scoring]
             for k in self.widths
         )
 

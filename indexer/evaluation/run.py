@@ -31,12 +31,15 @@ from indexer.evaluation.figures import (
 from indexer.evaluation.load import Loaded, Subject, load
 from indexer.evaluation.outcomes import Outcomes, Pictures, Search, search_all
 from indexer.evaluation.prior_alone import answers_alone
-from indexer.evaluation.request import BEAM, EvaluationRequest, Measures
+from indexer.evaluation.request import BEAM, EvaluatedScoring, EvaluationRequest, Measures
 from indexer.progress import OnProgress, Progress
+from retrieval.errors import QueryError
 from retrieval.index.calibration import Calibration
+from retrieval.index.reader import TileIndex
 from retrieval.priors.base import Belief
-from retrieval.search.beam import Descent
+from retrieval.search.beam import Descent, descend
 from retrieval.search.options import MAX_K
+from retrieval.search.plan import SearchPlan
 from retrieval.search.query import LocateQuery
 
 __all__ = ["Agreement", "Evaluation", "Measured", "evaluate", "forget_peak", "measure_all", "peak_mb"]
@@ -141,28 +144,53 @@ def _measure_subject(
 
 @dataclass(frozen=True)
 class _Way:
-    """One way to answer: a query with the beam or another search, or a prior without any search, by its name."""
+    """One way to answer: the beam or another `search` with a plan, or (`prior_only`) the plan's prior by itself.
 
-    query: LocateQuery
+    `k`: the beam width; None without a beam. The plan of scoring `bolted` is one of scoring `paper`.
+    """
+
+    plan: SearchPlan
+    scoring: EvaluatedScoring
+    k: int | None
     search: Search | None = None
-    alone: str | None = None
+    prior_only: bool = False
 
     @property
-    def k(self) -> int | None:
-        """The beam width; None if there is no beam."""
-        return None if self.search or self.alone else self.query.k
+    def prior(self) -> str | None:
+        """The name of the plan's prior."""
+        return None if self.plan.prior is None else self.plan.prior.name
 
 
 def _ways(subject: Subject, measures: Measures) -> Iterator[_Way]:
     queries, locator = measures.queries(), subject.locator
-    yield from (_Way(query) for query in queries)
+    for scoring, query in queries:
+        plan = locator.plan(query)
+        if scoring == "bolted":
+            yield _bolted(locator.index, plan)
+        else:
+            yield _Way(plan, scoring, query.k)
     if measures.exhaustive:
         exhaustive = Exhaustive(locator.index)
-        for query in dict.fromkeys(replace(q, k=MAX_K) for q in queries if q.scoring != "bolted"):
-            prior = locator.asked(query)
-            calibration = locator.calibration if prior is None else prior.calibration
-            yield _Way(query, partial(_search_everything, exhaustive, calibration))
-    yield from (_Way(LocateQuery(prior=name), alone=name) for name in measures.methods if name != BEAM)
+        for scoring, query in dict.fromkeys((s, replace(q, k=MAX_K)) for s, q in queries if s != "bolted"):
+            plan = locator.plan(query)
+            yield _Way(plan, scoring, None, partial(_search_everything, exhaustive, plan.calibration))
+    for name in measures.methods:
+        if name != BEAM:
+            yield _Way(locator.plan(LocateQuery(prior=name)), "posterior", None, prior_only=True)
+
+
+def _bolted(index: TileIndex, plan: SearchPlan) -> _Way:
+    """Search as the hierarchical-search paper combines a beam with GeoCLIP: the tile of the prior's answer is always
+    in the beam.
+    """
+    if plan.prior is None:
+        raise QueryError("scoring bolted needs a prior: name one with --prior")
+    by_similarity = replace(plan, scoring="paper")
+
+    def search(embedding: NDArray[np.float32], belief: Belief | None) -> Descent:
+        return descend(index, embedding, by_similarity, always_keep=None if belief is None else belief.best())
+
+    return _Way(by_similarity, "bolted", plan.k, search)
 
 
 def _search_everything(
@@ -174,14 +202,11 @@ def _search_everything(
 def _measure_way(
     subject: Subject, way: _Way, resamples: Resamples, first: Row | None, on_progress: OnProgress
 ) -> Measured:
-    prior = subject.locator.asked(way.query)
-    prior_name = None if prior is None else prior.name
-    alone = way.alone is not None
-    text = f"{subject.label}: {row_name(way.k, way.query.scoring, prior_name, alone)}"
+    text = f"{subject.label}: {row_name(way.k, way.scoring, way.prior, way.prior_only)}"
     forget_peak()
-    known, out_of_scope = subject.pictures(prior_name)
+    known, out_of_scope = subject.pictures(way.prior)
     inside = _search(subject, known, way, text, on_progress)
-    row = Row(subject.label, way.k, way.query.scoring, inside, peak_mb(), prior_name, alone)
+    row = Row(subject.label, way.k, way.scoring, inside, peak_mb(), way.prior, way.prior_only)
     figures, risk = figures_of(row, first, resamples), risk_of(inside)
     if out_of_scope is None:
         return Measured(row, figures, risk)
@@ -196,9 +221,9 @@ def _search(subject: Subject, pictures: Pictures, way: _Way, text: str, on_progr
         if done % 25 == 0 or done in (1, total):
             on_progress(Progress("search", text, done, total))
 
-    if way.alone is not None:
+    if way.prior_only:
         return answers_alone(subject.locator.index, pictures, on_picture)
-    return search_all(subject.locator, pictures, way.query, way.search, on_picture)
+    return search_all(subject.locator, pictures, way.plan, way.search, on_picture)
 
 
 def _with_agreements(rows: list[Measured], offset: int) -> list[Measured]:

@@ -1,6 +1,6 @@
-"""An answer and its JSON, as the HTTP contract has it. Degrees, kilometres and probabilities.
+"""An answer and its JSON object in the HTTP contract. Degrees, kilometres and probabilities.
 
-It turns places and descents into tiles; it decides nothing.
+It converts places and descents to tiles; all choices are made before.
 """
 
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ from tile_cache.addressing import Tile, bounds, centre, morton_decode, quadkey
 
 @dataclass(frozen=True)
 class LevelAnswer:
-    """One zoom's tile: `confidence` is the posterior mass beneath it, `similarity` its cosine (None: no vector)."""
+    """The answer's tile at one zoom, the posterior mass in it, and its cosine (None: the tile has no vector)."""
 
     tile: Tile
     confidence: float
     similarity: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """As in `levels`."""
+        """One element of `levels`."""
         lng, lat = centre(self.tile)
         place = {
             "zoom": self.tile.z,
@@ -39,7 +39,7 @@ class LevelAnswer:
 
 @dataclass(frozen=True)
 class Alternative:
-    """Another place, with its deepest tile."""
+    """Another possible place, with its deepest tile."""
 
     lng: float
     lat: float
@@ -47,26 +47,26 @@ class Alternative:
     tile: Tile
 
     def to_json(self) -> dict[str, Any]:
-        """As in `alternatives`."""
+        """One element of `alternatives`."""
         return {"lat": self.lat, "lon": self.lng, "confidence": self.confidence, "tile": _tile_json(self.tile)}
 
 
 @dataclass(frozen=True)
 class TracedLevel:
-    """The tiles that one zoom's beam kept, most confident first."""
+    """The beam of one zoom, most confident tile first."""
 
     zoom: int
-    kept: tuple[LevelAnswer, ...]
+    beam: tuple[LevelAnswer, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As in `trace`."""
-        kept = [{"tile": _tile_json(t.tile), "confidence": t.confidence, "similarity": t.similarity} for t in self.kept]
-        return {"zoom": self.zoom, "kept": kept}
+        """One element of `trace`."""
+        beam = [{"tile": _tile_json(t.tile), "confidence": t.confidence, "similarity": t.similarity} for t in self.beam]
+        return {"zoom": self.zoom, "kept": beam}
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Where the picture was taken. Radii are km around (lat, lng), None where "elsewhere" is likelier than not."""
+    """Where the picture was taken. Radii are km around (lat, lng), None if elsewhere has more mass than all tiles."""
 
     lng: float
     lat: float
@@ -76,23 +76,20 @@ class Answer:
     radius_90_km: float | None
     elsewhere: float
     alternatives: tuple[Alternative, ...]
-    trace: tuple[TracedLevel, ...] | None  # None: not asked for
+    trace: tuple[TracedLevel, ...] | None  # None: not requested
     index_id: str
     calibration_id: str | None
     zooms: tuple[int, ...]
     attribution: str
-    prior: str | None = None  # asked with; None: none
+    prior: str | None = None  # the prior's name; None without a prior
 
     @property
     def confidence(self) -> float:
-        """That of the deepest level."""
+        """The confidence of the deepest level."""
         return self.levels[-1].confidence
 
     def to_json(self) -> dict[str, Any]:
-        """The contract's object, but for `timing_ms`, which only the service knows.
-
-        `trace` only if asked for, `prior` only where one was asked.
-        """
+        """The contract's object without `timing_ms`, which the pipeline adds. `trace` and `prior` only if not None."""
         index = {"id": self.index_id, "calibration_id": self.calibration_id, "zooms": list(self.zooms)}
         trace = {} if self.trace is None else {"trace": [level.to_json() for level in self.trace]}
         head: dict[str, Any] = {
@@ -110,23 +107,23 @@ class Answer:
 
 
 def levels_of(descent: Descent, confidences: Sequence[Floats], place: Place) -> tuple[LevelAnswer, ...]:
-    """The tiles of a place, coarse to fine."""
+    """The tiles that hold a place, coarse to fine, with their confidences."""
     steps = descent.steps[: len(place.path)]
     return _levels(steps, confidences[: len(steps)], place.path)
 
 
 def alternative_of(descent: Descent, confidences: Sequence[Floats], place: Place) -> Alternative:
-    """A place as one of the alternatives."""
+    """A place as an alternative of the answer."""
     i = len(place.path) - 1
     (deepest,) = _levels(descent.steps[i : i + 1], confidences[i : i + 1], place.path[i:])
     return Alternative(place.lng, place.lat, deepest.confidence, deepest.tile)
 
 
 def trace_of(descent: Descent, confidences: Sequence[Floats]) -> tuple[TracedLevel, ...]:
-    """What the beam kept at every zoom."""
+    """The beam of every zoom."""
     levels = []
     for step, confidence in zip(descent.steps, confidences, strict=True):
-        order = step.kept[np.argsort(-confidence[step.kept], kind="stable")]
+        order = step.beam[np.argsort(-confidence[step.beam], kind="stable")]
         levels.append(TracedLevel(step.level.zoom, _levels([step] * len(order), [confidence] * len(order), order)))
     return tuple(levels)
 
@@ -134,14 +131,14 @@ def trace_of(descent: Descent, confidences: Sequence[Floats]) -> tuple[TracedLev
 def _levels(
     steps: Sequence[Step], confidences: Sequence[Floats], positions: Sequence[int] | NDArray[np.intp]
 ) -> tuple[LevelAnswer, ...]:
-    """One tile of each step, by position; decoded together, as NumPy's cost is by the call."""
-    found = list(zip(steps, confidences, positions, strict=True))
-    codes = np.array([step.level.codes[step.rows[i]] for step, _, i in found], dtype=np.uint64)
+    """One tile per step, by position. Decoded in one call, because NumPy's cost here is per call."""
+    tiles = list(zip(steps, confidences, positions, strict=True))
+    codes = np.array([step.level.codes[step.rows[i]] for step, _, i in tiles], dtype=np.uint64)
     x, y = (v.tolist() for v in morton_decode(codes))
-    cosines = [float(step.similarities[i]) if step.level.has_vectors else None for step, _, i in found]
+    cosines = [float(step.similarities[i]) if step.level.has_vectors else None for step, _, i in tiles]
     return tuple(
         LevelAnswer(Tile(x[n], y[n], step.level.zoom), min(1.0, float(mass[i])), cosines[n])
-        for n, (step, mass, i) in enumerate(found)
+        for n, (step, mass, i) in enumerate(tiles)
     )
 
 

@@ -1,12 +1,12 @@
-"""The descent: at each zoom the children of the kept tiles, their masses, and the k of them that are kept.
+"""The beam search: at each zoom, score the children of the beam and keep the k best as the next beam.
 
-What it returns holds the whole posterior: each candidate that was not expanded further keeps the mass it had, and
-these tiles together are the frontier. Tiles are rows of levels here, and nothing knows of places.
+A `Descent` holds the whole posterior: a candidate that was not expanded keeps the mass that it had, and these tiles
+together are the frontier. Tiles are rows of levels here; this module knows nothing of geographic positions.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,75 +18,77 @@ from retrieval.index.reader import Candidates, Level, TileIndex
 from retrieval.priors.base import Belief
 from retrieval.search.elsewhere import level_features, probability
 from retrieval.search.neighbours import with_neighbours
+from retrieval.search.plan import SearchPlan
 from retrieval.search.posterior import Floats, best, share
 from retrieval.search.prior_path import NO_PRIOR_TERMS, PriorLevel, PriorPath, with_place
-from retrieval.search.query import LocateQuery, Scoring
+from retrieval.search.query import Constraint
+from tile_cache.addressing import LngLat
 
 Positions = NDArray[np.intp]
-_MOST_NOWHERE = 1 - 1e-9  # some mass is always left, so that there is an answer
+_MAX_ELSEWHERE = 1 - 1e-9  # some mass must stay on tiles, so that there is an answer
 
 
-@dataclass
+@dataclass(frozen=True)
 class Step:
     """One level of a descent. Arrays over its c candidates are in ascending row order.
 
-    A candidate is a tile with a vector (and, where asked, in the bounding box) under a kept tile of the level above.
+    A candidate is a tile with a vector (inside the constraint, if there is one) under a tile of the beam above. While a
+    search runs, `expanded` of its last step is empty: it is known once the next level is searched.
     """
 
     level: Level
     rows: NDArray[np.int64]  # (c,)
     similarities: NDArray[np.float32]  # (c,)
-    log_mass: Floats  # (c,): log P when this level was scored
-    slots: Positions  # (c,): position in the step above's `expanded` (zeros at the first)
-    kept: Positions  # (m,) positions of the k best, ascending
-    # (a,): those of `kept` that have candidates beneath, known once the next level is searched; all other candidates
-    # keep their mass here.
+    log_mass: Floats  # (c,): log of each candidate's mass when this level was scored
+    slots: Positions  # (c,): each candidate's parent, as a position in the step above's `expanded`; zeros at the first
+    beam: Positions  # (m,): positions of the candidates in the beam, ascending
+    # (a,): positions of the beam's tiles that have candidates at the next level. All other candidates keep their mass.
     expanded: Positions = field(default_factory=lambda: np.empty(0, dtype=np.intp))
-    log_prior: Floats | None = None  # (c,) the prior's, where there is one
+    log_prior: Floats | None = None  # (c,): log of the prior's mass; None without a prior
 
     def position_of(self, row: int) -> int | None:
         """The position of a row among the candidates; None if it is not one of them."""
         position = int(np.searchsorted(self.rows, row))
-        return position if _at(self.rows, position, row) else None
+        return position if _has_at(self.rows, position, row) else None
 
 
 class Frontier(NamedTuple):
-    """(n,) arrays: which step each tile belongs to, its position among that step's candidates, its mass."""
+    """Tiles of several steps, (n,) arrays: the step, the position among its candidates, and the mass of each tile."""
 
     steps: Positions
     positions: Positions
     mass: Floats
 
     def take(self, which: Positions) -> "Frontier":
-        """Some of them, in the given order."""
+        """The tiles at these positions, in this order."""
         return Frontier(self.steps[which], self.positions[which], self.mass[which])
 
 
 @dataclass(frozen=True)
 class Descent:
-    """All steps, coarse to fine (at least one), and the mass that no covered tile has."""
+    """All steps of a search, coarse to fine (at least one), and the probability of elsewhere."""
 
     steps: tuple[Step, ...]
     elsewhere: float
 
     def confidences(self) -> list[Floats]:
-        """Per step, each candidate's frontier mass, (c,): its own, or that of everything beneath it if expanded.
+        """Per step, the frontier mass of each candidate, (c,): its own, or if expanded the sum of its descendants'.
 
-        The first step's sum with `elsewhere` is 1, and no candidate has less than any tile beneath it.
+        The first step's sum plus `elsewhere` is 1, and no candidate has less mass than a tile inside it.
         """
         below: Floats | None = None
-        found: list[Floats] = []
+        confidences: list[Floats] = []
         for i in reversed(range(len(self.steps))):
             step = self.steps[i]
             mass = np.exp(step.log_mass)
             if below is not None:
                 mass[step.expanded] = np.bincount(self.steps[i + 1].slots, below, len(step.expanded))
-            found.append(mass)
+            confidences.append(mass)
             below = mass
-        return found[::-1]
+        return confidences[::-1]
 
     def frontier(self) -> Frontier:
-        """The tiles that hold the posterior: disjoint, and with `elsewhere` their masses sum to 1."""
+        """The tiles that hold the posterior: they are disjoint, and their masses plus `elsewhere` sum to 1."""
         positions = [np.delete(np.arange(len(step.rows)), step.expanded) for step in self.steps]
         mass = [np.exp(step.log_mass[p]) for step, p in zip(self.steps, positions, strict=True)]
         steps = np.arange(len(self.steps)).repeat([len(p) for p in positions])
@@ -100,7 +102,10 @@ class Descent:
         return path[::-1]
 
     def path_at(self, code: int, zoom: int) -> list[int] | None:
-        """The frontier tile over a tile of the deepest zoom or deeper, as `path_to` gives it; None in a hole."""
+        """The frontier tile that holds a tile of the deepest zoom or deeper, as positions like `path_to`'s.
+
+        None if no candidate holds it.
+        """
         path: list[int] = []
         parent = 0
         for step in self.steps:
@@ -114,7 +119,7 @@ class Descent:
             if position is None:
                 return None
             path.append(position)
-            if not _at(step.expanded, int(np.searchsorted(step.expanded, position)), position):
+            if not _has_at(step.expanded, int(np.searchsorted(step.expanded, position)), position):
                 return path
             parent = row
         return path
@@ -122,67 +127,74 @@ class Descent:
 
 def descend(
     index: TileIndex,
-    query: NDArray[np.float32],
-    calibration: Calibration,
-    k: int,
-    scoring: Scoring,
-    area: LocateQuery | None,
+    embedding: NDArray[np.float32],
+    plan: SearchPlan,
     belief: Belief | None = None,
+    always_keep: LngLat | None = None,
 ) -> Descent:
-    """Search every level for one embedding, (d,) float32, contiguous; `area`: the part of the Earth that it is in.
+    """Search every level for one embedding, (d,) float32, contiguous.
 
-    `posterior` keeps the k tiles of most mass, `paper` the k of highest similarity, `bolted` also the one of the
-    belief's best place; ties go to the lower row. A zoom of no vectors at all ends it, unless `posterior` has a belief
-    to tell its tiles apart by. Raises QueryError if no tile qualifies.
+    The beam holds the k tiles of highest mass (scoring `posterior`) or highest similarity (scoring `paper`); of equal
+    tiles the lower row wins. `always_keep`: the tile that holds this place is added to every beam where it is a
+    candidate. The search ends at a zoom without any vectors, unless a belief can rank its tiles (scoring `posterior`).
+    Raises QueryError if no tile qualifies.
     """
     steps: list[Step] = []
     elsewhere = 0.0
     parents, log_mass = np.zeros(1, dtype=np.int64), np.zeros(1)
-    path = PriorPath.start(belief) if belief is not None and scoring == "posterior" else None
-    bolt = belief.best() if belief is not None and scoring == "bolted" else None
+    by_mass = plan.scoring == "posterior"
+    path = PriorPath.start(belief) if belief is not None and by_mass else None
     for level in index.levels:
         if path is None and not level.has_vectors:
             break
-        found = _candidates(level, query, parents, area)
+        candidates = _candidates(level, embedding, parents, plan.constraint)
         prior: PriorLevel | None = None
         if path is not None:
-            prior = path.at(level, found)
-            found = prior.candidates
-        if not len(found.rows):
+            prior = path.at(level, candidates)
+            candidates = prior.candidates
+        if not len(candidates.rows):
             break
-        alive, slots = _alive(found.slots, len(parents))
+        alive, slots = _alive(candidates.slots, len(parents))
         if steps:
-            steps[-1].expanded = steps[-1].kept[alive]
-        numbers = calibration.numbers(level.zoom)
+            steps[-1] = replace(steps[-1], expanded=steps[-1].beam[alive])
+        numbers = plan.calibration.numbers(level.zoom)
         terms = NO_PRIOR_TERMS if prior is None else prior.terms(alive, slots)
-        shares = share(log_mass[alive], slots, _scores(level, found, numbers.kappa), numbers, *terms)
+        shares = share(log_mass[alive], slots, _scores(level, candidates, numbers.kappa), numbers, *terms)
         elsewhere += shares.elsewhere
-        kept = best(shares.log_mass if scoring == "posterior" else found.similarities, k)
-        if bolt is not None:
-            kept = with_place(kept, level, found.rows, bolt)
-        log_prior = None if prior is None else prior.log_mass
-        steps.append(Step(level, found.rows, found.similarities, shares.log_mass, slots, kept, log_prior=log_prior))
-        path = None if prior is None else prior.below(kept)
-        parents, log_mass = found.rows[kept], shares.log_mass[kept]
+        beam = best(shares.log_mass if by_mass else candidates.similarities, plan.k)
+        if always_keep is not None:
+            beam = with_place(beam, level, candidates.rows, always_keep)
+        step = Step(
+            level,
+            candidates.rows,
+            candidates.similarities,
+            shares.log_mass,
+            slots,
+            beam,
+            log_prior=None if prior is None else prior.log_mass,
+        )
+        steps.append(step)
+        path = None if prior is None else prior.below(beam)
+        parents, log_mass = candidates.rows[beam], shares.log_mass[beam]
     if not steps:
-        raise QueryError(_nothing(area))
-    if area is not None:  # it says that the place is inside
+        raise QueryError(_why_no_tiles(plan.constraint))
+    if plan.constraint is not None:  # the caller says that the place is inside, so it cannot be elsewhere
         return Descent(tuple(steps), elsewhere)
-    return weighed(steps, elsewhere, calibration)
+    return with_elsewhere(steps, elsewhere, plan.calibration)
 
 
-def weighed(steps: Sequence[Step], elsewhere: float, calibration: Calibration) -> Descent:
-    """The descent of these steps, with the mass that the model of elsewhere takes from them, where one was fitted."""
-    if calibration.elsewhere is not None:
-        nowhere = min(probability(calibration.elsewhere, features_of(steps)), _MOST_NOWHERE)
-        elsewhere = nowhere + (1 - nowhere) * elsewhere
-        for step in steps:
-            step.log_mass += math.log1p(-nowhere)
-    return Descent(tuple(steps), elsewhere)
+def with_elsewhere(steps: Sequence[Step], elsewhere: float, calibration: Calibration) -> Descent:
+    """The descent of these steps after the calibration's model of elsewhere, if it has one, took its mass from them."""
+    if calibration.elsewhere is None:
+        return Descent(tuple(steps), elsewhere)
+    modelled = min(probability(calibration.elsewhere, features_of(steps)), _MAX_ELSEWHERE)
+    lost = math.log1p(-modelled)
+    scaled = tuple(replace(step, log_mass=step.log_mass + lost) for step in steps)
+    return Descent(scaled, modelled + (1 - modelled) * elsewhere)
 
 
 def features_of(steps: Sequence[Step]) -> dict[str, float]:
-    """What `retrieval.elsewhere` looks at, of every level; log masses count up to a constant."""
+    """The features of all levels that `retrieval.search.elsewhere` uses; a constant added to log masses cancels."""
     features: dict[str, float] = {}
     for i, step in enumerate(steps):
         similarities = step.similarities if step.level.has_vectors else None
@@ -190,41 +202,38 @@ def features_of(steps: Sequence[Step]) -> dict[str, float]:
     return features
 
 
-def _scores(level: Level, found: Candidates, kappa: float) -> NDArray[np.float32]:
-    """Smoothed cosines, (c,); zeros at a zoom without vectors, whose tiles only a prior can tell apart."""
+def _scores(level: Level, candidates: Candidates, kappa: float) -> NDArray[np.float32]:
+    """Cosines after neighbour smoothing, (c,); zeros at a zoom without vectors, where only a prior ranks the tiles."""
     if not level.has_vectors:
-        return np.zeros(len(found.rows), dtype=np.float32)
-    return with_neighbours(level.codes[found.rows], level.zoom, found.similarities, kappa)
+        return np.zeros(len(candidates.rows), dtype=np.float32)
+    return with_neighbours(level.codes[candidates.rows], level.zoom, candidates.similarities, kappa)
 
 
 def _candidates(
-    level: Level,
-    query: NDArray[np.float32],
-    parents: NDArray[np.int64],
-    area: LocateQuery | None,
+    level: Level, embedding: NDArray[np.float32], parents: NDArray[np.int64], constraint: Constraint | None
 ) -> Candidates:
-    """The parents' children that have a vector (at a zoom without any: all children) and meet the area."""
-    found = level.search(query, parents)
-    if area is not None:
-        inside = area.meets(level.codes[found.rows], level.zoom)
-        found = Candidates(found.rows[inside], found.similarities[inside], found.slots[inside])
-    return found
+    """The parents' children that have a vector (at a zoom without any: all children) and meet the constraint."""
+    candidates = level.search(embedding, parents)
+    if constraint is None:
+        return candidates
+    inside = constraint.meets(level.codes[candidates.rows], level.zoom)
+    return Candidates(candidates.rows[inside], candidates.similarities[inside], candidates.slots[inside])
 
 
 def _alive(slots: Positions, parents: int) -> tuple[Positions | slice, Positions]:
-    """Which of the parents have candidates, and `slots` renumbered to count only those."""
+    """Which parents have candidates, and `slots` renumbered to count only those parents."""
     counts = np.bincount(slots, minlength=parents)
     if np.minimum.reduce(counts):
         return slice(None), slots
-    has = counts > 0
-    return np.flatnonzero(has), (np.cumsum(has) - 1)[slots]
+    has_candidates = counts > 0
+    return np.flatnonzero(has_candidates), (np.cumsum(has_candidates) - 1)[slots]
 
 
-def _at(ascending: NDArray[np.signedinteger[Any]], position: int, value: int) -> bool:
+def _has_at(ascending: NDArray[np.signedinteger[Any]], position: int, value: int) -> bool:
     return position < len(ascending) and bool(ascending[position] == value)
 
 
-def _nothing(area: LocateQuery | None) -> str:
-    if area is None:
-        return "the index holds no vector at its first zoom: ask with a prior and scoring posterior, or build it again"
-    return f"{area.where()} covers no indexed tile: widen it, or look at the index's coverage"
+def _why_no_tiles(constraint: Constraint | None) -> str:
+    if constraint is None:
+        return "the index has no vectors at its first zoom: query with a prior and scoring posterior, or build it again"
+    return f"{constraint} covers no indexed tile: use a larger area, or check the index's coverage"

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from retrieval.index.manifest import Manifest
-from retrieval.installed_priors import Asked
 from retrieval.priors.base import Belief
 from retrieval.search.answer import Answer, LevelAnswer
+from retrieval.search.plan import InstalledPrior
 from tile_cache.addressing import codes_at, tile_at
 
 __all__ = ["answer_alone", "mass_at"]
 
 
-def answer_alone(belief: Belief, asked: Asked, manifest: Manifest) -> Answer:
+def answer_alone(belief: Belief, prior: InstalledPrior, manifest: Manifest) -> Answer:
     """The answer at the zooms of an index. It is not calibrated, has no radii, and its `elsewhere` is 0."""
     lng, lat = belief.best()
     zooms = [entry.zoom for entry in manifest.zooms]
@@ -31,7 +31,7 @@ def answer_alone(belief: Belief, asked: Asked, manifest: Manifest) -> Answer:
         calibration_id=None,
         zooms=tuple(zooms),
         attribution=manifest.attribution,
-        prior=asked.name,
+        prior=prior.name,
     )
 
 

@@ -1,30 +1,34 @@
-"""The frontier as points on the sphere: where the posterior's mass lies, small enough to reckon with per query.
+"""The frontier's mass as weighted points on the sphere, few enough for arithmetic on every query.
 
-The heaviest tiles are spread over grids of sub-points, so that a tile is not mistaken for its centre; the rest is kept
-in lumps. Positions are unit vectors, distances kilometres on a sphere. It knows nothing of similarities.
+The heaviest tiles become several points each, spread over their area; the others are merged into lumps. With a region,
+only points inside it are used. Positions are unit vectors, distances are great-circle kilometres. This module knows
+nothing of similarities.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.search.beam import Descent, Frontier
-from retrieval.search.query import BBox
-from retrieval.sphere import unit_vectors_of_sines
+from retrieval.search.query import BBox, Constraint
+from retrieval.sphere import degrees_of, unit_vectors_of_sines
 from tile_cache.addressing import latitudes, longitudes, morton_decode, sines
+
+if TYPE_CHECKING:  # loads shapely, which queries without a region do not need
+    from retrieval.geo.region import Region
 
 MAX_TILES = 384
 UNREACHED = 0.001
-"""The lightest tiles may be left out up to this share of the mass; radii count it as lying beyond them."""
+"""Share of the mass that may be left out with the lightest tiles; radii treat it as farther away than all points."""
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.intp]
 
 
 class Addresses(NamedTuple):
-    """Tiles of different zooms, (n,) each; x and y as floats, ready for arithmetic."""
+    """Tiles of different zooms, (n,) each; x and y are floats for arithmetic."""
 
     codes: NDArray[np.uint64]
     zooms: Ints
@@ -33,7 +37,7 @@ class Addresses(NamedTuple):
 
 
 class Rectangles(NamedTuple):
-    """Tiles, cut to the bounding box where there is one: (n,) degrees and sines of latitudes."""
+    """Tiles clipped to the bounding box, if there is one: (n,) longitudes in degrees and sines of latitudes."""
 
     west: Floats
     east: Floats
@@ -42,7 +46,7 @@ class Rectangles(NamedTuple):
 
 
 class Centres(NamedTuple):
-    """Tile centres by paper H's formula, moved into the bounding box where there is one: degrees, and (n, 3)."""
+    """Tile centres in Mercator, moved into the bounding box if there is one: (n,) degrees, and (n, 3) unit vectors."""
 
     lng: Floats
     lat: Floats
@@ -51,40 +55,44 @@ class Centres(NamedTuple):
 
 @dataclass(frozen=True)
 class Support:
-    """The mass of one descent's frontier. Tiles are the heaviest first; (s,) arrays describe the points."""
+    """The mass of one descent's frontier: (n,) tiles, heaviest first, and (s,) points."""
 
-    tiles: Frontier  # (n,) heaviest first
-    centres: Centres  # the tiles', (n,)
+    tiles: Frontier  # (n,)
+    centres: Centres  # (n,), of the tiles
     vectors: Floats  # (s, 3)
     mass: Floats  # (s,)
-    owner: Ints  # (s,): the tile each point belongs to, -1 for lumps
-    total: float  # all mass that is not elsewhere, what the points leave out included
+    owner: Ints  # (s,): the tile that each point belongs to, -1 for lumps
+    total: float  # all mass that is not elsewhere, including the mass that no point has
 
     @classmethod
-    def of(cls, descent: Descent, bbox: BBox | None) -> "Support":
-        """Gather the heaviest tiles, spread them, and lump what is left if it counts."""
+    def of(cls, descent: Descent, constraint: Constraint | None) -> "Support":
+        """Take the heaviest tiles, spread each over points, and merge the other tiles into lumps if they matter."""
         frontier = descent.frontier()
+        bbox = None if constraint is None else constraint.bbox
         total = float(frontier.mass.sum())
         heavy, light = _split(frontier.mass, total)
         tiles = frontier.take(heavy)
-        where = addresses_of(descent, tiles)
-        vectors, mass, owner = _spread(_rectangles(where, bbox), tiles.mass)
+        addresses = addresses_of(descent, tiles)
+        vectors, mass, owner = _spread(_rectangles(addresses, bbox), tiles.mass)
         if len(light):
             lumps, weights = _lump(descent, frontier.take(light), bbox)
             vectors, mass = np.concatenate([vectors, lumps]), np.concatenate([mass, weights])
             owner = np.concatenate([owner, np.full(len(lumps), -1)])
-        return cls(tiles, _centres(where, bbox), vectors, mass, owner, total)
+        support = cls(tiles, _centres(addresses, bbox), vectors, mass, owner, total)
+        if constraint is None or constraint.region is None:
+            return support
+        return _inside(support, addresses, constraint.region)
 
 
 def centres_of(descent: Descent, tiles: Frontier, bbox: BBox | None) -> Centres:
-    """The centres of frontier tiles."""
+    """The centres of frontier tiles, moved into the bounding box if there is one."""
     return _centres(addresses_of(descent, tiles), bbox)
 
 
 def _split(mass: Floats, total: float) -> tuple[Ints, Ints]:
-    """The heaviest tiles, heaviest first, and those that must be lumped as they hold more than UNREACHED together."""
-    few = len(mass) <= MAX_TILES
-    heavy = np.arange(len(mass)) if few else np.argpartition(-mass, MAX_TILES)[:MAX_TILES]
+    """The heaviest tiles, heaviest first, and the tiles to lump: none if the rest holds less than UNREACHED."""
+    all_fit = len(mass) <= MAX_TILES
+    heavy = np.arange(len(mass)) if all_fit else np.argpartition(-mass, MAX_TILES)[:MAX_TILES]
     heavy = heavy[np.lexsort((heavy, -mass[heavy]))]
     reached = np.cumsum(mass[heavy])
     enough = int(np.searchsorted(reached, (1 - UNREACHED) * total)) + 1
@@ -98,25 +106,25 @@ def addresses_of(descent: Descent, tiles: Frontier) -> Addresses:
     codes = np.empty(len(tiles.mass), dtype=np.uint64)
     zooms = np.empty(len(tiles.mass), dtype=np.intp)
     for i, step in enumerate(descent.steps):
-        here = np.flatnonzero(tiles.steps == i)
-        codes[here] = step.level.codes[step.rows[tiles.positions[here]]]
-        zooms[here] = step.level.zoom
+        of_step = np.flatnonzero(tiles.steps == i)
+        codes[of_step] = step.level.codes[step.rows[tiles.positions[of_step]]]
+        zooms[of_step] = step.level.zoom
     x, y = morton_decode(codes)
     return Addresses(codes, zooms, x.astype(np.float64), y.astype(np.float64))
 
 
-def _centres(where: Addresses, bbox: BBox | None) -> Centres:
-    lng, lat = longitudes(where.x + 0.5, where.zooms), latitudes(where.y + 0.5, where.zooms)
+def _centres(addresses: Addresses, bbox: BBox | None) -> Centres:
+    lng, lat = longitudes(addresses.x + 0.5, addresses.zooms), latitudes(addresses.y + 0.5, addresses.zooms)
     if bbox is not None:
-        shape = _rectangles(where, bbox)
+        shape = _rectangles(addresses, bbox)
         lng, lat = np.clip(lng, shape.west, shape.east), np.clip(lat, bbox.south, bbox.north)
     return Centres(lng, lat, unit_vectors_of_sines(lng, np.sin(np.radians(lat))))
 
 
-def _rectangles(where: Addresses, bbox: BBox | None) -> Rectangles:
-    width = np.ldexp(360.0, -where.zooms)
-    west = where.x * width - 180
-    bottom, top = sines(where.y + 1, where.zooms), sines(where.y, where.zooms)
+def _rectangles(addresses: Addresses, bbox: BBox | None) -> Rectangles:
+    width = np.ldexp(360.0, -addresses.zooms)
+    west = addresses.x * width - 180
+    bottom, top = sines(addresses.y + 1, addresses.zooms), sines(addresses.y, addresses.zooms)
     shape = Rectangles(west, west + width, bottom, top)
     return shape if bbox is None else _cut(shape, bbox)
 
@@ -126,17 +134,17 @@ def _cut(shape: Rectangles, bbox: BBox) -> Rectangles:
     bottom, top = np.clip(shape.bottom, low, high), np.clip(shape.top, low, high)
     first, *others = (tuple(np.clip((shape.west, shape.east), *span)) for span in bbox.spans())
     west, east = first
-    for w, e in others:  # a tile so wide that it meets both sides of the date line counts where it has more
-        there = e - w > east - west
-        west, east = np.where(there, w, west), np.where(there, e, east)
+    for w, e in others:  # of a tile on both sides of the date line, the wider side counts
+        wider = e - w > east - west
+        west, east = np.where(wider, w, west), np.where(wider, e, east)
     return Rectangles(west, east, bottom, top)
 
 
 def _sub_points() -> tuple[Ints, Floats, Floats, Floats]:
-    """Sub-points of MAX_TILES tiles in order of mass: whose, where in the tile (0 to 1), and their part of its mass.
+    """Points of MAX_TILES tiles, heaviest first: owner, position in the tile (0 to 1, twice), share of its mass.
 
-    A tile's points are Hammersley's: as even as a grid, but not at equal distances from its centre, where a radius
-    would jump by an eighth of the tile's mass.
+    A tile's points are a Hammersley set: as even as a grid, but at different distances from the centre. Points of a
+    grid would lie at equal distances, and radii would jump by an eighth of the tile's mass.
     """
     counts = np.full(MAX_TILES, 1)
     counts[:96], counts[:24], counts[:6] = 4, 16, 64
@@ -146,27 +154,73 @@ def _sub_points() -> tuple[Ints, Floats, Floats, Floats]:
     return owner, (number + 0.5) / counts[owner], mirrored + 0.5 / counts[owner], 1.0 / counts[owner]
 
 
-_OWNER, _ACROSS, _UP, _PART = _sub_points()
+_OWNER, _ACROSS, _UP, _SHARE = _sub_points()
 
 
 def _spread(shape: Rectangles, mass: Floats) -> tuple[Floats, Floats, Ints]:
-    """Points spread evenly over each tile's area: even in longitude and in the sine of latitude."""
+    """Points spread evenly over each tile's area: evenly in longitude and in the sine of latitude."""
     n = int(np.searchsorted(_OWNER, len(mass)))
     owner = _OWNER[:n]
     lng = (shape.east - shape.west)[owner] * _ACROSS[:n] + shape.west[owner]
     sine = (shape.top - shape.bottom)[owner] * _UP[:n] + shape.bottom[owner]
-    return unit_vectors_of_sines(lng, sine), mass[owner] * _PART[:n], owner
+    return unit_vectors_of_sines(lng, sine), mass[owner] * _SHARE[:n], owner
 
 
 def _lump(descent: Descent, tiles: Frontier, bbox: BBox | None) -> tuple[Floats, Floats]:
-    """Many light tiles as one point for each tile of the first zoom above them: their centre of mass."""
-    where = addresses_of(descent, tiles)
-    vectors = _centres(where, bbox).vectors
-    steps_up = 2 * (where.zooms - descent.steps[0].level.zoom)
-    _, group = np.unique(where.codes >> steps_up.astype(np.uint64), return_inverse=True)
+    """Light tiles merged into one point per ancestor at the first zoom, at their centre of mass."""
+    addresses = addresses_of(descent, tiles)
+    vectors = _centres(addresses, bbox).vectors
+    steps_up = 2 * (addresses.zooms - descent.steps[0].level.zoom)
+    _, group = np.unique(addresses.codes >> steps_up.astype(np.uint64), return_inverse=True)
     mass = np.asarray(np.bincount(group, tiles.mass), dtype=np.float64)
     sums = np.stack([np.bincount(group, tiles.mass * vectors[:, i]) for i in range(3)], axis=1)
-    # A lump of no mass at all (underflow) has no direction; it keeps a harmless one.
+    # A lump whose mass underflowed to 0 has no direction; any direction will do.
     norms = np.linalg.norm(sums, axis=1, keepdims=True)
     lumps: Floats = np.where(norms > 0, sums / np.maximum(norms, 1e-300), vectors[0])
     return lumps, mass
+
+
+def _inside(support: Support, addresses: Addresses, region: "Region") -> Support:
+    """The support with the mass of each tile on those of its points that lie in the region; lumps stay as they are.
+
+    A tile without such a point gets one where it meets the region. Centres outside move to the nearest point inside.
+    """
+    points = np.flatnonzero(support.owner >= 0)
+    vectors, owner = support.vectors[points], support.owner[points]
+    inside = region.contains(*degrees_of(vectors))
+    vectors, owner = vectors[inside], owner[inside]
+    bare = np.setdiff1d(np.arange(len(addresses.codes)), owner)
+    vectors = np.concatenate([vectors, _points_in(bare, addresses, support.centres, region)])
+    owner = np.concatenate([owner, bare])
+    mass = support.tiles.mass[owner] / np.bincount(owner, minlength=len(addresses.codes))[owner]
+    lumps = support.owner < 0
+    return replace(
+        support,
+        centres=_centres_in(support.centres, vectors, owner, region),
+        vectors=np.concatenate([vectors, support.vectors[lumps]]),
+        mass=np.concatenate([mass, support.mass[lumps]]),
+        owner=np.concatenate([owner, support.owner[lumps]]),
+    )
+
+
+def _points_in(tiles: Ints, addresses: Addresses, centres: Centres, region: "Region") -> Floats:
+    """A point in both each of these tiles and the region, (b, 3); the tile's centre if there is none."""
+    points = [
+        region.inside(int(addresses.codes[i]), int(addresses.zooms[i])) or (centres.lng[i], centres.lat[i])
+        for i in tiles
+    ]
+    lng, lat = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return unit_vectors_of_sines(lng, np.sin(np.radians(lat)))
+
+
+def _centres_in(centres: Centres, vectors: Floats, owner: Ints, region: "Region") -> Centres:
+    """Centres, each one outside the region replaced by the nearest of its tile's points; each tile has at least one."""
+    order = np.lexsort((-np.einsum("pd,pd->p", vectors, centres.vectors[owner]), owner))
+    nearest = vectors[order[np.searchsorted(owner[order], np.arange(len(centres.lng)))]]
+    stay = region.contains(centres.lng, centres.lat)
+    lng, lat = degrees_of(nearest)
+    return Centres(
+        np.where(stay, centres.lng, lng),
+        np.where(stay, centres.lat, lat),
+        np.where(stay[:, None], centres.vectors, nearest),
+    )

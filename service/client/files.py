@@ -13,7 +13,7 @@ from service.errors import LocalFileError, ProblemError, problem_of
 
 if TYPE_CHECKING:  # the engine, which `locate_there` must not import
     from retrieval.locator import Locator
-    from retrieval.pipeline import Prepared
+    from retrieval.pipeline import DecodedPicture
     from retrieval.search.query import LocateQuery
 
 __all__ = ["locate_here", "locate_there"]
@@ -43,23 +43,26 @@ def _single(client: Client, photo: Path, **question: Any) -> Outcome:
 
 def locate_here(locator: "Locator", photos: Sequence[Path], query: "LocateQuery") -> Iterator[Outcome]:
     """Locate with an opened index; raises QueryError for a query that has no answer on it."""
-    from retrieval.pipeline import Prepared, locate_group
+    from retrieval.pipeline import DecodedPicture, locate
 
     for group in _groups(photos, locator.encoder.batch_size):
-        prepared = [_prepared(locator, photo, query) for photo in group]
-        good = [photo for photo in prepared if isinstance(photo, Prepared)]
-        answers = iter(locate_group(locator, good, query) if good else ())
-        yield from (next(answers) if isinstance(photo, Prepared) else photo for photo in prepared)
+        decoded = [_decoded(locator, photo, query) for photo in group]
+        outcomes = iter(locate([photo for photo in decoded if isinstance(photo, DecodedPicture)]))
+        for photo in decoded:
+            outcome = next(outcomes) if isinstance(photo, DecodedPicture) else photo
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
 
 
-def _prepared(locator: "Locator", photo: Path, query: "LocateQuery") -> "Prepared | Outcome":
+def _decoded(locator: "Locator", photo: Path, query: "LocateQuery") -> "DecodedPicture | Outcome":
     from retrieval.encoders.photo import PhotoLimits
     from retrieval.errors import PhotoError
-    from retrieval.pipeline import prepare
+    from retrieval.pipeline import decode
 
     limits = PhotoLimits()
     try:
-        return prepare(locator, _head(photo, limits.max_bytes + 1), limits, query)
+        return decode(locator, _head(photo, limits.max_bytes + 1), query, limits)
     except (PhotoError, LocalFileError) as error:
         return {"error": problem_of(error)}
 

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from retrieval.pipeline import Outcome, Prepared
+from retrieval.pipeline import DecodedPicture, Outcome
 from retrieval.search.query import LocateQuery
 from service.access.audit import Trail
 from service.engine.inference import Inference
@@ -181,11 +181,11 @@ class BatchWork:
                 return_exceptions=True,
             )
             await previous_queued.wait()
-            ready = [photo for photo in decoded if isinstance(photo, Prepared)]
-            located = self._inference.submit(ready, self._query, "batch")
+            ready = [photo for photo in decoded if isinstance(photo, DecodedPicture)]
+            located = self._inference.submit(ready, "batch")
             group.queued.set()
             outcomes = iter(await asyncio.gather(*located))
-        return [next(outcomes) if isinstance(photo, Prepared) else _error(photo) for photo in decoded]
+        return [next(outcomes) if isinstance(photo, DecodedPicture) else _error(photo) for photo in decoded]
 
     def _line(self, number: int, photo: SpooledPhoto, outcome: Outcome) -> _Line:
         if isinstance(outcome, Exception):

@@ -18,7 +18,7 @@ from PIL import Image
 from retrieval.encoders.photo import PhotoLimits
 from retrieval.errors import QueryError
 from retrieval.locator import Locator
-from retrieval.pipeline import Outcome, Prepared, prepare
+from retrieval.pipeline import DecodedPicture, Outcome, decode
 from retrieval.search.query import LocateQuery
 from service.engine.limits import Gate, Slots
 from service.engine.queue import ImageQueue, Lane
@@ -52,12 +52,12 @@ class Inference:
         metrics.read_queue_from(lambda: self.slots.single, lambda: self.slots.batch)
         self._export_index()
 
-    async def prepare(self, read: Callable[[], bytes], query: LocateQuery, lane: Lane = "single") -> Prepared:
+    async def prepare(self, read: Callable[[], bytes], query: LocateQuery, lane: Lane = "single") -> DecodedPicture:
         """Read and decode a picture in a decoding thread; raises PhotoError, QueryError."""
         locator, loop = self.locator, asyncio.get_running_loop()
 
-        def work() -> Prepared:
-            return prepare(locator, read(), self._limits, query)
+        def work() -> DecodedPicture:
+            return decode(locator, read(), query, self._limits)
 
         if lane == "single":
             photo = await loop.run_in_executor(self._decoders, work)
@@ -67,16 +67,16 @@ class Inference:
         self._decode_s = 0.9 * self._decode_s + 0.1 * photo.decode_ms / 1000
         return photo
 
-    async def locate(self, photo: Prepared, query: LocateQuery) -> dict[str, Any]:
+    async def locate(self, photo: DecodedPicture) -> dict[str, Any]:
         """The answer for a single picture; raises the error that prevented it."""
-        outcome = await self.submit([photo], query, "single")[0]
+        outcome = await self.submit([photo], "single")[0]
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def submit(self, photos: Sequence[Prepared], query: LocateQuery, lane: Lane) -> "list[asyncio.Future[Outcome]]":
+    def submit(self, photos: Sequence[DecodedPicture], lane: Lane) -> "list[asyncio.Future[Outcome]]":
         """Queue decoded pictures; see `ImageQueue.submit`."""
-        return self._queue.submit(photos, query, lane)
+        return self._queue.submit(photos, lane)
 
     async def check(self) -> None:
         """Run an inference unless the last one succeeded; raises NotReadyError if it fails."""
@@ -87,10 +87,8 @@ class Inference:
                 # With default limits: the operator's may be smaller than the test picture.
                 locator = self.locator
                 loop = asyncio.get_running_loop()
-                photo = await loop.run_in_executor(
-                    self._decoders, lambda: prepare(locator, sample_picture(), PhotoLimits())
-                )
-                await self.locate(photo, LocateQuery())
+                photo = await loop.run_in_executor(self._decoders, lambda: decode(locator, sample_picture()))
+                await self.locate(photo)
             except Exception as error:
                 _log.exception("the readiness inference failed")
                 raise NotReadyError(

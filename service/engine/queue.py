@@ -15,8 +15,7 @@ from typing import Literal
 
 from retrieval.encoders.threads import all_threads, threads
 from retrieval.locator import Locator
-from retrieval.pipeline import Outcome, Prepared, locate_mixed
-from retrieval.search.query import LocateQuery
+from retrieval.pipeline import DecodedPicture, Outcome, locate
 from service.errors import NotReadyError
 from service.ops.metrics import Metrics
 
@@ -34,8 +33,7 @@ _MIN_GROUP = 8
 
 @dataclass(eq=False)
 class _Queued:
-    photo: Prepared
-    query: LocateQuery
+    photo: DecodedPicture
     outcome: "asyncio.Future[Outcome]"
     since: float = field(default_factory=time.perf_counter)
 
@@ -62,10 +60,10 @@ class ImageQueue:
         # A weak reference, so that an index is freed after it was replaced.
         self._tuned_locator: Callable[[], Locator | None] = lambda: None
 
-    def submit(self, photos: Sequence[Prepared], query: LocateQuery, lane: Lane) -> "list[asyncio.Future[Outcome]]":
+    def submit(self, photos: Sequence[DecodedPicture], lane: Lane) -> "list[asyncio.Future[Outcome]]":
         """Queue pictures; a future for each outcome. Cancelling a future removes its picture unless it is encoded."""
         loop = asyncio.get_running_loop()
-        added = [_Queued(photo, query, loop.create_future()) for photo in photos]
+        added = [_Queued(photo, loop.create_future()) for photo in photos]
         for item in added:
             self._lanes[lane][item] = None
             item.outcome.add_done_callback(partial(self._remove, item, lane))
@@ -86,19 +84,21 @@ class ImageQueue:
             return
         self._busy, now = True, time.perf_counter()
         self._metrics.count_group([now - item.since for item in group])
-        pictures = [(item.photo, item.query) for item in group]
+        pictures = [item.photo for item in group]
         done = asyncio.get_running_loop().run_in_executor(self._engine, self._locate, pictures)
         done.add_done_callback(partial(self._finish_group, group))
 
-    def _locate(self, pictures: list[tuple[Prepared, LocateQuery]]) -> tuple[list[Outcome], float]:
+    def _locate(self, pictures: list[DecodedPicture]) -> tuple[list[Outcome], float]:
         """In the engine thread: the outcomes of a group, and the seconds per picture."""
-        locator = pictures[0][0].locator
+        locator = pictures[0].locator
         if locator is not self._tuned_locator():
-            locator.expect_single()
+            tune = getattr(locator.encoder, "expect_single", None)  # not every encoder has a choice
+            if tune is not None:
+                tune()
             self._tuned_locator = weakref.ref(locator)
         started = time.perf_counter()
         with threads(self._encoder_threads() if len(pictures) > 1 else None):
-            outcomes = locate_mixed(pictures)
+            outcomes = locate(pictures)
         return outcomes, (time.perf_counter() - started) / len(pictures)
 
     def _encoder_threads(self) -> int | None:

@@ -54,7 +54,7 @@ async def _query(request: Request, params: Annotated[LocateParams, Query()], ser
     if repeated:
         raise RequestError(f"query parameter {min(repeated)!r} is given more than once; give it once")
     query = params.query(service.settings.scoring)
-    service.inference.locator.asked(query)  # reject an unknown prior before the picture is read
+    service.inference.locator.plan(query)  # reject an unknown prior before the picture is read
     return query
 
 
@@ -77,7 +77,7 @@ async def locate(request: Request, query: LocateQueryParam, service: ServicePart
 async def _answer(request: Request, photo: UploadedPhoto, query: LocateQuery, service: Service) -> dict[str, Any]:
     with service.audit.trail(request).picture(photo) as entry, service.inference.slots.for_single():
         decoded = await service.inference.prepare(photo.read, query)
-        entry.answer = await service.inference.locate(decoded, query)
+        entry.answer = await service.inference.locate(decoded)
     return entry.answer
 
 

@@ -16,6 +16,7 @@ from retrieval.index.calibration import Calibration, ElsewhereNumbers, Feature, 
 from retrieval.index.reader import TileIndex
 from retrieval.priors.grid import GridBelief
 from retrieval.search.beam import Descent, descend
+from retrieval.search.plan import SearchPlan
 from retrieval.testing.fake import FakeLevel, fake_pyramid, write_fake_index
 from tile_cache.addressing import LngLat, centre, code_of_tile, tile_at, tile_of_code
 
@@ -66,8 +67,8 @@ def test_without_cosines_the_posterior_is_the_prior_however_little_is_kept(
     numbers = ZoomNumbers(tau=0.1, lam=1.0)
     with tempfile.TemporaryDirectory() as folder:
         index = opened(folder, pyramid(seed, zooms, flat=True, tiles=4**5))
-        descent = descend(index, np.ones(DIM, np.float32), Calibration(dict.fromkeys(zooms, numbers)), k, "posterior",
-                          None, belief)  # fmt: skip
+        plan = SearchPlan(Calibration(dict.fromkeys(zooms, numbers)), k=k)
+        descent = descend(index, np.ones(DIM, np.float32), plan, belief)
     frontier = frontier_of(descent)
     for (zoom, code), mass in frontier.items():
         expected = np.exp(belief.log_mass(np.array([code], dtype=np.uint64), zoom)[0])
@@ -106,7 +107,7 @@ def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
     with tempfile.TemporaryDirectory() as folder:
         index = opened(folder, pyramid(seed, zooms, thinning=thinning))
         try:
-            beam = descend(index, embedding, calibration, 1024, "posterior", None, belief)
+            beam = descend(index, embedding, SearchPlan(calibration, k=1024), belief)
         except QueryError:
             assert hard
             return
@@ -123,7 +124,7 @@ def test_elsewhere_gets_what_the_prior_has_outside_the_candidates(tmp_path: Path
     mass[[3, 7]] = 0.1, 0.3
     index, belief = opened(str(tmp_path), [flat]), GridBelief.of(mass, 2, floor=0)
     calibration = Calibration({2: ZoomNumbers(b=0.0, lam=1.0)})
-    descent = descend(index, np.zeros(DIM, np.float32), calibration, 4, "posterior", None, belief)
+    descent = descend(index, np.zeros(DIM, np.float32), SearchPlan(calibration, k=4), belief)
     assert descent.elsewhere == pytest.approx(0.6, abs=1e-6)
     assert np.exp(descent.steps[0].log_mass) == pytest.approx([0.1, 0.3], abs=1e-6)
 
@@ -137,7 +138,7 @@ def test_a_prior_of_weight_0_changes_no_bit(seed: int, k: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index = opened(folder, pyramid(seed, zooms, thinning=0.2))
         plain, fused = (
-            descend(index, embedding, Calibration(numbers), k, "posterior", None, belief)
+            descend(index, embedding, SearchPlan(Calibration(numbers), k=k), belief)
             for belief in (None, belief_of(seed, 4))
         )
     assert frontier_of(fused) == frontier_of(plain)
@@ -146,19 +147,19 @@ def test_a_prior_of_weight_0_changes_no_bit(seed: int, k: int) -> None:
 
 @FEW
 @given(seed=SEEDS, k=st.sampled_from([1, 3]))
-def test_bolted_on_the_prior_adds_its_own_tile_to_the_paper_s_beam_at_every_zoom(seed: int, k: int) -> None:
+def test_a_place_to_keep_adds_its_tile_to_every_beam(seed: int, k: int) -> None:
     zooms, rng = [1, 3, 5], np.random.default_rng(seed)
     place = centre(tile_of_code(int(rng.integers(0, 4**5)), 5))
     embedding = rng.standard_normal(DIM).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         index = opened(folder, pyramid(seed, zooms, tiles=4**5))
-        belief = belief_of(seed, 3, best=place)
-        paper = descend(index, embedding, Calibration(), k, "paper", None)
-        bolted = descend(index, embedding, Calibration(), k, "bolted", None, belief)
-    for zoom, one, other in zip(zooms, paper.steps, bolted.steps, strict=True):
-        mine = code_of_tile(tile_at(place.lng, place.lat, zoom))
-        kept = set(other.level.codes[other.rows[other.kept]].tolist())
-        assert mine in kept
-        assert len(kept) <= k + 1
+        plan = SearchPlan(Calibration(), k=k, scoring="paper")
+        plain = descend(index, embedding, plan)
+        extended = descend(index, embedding, plan, always_keep=place)
+    for zoom, one, other in zip(zooms, plain.steps, extended.steps, strict=True):
+        own_tile = code_of_tile(tile_at(place.lng, place.lat, zoom))
+        beam = set(other.level.codes[other.rows[other.beam]].tolist())
+        assert own_tile in beam
+        assert len(beam) <= k + 1
         if zoom == zooms[0]:
-            assert kept == set(one.level.codes[one.rows[one.kept]].tolist()) | {mine}
+            assert beam == set(one.level.codes[one.rows[one.beam]].tolist()) | {own_tile}

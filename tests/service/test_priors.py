@@ -12,13 +12,14 @@ from terminal import unwrapped
 from typer.testing import CliRunner
 
 from benchmarks.noise_prior import NoisePrior
-from retrieval.encoders.photo import PhotoLimits, decode_photo
+from retrieval.encoders.photo import decode_photo
 from retrieval.geo.region import Region
 from retrieval.index.calibration import Calibration
 from retrieval.index.reader import TileIndex
-from retrieval.installed_priors import Asked, OpenPriors
+from retrieval.installed_priors import OpenPriors
 from retrieval.locator import LocateQuery, Locator
-from retrieval.pipeline import Prepared, locate_mixed, prepare
+from retrieval.pipeline import DecodedPicture, decode, locate
+from retrieval.search.plan import InstalledPrior
 from retrieval.testing.fake import FakePhotoEncoder
 from service.client.client import Client
 from tilebeam import app
@@ -40,7 +41,7 @@ def believing(index_dir: Path) -> Locator:
     """An index with two priors that have different encoders, and a default prior without one."""
     index, plain = TileIndex.open(index_dir), Calibration()
     priors = {"one": SeeingNoise(1), "two": SeeingNoise(2), "blind": NoisePrior()}
-    asked = {name: Asked.of(name, prior, plain, index.zooms, plain) for name, prior in priors.items()}
+    asked = {name: InstalledPrior.of(name, prior, plain, index.zooms, plain) for name, prior in priors.items()}
     return Locator(index, plain, FakePhotoEncoder(), priors=OpenPriors(asked, "blind"))
 
 
@@ -52,12 +53,12 @@ def site(believing: Locator, serving: Any) -> Iterator[str]:
 
 def direct(locator: Locator, data: bytes, query: LocateQuery) -> dict[str, Any]:
     """The answer of the locator, without the service."""
-    image, asked = decode_photo(data), locator.asked(query)
+    image, plan = decode_photo(data), locator.plan(query)
     features = None
-    if asked is not None and asked.prior.encoder is not None:
-        features = asked.prior.encoder.encode(asked.prior.encoder.prepare(image)[None])
-    rows = locator.encode(locator.prepare(image)[None])
-    found: dict[str, Any] = json.loads(json.dumps(locator.locate(rows, query, features)[0].to_json()))
+    if plan.prior_encoder is not None:
+        features = plan.prior_encoder.encode(plan.prior_encoder.prepare(image)[None])
+    rows = locator.encoder.encode(locator.encoder.prepare(image)[None])
+    found: dict[str, Any] = json.loads(json.dumps(locator.answers(rows, plan, features)[0].to_json()))
     return found
 
 
@@ -86,9 +87,9 @@ def test_queries_with_different_priors_share_a_group(believing: Locator, make_pi
     names = ["one", "none", "two", "one", None]
     pictures = [make_picture(seed) for seed in range(len(names))]
     queries = [LocateQuery(prior=name) for name in names]
-    ready = [prepare(believing, d, PhotoLimits(), q) for d, q in zip(pictures, queries, strict=True)]
-    assert [p.for_prior is None for p in ready] == [False, True, False, False, True]
-    found = locate_mixed(list(zip(ready, queries, strict=True)))
+    ready = [decode(believing, d, q) for d, q in zip(pictures, queries, strict=True)]
+    assert [p.prior_pixels is None for p in ready] == [False, True, False, False, True]
+    found = locate(ready)
     for data, query, outcome in zip(pictures, queries, found, strict=True):
         assert isinstance(outcome, dict)
         assert without_timing(outcome) == direct(believing, data, query)
@@ -96,16 +97,16 @@ def test_queries_with_different_priors_share_a_group(believing: Locator, make_pi
 
 def test_failure_of_prior_encoder_affects_only_one_picture(believing: Locator, make_picture: Picture) -> None:
     query = LocateQuery(prior="one")
-    good = prepare(believing, make_picture(1), PhotoLimits(), query)
-    bad = Prepared(good.pixels, 0.0, believing, np.zeros((3, 1, 1), np.float32))
-    found = locate_mixed([(good, query), (bad, query), (good, query)])
+    good = decode(believing, make_picture(1), query)
+    bad = DecodedPicture(believing, good.plan, good.pixels, np.zeros((3, 1, 1), np.float32), 0.0)
+    found = locate([good, bad, good])
     assert isinstance(found[1], Exception)
     assert all(isinstance(outcome, dict) for outcome in (found[0], found[2]))
 
 
 def test_unknown_prior_is_rejected_before_upload_is_read(site: str, check_problem: Any) -> None:
     response = httpx.post(f"{site}/locate?prior=oracle", content=b"no picture", headers={"Content-Type": "image/png"})
-    assert "there are none, one, two, blind" in check_problem(response, 422, "invalid-query")
+    assert "this index has none, one, two, blind" in check_problem(response, 422, "invalid-query")
 
 
 def test_index_route_lists_priors(site: str) -> None:

@@ -8,6 +8,7 @@ from retrieval.index.calibration import Calibration
 from retrieval.index.reader import TileIndex
 from retrieval.locator import Locator
 from retrieval.search.beam import Descent, descend
+from retrieval.search.plan import SearchPlan
 from retrieval.search.query import LocateQuery
 from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, fake_pyramid, unit_rows
 from tile_cache.addressing import centres_of_codes, codes_at
@@ -19,7 +20,7 @@ def drawn(index: TileIndex, truth: Calibration, n: int, seed: int, k: int = K) -
     """Random embeddings, at the centres of frontier tiles drawn by their mass."""
     rng = np.random.default_rng(seed)
     rows = unit_rows(rng.standard_normal((n, DIM)))
-    places = [_place(descend(index, row, truth, k, "posterior", None), rng) for row in rows]
+    places = [_place(descend(index, row, SearchPlan(truth, k=k)), rng) for row in rows]
     return KnownPictures(rows, *(np.array(v) for v in zip(*places, strict=True)))
 
 
@@ -44,7 +45,7 @@ def mixed(index: TileIndex, truth: Calibration, n: int, seed: int) -> KnownPictu
 def likelihoods(index: TileIndex, pictures: KnownPictures, calibration: Calibration) -> Floats:
     """The frontier mass at each picture's place, (n,), summed over the frontier and not by the fit's arithmetic."""
     every = zip(pictures.embeddings, pictures.lng, pictures.lat, strict=True)
-    return np.array([_mass_over(descend(index, row, calibration, K, "posterior", None), *at) for row, *at in every])
+    return np.array([_mass_over(descend(index, row, SearchPlan(calibration, k=K)), *at) for row, *at in every])
 
 
 def deepest_tiles(index: TileIndex) -> FakeLevel:

@@ -20,7 +20,7 @@ from retrieval.search.gpu.index import DeviceIndex, DeviceLevel
 from retrieval.search.gpu.posterior import best, share, with_neighbours
 from retrieval.search.gpu.products import Queries, products, products_with_all, queries_of
 from retrieval.search.gpu.results import LevelResult, pack, unpack
-from retrieval.search.query import Scoring
+from retrieval.search.options import Scoring
 
 SCRATCH_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}
 """By kind of device: limit for the vectors gathered at once, and for the candidates of all queries searched at once."""

@@ -1,6 +1,7 @@
 """The results of a search on a device: packed into bytes for one copy, and unpacked on the host into `Descent`s."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from retrieval.index.calibration import Calibration
-from retrieval.search.beam import Descent, Step, weighed
+from retrieval.search.beam import Descent, Step, with_elsewhere
 from retrieval.search.gpu.index import DeviceLevel
 from retrieval.search.posterior import Floats
 
@@ -57,7 +58,7 @@ def unpack(
     """
     elsewhere, results = _views(levels, widths, packed, n)
     compact = [_compacted(level, result, m) for level, result, m in zip(levels, results, widths, strict=False)]
-    return [weighed(list(_steps(levels, compact, query)), float(elsewhere[query]), calibration) for query in range(n)]
+    return [with_elsewhere(_steps(levels, compact, query), float(elsewhere[query]), calibration) for query in range(n)]
 
 
 def _views(
@@ -101,20 +102,18 @@ def _compacted(level: DeviceLevel, result: LevelResult, above: int) -> _Compact:
     )
 
 
-def _steps(levels: Sequence[DeviceLevel], compact: Sequence[_Compact], query: int) -> Iterator[Step]:
-    """One query's steps, down to where no tile of the beam has candidates.
-
-    A step's `expanded` is known once the next level is: it is set before the next step is yielded.
-    """
-    above: Step | None = None
+def _steps(levels: Sequence[DeviceLevel], compact: Sequence[_Compact], query: int) -> list[Step]:
+    """One query's steps, down to where no tile of the beam has candidates."""
+    steps: list[Step] = []
     for level, result in zip(levels, compact, strict=True):
         own = slice(result.bounds[query], result.bounds[query + 1])
         if own.start == own.stop:
-            return
-        if above is not None:
-            above.expanded = above.kept[result.expanded[query, : len(above.kept)]]
+            break
+        if steps:
+            above = steps[-1]
+            steps[-1] = replace(above, expanded=above.beam[result.expanded[query, : len(above.beam)]])
         beam = result.beam[query, : result.beam_sizes[query]]
-        above = Step(
-            level.level, result.rows[own], result.similarities[own], result.log_mass[own], result.slots[own], beam
+        steps.append(
+            Step(level.level, result.rows[own], result.similarities[own], result.log_mass[own], result.slots[own], beam)
         )
-        yield above
+    return steps

@@ -18,9 +18,10 @@ from retrieval.geo.region import Region
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import Manifest
 from retrieval.index.reader import TileIndex
-from retrieval.installed_priors import Asked, OpenPriors
+from retrieval.installed_priors import OpenPriors
 from retrieval.locator import Locator
 from retrieval.priors.density import Density, DensityPrior
+from retrieval.search.plan import InstalledPrior
 from retrieval.search.query import BBox, LocateQuery
 from retrieval.verify import verify
 from tilebeam import app
@@ -40,7 +41,7 @@ def believing(index: Path, lat: list[float], lng: list[float]) -> Locator:
     """An index of rows, opened with a density of some places as its prior."""
     opened = TileIndex.open(index)
     prior = DensityPrior(Density.of(np.array(lat), np.array(lng)))
-    asked = Asked.of("density", prior, Calibration(), opened.zooms, Calibration())
+    asked = InstalledPrior.of("density", prior, Calibration(), opened.zooms, Calibration())
     return Locator(opened, Calibration(), NoEncoder(), priors=OpenPriors({"density": asked}, "density"))
 
 
@@ -98,7 +99,7 @@ def test_it_answers_where_its_prior_says(index: Path) -> None:
     assert [level.similarity for level in answer.levels] == [None] * len(ZOOMS)
     assert not answer.calibrated
     density = Density.of(np.array([47.37, 47.37, 47.37, 46.0, 0.0]), np.array([8.54, 8.54, 8.54, 7.0, 0.0]))
-    descent = locator.descend(np.empty(0, dtype=np.float32), LocateQuery())
+    descent = locator.descend(np.empty(0, dtype=np.float32), locator.plan(LocateQuery()))
     last = descent.steps[-1]
     masses = np.exp(density.log_mass(last.level.codes[last.rows], 10).astype(np.float64))
     assert np.exp(last.log_mass) == pytest.approx(masses / masses.sum(), rel=1e-3)

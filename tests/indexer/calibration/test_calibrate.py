@@ -117,7 +117,7 @@ def test_calibrate_changes_no_other_file_of_the_index(place: Path, done: tuple[P
 
 def test_answers_are_calibrated_at_the_fitted_beam_width_only(place: Path, done: tuple[Path, Path, str]) -> None:
     opened = Locator.open(done[0])
-    rows = opened.encode(opened.prepare(Image.open(place / "photos" / "0.png"))[None])
+    rows = opened.encoder.encode(opened.encoder.prepare(Image.open(place / "photos" / "0.png"))[None])
     for k, expected in ((K, True), (K * 2, False), (64, False)):
         (answer,) = opened.locate(rows, LocateQuery(k=k))
         assert (answer.calibrated, answer.calibration_id) == (expected, Calibration.read(done[0]).id)
@@ -190,7 +190,7 @@ def test_zoom_with_too_few_photos_is_reported_and_not_fitted(place: Path, tmp_pa
     assert "**Zoom 4 is not calibrated**: only " in out
     assert list(Calibration.read(index).zooms) == [2]
     opened = Locator.open(index)
-    rows = opened.encode(opened.prepare(Image.open(place / "photos" / "0.png"))[None])
+    rows = opened.encoder.encode(opened.encoder.prepare(Image.open(place / "photos" / "0.png"))[None])
     assert not opened.locate(rows, LocateQuery(k=1))[0].calibrated
 
 
@@ -254,7 +254,7 @@ def test_prior_is_fitted_installed_and_used(
     code, _, err = run("inspect", index, "--verify")
     assert code == 0, err
     opened = Locator.open(index)
-    rows = opened.encode(opened.prepare(Image.open(place / "photos" / "0.png"))[None])
+    rows = opened.encoder.encode(opened.encoder.prepare(Image.open(place / "photos" / "0.png"))[None])
     for asked, calibration, prior in (
         (None, Calibration.read(index, "noise"), "noise"),
         ("none", Calibration.read(index), None),

@@ -15,6 +15,7 @@ from retrieval.index.reader import TileIndex
 from retrieval.locator import LocateQuery
 from retrieval.search.beam import descend
 from retrieval.search.elsewhere import probability
+from retrieval.search.plan import SearchPlan
 from retrieval.testing.fake import fake_pyramid, unit_rows, write_fake_index
 
 TRUE = Calibration({3: ZoomNumbers(0.05), 5: ZoomNumbers(0.05, 0.7)}, k=K)
@@ -122,7 +123,7 @@ def test_descents_that_end_early_are_fitted_and_answered(tmp_path: Path) -> None
     index = TileIndex.open(tmp_path)
     plain = Calibration({2: ZoomNumbers(0.05), 4: ZoomNumbers(0.05)}, k=1)
     pictures = drawn(index, plain, 150, 1, k=1)
-    depths = [len(descend(index, row, plain, 1, "posterior", None).steps) for row in pictures.embeddings]
+    depths = [len(descend(index, row, SearchPlan(plain, k=1)).steps) for row in pictures.embeddings]
     assert 0.2 < np.mean(np.array(depths) == 1) < 0.9
     fitted = fit_elsewhere(index, pictures, OutOfScope(nowhere(80, 2), np.full(80, "x")), plain, 1, 0.2)
     assert fitted.elsewhere is not None

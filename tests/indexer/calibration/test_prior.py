@@ -15,6 +15,7 @@ from indexer.photos.embed import KnownPictures
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.search.beam import descend
+from retrieval.search.plan import SearchPlan
 from retrieval.search.posterior import share
 from retrieval.testing.fake import unit_rows
 from tile_cache.addressing import centres_of_codes
@@ -66,7 +67,7 @@ def drawn_under_prior(index: TileIndex, truth: Calibration, n: int, seed: int, k
     rows = unit_rows(rng.standard_normal((n, DIM)))
     places = []
     for row, belief in zip(rows, NoisePrior().beliefs(rows), strict=True):
-        descent = descend(index, row, truth, k, "posterior", None, belief)
+        descent = descend(index, row, SearchPlan(truth, k=k), belief)
         frontier = descent.frontier()
         chosen = int(rng.choice(len(frontier.mass), p=frontier.mass / frontier.mass.sum()))
         step = descent.steps[frontier.steps[chosen]]

@@ -166,7 +166,6 @@ def test_index_with_a_local_encoder_can_be_moved_and_asked(tmp_path: Path) -> No
     locator = Locator.open(tmp_path / "moved", device="cpu")
     photo = picture(7 * 3 + 2 + 3, size=32)
     assert isinstance(photo, Image.Image)
-    answer = locator.locate(locator.encode(locator.prepare(photo)[None]), LocateQuery(k=64, scoring="paper"))[
-        0
-    ].to_json()
+    embedding = locator.encoder.encode(locator.encoder.prepare(photo)[None])
+    answer = locator.locate(embedding, LocateQuery(k=64, scoring="paper"))[0].to_json()
     assert answer["levels"][-1]["tile"] == {"z": 3, "x": 3, "y": 2}

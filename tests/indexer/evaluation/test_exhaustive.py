@@ -73,7 +73,7 @@ def test_beam_that_keeps_everything_equals_exhaustive_search(
     with tempfile.TemporaryDirectory() as folder:
         locator = opened(Path(folder), pyramid(seed, zooms, holes, thinning), calibration, shard_parents)
         try:
-            beam = locator.descend(embedding, query)
+            beam = locator.descend(embedding, locator.plan(query))
         except QueryError:
             with pytest.raises(QueryError):
                 Exhaustive(locator.index)
@@ -81,11 +81,11 @@ def test_beam_that_keeps_everything_equals_exhaustive_search(
         whole = Exhaustive(locator.index)
         everything = whole.descend(embedding, locator.calibration)
         for step, expected in zip(beam.steps, everything.steps, strict=True):
-            for name in ("rows", "similarities", "log_mass", "slots", "kept", "expanded"):
+            for name in ("rows", "similarities", "log_mass", "slots", "beam", "expanded"):
                 assert np.array_equal(getattr(step, name), getattr(expected, name)), name
         assert beam.elsewhere == everything.elsewhere
-        answer = locator.answer_of(beam, query)
-        assert answer == locator.answer_of(everything, query)
+        answer = locator.answer_of(beam, locator.plan(query))
+        assert answer == locator.answer_of(everything, locator.plan(query))
         if scoring == "paper":
             # The hierarchical-search paper's answer: the most similar leaf, of equal ones the lower row.
             deepest, leaves = answer.levels[-1], everything.steps[-1]

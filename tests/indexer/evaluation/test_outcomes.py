@@ -49,7 +49,7 @@ def known(levels: list[FakeLevel]) -> KnownPictures:
 @pytest.mark.parametrize("k", [1, 4, 64])
 def test_outcomes_equal_the_answers_of_locate(locator: Locator, known: KnownPictures, k: int, scoring: str) -> None:
     query = LocateQuery(k=k, scoring=scoring)
-    outcomes = search_all(locator, Pictures.of(known, locator.index), query)
+    outcomes = search_all(locator, Pictures.of(known, locator.index), locator.plan(query))
     answers = locator.locate(known.embeddings, LocateQuery(k=k, scoring=scoring, trace=True))
     for i, answer in enumerate(answers):
         assert (outcomes.lng[i], outcomes.lat[i], outcomes.elsewhere[i]) == (answer.lng, answer.lat, answer.elsewhere)
@@ -62,7 +62,7 @@ def test_outcomes_equal_the_answers_of_locate(locator: Locator, known: KnownPict
             assert (zoom.reached[i], zoom.right[i]) == (level is not None, right)
             assert zoom.confidence[i] == (level.confidence if level else 0)
             traced = next((t for t in answer.trace or () if t.zoom == z), None)
-            beam = [code_of_tile(t.tile) for t in traced.kept] if traced else []
+            beam = [code_of_tile(t.tile) for t in traced.beam] if traced else []
             assert zoom.in_beam[i] == (bool(has_place[i]) and int(codes[i]) in beam)
             assert zoom.in_beam[i] or not zoom.best[i]
 
@@ -70,9 +70,9 @@ def test_outcomes_equal_the_answers_of_locate(locator: Locator, known: KnownPict
 def test_best_is_the_highest_score_of_the_level(locator: Locator, known: KnownPictures) -> None:
     for scoring in ("posterior", "paper"):
         query = LocateQuery(k=5, scoring=scoring)
-        outcomes = search_all(locator, Pictures.of(known, locator.index), query)
+        outcomes = search_all(locator, Pictures.of(known, locator.index), locator.plan(query))
         for i, embedding in enumerate(known.embeddings):
-            for step, zoom in zip(locator.descend(embedding, query).steps, outcomes.zooms, strict=False):
+            for step, zoom in zip(locator.descend(embedding, locator.plan(query)).steps, outcomes.zooms, strict=False):
                 code, has_place = (v[i] for v in known.codes(zoom.zoom))
                 scores = step.log_mass if scoring == "posterior" else step.similarities
                 top = step.level.codes[step.rows[np.lexsort((step.rows, -scores))[0]]]
@@ -80,7 +80,7 @@ def test_best_is_the_highest_score_of_the_level(locator: Locator, known: KnownPi
 
 
 def test_picture_without_indexed_place_is_right_nowhere(locator: Locator, known: KnownPictures) -> None:
-    outcomes = search_all(locator, Pictures.of(known, locator.index), LocateQuery())
+    outcomes = search_all(locator, Pictures.of(known, locator.index), locator.plan(LocateQuery()))
     assert np.isnan(outcomes.km[-1])
     assert np.isfinite(outcomes.km[:-1]).all()
     for zoom in outcomes.zooms:
@@ -92,7 +92,7 @@ def test_picture_without_indexed_place_is_right_nowhere(locator: Locator, known:
 def test_figures_of_a_row_by_hand(locator: Locator, known: KnownPictures) -> None:
     placed = known.take(np.arange(82))
     pictures = Pictures.of(placed, locator.index)
-    narrow, wide = (search_all(locator, pictures, LocateQuery(k=k)) for k in (1, 64))
+    narrow, wide = (search_all(locator, pictures, locator.plan(LocateQuery(k=k))) for k in (1, 64))
     rows = [Row("one", 1, "posterior", narrow, 0.0), Row("one", 64, "posterior", wide, 0.0)]
     figures = figures_of(rows[1], rows[0], Resamples(82, 50))
     km = great_circle_km(wide.lng, wide.lat, placed.lng, placed.lat)
@@ -108,7 +108,7 @@ def test_figures_of_a_row_by_hand(locator: Locator, known: KnownPictures) -> Non
 
 def test_narrow_beam_loses_true_tiles_and_wide_beam_none(locator: Locator, known: KnownPictures) -> None:
     pictures = Pictures.of(known, locator.index)
-    in_beam = [search_all(locator, pictures, LocateQuery(k=k)).zooms[-1].in_beam for k in (1, 1024)]
+    in_beam = [search_all(locator, pictures, locator.plan(LocateQuery(k=k))).zooms[-1].in_beam for k in (1, 1024)]
     ranks = np.stack([Exhaustive(locator.index).ranks(e, np.array([r[i] for r in pictures.rows]))
                       for i, e in enumerate(known.embeddings)])  # fmt: skip
     assert in_beam[0].sum() < in_beam[1].sum()

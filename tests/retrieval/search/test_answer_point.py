@@ -57,7 +57,9 @@ def test_radii_hold_their_share_of_the_frontier(located):
     locator, queries = located
     for query in queries[:5]:
         answer = locator.locate(query[None], LocateQuery())[0]
-        far = distances_km(at(answer.lng, answer.lat)[0], sample(locator.descend(query, LocateQuery()), 20_000))
+        far = distances_km(
+            at(answer.lng, answer.lat)[0], sample(locator.descend(query, locator.plan(LocateQuery())), 20_000)
+        )
         assert np.mean(far <= answer.radius_50_km) == pytest.approx(0.5, abs=0.03)
         assert np.mean(far <= answer.radius_90_km) == pytest.approx(0.9, abs=0.03)
 
@@ -66,7 +68,7 @@ def test_no_tile_centre_does_better_than_the_point(located):
     """Expected min(distance, 2000 km) against every frontier tile's centre, by sampling."""
     locator, queries = located
     for query in queries[:5]:
-        descent = locator.descend(query, LocateQuery())
+        descent = locator.descend(query, locator.plan(LocateQuery()))
         drawn = sample(descent, 2000)
         answer = locator.locate(query[None], LocateQuery())[0]
         centres = Support.of(descent, None).centres.vectors
@@ -77,7 +79,7 @@ def test_no_tile_centre_does_better_than_the_point(located):
 def test_nothing_of_the_mass_is_lost(located):
     locator, queries = located
     for query in queries:
-        support = Support.of(locator.descend(query, LocateQuery(k=5)), None)
+        support = Support.of(locator.descend(query, locator.plan(LocateQuery(k=5))), None)
         assert support.total == pytest.approx(1)
         assert 0.999 <= support.mass.sum() <= 1 + 1e-9
         assert np.linalg.norm(support.vectors, axis=1) == pytest.approx(1)

@@ -58,8 +58,8 @@ def test_descent_equals_brute_force(
         with pytest.raises(QueryError, match="covers no indexed tile" if bbox else "no vector"):
             locator.locate(case.query[None], query)
         return
-    descent = locator.descend(case.query, query)
-    assert [s.level.codes[s.rows[s.kept]].tolist() for s in descent.steps] == expected.kept
+    descent = locator.descend(case.query, locator.plan(query))
+    assert [s.level.codes[s.rows[s.beam]].tolist() for s in descent.steps] == expected.kept
     assert frontier_of(descent) == pytest.approx(expected.frontier, rel=1e-9, abs=1e-300)
     assert descent.elsewhere == pytest.approx(expected.elsewhere, rel=1e-9)
     assert math.fsum([*frontier_of(descent).values(), descent.elsewhere]) == pytest.approx(1, abs=1e-12)
@@ -77,6 +77,11 @@ def check_confidences(descent, frontier):
     for above, below, finer in zip(confidences, confidences[1:], range(1, len(confidences)), strict=False):
         step = descent.steps[finer]
         assert (above[descent.steps[finer - 1].expanded[step.slots]] >= below).all()
+
+
+def descent_of(case, directory, query):
+    locator = case.locator(directory)
+    return locator.descend(case.query, locator.plan(query))
 
 
 def frontier_of(descent):
@@ -97,7 +102,7 @@ def test_a_tile_is_scored_with_the_neighbours_that_are_candidates_too(fresh, mak
     numbers = {z: replace(n, kappa=kappa) for z, n in case.calibration.zooms.items()}
     case.calibration = replace(case.calibration, zooms=numbers)
     try:
-        descent = case.locator(fresh()).descend(case.query, LocateQuery(k=8, bbox=bbox))
+        descent = descent_of(case, fresh(), LocateQuery(k=8, bbox=bbox))
     except QueryError:
         return
     above = np.zeros(1)
@@ -133,7 +138,7 @@ def test_a_wide_beam_is_the_exhaustive_posterior(fresh, make_case, seed):
         logits = logits + level.vectors[rows].astype(float) @ case.query / case.calibration.numbers(level.zoom).tau
     softmax = np.exp(logits - logits.max())
     softmax /= softmax.sum()
-    descent = case.locator(fresh()).descend(case.query, LocateQuery(k=1024))
+    descent = descent_of(case, fresh(), LocateQuery(k=1024))
     assert np.exp(descent.steps[-1].log_mass) == pytest.approx(softmax, rel=1e-9)
     assert len(descent.frontier().mass) == len(leaf.codes)
 
@@ -161,8 +166,8 @@ def test_equal_tiles_tie_to_the_lower_row(fresh, make_case):
     for level in case.levels:
         level.vectors[:] = level.vectors[0]  # an ocean: all tiles equal to the bit
     for scoring in ("posterior", "paper"):
-        descent = case.locator(fresh()).descend(case.query, LocateQuery(k=10, scoring=scoring))
-        assert [step.rows[step.kept].tolist() for step in descent.steps] == [list(range(10))] * 2
+        descent = descent_of(case, fresh(), LocateQuery(k=10, scoring=scoring))
+        assert [step.rows[step.beam].tolist() for step in descent.steps] == [list(range(10))] * 2
 
 
 def test_a_bbox_conditions_the_posterior_across_the_date_line(fresh, make_case):
@@ -178,7 +183,7 @@ def test_a_bbox_conditions_the_posterior_across_the_date_line(fresh, make_case):
 @pytest.mark.parametrize("box", [(11.25, 0.0, 22.5, 10.0), (11.25, 0.0, 11.25, 0.0), (11.3, 1.0, 11.3, 1.0)])
 def test_a_bbox_on_tile_edges_takes_only_tiles_that_share_area_or_the_point(fresh, make_case, box):
     case = make_case(5, [3, 5], tiles=2000, thinning=0, holes=0)
-    descent = case.locator(fresh()).descend(case.query, LocateQuery(bbox=BBox(*box)))
+    descent = descent_of(case, fresh(), LocateQuery(bbox=BBox(*box)))
     assert len(descent.steps[-1].rows) == (1 if box[0] == box[2] else descent.steps[-1].rows.size)
     width = 11.25
     assert {int(c) & 1 for c in descent.steps[-1].level.codes[descent.steps[-1].rows]} == {1}, width

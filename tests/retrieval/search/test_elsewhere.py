@@ -72,14 +72,14 @@ def test_masses_still_sum_to_one_and_nest(fresh, make_case, seed, k, thinning, b
     plain, query = case.locator(fresh()), LocateQuery(k=k, alternatives=3)
     numbers = Calibration(case.calibration.zooms, elsewhere=ElsewhereNumbers(bias, features))
     weighed = Locator(plain.index, numbers, plain.encoder)
-    before, after = (locator.descend(case.query, query) for locator in (plain, weighed))
+    before, after = (locator.descend(case.query, locator.plan(query)) for locator in (plain, weighed))
     nowhere = min(probability(numbers.elsewhere, features_of(before.steps)), 1 - 1e-9)
     assert after.elsewhere == pytest.approx(nowhere + (1 - nowhere) * before.elsewhere, rel=1e-9)
     assert after.frontier().mass == pytest.approx((1 - nowhere) * before.frontier().mass, rel=1e-6)
     assert math.fsum([*after.frontier().mass, after.elsewhere]) == pytest.approx(1, abs=1e-9)
     for one, other in zip(before.steps, after.steps, strict=True):
-        assert one.rows[one.kept].tolist() == other.rows[other.kept].tolist()  # the search is the same
-    answer = weighed.answer_of(after, query)
+        assert one.rows[one.beam].tolist() == other.rows[other.beam].tolist()  # the search is the same
+    answer = weighed.answer_of(after, weighed.plan(query))
     confidences = [level.confidence for level in answer.levels]
     assert confidences == sorted(confidences, reverse=True)
     assert confidences[0] + answer.elsewhere <= 1 + 1e-9
@@ -93,7 +93,7 @@ def test_features_do_not_depend_on_what_elsewhere_took(fresh, make_case):
     weighed = Locator(
         locator.index, Calibration(case.calibration.zooms, elsewhere=ElsewhereNumbers(2.0, {})), locator.encoder
     )
-    one, other = (features_of(v.descend(case.query, LocateQuery()).steps) for v in (locator, weighed))
+    one, other = (features_of(v.descend(case.query, v.plan(LocateQuery())).steps) for v in (locator, weighed))
     assert one == pytest.approx(other, rel=1e-9, abs=1e-12)
     assert set(one) == set(names([2, 4, 6]))
 

@@ -55,8 +55,8 @@ def test_a_rectangle_is_searched_as_the_bounding_box_is(world: Locator) -> None:
     ring = [[-50.2, -20.1], [33.3, -20.1], [33.3, 48.8], [-50.2, 48.8], [-50.2, -20.1]]
     region = Region.of_geojson(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     embedding = np.random.default_rng(0).standard_normal(8).astype(np.float32)
-    boxed = world.descend(embedding, LocateQuery(bbox=BBox(-50.2, -20.1, 33.3, 48.8)))
-    within = world.descend(embedding, LocateQuery(within=region))
+    boxed = world.descend(embedding, world.plan(LocateQuery(bbox=BBox(-50.2, -20.1, 33.3, 48.8))))
+    within = world.descend(embedding, world.plan(LocateQuery(within=region)))
     for one, other in zip(boxed.steps, within.steps, strict=True):
         assert one.rows.tolist() == other.rows.tolist()
         assert one.log_mass.tolist() == other.log_mass.tolist()

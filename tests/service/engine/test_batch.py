@@ -54,8 +54,8 @@ def test_batch_answers_are_in_order_and_equal_locator(
     pictures = [make_picture(seed) for seed in range(21)]  # more than two groups of the encoder's 8
     answered = lines(http.post("/locate/batch?k=32", files=parts(pictures)))
     assert [(line["index"], line["name"]) for line in answered] == [(i, f"{i}.jpg") for i in range(21)]
-    pixels = np.stack([locator.prepare(decode_photo(data)) for data in pictures])
-    expected = locator.locate(locator.encode(pixels), LocateQuery(k=32))
+    pixels = np.stack([locator.encoder.prepare(decode_photo(data)) for data in pictures])
+    expected = locator.locate(locator.encoder.encode(pixels), LocateQuery(k=32))
     for line, answer in zip(answered, expected, strict=True):
         result, direct = line["result"], answer.to_json()
         assert [level["tile"] for level in result["levels"]] == [level["tile"] for level in direct["levels"]]

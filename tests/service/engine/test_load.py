@@ -14,9 +14,9 @@ import httpx
 import numpy as np
 import pytest
 
-from retrieval.encoders.photo import PhotoLimits, decode_photo
+from retrieval.encoders.photo import decode_photo
 from retrieval.locator import LocateQuery, Locator
-from retrieval.pipeline import locate_mixed, prepare
+from retrieval.pipeline import decode, locate
 from retrieval.testing.fake import FakePhotoEncoder
 from service.engine.limits import Slots
 from service.errors import OverloadedError
@@ -94,8 +94,8 @@ def test_group_forms_while_encoder_is_busy(held: Any, make_picture: Picture, loc
         assert figure(service.url, 'tilebeam_confidence_count{zoom="4"}') == 7
         until(lambda: figure(service.url, "tilebeam_requests_in_flight") == 1)
     for seed, answer in zip([99, *range(5)], answers, strict=True):
-        pixels = locator.prepare(decode_photo(make_picture(seed)))[None]
-        [expected] = locator.locate(locator.encode(pixels), LocateQuery())
+        pixels = locator.encoder.prepare(decode_photo(make_picture(seed)))[None]
+        [expected] = locator.locate(locator.encoder.encode(pixels), LocateQuery())
         assert (answer["lat"], answer["lon"]) == (expected.lat, expected.lng)
 
 
@@ -119,9 +119,10 @@ def test_encoder_failure_affects_only_the_picture_that_causes_it(index_dir: Any,
             return super().encode(batch)
 
     locator = Locator.open(index_dir, encoder=Picky())
-    good = prepare(locator, make_picture(1), PhotoLimits())
-    bad = prepare(locator, make_picture(1, size=(1, 1)), PhotoLimits())
-    found = locate_mixed([(good, LocateQuery()), (bad, LocateQuery()), (good, LocateQuery(k=8))])
+    good = decode(locator, make_picture(1))
+    bad = decode(locator, make_picture(1, size=(1, 1)))
+    other = decode(locator, make_picture(1), LocateQuery(k=8))
+    found = locate([good, bad, other])
     assert [isinstance(outcome, RuntimeError) for outcome in found] == [False, True, False]
 
 
@@ -133,7 +134,7 @@ def test_engine_thread_failure_is_answered_and_next_request_works(
     with serving(locator) as url:
         assert httpx.get(f"{url}/readyz").status_code == 200
         with monkeypatch.context() as broken:
-            broken.setattr("service.engine.queue.locate_mixed", lambda work: 1 / 0)
+            broken.setattr("service.engine.queue.locate", lambda work: 1 / 0)
             assert httpx.post(f"{url}/locate", files=files).status_code == 500
         assert httpx.post(f"{url}/locate", files=files).status_code == 200
 

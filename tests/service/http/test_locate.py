@@ -17,8 +17,8 @@ Picture = Callable[..., bytes]
 
 def direct(locator: Locator, data: bytes, query: LocateQuery | None = None) -> dict[str, Any]:
     """The answer without a service."""
-    pixels = locator.prepare(decode_photo(data))
-    return locator.locate(locator.encode(np.stack([pixels])), query or LocateQuery())[0].to_json()
+    pixels = locator.encoder.prepare(decode_photo(data))
+    return locator.locate(locator.encoder.encode(np.stack([pixels])), query or LocateQuery())[0].to_json()
 
 
 def without_timing(answer: dict[str, Any]) -> dict[str, Any]:

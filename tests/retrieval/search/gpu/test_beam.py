@@ -30,6 +30,7 @@ from retrieval.search.gpu.beam import DeviceBeam
 from retrieval.search.gpu.index import DeviceIndex, needed_bytes
 from retrieval.search.gpu.posterior import best
 from retrieval.search.gpu.products import Queries, halved, multiplies_halves, products, products_with_all
+from retrieval.search.plan import SearchPlan
 from retrieval.search.posterior import best as best_on_host
 from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, unit_rows, write_fake_index
 
@@ -83,7 +84,7 @@ def test_beam_equals_that_of_the_lists(fresh, data, seed, zooms):
         return
     found = beam.descend_batch(queries, k, scoring)
     for query, descent in zip(queries, found, strict=True):
-        check_same(descend(index, query, calibration, k, scoring, None), descent, calibration, scoring)
+        check_same(descend(index, query, SearchPlan(calibration, k=k, scoring=scoring)), descent, calibration, scoring)
 
 
 def check_same(expected, found, calibration, scoring):
@@ -100,8 +101,8 @@ def check_same(expected, found, calibration, scoring):
         assert [v.dtype for v in (other.rows, other.similarities, other.log_mass)] == [
             v.dtype for v in (one.rows, one.similarities, one.log_mass)
         ]
-        if other.kept.tolist() != one.kept.tolist():
-            assert near_the_kth(one, other.kept, calibration, scoring)
+        if other.beam.tolist() != one.beam.tolist():
+            assert near_the_kth(one, other.beam, calibration, scoring)
             return
         assert other.expanded.tolist() == one.expanded.tolist()
 
@@ -110,8 +111,8 @@ def near_the_kth(step, kept, calibration, scoring):
     """Whether all tiles that only one of the two keeps are within NEAR of the k-th score, in cosines."""
     tau = calibration.numbers(step.level.zoom).tau
     scores = step.similarities if scoring == "paper" else step.log_mass * tau
-    bar = scores[step.kept].min()
-    return len(kept) == len(step.kept) and (abs(scores[np.setxor1d(kept, step.kept)] - bar) <= NEAR).all()
+    bar = scores[step.beam].min()
+    return len(kept) == len(step.beam) and (abs(scores[np.setxor1d(kept, step.beam)] - bar) <= NEAR).all()
 
 
 def ties(descent, calibration, scoring):
@@ -119,10 +120,16 @@ def ties(descent, calibration, scoring):
     for step in descent.steps:
         tau = calibration.numbers(step.level.zoom).tau
         scores = step.similarities if scoring == "paper" else step.log_mass * tau
-        rest = np.delete(scores, step.kept)
-        if len(rest) and scores[step.kept].min() - rest.max() <= NEAR:
+        rest = np.delete(scores, step.beam)
+        if len(rest) and scores[step.beam].min() - rest.max() <= NEAR:
             return True
     return False
+
+
+def on_device(locator):
+    """The same locator, searching tensors on the CPU."""
+    beam = DeviceBeam.of(locator.index, locator.calibration, CPU)
+    return Locator(locator.index, locator.calibration, locator.encoder, beam, locator.priors)
 
 
 @settings(SETTINGS, max_examples=10)
@@ -133,20 +140,19 @@ def test_answers_equal_those_of_the_lists(fresh, seed, scoring):
     write_fake_index(directory, levels, photo=photo, shard_parents=100)
     numbers = {z: ZoomNumbers(0.05, 0.9, 0.5, kappa=0.3, rho=0.7) for z in (2, 4, 6, 8)}
     calibration = Calibration(numbers, k=8, elsewhere=ElsewhereNumbers(-2.0, {"best_8": Feature(0.4, 0.1, -0.5)}))
-    lists, device = (
-        Locator.open(directory, encoder=photo, calibration=calibration, beam=beam) for beam in ("lists", "device")
-    )
+    lists = Locator.open(directory, encoder=photo, calibration=calibration)
+    device = on_device(lists)
     query = LocateQuery(k=8, alternatives=2, scoring=scoring, trace=True)
     embeddings = levels[-1].vectors[:20]
     expected, found = lists.locate(embeddings, query), device.locate(embeddings, query)
-    clear = [i for i, q in enumerate(embeddings) if not ties(lists.descend(q, query), calibration, scoring)]
+    clear = [i for i, q in enumerate(embeddings) if not ties(lists.descend(q, lists.plan(query)), calibration, scoring)]
     for i in clear:
         one, other = expected[i], found[i]
         assert [v.tile for v in other.levels] == [v.tile for v in one.levels]
         assert [v.confidence for v in other.levels] == pytest.approx([v.confidence for v in one.levels], abs=1e-4)
         assert (other.lat, other.lng) == pytest.approx((one.lat, one.lng), abs=1e-3)
         assert (other.calibrated, other.index_id) == (one.calibrated, one.index_id)
-        assert [len(v.kept) for v in other.trace] == [len(v.kept) for v in one.trace]
+        assert [len(v.beam) for v in other.trace] == [len(v.beam) for v in one.trace]
 
 
 @pytest.fixture
@@ -183,7 +189,7 @@ def test_unused_places_of_a_wide_beam_have_no_children(tmp_path, seed, k):
     write_fake_index(tmp_path / "i", levels)
     index, query = TileIndex.open(tmp_path / "i"), levels[1].vectors[:1]
     (found,) = DeviceBeam.of(index, Calibration(), CPU).descend_batch(query, k)
-    check_same(descend(index, query[0], Calibration(), k, "posterior", None), found, Calibration(), "posterior")
+    check_same(descend(index, query[0], SearchPlan(Calibration(), k=k)), found, Calibration(), "posterior")
 
 
 def test_equal_tiles_tie_to_the_lower_row(tmp_path):
@@ -194,7 +200,7 @@ def test_equal_tiles_tie_to_the_lower_row(tmp_path):
     beam = DeviceBeam.of(TileIndex.open(tmp_path / "i"), Calibration(), CPU)
     for scoring in ("posterior", "paper"):
         (descent,) = beam.descend_batch(levels[0].vectors[:1], 10, scoring)
-        assert [step.rows[step.kept].tolist() for step in descent.steps] == [list(range(10))] * 2
+        assert [step.rows[step.beam].tolist() for step in descent.steps] == [list(range(10))] * 2
 
 
 @SETTINGS
@@ -265,11 +271,12 @@ def test_error_for_an_index_that_does_not_fit_gives_the_bytes_needed(pyramid, mo
 def test_auto_falls_back_to_the_lists_and_a_named_device_raises(pyramid, monkeypatch, caplog):
     directory, levels, photo = pyramid
     monkeypatch.setattr(device_index, "free_bytes", lambda device: 1000)
-    photo.device = CPU
+    monkeypatch.setattr("retrieval.encoders.open_clip.resolve_device", lambda name: CPU)
+    photo.device = "cuda"
     with pytest.raises(DeviceMemoryError):
-        Locator.open(directory, device="cpu", encoder=photo, beam="device")
+        Locator.open(directory, device="cuda", encoder=photo)
     with caplog.at_level(logging.WARNING):
-        locator = Locator.open(directory, device="auto", encoder=photo, beam="device")
+        locator = Locator.open(directory, device="auto", encoder=photo)
     assert "1,000 are free" in caplog.text
     assert locator.describe()["engine"] == "lists on cpu"
     assert locator.locate(levels[-1].vectors[:2], LocateQuery())[0].levels
@@ -277,8 +284,8 @@ def test_auto_falls_back_to_the_lists_and_a_named_device_raises(pyramid, monkeyp
 
 def test_locator_names_its_engine_and_searches_boxes_by_lists(pyramid):
     directory, levels, photo = pyramid
-    device = Locator.open(directory, encoder=photo, beam="device")
     lists = Locator.open(directory, encoder=photo)
+    device = on_device(lists)
     assert (device.describe()["engine"], lists.describe()["engine"]) == ("tensors on cpu", "lists on cpu")
     boxed = LocateQuery(bbox=BBox(-100, -60, 120, 60))
     assert device.locate(levels[-1].vectors[:3], boxed) == lists.locate(levels[-1].vectors[:3], boxed)
