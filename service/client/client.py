@@ -22,7 +22,7 @@ from typing import Any, Self, Unpack, cast
 
 import httpx
 
-from service.client.sending import Photo, content_of, is_picture, multipart, name_of, opened
+from service.client.photos import Photo, content_of, is_picture, multipart, name_of, opened
 from service.client.types import Answer, Index, Line, LocateOptions
 from service.errors import MEDIA_TYPE, ClientError, LocalFileError, ProblemError, problem_of
 

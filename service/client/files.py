@@ -6,74 +6,63 @@ An outcome is the answer's JSON object, or `{"error": problem}`. A bad file does
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from service.client.client import Client
+from service.client.photos import opened
+from service.client.types import LocateOptions
 from service.errors import LocalFileError, ProblemError, problem_of
 
-if TYPE_CHECKING:  # the engine, which `locate_there` must not import
+if TYPE_CHECKING:  # the engine; `locate_there` must work without it
     from retrieval.locator import Locator
-    from retrieval.pipeline import DecodedPicture
     from retrieval.search.query import LocateQuery
-
-__all__ = ["locate_here", "locate_there"]
 
 Outcome = dict[str, Any]
 
-_AT_ONCE = 32
-"""Files a request: few enough to stay under a service's limits, enough to fill its batches."""
+_FILES_PER_REQUEST = 32
+"""Few enough for a service's limits, enough to fill its batches."""
 
 
-def locate_there(client: Client, photos: Sequence[Path], **question: Any) -> Iterator[Outcome]:
-    """Ask a service, with `Client.locate`'s parameters; raises ClientError where it cannot be asked at all."""
+def locate_there(client: Client, photos: Sequence[Path], **options: Unpack[LocateOptions]) -> Iterator[Outcome]:
+    """Locate with a service and `Client.locate`'s options; raises ClientError if there is no service."""
     if len(photos) == 1:
-        yield _single(client, photos[0], **question)
+        try:
+            yield {**client.locate(photos[0], **options)}
+        except (ProblemError, LocalFileError) as error:
+            yield {"error": problem_of(error)}
         return
-    for group in _groups(photos, _AT_ONCE):
-        for line in client.locate_batch(group, **question):
+    for group in _groups(photos, _FILES_PER_REQUEST):
+        for line in client.locate_batch(group, **options):
             yield {**line["result"]} if "result" in line else {"error": line["error"]}
 
 
-def _single(client: Client, photo: Path, **question: Any) -> Outcome:
-    try:
-        return {**client.locate(photo, **question)}
-    except (ProblemError, LocalFileError) as error:
-        return {"error": problem_of(error)}
-
-
 def locate_here(locator: "Locator", photos: Sequence[Path], query: "LocateQuery") -> Iterator[Outcome]:
-    """Locate with an opened index; raises QueryError for a query that has no answer on it."""
-    from retrieval.pipeline import DecodedPicture, locate
+    """Locate with an open index; raises QueryError if the query has no answer on it."""
+    from retrieval.encoders.photo import PhotoLimits
+    from retrieval.errors import PhotoError
+    from retrieval.pipeline import DecodedPicture, decode, locate
 
+    limits = PhotoLimits()
     for group in _groups(photos, locator.encoder.batch_size):
-        decoded = [_decoded(locator, photo, query) for photo in group]
-        outcomes = iter(locate([photo for photo in decoded if isinstance(photo, DecodedPicture)]))
-        for photo in decoded:
-            outcome = next(outcomes) if isinstance(photo, DecodedPicture) else photo
+        decoded: list[DecodedPicture | Outcome] = []
+        for photo in group:
+            try:
+                decoded.append(decode(locator, _head(photo, limits.max_bytes + 1), query, limits))
+            except (PhotoError, LocalFileError) as error:
+                decoded.append({"error": problem_of(error)})
+        pictures = [each for each in decoded if isinstance(each, DecodedPicture)]
+        outcomes = iter(locate(pictures) if pictures else ())
+        for each in decoded:
+            outcome = next(outcomes) if isinstance(each, DecodedPicture) else each
             if isinstance(outcome, Exception):
                 raise outcome
             yield outcome
 
 
-def _decoded(locator: "Locator", photo: Path, query: "LocateQuery") -> "DecodedPicture | Outcome":
-    from retrieval.encoders.photo import PhotoLimits
-    from retrieval.errors import PhotoError
-    from retrieval.pipeline import decode
-
-    limits = PhotoLimits()
-    try:
-        return decode(locator, _head(photo, limits.max_bytes + 1), query, limits)
-    except (PhotoError, LocalFileError) as error:
-        return {"error": problem_of(error)}
-
-
-def _head(photo: Path, most: int) -> bytes:
-    """The file's first bytes: one more than the limit is enough to see that it is too large."""
-    try:
-        with photo.open("rb") as file:
-            return file.read(most)
-    except OSError as exc:
-        raise LocalFileError(f"{photo}: {exc.strerror}; check the path") from exc
+def _head(photo: Path, limit: int) -> bytes:
+    """At most the first `limit` bytes of a file; one more than allowed shows that it is too large."""
+    with opened(photo) as file:
+        return file.read(limit)
 
 
 def _groups(photos: Sequence[Path], size: int) -> Iterator[list[Path]]:

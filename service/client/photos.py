@@ -1,6 +1,6 @@
-"""Pictures to request bodies: files, bytes, PIL images and arrays, one after another. Knows nothing of HTTP clients.
+"""Encodes pictures for request bodies: files, bytes, PIL images and arrays. Knows nothing of HTTP clients.
 
-Plain Python; only a PIL image or an array, which brings its library along, makes it import Pillow.
+Pillow is imported only for an array, whose caller has NumPy; everything else needs the standard library only.
 """
 
 import io
@@ -10,21 +10,19 @@ from typing import Any, BinaryIO, Protocol
 
 from service.errors import LocalFileError
 
-__all__ = ["Image", "Photo", "content_of", "is_picture", "multipart", "name_of", "opened"]
-
-_CHUNK = 1 << 16
+_CHUNK_BYTES = 1 << 16
 _SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".gif", ".heic", ".heif"})
 
 
 class Image(Protocol):
-    """What a PIL image can do."""
+    """The part of a PIL image that is used here."""
 
     def save(self, fp: Any, format: str | None = None) -> None:
-        """Write the encoded picture."""
+        """Encode the picture into `fp`."""
 
 
 class Array(Protocol):
-    """(h, w) or (h, w, 3) uint8, as NumPy has it."""
+    """A NumPy array of a picture: (h, w) or (h, w, 3) uint8."""
 
     @property
     def __array_interface__(self) -> dict[str, Any]: ...
@@ -34,17 +32,17 @@ Photo = Path | bytes | Image | Array
 
 
 def name_of(photo: Photo) -> str:
-    """The file's name, or `photo`."""
+    """The file name of a path; `photo` for other pictures."""
     return photo.name if isinstance(photo, Path) else "photo"
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is called like a picture; what it is, the service finds out."""
+    """Whether a file has a picture's extension; the service checks its content."""
     return path.suffix.lower() in _SUFFIXES and path.is_file() and not path.name.startswith(".")
 
 
 def content_of(photo: Photo) -> bytes:
-    """The picture as a file's bytes; images and arrays become PNG, which loses nothing. Raises LocalFileError."""
+    """The picture as encoded bytes; images and arrays become PNG, which is lossless. Raises LocalFileError."""
     if isinstance(photo, bytes):
         return photo
     if isinstance(photo, Path):
@@ -60,7 +58,7 @@ def content_of(photo: Photo) -> bytes:
 
 
 def opened(photo: Path) -> BinaryIO:
-    """The file, open; raises LocalFileError."""
+    """Open the file; raises LocalFileError."""
     try:
         return photo.open("rb")
     except OSError as exc:
@@ -68,7 +66,7 @@ def opened(photo: Path) -> BinaryIO:
 
 
 def multipart(photos: Sequence[Photo], boundary: str) -> Iterator[bytes]:
-    """The form, picture by picture: a thousand files are never open, or in memory, at once."""
+    """The chunks of a form with these pictures. Only one file is open at a time, and none is read whole."""
     for photo in photos:
         name = name_of(photo).translate({ord('"'): "%22", ord("\r"): "%0D", ord("\n"): "%0A"})
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{name}"\r\n\r\n'
@@ -83,5 +81,5 @@ def _chunks(photo: Photo) -> Iterator[bytes]:
         yield content_of(photo)
         return
     with opened(photo) as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_CHUNK_BYTES):
             yield chunk
