@@ -4,11 +4,11 @@
 validated on their way out, because that would cost time per request. `scripts/export-openapi` writes docs/openapi.json
 and the client's types (service/client/types.py) from these models, so each field is written once.
 
-To add a query parameter, edit three places:
-1. a field of `LocateQuery` in retrieval/search/query.py: what the search does with it;
-2. a field of `LocateParams` below: its text form, range and description;
-3. `LocateParams.query` below: from one to the other.
-Then run `scripts/export-openapi`. (An option of `tilebeam locate` is a fourth edit, if the command line needs one.)
+To add a query parameter, edit two places, or three:
+1. `LocateQuery` in retrieval/search/query.py: a field that the search uses;
+2. `LocateParams` below: a field of the same name with its range and description;
+3. only if the text in the URL has another type than the field of `LocateQuery`: the conversion in `LocateParams.query`.
+Then run `scripts/export-openapi`. If the command line should have the parameter too, add an option to service/cli.py.
 """
 
 from typing import Annotated, Any, Literal, NamedTuple
@@ -66,15 +66,7 @@ class LocateParams(BaseModel):
             from retrieval.geo.region import Region  # loads shapely, which most queries do not need
 
             within = Region.of_geojson(self.within)
-        return LocateQuery(
-            k=self.k,
-            alternatives=self.alternatives,
-            bbox=box,
-            trace=self.trace,
-            scoring=scoring,
-            prior=self.prior,
-            within=within,
-        )
+        return LocateQuery(**self.model_dump() | {"bbox": box, "within": within, "scoring": scoring})
 
 
 def _box(text: str) -> tuple[float, float, float, float]:

@@ -1,5 +1,6 @@
 """The OpenAPI document: complete, true of the real answers, and equal to the committed file."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -12,6 +13,7 @@ import jsonschema_rs
 import pytest
 
 from retrieval.locator import Locator
+from retrieval.search.query import LocateQuery
 from service import reload
 from service.access.admission import Admission, Caller, check_admin
 from service.client.types import LocateOptions
@@ -156,6 +158,11 @@ def without_numbers(detail: str) -> str:
 
 def test_client_options_are_the_query_parameters() -> None:
     assert set(LocateOptions.__annotations__) == set(LocateParams.model_fields)
+
+
+def test_query_parameters_are_fields_of_the_query_with_equal_defaults() -> None:
+    assert LocateParams().query("posterior") == LocateQuery()
+    assert set(LocateParams.model_fields) <= {field.name for field in dataclasses.fields(LocateQuery)}
 
 
 def test_answer_example_is_consistent() -> None:
