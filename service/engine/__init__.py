@@ -1,4 +1,4 @@
-"""Concurrency: limits on admitted work, the queue before the encoder, and batches. Start with `inference.py`.
+"""Concurrency: limits on admitted work, decoding threads, the queue before the encoder. Start with `inference.py`.
 
 It does not know routes, parameters or keys.
 """

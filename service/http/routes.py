@@ -13,11 +13,11 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from retrieval.search.query import LocateQuery
 from service.access.admission import Admission
 from service.access.audit import Audit
-from service.engine.batches import BatchResponse, BatchWork
 from service.engine.inference import Inference
 from service.engine.limits import deadline, until_disconnect
 from service.errors import RequestError
 from service.http import geojson
+from service.http.batches import BatchResponse, BatchWork
 from service.http.models import LocateParams
 from service.http.openapi import BATCH, HEALTH, INDEX, LOCATE, METRICS, READY
 from service.http.uploads import Spool, UploadedPhoto, read_batch, read_photo
