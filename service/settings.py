@@ -110,14 +110,14 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, **overrides: Any) -> "Settings":
-        """`overrides` before TILEBEAM_<NAME> variables before defaults."""
+        """Settings from `overrides`, else from the variables TILEBEAM_<NAME>, else the defaults."""
         env = os.environ if env is None else env
         values = {name: env[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in env}
         return cls(**{**values, **overrides})
 
 
 def _message(error: Mapping[str, Any]) -> str:
-    """One of pydantic's errors, with the variable's name and unit."""
+    """The sentence for one of pydantic's errors, with the variable's name and unit."""
     name = str(error["loc"][0]) if error["loc"] else ""
     field = Settings.model_fields.get(name)
     extra = field.json_schema_extra if field else None

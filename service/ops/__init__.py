@@ -1,1 +1,1 @@
-"""Logs and metrics for operators. It does not know what is logged or counted beyond names."""
+"""Logs and Prometheus metrics, with their middleware. Knows nothing of how pictures are located."""
