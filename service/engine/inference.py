@@ -52,7 +52,7 @@ class Inference:
         metrics.read_queue_from(lambda: self.slots.single, lambda: self.slots.batch)
         self._export_index()
 
-    async def prepare(self, read: Callable[[], bytes], query: LocateQuery, lane: Lane = "single") -> DecodedPicture:
+    async def decode(self, read: Callable[[], bytes], query: LocateQuery, lane: Lane = "single") -> DecodedPicture:
         """Read and decode a picture in a decoding thread; raises PhotoError, QueryError."""
         locator, loop = self.locator, asyncio.get_running_loop()
 

@@ -177,7 +177,7 @@ class BatchWork:
     async def _outcomes(self, group: _Group, previous_queued: asyncio.Event) -> list[Outcome]:
         async with self._inference.slots.for_batch(len(group.photos)):
             decoded = await asyncio.gather(
-                *(self._inference.prepare(partial(self._spool.read, p), self._query, "batch") for p in group.photos),
+                *(self._inference.decode(partial(self._spool.read, p), self._query, "batch") for p in group.photos),
                 return_exceptions=True,
             )
             await previous_queued.wait()

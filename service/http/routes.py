@@ -76,7 +76,7 @@ async def locate(request: Request, query: LocateQueryParam, service: ServicePart
 
 async def _answer(request: Request, photo: UploadedPhoto, query: LocateQuery, service: Service) -> dict[str, Any]:
     with service.audit.trail(request).picture(photo) as entry, service.inference.slots.for_single():
-        decoded = await service.inference.prepare(photo.read, query)
+        decoded = await service.inference.decode(photo.read, query)
         entry.answer = await service.inference.locate(decoded)
     return entry.answer
 
