@@ -15,22 +15,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from service.client.client import Client, ClientError
+from service.errors import ClientError
+from tilebeam import Client
 
 
 def main() -> int:
-    """Print a line for each picture; returns the exit code."""
+    """Print a line for each picture; return the exit code."""
     parser = argparse.ArgumentParser(description="Locate a folder of pictures with a Tilebeam service.")
-    parser.add_argument("url", help="the service's address, http://service:8000 say")
-    parser.add_argument("folder", type=Path, help="a folder of pictures; those in folders beneath it count too")
-    given = parser.parse_args()
-    if not given.folder.is_dir():
-        parser.error(f"{given.folder} is no folder")
+    parser.add_argument("url", help="address of the service, such as http://service:8000")
+    parser.add_argument("folder", type=Path, help="a folder of pictures; subfolders are included")
+    arguments = parser.parse_args()
+    if not arguments.folder.is_dir():
+        parser.error(f"{arguments.folder} is not a folder")
     located, failed = 0, 0
     try:
-        with Client(given.url, api_key=os.environ.get("TILEBEAM_API_KEY"), timeout_s=120) as client:
-            for path, line in client.locate_folder(given.folder):
-                entry: dict[str, Any] = {"file": str(path.relative_to(given.folder))}
+        with Client(arguments.url, api_key=os.environ.get("TILEBEAM_API_KEY"), timeout_s=120) as client:
+            for path, line in client.locate_folder(arguments.folder):
+                entry: dict[str, Any] = {"file": str(path.relative_to(arguments.folder))}
                 if answer := line.get("result"):
                     located += 1
                     entry |= {name: answer[name] for name in ("lat", "lon", "confidence", "calibrated", "elsewhere")}
