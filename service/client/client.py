@@ -44,7 +44,7 @@ class _Connection:
         self._http_options: dict[str, Any] = {"timeout": timeout_s, "headers": headers}
 
     def _wait_s(self, response: httpx.Response, tried: int) -> float | None:
-        """Seconds until the next try; None if there is none."""
+        """Seconds until the next try; None for no further try."""
         if response.status_code not in _RETRY_STATUSES or tried >= self.retries:
             return None
         retry_after = response.headers.get("retry-after", "")

@@ -26,7 +26,7 @@ Picture = Callable[..., bytes]
 
 
 def figure(url: str, name: str) -> float:
-    """The value of one sample of /metrics; 0 if there is none yet."""
+    """The value of one sample of /metrics; 0 before the first one."""
     sample = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(f"{url}/metrics").text, re.MULTILINE)
     return float(sample[1]) if sample else 0.0
 
