@@ -55,7 +55,7 @@ class GatheredLevel:
     has_vectors = True
 
     def __init__(self, level: Any, array: Any, gather: Gather) -> None:
-        self.zoom, self.codes, self._starts = level.zoom, level.codes, level.starts
+        self.zoom, self.codes, self._starts, self.has_vectors = level.zoom, level.codes, level.starts, True
         whole = len(array) == 16 * (len(level.starts) - 1) or len(level.starts) == 2
         self._width = (len(array) // (len(level.starts) - 1)) if whole else 1
         self._blocks, self._gather = array.reshape(len(array) // self._width, -1), gather

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry
-from retrieval.index.reader import finish, write_shard
+from retrieval.index.writer import write_manifest, write_shard
 from retrieval.testing.fake import FakePhotoEncoder, unit_rows
 from tile_cache.addressing import parents_of_codes
 
@@ -46,7 +46,7 @@ def build(directory: Path, leaves: int, dim: int, seed: int = 0, photo: dict[str
     for i, zoom in enumerate(ZOOMS):
         shards = tuple(_build_zoom(directory, i, leaves, dim, np.random.default_rng([seed, zoom])))
         zooms.append(ZoomEntry(zoom, shards, "random"))
-    return finish(
+    return write_manifest(
         directory,
         zooms,
         dim=dim,

@@ -1,9 +1,8 @@
-"""The slow, thorough check of an index directory: every byte of every file, and every list against the tiles.
+"""The complete check of an index directory, `tilebeam inspect --verify`: every byte, and every list against the tiles.
 
-Opening an index checks what is quick; this is `tilebeam inspect --verify`. It changes nothing and reports all it finds.
+Opening an index makes only the fast checks. This one changes nothing and reports every problem.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,18 +13,18 @@ from retrieval.errors import CalibrationError, IndexDamagedError
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import Manifest, ShardEntry, check_file
 from retrieval.index.reader import Level, TileIndex
-from retrieval.index.shards import ShardLists
+from retrieval.index.shards import ShardLists, content_hash
 
 
 def verify(directory: Path, on_file: Callable[[str, int], None] | None = None) -> list[str]:
-    """Check an index; returns what is wrong with it, one sentence each, nothing if it is sound.
+    """Check an index; returns one sentence per problem.
 
-    `on_file` is called with each file's name and size once it is read. Raises IndexMissingError, IndexVersionError or
-    IndexDamagedError where there is no readable manifest to check against.
+    `on_file` is called with each file's name and size after it was read. Raises IndexMissingError, IndexVersionError or
+    IndexDamagedError if there is no readable manifest to check against.
     """
     manifest = Manifest.read(directory)
     problems = list(_wrong_files(directory, manifest, on_file))
-    if not problems:  # what is in a damaged file says nothing about the lists
+    if not problems:  # the lists of damaged files are not worth checking
         problems = list(_wrong_structure(directory))
     for prior in (None, *manifest.priors):
         try:
@@ -66,31 +65,27 @@ def _wrong_codes(level: Level, above: Level | None) -> Iterator[str]:
     if above is None:
         return
     parents = codes >> np.uint64(2 * (level.zoom - above.zoom))
-    places = np.minimum(np.searchsorted(above.codes, parents), max(len(above.codes) - 1, 0))
-    orphans = len(codes) if not len(above.codes) else int(np.count_nonzero(above.codes[places] != parents))
+    positions = np.minimum(np.searchsorted(above.codes, parents), max(len(above.codes) - 1, 0))
+    orphans = len(codes) if not len(above.codes) else int(np.count_nonzero(above.codes[positions] != parents))
     if orphans:
         yield f"zoom {level.zoom}: {orphans} tiles have no parent at zoom {above.zoom}: build the index again"
 
 
 def _wrong_lists(directory: Path, level: Level, shard: ShardEntry, lists: ShardLists) -> Iterator[str]:
-    name, flags = directory / (shard.file or shard.tiles), _flags(directory, shard)
+    name, has_vector = directory / (shard.file or shard.tiles), _has_vector(directory, shard)
     codes = level.codes[shard.first_row : shard.first_row + shard.rows]
     starts = level.starts[shard.first_parent : shard.first_parent + shard.parents + 1] - shard.first_row
-    digest = hashlib.sha256(np.ascontiguousarray(codes, dtype="<u8").tobytes())
-    digest.update(np.packbits(flags).tobytes())
     for number in range(shard.parents):
         first, last = int(starts[number]), int(starts[number + 1])
-        expected = first + np.flatnonzero(flags[first:last])
-        if not np.array_equal(lists.rows_of(number), expected):
-            yield f"{name}: list {number} does not hold exactly its parent's children: rebuild it"
+        if not np.array_equal(lists.rows_of(number), first + np.flatnonzero(has_vector[first:last])):
+            yield f"{name}: list {number} does not hold exactly the children of its parent: build the index again"
             return
-        digest.update(lists.stored(number).tobytes())
-    if digest.hexdigest() != shard.content:
-        yield f"{name}: its vectors are not those that the manifest's content hash names: rebuild it"
+    if content_hash(codes, has_vector, map(lists.stored, range(shard.parents))) != shard.content:
+        yield f"{name}: its vectors do not have the content hash in the manifest: build the index again"
 
 
-def _flags(directory: Path, shard: ShardEntry) -> NDArray[np.bool_]:
-    """Which rows of a shard have a vector, (rows,) bool."""
+def _has_vector(directory: Path, shard: ShardEntry) -> NDArray[np.bool_]:
+    """Whether each row of a shard has a vector, (rows,) bool."""
     flags = np.full(shard.rows, shard.file is not None)
     if shard.holes is not None:
         flags[np.load(directory / shard.holes, allow_pickle=False)] = False

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrieval.errors import CalibrationError
+from retrieval.index import writer
 from retrieval.index.calibration import CALIBRATION_NAME, Calibration
-from retrieval.index.manifest import Manifest, ZoomEntry, all_files, file_entry
+from retrieval.index.manifest import Manifest, ZoomEntry
 from tile_cache.source import SourceInfo
 
 if TYPE_CHECKING:  # loads torch
     from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["describe_photo", "fitting_calibration", "write_manifest"]
-
-ENCODERS = "encoders"
 
 
 def describe_photo(photo: "EncodesPhotos") -> dict[str, Any]:
@@ -46,12 +45,11 @@ def write_manifest(
     """
     described = describe_photo(photo)
     if getattr(photo, "local", False):
-        photo.save(directory / ENCODERS)  # type: ignore[attr-defined]  # only encoders that came from files have it
-        described |= {"spec": ENCODERS}  # where it lay on this machine means nothing on another
-    saved = [p.relative_to(directory).as_posix() for p in (directory / ENCODERS).rglob("*") if p.is_file()]
-    named = saved + [name for name in others if (directory / name).exists()]
-    manifest = Manifest(
-        zooms=tuple(zooms),
+        photo.save(directory / writer.ENCODERS)  # type: ignore[attr-defined]  # only encoders that came from files have it
+        described |= {"spec": writer.ENCODERS}  # where it lay on this machine means nothing on another
+    return writer.write_manifest(
+        directory,
+        zooms,
         dim=photo.dim,
         codec=codec,
         photo_encoder=described,
@@ -59,10 +57,8 @@ def write_manifest(
         source=_described(source, overlay),
         attribution=_attribution(source, overlay),
         coverage=coverage,
-        files=all_files(zooms, [file_entry(directory, name) for name in named]),
+        other_files=others,
     )
-    manifest.write(directory)
-    return manifest
 
 
 def fitting_calibration(path: Path | None, manifest: Manifest, directory: Path) -> bool:

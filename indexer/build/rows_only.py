@@ -23,8 +23,8 @@ from indexer.progress import OnProgress, Progress
 from indexer.runs import disk_errors
 from retrieval.encoders.no_encoder import NO_ENCODER, NoEncoder
 from retrieval.files import read_json, write_json
-from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry, all_files, file_entry
-from retrieval.index.reader import write_rows
+from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry
+from retrieval.index.writer import write_manifest, write_shard
 from tile_cache.open import open_source
 from tile_cache.source import TileSource
 from tile_cache.xyz import XyzSource
@@ -88,7 +88,7 @@ def _shards(
 ) -> Iterator[ShardEntry]:
     for number, cut in enumerate(cut_shards(codes, above, step, most)):
         own = np.asarray(codes[cut.first_row : cut.first_row + cut.rows])
-        yield write_rows(
+        yield write_shard(
             directory,
             zoom,
             number,
@@ -101,8 +101,9 @@ def _shards(
 
 
 def _declared(directory: Path, entries: list[ZoomEntry], coverage: Coverage) -> Manifest:
-    manifest = Manifest(
-        zooms=tuple(entries),
+    return write_manifest(
+        directory,
+        entries,
         dim=0,
         codec="fp16",
         photo_encoder=NoEncoder().describe(),
@@ -110,10 +111,8 @@ def _declared(directory: Path, entries: list[ZoomEntry], coverage: Coverage) -> 
         source={"identity": "rows only", "name": "rows only"},
         attribution="",
         coverage=coverage.geojson,
-        files=all_files(entries, [file_entry(directory, IDENTITY_NAME)]),
+        other_files=[IDENTITY_NAME],
     )
-    manifest.write(directory)
-    return manifest
 
 
 def _report(out: Path, manifest: Manifest, *, already: bool = False) -> BuildReport:

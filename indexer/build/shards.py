@@ -15,8 +15,8 @@ from indexer.build.rows import ZoomRows
 from indexer.build.units import Unit, unit_path, write_unit
 from indexer.errors import BuildError
 from retrieval.index.manifest import ShardEntry
-from retrieval.index.reader import write_shard
 from retrieval.index.shards import CODECS
+from retrieval.index.writer import write_shard
 from tile_cache.addressing import parents_of_codes
 
 __all__ = ["Cut", "cut_shards", "fill_from_children", "parent_rows", "write_zoom"]

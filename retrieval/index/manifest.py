@@ -8,7 +8,7 @@ the directory for people.
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -232,12 +232,6 @@ def check_file(directory: Path, entry: FileEntry, *, contents: bool) -> None:
             f"{path} differs from the manifest (sha256 {found[:12]}, expected {entry.sha256[:12]}): "
             "copy the index or build it again"
         )
-
-
-def all_files(zooms: Iterable[ZoomEntry], others: Iterable[FileEntry] = ()) -> tuple[FileEntry, ...]:
-    """Every file entry that the shards carry, and the others, by name."""
-    found = [f for z in zooms for s in z.shards for f in s.files] + list(others)
-    return tuple(sorted(found, key=lambda f: f.name))
 
 
 def _indexed(entry: ZoomEntry) -> dict[str, Any]:

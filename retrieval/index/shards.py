@@ -1,11 +1,12 @@
-"""FAISS inverted lists whose lists are parents, one file a shard. The only module that imports FAISS.
+"""Shards as FAISS inverted lists, one file each. The only module that imports FAISS.
 
-List p of a shard holds the vectors of the children of its p-th parent, in row order; ids and list numbers are local
-to the shard. The coarse quantizer stays empty: nobody asks which list is near, the level above says which to read.
-It knows nothing of zooms, Morton codes or scores.
+List p of a shard holds the vectors of the children of its p-th parent, in row order; ids and list numbers are local to
+the shard. The coarse quantizer stays empty, because the level above decides which lists to read. This module knows
+nothing of zooms, Morton codes or scores.
 """
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from retrieval.errors import IndexDamagedError, IndexFormatError
 from retrieval.files import write_atomically
 
 CODECS: dict[str, np.dtype[Any]] = {"fp16": np.dtype("<f2"), "fp32": np.dtype("<f4")}
-"""Codec name to the type of a stored component."""
+"""The type of a stored component, by codec."""
 
 _ADD_ROWS = 1 << 16
 _EVERYTHING = -3.0e38
-"""A radius below every inner product: a range search then returns whole lists."""
+"""A radius below every inner product, with which a range search returns whole lists."""
 
 Rows = NDArray[np.int64]
 Vectors = NDArray[np.float32]
@@ -38,29 +39,35 @@ def write_lists(path: Path, vectors: Vectors, rows: Rows, parents: Rows, lists: 
     index = _empty_index(vectors.shape[1], lists, codec)
     for start in range(0, len(vectors), _ADD_ROWS):
         stop = min(start + _ADD_ROWS, len(vectors))
-        # Rounded here and not by FAISS, whose halves differ by build (ties to even with F16C, upwards without): so the
-        # same vectors are the same bytes wherever they are indexed.
+        # Rounded here, because FAISS rounds to half precision differently on different CPUs (ties to even with F16C,
+        # upwards without). So the same vectors give the same bytes on every machine.
         x = np.ascontiguousarray(vectors[start:stop]).astype(CODECS[codec]).astype(np.float32)
         ids, assigned = (np.ascontiguousarray(v[start:stop], dtype=np.int64) for v in (rows, parents))
         index.add_core(stop - start, swig_ptr(x), swig_ptr(ids), swig_ptr(assigned))
     write_atomically(path, lambda temporary: _write(temporary, index))
 
 
-def content_hash(codes: NDArray[np.uint64], has_vector: NDArray[np.bool_], vectors: Vectors, codec: str) -> str:
-    """SHA-256 of a shard's codes, flags and vectors as stored, independent of FAISS and of the file's layout.
+def stored_blocks(vectors: NDArray[np.floating[Any]], codec: str) -> Iterator[NDArray[Any]]:
+    """Vectors, (m, d), as a shard stores them, in blocks of rows."""
+    for start in range(0, len(vectors), _ADD_ROWS):
+        yield np.ascontiguousarray(vectors[start : start + _ADD_ROWS], dtype=CODECS[codec])
 
-    `codes` and `has_vector`: (n,); `vectors`: (m, d), those of the rows that have one. Hashed in this order,
-    little-endian, flags packed eight to a byte.
+
+def content_hash(codes: NDArray[np.uint64], has_vector: NDArray[np.bool_], blocks: Iterable[NDArray[Any]]) -> str:
+    """SHA-256 of a shard's content, independent of FAISS and of the file's layout.
+
+    Hashed are the codes, (n,), little-endian; the flags, (n,), packed eight to a byte; and the stored vectors in row
+    order, in any blocks (`stored_blocks`, or `ShardLists.stored` list by list).
     """
     digest = hashlib.sha256(np.ascontiguousarray(codes, dtype="<u8").tobytes())
     digest.update(np.packbits(has_vector).tobytes())
-    for start in range(0, len(vectors), _ADD_ROWS):
-        digest.update(np.ascontiguousarray(vectors[start : start + _ADD_ROWS], dtype=CODECS[codec]).tobytes())
+    for block in blocks:
+        digest.update(block.tobytes())
     return digest.hexdigest()
 
 
 class ShardLists:
-    """One open FAISS file. Safe to search from many threads: nothing of it changes after it is opened."""
+    """One open FAISS file. Safe to search from many threads, because it never changes."""
 
     def __init__(self, path: Path, index: Any) -> None:
         self.path = path
@@ -68,53 +75,53 @@ class ShardLists:
         self.vectors: int = index.ntotal
         self.dim: int = index.d
         self._index = index
-        # Distances to centroids, which FAISS wants and a list without centroid never reads; shared, only ever read.
+        # FAISS requires distances to centroids but does not use them here; shared by threads, never written.
         self._no_distances = np.zeros(max(index.nlist, 1), dtype=np.float32)
 
     @classmethod
     def open(cls, path: Path, *, mmap: bool = True) -> "ShardLists":
-        """Open a shard, memory-mapped (at once, whatever its size) or read into memory.
+        """Open a shard, memory-mapped (fast for any size) or read into memory.
 
-        Raises IndexDamagedError if FAISS cannot read it or it is another kind of index.
+        Raises IndexDamagedError if FAISS cannot read it, or if it is another kind of index.
         """
         try:
-            # Of FAISS's two ways to map, this one makes no object per list: 1 ms instead of 20 for 31,000 lists.
+            # Of FAISS's two ways to map a file, this one makes no object per list: 1 ms instead of 20 for 31,000 lists.
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP) if mmap else _read_whole(path)
         except RuntimeError as exc:
             raise IndexDamagedError(f"FAISS cannot read {path}: copy the index again or rebuild it ({exc})") from exc
         if not isinstance(index, faiss.IndexIVF) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise IndexDamagedError(
-                f"{path} holds a {type(index).__name__}, not inner-product inverted lists: rebuild it"
+                f"{path} holds a {type(index).__name__}, not inner-product inverted lists: build the index again"
             )
         return cls(path, index)
 
     def similarities(self, query: Vectors, lists: Rows) -> tuple[Rows, Vectors]:
-        """Every vector of the given lists: local rows and inner products with the query, (c,) int64 and (c,) float32.
+        """Local rows, (c,) int64, and inner products with the query, (c,) float32, of every vector in these lists.
 
-        `query`: (d,) float32, contiguous; `lists`: (m,) int64, ascending and distinct, so that rows come out ascending.
+        `query`: (d,) float32, contiguous; `lists`: (m,) int64, ascending and distinct, which makes the rows ascend.
         """
-        found = faiss.RangeSearchResult(1)
+        result = faiss.RangeSearchResult(1)
         self._index.range_search_preassigned_c(
             1,
             swig_ptr(query),
             _EVERYTHING,
             swig_ptr(lists),
             swig_ptr(self._no_distances),
-            found,
+            result,
             False,
             _probe(len(lists)),
             None,
         )
-        n = int(rev_swig_ptr(found.lims, 2)[1])
-        return rev_swig_ptr(found.labels, n).copy(), rev_swig_ptr(found.distances, n).copy()
+        n = int(rev_swig_ptr(result.lims, 2)[1])
+        return rev_swig_ptr(result.labels, n).copy(), rev_swig_ptr(result.distances, n).copy()
 
     def list_sizes(self) -> Rows:
-        """Vectors in each list, (lists,) int64."""
+        """The number of vectors in each list, (lists,) int64."""
         sizes = self._index.invlists
         return np.fromiter((sizes.list_size(i) for i in range(self.lists)), dtype=np.int64, count=self.lists)
 
     def rows_of(self, number: int) -> Rows:
-        """The local rows in one list, (m,) int64, in stored order."""
+        """The local rows of one list, (m,) int64, in stored order."""
         inverted = self._index.invlists
         size = inverted.list_size(number)
         return rev_swig_ptr(inverted.get_ids(number), size).copy() if size else np.empty(0, dtype=np.int64)
@@ -129,21 +136,21 @@ class ShardLists:
 
 
 class NoLists(ShardLists):
-    """The lists of a shard of rows only: as many as it has parents, all of them empty, and no file."""
+    """The lists of a shard without vectors: one empty list per parent, and no file."""
 
     def __init__(self, path: Path, dim: int, lists: int) -> None:
         self.path, self.lists, self.vectors, self.dim = path, lists, 0, dim
 
     def similarities(self, query: Vectors, lists: Rows) -> tuple[Rows, Vectors]:
-        """None at all."""
+        """No rows."""
         return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
 
     def list_sizes(self) -> Rows:
-        """(lists,) zeros."""
+        """Zeros, (lists,)."""
         return np.zeros(self.lists, dtype=np.int64)
 
     def rows_of(self, number: int) -> Rows:
-        """None."""
+        """No rows."""
         return np.empty(0, dtype=np.int64)
 
     def stored(self, number: int) -> NDArray[np.uint8]:
@@ -152,30 +159,30 @@ class NoLists(ShardLists):
 
 
 def _write(path: Path, index: Any) -> None:
-    # Not by name: FAISS's own file writer only prints what fails when it closes, so a full disk would leave a cut file
-    # that looks written. Through Python's file the OSError comes out.
+    # FAISS's own file writer only prints errors on close, so a full disk would leave a truncated file that looks
+    # complete. Writing through a Python file raises OSError.
     with open(path, "wb") as stream:
         faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))  # type: ignore[attr-defined]
 
 
 def _read_whole(path: Path) -> Any:
-    """An index whose lists are views into one block of memory, which NumPy asks the kernel to back with huge pages.
+    """Read an index into one block of memory, which NumPy asks the kernel to back with huge pages.
 
-    Scanning scattered lists is then 15% faster than in FAISS's own copies, one small allocation a list.
+    Scanning scattered lists is 15% faster than in FAISS's own copies, which allocate each list separately.
     """
     block = np.fromfile(path, dtype=np.uint8)
     reader = faiss.ZeroCopyIOReader(swig_ptr(block), len(block))  # type: ignore[attr-defined]
     index: Any = faiss.read_index(reader, faiss.IO_FLAG_MMAP_IFC)
-    index.referenced_objects = [block, reader]  # FAISS's own name for what must live as long as the index
+    index.referenced_objects = [block, reader]  # FAISS's attribute for objects that must live as long as the index
     return index
 
 
 @cache
 def _probe(lists: int) -> Any:
-    """Parameters to search so many lists; never changed, so that threads share them, as they cannot `index.nprobe`."""
-    wanted = faiss.SearchParametersIVF()
-    wanted.nprobe = lists
-    return wanted
+    """Parameters to search this many lists; never changed, so threads can share them, unlike `index.nprobe`."""
+    parameters = faiss.SearchParametersIVF()
+    parameters.nprobe = lists
+    return parameters
 
 
 def _empty_index(dim: int, lists: int, codec: str) -> Any:
@@ -187,8 +194,8 @@ def _empty_index(dim: int, lists: int, codec: str) -> Any:
     elif codec == "fp32":
         index = faiss.IndexIVFFlat(quantizer, dim, lists, faiss.METRIC_INNER_PRODUCT)
     else:
-        raise IndexFormatError(f"codec {codec!r} is none of {', '.join(CODECS)}")
-    # There is nothing to train: halves need no ranges, and the lists are parents, not clusters. An empty quantizer
+        raise IndexFormatError(f"unknown codec {codec!r}: use {' or '.join(CODECS)}")
+    # Nothing needs training: half precision has no ranges, and the lists are parents, not clusters. The empty quantizer
     # makes FAISS refuse an ordinary search of the file, which would be meaningless.
     index.is_trained = True
     index.by_residual = False

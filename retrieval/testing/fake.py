@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry
-from retrieval.index.reader import finish, write_shard
+from retrieval.index.writer import write_manifest, write_shard
 from tile_cache.addressing import children_of_codes
 
 _SIDE = 16
@@ -125,7 +125,7 @@ def write_fake_index(
     for i, level in enumerate(levels):
         shards = _write_level(directory, level, levels[i - 1] if i else None, codec, shard_parents)
         zooms.append(ZoomEntry(level.zoom, tuple(shards), maps.fingerprint(level.zoom)))
-    return finish(
+    return write_manifest(
         directory,
         zooms,
         dim=dim,

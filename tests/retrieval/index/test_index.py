@@ -10,8 +10,9 @@ import pytest
 
 from retrieval.errors import IndexDamagedError, IndexFormatError, IndexMissingError, IndexVersionError
 from retrieval.index.manifest import SMALL_FILE_BYTES, Manifest, ShardEntry
-from retrieval.index.reader import TileIndex, write_shard
+from retrieval.index.reader import TileIndex
 from retrieval.index.shards import ShardLists
+from retrieval.index.writer import write_shard
 from retrieval.testing.fake import fake_pyramid, write_fake_index
 from retrieval.verify import verify
 
