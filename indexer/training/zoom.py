@@ -13,14 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from indexer.learning.distributed import Group
-from indexer.learning.grad_cache import backward_in_parts
 from indexer.learning.state import optimiser_tensors, restore_optimiser, with_prefix, without_prefix
 from indexer.learning.trunk import SplitTower
-from indexer.training.loss import in_batch_loss
+from indexer.training.loss import RECALLS, Validation, backward_in_parts, in_batch_loss
 from indexer.training.pairs import Pairs
-from indexer.training.recall import RECALLS
 from indexer.training.settings import TrainSettings
-from indexer.training.validation import Validation
 
 __all__ = ["LOG_FIGURES", "ZoomTask", "epoch_facts"]
 

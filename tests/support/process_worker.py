@@ -13,8 +13,7 @@ from torch.nn import functional
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from indexer.learning.distributed import Group
-from indexer.learning.grad_cache import backward_in_parts
-from indexer.training.loss import in_batch_loss
+from indexer.training.loss import backward_in_parts, in_batch_loss
 
 
 def main() -> None:

@@ -18,8 +18,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from indexer.training.request import TrainRequest
-from indexer.training.settings import TrainSettings
+from indexer.training.settings import TrainRequest, TrainSettings
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower
 from retrieval.encoders.preprocess import Preprocess
 from tile_cache.addressing import centres_of_codes

@@ -37,8 +37,6 @@ __all__ = ["EncoderFeatures", "Features", "PhotoData", "SplitData", "TableFeatur
 
 Rows = NDArray[np.int64]
 _LIMITS = PhotoLimits()
-_TRUNK_BATCH = 32
-"""Photos that pass the frozen trunk at once, always: batches of another shape have other last bits."""
 _EVALUATION_BATCH = 256
 
 
@@ -179,7 +177,7 @@ class TailFeatures:
         try:
             with ActivationCache.open(folder, key, len(photos), split_tower.token_shape, limits) as cache:
                 features = cls(pictures, split_tower, cache)
-                cache.fill(features._compute, batch=8 * _TRUNK_BATCH, on_progress=on_rows)
+                cache.fill(features._compute, batch=8 * split_tower.batch, on_progress=on_rows)
                 yield features
         finally:
             pictures.close()
@@ -191,14 +189,10 @@ class TailFeatures:
         return features
 
     def _compute(self, rows: Rows) -> Tensor:
-        batches = [rows[i : i + _TRUNK_BATCH] for i in range(0, len(rows), _TRUNK_BATCH)]
-        return torch.cat([self._trunk(batch) for batch in batches])
+        return self._split_tower.trunk_of_rows(rows, self._read)
 
-    def _trunk(self, rows: Rows) -> Tensor:
-        pixels = torch.from_numpy(np.stack(list(self._pictures.pixels(rows))))
-        padded = torch.zeros((_TRUNK_BATCH, *pixels.shape[1:]))
-        padded[: len(rows)] = pixels
-        return self._split_tower.trunk(padded)[: len(rows)].cpu()
+    def _read(self, rows: Rows) -> Tensor:
+        return torch.from_numpy(np.stack(list(self._pictures.pixels(rows))))
 
 
 def features_of(features: Features, data: SplitData) -> Tensor:

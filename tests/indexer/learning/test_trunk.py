@@ -172,7 +172,7 @@ def test_layers_of_another_tower_are_refused() -> None:
         split.tail_from(other.layers(other.tail()))
     with pytest.raises(TrainingError, match="not the last ones"):
         split.tail_from({})
-    with pytest.raises(TrainingError, match="no tail"):
+    with pytest.raises(TrainingError, match="not a tail"):
         split.layers(nn.Linear(2, 2))
 
 

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from indexer.training.loss import in_batch_loss
-from indexer.training.recall import ranks, recalls
+from indexer.training.loss import in_batch_loss, ranks, recalls
 
 
 def unit(rng: np.random.Generator, n: int, d: int = 5) -> np.ndarray:

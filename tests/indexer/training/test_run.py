@@ -31,7 +31,7 @@ from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import read_photos
 from indexer.photos.splits import SplitPlan
 from indexer.progress import Progress
-from indexer.training.recall import ranks, recalls
+from indexer.training.loss import ranks, recalls
 from indexer.training.run import train_pairs
 from retrieval.encoders.open_clip import MapEncoders, PhotoEncoder, build_tower, trained_layers
 from retrieval.encoders.preprocess import Preprocess
@@ -188,11 +188,11 @@ def test_interrupted_anywhere_it_ends_with_the_same_weights(
     torch.set_num_threads(1)
     whole, cut = world.request(tmp_path / "whole", **options), world.request(tmp_path / "cut", **options)
     counted = Stopper(set())
-    train_pairs(whole, tell=counted)
+    train_pairs(whole, on_progress=counted)
     rng, interrupted = np.random.default_rng(0), 0
     while True:
         try:
-            train_pairs(cut, tell=Stopper({int(rng.integers(1, 14))}))
+            train_pairs(cut, on_progress=Stopper({int(rng.integers(1, 14))}))
             break
         except KeyboardInterrupt:
             interrupted += 1

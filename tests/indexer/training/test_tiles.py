@@ -6,7 +6,7 @@ import torch
 from workbench import MemorySource, encoded, picture, seed_of
 
 from indexer.build.compose import Composer
-from indexer.training.pixels import TilePixels
+from indexer.training.tiles import LocalSources, TilePixels
 from retrieval.encoders.preprocess import Preprocess
 from tile_cache.addressing import Tile, code_of_tile, tile_of_code
 
@@ -40,7 +40,7 @@ def codes_of(*tiles: Tile) -> np.ndarray:
 def test_it_shows_what_the_index_will_encode(context: float, layer: MemorySource | None, floor: float | None) -> None:
     preprocess = Preprocess(24, PREPROCESS.mean, PREPROCESS.std, contrast_floor=floor)
     codes = codes_of(*(Tile(x, y, ZOOM) for x in (31, 0, 7) for y in (0, 8, 31)))
-    pictures, there = TilePixels(MemorySource(answer), layer, preprocess, context, ZOOM).read(codes)
+    pictures, there = TilePixels(LocalSources(MemorySource(answer), layer), preprocess, context, ZOOM).read(codes)
     composer = Composer(MemorySource(answer), layer, 24, context)
     composed = [composer.compose(tile_of_code(int(code), ZOOM)).pixels for code in codes]
     expected = preprocess.pixels(np.stack([p for p in composed if p is not None]))
@@ -51,12 +51,16 @@ def test_it_shows_what_the_index_will_encode(context: float, layer: MemorySource
 
 @pytest.mark.parametrize("context", [0.0, 0.5])
 def test_tiles_without_imagery_are_left_out_and_say_why(context: float) -> None:
-    tiles = TilePixels(MemorySource(answer), MemorySource(lambda tile: b"no image"), PREPROCESS, context, ZOOM)
+    tiles = TilePixels(
+        LocalSources(MemorySource(answer), MemorySource(lambda tile: b"no image")), PREPROCESS, context, ZOOM
+    )
     good = Tile(20, 9, ZOOM), Tile(21, 9, ZOOM)
     codes = codes_of(SEA, good[1], BROKEN, CUT, good[0], CLEAR)
     pictures, there = tiles.read(codes)
     assert there.tolist() == [False, True, False, False, True, False]
-    alone, _ = TilePixels(MemorySource(answer), None, PREPROCESS, context, ZOOM).read(codes_of(good[1], good[0]))
+    alone, _ = TilePixels(LocalSources(MemorySource(answer), None), PREPROCESS, context, ZOOM).read(
+        codes_of(good[1], good[0])
+    )
     assert torch.equal(pictures, alone), "in the order asked for; a broken overlay is none"
     reasons = [tiles.reasons.get(int(code)) for code in codes]
     assert reasons[0] == reasons[5] == "no imagery"
@@ -68,14 +72,14 @@ def test_tiles_without_imagery_are_left_out_and_say_why(context: float) -> None:
 
 def test_asking_whether_imagery_is_there_agrees_with_reading() -> None:
     codes = codes_of(*(Tile(x, y, ZOOM) for x in range(8) for y in (8, 9)))
-    asked, read = (TilePixels(MemorySource(answer), None, PREPROCESS, 0.25, ZOOM) for _ in range(2))
+    asked, read = (TilePixels(LocalSources(MemorySource(answer), None), PREPROCESS, 0.25, ZOOM) for _ in range(2))
     np.testing.assert_array_equal(asked.has_imagery(codes), read.read(codes)[1])
     assert asked.reasons == read.reasons
     assert len(asked.reasons) == 4
 
 
 def test_nothing_is_shaped_like_something() -> None:
-    tiles = TilePixels(MemorySource(answer), None, PREPROCESS, 0.0, ZOOM)
+    tiles = TilePixels(LocalSources(MemorySource(answer), None), PREPROCESS, 0.0, ZOOM)
     for codes in (codes_of(SEA), codes_of()):
         pictures, there = tiles.read(codes)
         assert pictures.shape == (0, 3, 24, 24)
@@ -87,7 +91,7 @@ def test_a_source_that_fails_is_not_taken_for_one_without_imagery() -> None:
     def broken(tile: Tile) -> bytes:
         raise OSError("the store is gone")
 
-    tiles = TilePixels(MemorySource(broken), None, PREPROCESS, 0.0, ZOOM)
+    tiles = TilePixels(LocalSources(MemorySource(broken), None), PREPROCESS, 0.0, ZOOM)
     for ask in (tiles.read, tiles.has_imagery):
         with pytest.raises(OSError, match="gone"):
             ask(codes_of(SEA))

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from indexer.learning.distributed import Group
-from indexer.learning.grad_cache import backward_in_parts, embed_rows
-from indexer.training.loss import in_batch_loss
+from indexer.training.loss import backward_in_parts, embed_rows, in_batch_loss
 
 
 class Setting:
