@@ -17,8 +17,9 @@ import torch
 
 import tilebeam
 from benchmarks.machine import describe, sentence
-from indexer.builtin.pictures import PictureSet, embed_set
-from indexer.builtin.views import Centres, Earth
+from indexer.builtin.pictures import PictureSet, embed_views
+from indexer.builtin.styles import Stylist
+from indexer.builtin.views import Centres, Earth, draw_views
 from indexer.evaluation.bootstrap import Resamples
 from indexer.evaluation.figures import Figures, Row, figures_of
 from indexer.evaluation.metrics import reliability
@@ -65,7 +66,9 @@ def built_in() -> Path:
 
 def draw(chosen: PictureSet, locator: Locator, count: int | None) -> KnownPictures:
     """Draw and embed a set; `count`: only its first pictures."""
-    pictures = embed_set(chosen, Earth(chosen.products), Centres(-60, 78, 8, 0.01), locator.encoder)
+    stylist, rng = Stylist(Earth(chosen.products), chosen.style), np.random.default_rng([chosen.seed, 0])
+    views = draw_views(Centres(-60, 78, 8, 0.01), chosen.count, chosen.footprint_km, chosen.turn, rng)
+    pictures = embed_views(stylist, views, chosen.size, locator.encoder, rng)
     n = len(pictures) if count is None else count
     return KnownPictures(pictures.embeddings[:n], pictures.lng[:n], pictures.lat[:n])
 

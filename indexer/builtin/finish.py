@@ -1,4 +1,4 @@
-"""The last step of the built-in preset: index the Earth with what was learnt, and fit the posterior's numbers to it."""
+"""The last step of the built-in preset: index the Earth with the trained encoders, and calibrate the index."""
 
 import json
 from contextlib import suppress
@@ -22,12 +22,13 @@ from retrieval.files import write_json
 from retrieval.index.reader import TileIndex
 
 K = 64
-_SEED = 77  # of the pictures that numbers are fitted to: no training stage and no test set uses it
+_SEED = 77
+"""Seed of the pictures for calibration; no training stage and no test set uses it."""
 _CLEAN, _STYLED, _SEA, _NOWHERE, _SIZE = 4000, 4000, 300, 300, 120
 
 
 def calibrate(recipe: Recipe, encoders: Path, index_dir: Path) -> dict[str, Any]:
-    """Build the index at `index_dir`, fit to it, write calibration.json there and beside the encoders."""
+    """Build the index at `index_dir`, and write its calibration there and beside the encoders; returns its numbers."""
     build_index(
         BuildRequest(
             source="bluemarble",
@@ -47,7 +48,7 @@ def calibrate(recipe: Recipe, encoders: Path, index_dir: Path) -> dict[str, Any]
 
 
 def _pictures(recipe: Recipe, encoder: PhotoEncoder) -> KnownPictures:
-    """Clean and half-styled views of land."""
+    """Views of land, clean and in styles of half their strength."""
     rng = np.random.default_rng([_SEED, recipe.seed])
     earth, centres = Earth(recipe.products), Centres(recipe.south, recipe.north, recipe.zooms[-1], recipe.land)
     parts = []
@@ -63,25 +64,25 @@ def _out_of_scope(recipe: Recipe, encoder: PhotoEncoder) -> OutOfScope:
     sea = sea_views(_SEA, recipe.footprint_km, recipe.turn, _SEED, recipe.zooms[-1] - 1)
     seen = embed_views(Stylist(Earth(recipe.products), recipe.style), sea, _SIZE, encoder, rng)
     drawn = embed_pictures(nowhere_pictures(_NOWHERE, _SIZE, _SEED), encoder)
-    families = ["sea"] * len(seen) + [f"drawing {i % 5}" for i in range(len(drawn))]  # there may be little open sea
+    families = ["sea"] * len(seen) + [f"drawing {i % 5}" for i in range(len(drawn))]  # the sea may have fewer than _SEA
     nowhere = np.full(len(families), np.nan)
     return OutOfScope(KnownPictures(np.concatenate([seen.embeddings, drawn]), nowhere, nowhere), np.array(families))
 
 
 def describe(recipe_file: Path, options: dict[str, Any], encoders: Path, numbers: dict[str, Any], log: Path) -> None:
-    """Write training.json beside the encoders: the recipe and what was asked of it, the last losses, the numbers."""
-    said = {
+    """Write training.json beside the encoders: recipe, options, last losses, calibration."""
+    facts = {
         "command": "tilebeam train --preset builtin",
         "options": options,
         "recipe": json.loads(recipe_file.read_text()),
         "last_logged": last_logged(log),
         "calibration": numbers,
     }
-    write_json(encoders / "training.json", said)
+    write_json(encoders / "training.json", facts)
 
 
 def last_logged(log: Path) -> list[dict[str, Any]]:
-    """The last entry of each stage and zoom; a line that a kill cut off, or none at all, spoils nothing."""
+    """The last entry of each stage and zoom; incomplete lines and a missing file are ignored."""
     last: dict[tuple[Any, Any], dict[str, Any]] = {}
     for line in log.read_text().splitlines() if log.exists() else ():
         with suppress(ValueError, KeyError, TypeError):

@@ -1,7 +1,8 @@
-"""How a picture of a place may look otherwise: colours, haze, cloud, sea, blur, noise, compression.
+"""Random styles of pictures: colours, haze, cloud, sea, snow, blur, noise, compression.
 
-Geography should be learnt and not pixels, so every query is drawn in a random style. A `Style` holds the chances and
-strengths; test sets fix theirs in a committed file. All operations work on batches (n, 3, s, s) float32 from 0 to 1.
+Every query is drawn in a random style, so that the model learns geography and not one product's pixels. A `Style` holds
+chances and strengths; test sets fix theirs in a committed file. All operations work on batches (n, 3, s, s) float32
+from 0 to 1.
 """
 
 import io
@@ -17,12 +18,14 @@ from torch.nn import functional
 
 from indexer.builtin.views import Earth, Views
 
+__all__ = ["Style", "Stylist"]
+
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Style:
-    """Chances are from 0 to 1; strengths are the largest value drawn, uniformly from 0."""
+    """Chances are from 0 to 1; a strength is the largest value drawn, uniformly from 0. The default changes nothing."""
 
     mix: float = 0.0  # chance that a second product is blended in, at a weight up to a half
     sea: float = 0.0  # chance that water is recoloured
@@ -46,20 +49,20 @@ class Style:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Style":
-        """A style from a file; a name that no style has is an error and not a silent nothing."""
+        """From a JSON object. Raises ValueError for an unknown name."""
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"style has no {sorted(unknown)}; it has {[f.name for f in fields(cls)]}")
         return cls(**values)
 
     def scaled(self, share: float) -> "Style":
-        """Every chance and colour strength times `share`: pictures are easy first, as learning starts."""
+        """This style with every chance and colour strength times `share`: training starts with easy pictures."""
         grown = ("mix", "sea", "snow", "remap", "grey", "colour", "contrast", "gamma", "haze", "cloud", "blur", "noise")
         return replace(self, jpeg=self.jpeg * share, **{name: getattr(self, name) * share for name in grown})
 
 
 class Stylist:
-    """Draws views in random styles; the same generator state gives the same pictures."""
+    """Draws views in random styles. The same generator state gives the same pictures."""
 
     def __init__(self, earth: Earth, style: Style) -> None:
         self._earth, self._style = earth, style
@@ -112,7 +115,7 @@ class Stylist:
 
 
 def _pick(chance: float, n: int, rng: np.random.Generator) -> Ints:
-    """The pictures that a chance falls on, (m,) int64; draws the same count of random numbers whatever the chance."""
+    """The pictures that are chosen with this chance, (m,) int64; always draws n random numbers."""
     return np.flatnonzero(rng.uniform(size=n) < chance)
 
 
@@ -126,7 +129,7 @@ def _around(shape: tuple[int, ...], strength: float, generator: torch.Generator)
 
 
 def _remap(x: Tensor, picked: Ints, strength: float, generator: torch.Generator) -> Tensor:
-    """A random two-layer function of a pixel's colour: another map-maker's palette over the same land."""
+    """Map colours by a random two-layer function, as another map's palette would."""
     if not len(picked):
         return x
     m, hidden = len(picked), 8
@@ -148,8 +151,8 @@ def _colours(x: Tensor, style: Style, rng: np.random.Generator, generator: torch
     n = len(x)
     grey = torch.zeros(n, 1, 1, 1)
     grey[_pick(style.grey, n, rng)] = 1.0
-    partly = _uniform((n, 1, 1, 1), generator) * min(1.0, 2 * style.colour)
-    x = torch.lerp(x, x.mean(1, keepdim=True).expand_as(x), torch.maximum(grey, partly * 0.6))
+    partial_grey = _uniform((n, 1, 1, 1), generator) * min(1.0, 2 * style.colour)
+    x = torch.lerp(x, x.mean(1, keepdim=True).expand_as(x), torch.maximum(grey, partial_grey * 0.6))
     matrix = torch.eye(3)[None] + _around((n, 3, 3), style.colour * 0.5, generator)
     x = torch.bmm(matrix, x.flatten(2)).view_as(x) + _around((n, 3, 1, 1), style.colour * 0.4, generator)
     x = x.clamp(1e-4, 1) ** torch.exp(_around((n, 1, 1, 1), style.gamma, generator))
@@ -171,7 +174,7 @@ def _haze(x: Tensor, picked: Ints, strength: float, generator: torch.Generator) 
 
 
 def _clouds(n: int, size: int, generator: torch.Generator) -> Tensor:
-    """Smooth noise over several octaves, (n, 1, size, size), spread evenly over 0 to 1 within each picture."""
+    """Smooth noise of several octaves, (n, 1, size, size), scaled to 0 to 1 within each picture."""
     total = torch.zeros(n, 1, size, size)
     for octave, weight in ((3, 1.0), (6, 0.6), (12, 0.35), (24, 0.2)):
         grid = torch.rand((n, 1, octave, octave), generator=generator)
@@ -195,7 +198,7 @@ def _cloud(x: Tensor, picked: Ints, cover: float, generator: torch.Generator) ->
 
 
 def _blur(x: Tensor, picked: Ints, sigma: float, rng: np.random.Generator) -> Tensor:
-    """Gaussian blur, a kernel a picture, as a grouped convolution along rows and columns."""
+    """Gaussian blur with one kernel per picture, as a grouped convolution along rows and columns."""
     if not len(picked) or sigma <= 0:
         return x
     m, size, reach = len(picked), x.shape[-1], max(1, int(np.ceil(2.5 * sigma)))

@@ -1,8 +1,9 @@
-"""The built-in tower, and a forward pass through it that trains quickly on a CPU.
+"""A forward pass through the built-in tower that trains quickly on a CPU.
 
-The module is open_clip's `VisionTransformer`; inference goes through it unchanged. For training the same parameters
-are used by functions here: patches by one matrix product, attention by plain batched products (their backward pass is
-two to three times faster on a CPU than that of scaled_dot_product_attention at some 30 tokens), bfloat16 inside.
+The tower is open_clip's `VisionTransformer`, and inference uses that unchanged. For training, the functions here use
+the same parameters: patches by one matrix product, attention by plain batched products (at about 30 tokens their
+backward pass is two to three times faster on a CPU than that of scaled_dot_product_attention), bfloat16 inside. The
+last bits differ from open_clip's pass, which `indexer.learning.trunk` uses for any tower.
 """
 
 from collections.abc import Iterable
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from retrieval.encoders.open_clip import Tower
+
+__all__ = ["embed_patches", "finish", "forward", "run_blocks"]
 
 
 def embed_patches(tower: Tower, x: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
@@ -61,5 +64,5 @@ def _attend(attention: Tower, x: Tensor) -> Tensor:
     mixed = functional.linear(x, attention.in_proj_weight.to(x.dtype), attention.in_proj_bias.to(x.dtype))
     q, k, v = mixed.view(n, tokens, 3, heads, width // heads).permute(2, 0, 3, 1, 4).reshape(3, n * heads, tokens, -1)
     weights = torch.softmax(torch.bmm(q, k.transpose(1, 2)) * (width // heads) ** -0.5, dim=-1)
-    drawn = torch.bmm(weights, v).view(n, heads, tokens, -1).transpose(1, 2).reshape(n, tokens, width)
-    return _linear(attention.out_proj, drawn)
+    values = torch.bmm(weights, v).view(n, heads, tokens, -1).transpose(1, 2).reshape(n, tokens, width)
+    return _linear(attention.out_proj, values)

@@ -1,7 +1,7 @@
 """Pictures of the Earth from above, drawn from whole-Earth products: the photos that the built-in model learns from.
 
-A view is a square of `footprint_km` on the ground around a centre, turned by up to some degrees, sampled in a local
-azimuthal equidistant plane. Products are kept as mip levels in one flat array of packed pixels, so that a batch of
+A view is a square of `footprint_km` on the ground around a centre, turned by some degrees, sampled in a local
+azimuthal equidistant plane. Products are held as mip levels in one flat array of packed pixels, so that a batch of
 views of any products and footprints is one gather. This module knows nothing of styles, tiles or models.
 """
 
@@ -16,13 +16,15 @@ from retrieval.sphere import EARTH_RADIUS_KM
 from tile_cache.addressing import codes_at
 from tile_cache.bluemarble import BlueMarble, load_land, load_product
 
+__all__ = ["Centres", "Earth", "Views", "draw_views"]
+
 _EQUATOR_KM = 2 * np.pi * EARTH_RADIUS_KM
 _LEVELS = 4
 
 
 @dataclass(frozen=True)
 class Views:
-    """Where n views look: degrees, degrees, km along an edge, degrees clockwise; (n,) float64 each."""
+    """Centres (degrees), edges (km) and turns (degrees clockwise) of n views; (n,) float64 each."""
 
     lng: NDArray[np.float64]
     lat: NDArray[np.float64]
@@ -33,12 +35,12 @@ class Views:
         return len(self.lng)
 
     def take(self, which: NDArray[np.int64]) -> "Views":
-        """Some of them, in the given order."""
+        """The views at these positions, in their order."""
         return Views(self.lng[which], self.lat[which], self.footprint_km[which], self.turn[which])
 
 
 class Earth:
-    """Products and the land mask, ready to be sampled; some 500 MB for all three products."""
+    """Products and the land mask in memory, ready to be sampled; about 500 MB for all three products."""
 
     def __init__(self, products: tuple[str, ...]) -> None:
         self.products = products
@@ -60,8 +62,8 @@ class Earth:
         lng, lat = _ground(views, size)
         shape = self._table[torch.from_numpy(product)]  # (n, levels, 3)
         base_km = _EQUATOR_KM / shape[:, 0, 2].double()
-        wanted = torch.log2(torch.from_numpy(views.footprint_km / size) / base_km)
-        level = wanted.round().clamp(0, _LEVELS - 1).long()
+        exact_level = torch.log2(torch.from_numpy(views.footprint_km / size) / base_km)
+        level = exact_level.round().clamp(0, _LEVELS - 1).long()
         first, height, width = shape[torch.arange(len(level)), level].unbind(1)
         return _bilinear(self._pixels, lng, lat, first, height, width).permute(0, 3, 1, 2)
 
@@ -74,20 +76,20 @@ class Earth:
 
 
 class Centres:
-    """Random centres on land and coasts, uniform by area, where the pyramid has tiles."""
+    """Random centres on land and coasts, uniform by area, in tiles of `zoom` with at least the share `land` of land."""
 
     def __init__(self, south: float, north: float, zoom: int, land: float) -> None:
         self._south, self._north = np.sin(np.radians([south, north]))
         self._zoom, self._land, self._earth = zoom, land, BlueMarble()
 
     def draw(self, n: int, rng: np.random.Generator) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """n centres as (lng, lat), (n,) float64 degrees: in tiles of the zoom with at least that share of land."""
+        """n centres as (lng, lat), (n,) float64 degrees, in tiles with at least the minimum share of land."""
         lngs, lats = np.empty(0), np.empty(0)
         while len(lngs) < n:
             lng = rng.uniform(-180, 180, 4 * n)
             lat = np.degrees(np.arcsin(rng.uniform(self._south, self._north, 4 * n)))
-            kept = self._earth.land_fraction(codes_at(lng, lat, self._zoom), self._zoom) >= self._land
-            lngs, lats = np.concatenate([lngs, lng[kept]]), np.concatenate([lats, lat[kept]])
+            on_land = self._earth.land_fraction(codes_at(lng, lat, self._zoom), self._zoom) >= self._land
+            lngs, lats = np.concatenate([lngs, lng[on_land]]), np.concatenate([lats, lat[on_land]])
         return lngs[:n], lats[:n]
 
 
@@ -136,7 +138,7 @@ def _unpack(pixels: Tensor) -> Tensor:
 
 
 def _bilinear(pixels: Tensor, lng: Tensor, lat: Tensor, first: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Sample level rasters at (n, s, s) degrees: (n, s, s, 3) float32 from 0 to 1; columns wrap, rows end."""
+    """Sample level rasters at (n, s, s) degrees: (n, s, s, 3) float32 from 0 to 1; columns wrap, rows do not."""
     first, height, width = (v[:, None, None] for v in (first, height, width))
     u, v = (lng + 180) / 360 * width - 0.5, (90 - lat) / 180 * height - 0.5
     left, top = u.floor(), v.floor()

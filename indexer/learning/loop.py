@@ -199,12 +199,12 @@ class Interrupts:
 def run_steps(
     numbers: range,
     step: Callable[[int], None],
-    save: Callable[[], None],
+    save: Callable[[int], None],
     save_every: int,
     interrupts: Interrupts,
     group: Group | None = None,
 ) -> None:
-    """Do steps by number. Save after every `save_every`-th and after the last one.
+    """Do steps by number. `save` gets the number of steps done, after every `save_every`-th step and after the last.
 
     If a signal has come to any process, save at the end of the step and raise KeyboardInterrupt.
     """
@@ -214,7 +214,7 @@ def run_steps(
         # All processes stop after the same step; else one would wait for another that has ended.
         stopping = bool(group.add(torch.tensor(float(interrupts.requested))))
         if stopping or (number + 1) % save_every == 0 or number + 1 == numbers.stop:
-            save()
+            save(number + 1)
         if stopping:
             raise KeyboardInterrupt
 
@@ -295,7 +295,7 @@ class TrainingLoop:
             self._step(order[number * size : (number + 1) * size])
 
         numbers = range(reached.step, self.steps)
-        run_steps(numbers, step, self._save, self.pace.save_every, interrupts, self.group)
+        run_steps(numbers, step, lambda done: self._save(), self.pace.save_every, interrupts, self.group)
 
     def _step(self, rows: Rows) -> None:
         reached = self.reached

@@ -1,4 +1,4 @@
-"""Recipes: the committed one, parts of it, and recipes that could not be followed to the end."""
+"""Recipes: the committed one, reduced ones, and invalid ones."""
 
 import json
 from collections.abc import Callable
@@ -24,14 +24,14 @@ def train(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def test_the_committed_recipe_can_be_followed() -> None:
+def test_committed_recipe_is_valid() -> None:
     recipe = Recipe.read(COMMITTED)
     assert recipe.zooms == (4, 6, 8)
     assert set(recipe.products) == {"bmng", "shadedrelief", "etopo1"}
     assert build_tower(recipe.architecture).image_size == (recipe.preprocess.size,) * 2
 
 
-def test_a_share_is_of_the_steps_and_a_product_can_be_left_out() -> None:
+def test_reduced_recipe_has_fewer_steps_and_products() -> None:
     whole = Recipe.read(COMMITTED)
     part = whole.reduced(0.25, "shadedrelief")
     assert part.products == ("bmng", "etopo1")
@@ -43,7 +43,7 @@ def test_a_share_is_of_the_steps_and_a_product_can_be_left_out() -> None:
     assert whole.reduced(1.0) == whole
 
 
-def test_what_is_not_there_cannot_be_left_out() -> None:
+def test_product_that_is_missing_cannot_be_left_out() -> None:
     recipe = Recipe.read(COMMITTED)
     with pytest.raises(ValueError, match="no product 'mars'; it has bmng"):
         recipe.reduced(1, "mars")
@@ -63,7 +63,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "an unknown product": (lambda v: v.update(products=["bmng", "mars"]), "products must be of"),
     "no product": (lambda v: v.update(products=[]), "products must be of"),
     "another size": (lambda v: v["preprocess"].update(size=72), "is not the preprocessing's 72"),
-    "odd patches": (lambda v: v["architecture"]["vision_cfg"].update(patch_size=7), "no multiple"),
+    "odd patches": (lambda v: v["architecture"]["vision_cfg"].update(patch_size=7), "not a multiple"),
     "quick gelu": (lambda v: v["architecture"].update(quick_gelu=True), "make it false"),
     "too few queries": (lambda v: v.update(map_queries=5), "less than photo.batch"),
     "an unknown style": (lambda v: v["style"].update(fog=1), "fog"),
@@ -73,28 +73,28 @@ WRONG: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_a_recipe_that_cannot_be_followed_is_refused_at_once(tmp_path: Path, name: str) -> None:
+def test_invalid_recipe_is_refused_at_once(tmp_path: Path, name: str) -> None:
     change, said = WRONG[name]
     values = json.loads(COMMITTED.read_text())
     change(values)
     (tmp_path / "recipe.json").write_text(json.dumps(values))
     result = train("--preset", "builtin", "--out", tmp_path / "out", "--recipe", tmp_path / "recipe.json")
     assert result.exit_code == 2
-    assert f"{tmp_path / 'recipe.json'} is no recipe to train by: " in result.stderr
+    assert f"{tmp_path / 'recipe.json'} is not a valid recipe: " in result.stderr
     assert said in result.stderr
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '"x"', None])
-def test_what_is_no_recipe_is_refused(tmp_path: Path, text: str | None) -> None:
+def test_file_that_is_not_a_recipe_is_refused(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "recipe.json").write_text(text)
     result = train("--preset", "builtin", "--out", tmp_path / "out", "--recipe", tmp_path / "recipe.json")
     assert result.exit_code == 2, result.exception
-    assert "is no recipe to train by" in result.stderr
+    assert "is not a valid recipe" in result.stderr
 
 
-def test_a_log_that_a_kill_cut_spoils_nothing(tmp_path: Path) -> None:
+def test_truncated_log_lines_are_ignored(tmp_path: Path) -> None:
     assert last_logged(tmp_path / "none.jsonl") == []
     lines = [
         '{"stage": "photo", "step": 100}',

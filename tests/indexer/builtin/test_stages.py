@@ -1,4 +1,4 @@
-"""Training's stages at a tiny size: killed and resumed runs, what a loss does, and the fast pass through a tower."""
+"""The built-in model's stages at a tiny size: killed and resumed runs, losses, and the fast pass through a tower."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from indexer.builtin.map_stage import MapStage, Queries, train_map_tower, trunk_activations
-from indexer.builtin.muon import Muon, orthogonalise
-from indexer.builtin.photo_stage import Batch, PhotoStage, Tables, schedule, softmax_loss, train_photo_tower
-from indexer.builtin.pyramid import Pyramid
+from indexer.builtin.map_stage import Queries, train_map_tower, trunk_activations
+from indexer.builtin.photo_stage import Batch, Pyramid, Tables, schedule, softmax_loss, train_photo_tower
+from indexer.builtin.recipe import MapStage, PhotoStage
 from indexer.builtin.tower import forward
 from indexer.errors import TrainingError
 from indexer.learning.state import load_state, save_state
+from indexer.learning.trunk import SplitTower
 from retrieval.encoders.open_clip import MapEncoders, PhotoEncoder, Tower, build_tower, trained_layers
 from retrieval.encoders.preprocess import Preprocess
 from tile_cache.addressing import code_of_tile, tile_at
@@ -41,8 +41,8 @@ def batches(step: int) -> Batch:
     return torch.from_numpy(pictures).float(), {2: deep // 2, 3: deep}
 
 
-def nothing(entry: dict[str, Any]) -> None:
-    """A log that nobody reads."""
+def no_log(entry: dict[str, Any]) -> None:
+    """Ignore an entry."""
 
 
 def tables(seed: int) -> Tables:
@@ -59,13 +59,13 @@ def state_of(tower: Tower, rows: Tables) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("optimiser", ["muon", "adam"])
 @pytest.mark.parametrize("killed_at", [1, 4, 6])
-def test_a_killed_run_ends_where_an_undisturbed_one_does(
+def test_killed_run_ends_with_the_weights_of_an_undisturbed_one(
     make_tower: MakeTower, tmp_path: Path, optimiser: str, killed_at: int
 ) -> None:
-    """To the bit, and from other initial weights wherever a state had been saved: all of it comes from the file."""
+    """To the bit. If a state was saved, the second run starts from other weights: everything comes from the file."""
     stage = replace(STAGE, optimiser=optimiser)
     whole, whole_rows = make_tower(0), tables(0)
-    train_photo_tower(whole, whole_rows, batches, stage, tmp_path / "whole.state", nothing)
+    train_photo_tower(whole, whole_rows, batches, stage, tmp_path / "whole.state", no_log)
 
     def until_killed(step: int) -> Batch:
         if step == killed_at:
@@ -74,46 +74,46 @@ def test_a_killed_run_ends_where_an_undisturbed_one_does(
 
     first, checkpoint = (make_tower(0), tables(0)), tmp_path / "killed.state"
     with pytest.raises(KeyboardInterrupt):
-        train_photo_tower(*first, until_killed, stage, checkpoint, nothing)
+        train_photo_tower(*first, until_killed, stage, checkpoint, no_log)
     seed = 99 if checkpoint.exists() else 0
     assert checkpoint.exists() == (killed_at > 3)
-    checkpoint.with_suffix(".partial").write_bytes(b"half a state that a kill left")
+    (tmp_path / ".killed.state.1.tmp").write_bytes(b"half a state that a kill left")
     second = make_tower(seed), tables(seed)
-    train_photo_tower(*second, batches, stage, checkpoint, nothing)
+    train_photo_tower(*second, batches, stage, checkpoint, no_log)
     for name, value in state_of(whole, whole_rows).items():
         assert torch.equal(value, state_of(*second)[name]), name
     assert load_state(checkpoint)[1] == {"steps_done": 7}
 
 
-def test_a_finished_run_draws_no_batch(make_tower: MakeTower, tmp_path: Path) -> None:
-    train_photo_tower(make_tower(0), tables(0), batches, replace(STAGE, steps=3), tmp_path / "s.state", nothing)
+def test_finished_run_draws_no_batch(make_tower: MakeTower, tmp_path: Path) -> None:
+    train_photo_tower(make_tower(0), tables(0), batches, replace(STAGE, steps=3), tmp_path / "s.state", no_log)
     again = make_tower(1), tables(1)
 
     def never(step: int) -> Batch:
         raise AssertionError(step)
 
-    train_photo_tower(*again, never, replace(STAGE, steps=3), tmp_path / "s.state", nothing)
+    train_photo_tower(*again, never, replace(STAGE, steps=3), tmp_path / "s.state", no_log)
     assert torch.equal(again[0].proj, load_state(tmp_path / "s.state")[0]["tower.proj"])
 
 
 @pytest.mark.parametrize("kept", [0, 1, 7, 100, -1])
-def test_a_state_that_is_cut_off_is_named_with_the_way_out(make_tower: MakeTower, tmp_path: Path, kept: int) -> None:
+def test_truncated_state_is_refused_with_a_way_out(make_tower: MakeTower, tmp_path: Path, kept: int) -> None:
     path = tmp_path / "photo.state"
     save_state(path, {"tower.proj": torch.ones(3, 3)}, {"steps_done": 3})
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(TrainingError, match=r"photo.state is not a training state .*: delete it"):
-        train_photo_tower(make_tower(0), tables(0), batches, STAGE, path, nothing)
+        train_photo_tower(make_tower(0), tables(0), batches, STAGE, path, no_log)
 
 
-def test_a_state_of_another_recipe_is_refused(make_tower: MakeTower, tmp_path: Path) -> None:
+def test_state_of_another_recipe_is_refused(make_tower: MakeTower, tmp_path: Path) -> None:
     path = tmp_path / "photo.state"
     other = build_tower({"embed_dim": 16, "vision_cfg": {**VISION, "width": 64}, "quick_gelu": False})
-    train_photo_tower(other, tables(0), batches, replace(STAGE, steps=1), path, nothing)
+    train_photo_tower(other, tables(0), batches, replace(STAGE, steps=1), path, no_log)
     with pytest.raises(TrainingError, match=r"photo.state is the state of a run with another recipe: .*--out"):
-        train_photo_tower(make_tower(0), tables(0), batches, STAGE, path, nothing)
+        train_photo_tower(make_tower(0), tables(0), batches, STAGE, path, no_log)
 
 
-def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_state_is_read_as_saved(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(6.0).reshape(2, 3).t(), "b": torch.tensor(2.5), "c": torch.ones(2).half()}
     save_state(tmp_path / "deep" / "x.state", tensors, {"steps_done": 3, "who": "ü"})
     found, notes = load_state(tmp_path / "deep" / "x.state")
@@ -123,7 +123,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("optimiser", ["muon", "adam"])
-def test_the_first_stage_learns(make_tower: MakeTower, tmp_path: Path, optimiser: str) -> None:
+def test_first_stage_learns(make_tower: MakeTower, tmp_path: Path, optimiser: str) -> None:
     tower, rows = make_tower(0), tables(0)
 
     def loss() -> float:
@@ -134,22 +134,22 @@ def test_the_first_stage_learns(make_tower: MakeTower, tmp_path: Path, optimiser
 
     before = loss()
     stage = PhotoStage(steps=80, batch=8, save_every=80, warmup=5, optimiser=optimiser)
-    train_photo_tower(tower, rows, batches, stage, tmp_path / "s.state", nothing)
+    train_photo_tower(tower, rows, batches, stage, tmp_path / "s.state", no_log)
     assert loss() < before - 1
 
 
-def test_frozen_layers_stay_as_they_are(make_tower: MakeTower, tmp_path: Path) -> None:
+def test_frozen_layers_do_not_change(make_tower: MakeTower, tmp_path: Path) -> None:
     """As when the photo tower is tuned: the trunk is shared with map towers that were trained on it."""
     tower, before = make_tower(0), make_tower(0).state_dict()
     names = set(trained_layers(tower))
     for name, parameter in tower.named_parameters():
         parameter.requires_grad_(name in names)
-    train_photo_tower(tower, tables(0), batches, STAGE, tmp_path / "s.state", nothing)
+    train_photo_tower(tower, tables(0), batches, STAGE, tmp_path / "s.state", no_log)
     changed = {name for name, value in tower.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == names
 
 
-def test_the_schedule_warms_up_stays_and_ends_near_nothing() -> None:
+def test_schedule_warms_up_stays_and_ends_near_zero() -> None:
     shares = [schedule(step, 1000, 50) for step in range(1000)]
     assert shares[0] == 1 / 50
     assert shares[49:401] == [1.0] * 352
@@ -158,11 +158,11 @@ def test_the_schedule_warms_up_stays_and_ends_near_nothing() -> None:
     assert shares[400:] == sorted(shares[400:], reverse=True)
 
 
-def test_queries_of_no_tile_do_not_count() -> None:
+def test_queries_outside_the_coverage_do_not_count() -> None:
     vectors, scale = functional.normalize(torch.randn(5, 4), dim=1), torch.tensor(3.0)
     asked = functional.normalize(torch.randn(3, 4), dim=1)
-    with_stranger = softmax_loss(asked, vectors, scale, torch.tensor([1, -1, 2]))
-    assert torch.allclose(with_stranger, softmax_loss(asked[[0, 2]], vectors, scale, torch.tensor([1, 2])))
+    with_uncovered = softmax_loss(asked, vectors, scale, torch.tensor([1, -1, 2]))
+    assert torch.allclose(with_uncovered, softmax_loss(asked[[0, 2]], vectors, scale, torch.tensor([1, 2])))
 
 
 # The second stage
@@ -178,14 +178,15 @@ def map_setting(tower: Tower) -> tuple[torch.Tensor, torch.Tensor, Queries]:
     return tiles, targets, Queries(asked, rows.numpy())
 
 
-def test_a_map_tower_learns_its_tables_and_leaves_the_trunk_alone(make_tower: MakeTower) -> None:
+def test_map_tower_learns_its_tables_and_leaves_the_trunk_unchanged(make_tower: MakeTower) -> None:
     tower = make_tower(0).requires_grad_(False)
     before = {k: v.clone() for k, v in tower.state_dict().items()}
     tiles, targets, queries = map_setting(tower)
-    activations = trunk_activations(tower, lambda first, last: tiles[first:last], 40, 2)
+    split = SplitTower(tower)
+    activations = trunk_activations(split, lambda first, last: tiles[first:last], 40)
     entries: list[dict[str, Any]] = []
     stage = MapStage(steps={6: 100}, batch=24)
-    layers, vectors = train_map_tower(tower, activations, targets, 16.0, queries, stage, 6, entries.append)
+    layers, vectors = train_map_tower(split, activations, targets, 16.0, queries, stage, 6, entries.append)
     alike = (functional.normalize(forward(tower, tiles), dim=1) * targets).sum(1).mean()
     assert (vectors * targets).sum(1).mean() > alike + 0.5
     assert torch.allclose(vectors.norm(dim=1), torch.ones(40), atol=1e-5)
@@ -200,29 +201,30 @@ def test_a_map_tower_learns_its_tables_and_leaves_the_trunk_alone(make_tower: Ma
     assert (functional.normalize(served, dim=1) * vectors).sum(1).min() > 0.995
 
 
-def test_a_map_tower_is_the_same_when_trained_again(make_tower: MakeTower) -> None:
+def test_map_tower_is_the_same_when_trained_again(make_tower: MakeTower) -> None:
     tower = make_tower(0).requires_grad_(False)
     tiles, targets, queries = map_setting(tower)
-    activations = trunk_activations(tower, lambda first, last: tiles[first:last], 40, 2)
+    split = SplitTower(tower)
+    activations = trunk_activations(split, lambda first, last: tiles[first:last], 40)
     stage = MapStage(steps={6: 6}, batch=24)
-    first, second = (train_map_tower(tower, activations, targets, 16.0, queries, stage, 6, nothing) for _ in range(2))
+    first, second = (train_map_tower(split, activations, targets, 16.0, queries, stage, 6, no_log) for _ in range(2))
     assert torch.equal(first[1], second[1])
     assert all(torch.equal(first[0][k], second[0][k]) for k in first[0])
 
 
-def test_queries_that_no_tile_holds_are_left_out() -> None:
+def test_queries_in_no_tile_are_left_out() -> None:
     asked = torch.arange(8.0).reshape(4, 2)
     kept = Queries.covered(asked, np.array([3, -1, 0, -1]))
     assert torch.equal(kept.embeddings, asked[[0, 2]])
     assert kept.rows.tolist() == [3, 0]
 
 
-# The tower, the optimiser, the pyramid
+# The tower and the pyramid
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.03)])
 @pytest.mark.parametrize("change", [{}, {"layers": 6, "width": 64}, {"image_size": 36, "head_width": 32}])
-def test_the_fast_pass_equals_open_clips(dtype: torch.dtype, tolerance: float, change: dict[str, int]) -> None:
+def test_fast_pass_equals_open_clips(dtype: torch.dtype, tolerance: float, change: dict[str, int]) -> None:
     torch.manual_seed(1)
     tower = build_tower({"embed_dim": 16, "vision_cfg": {**VISION, **change}, "quick_gelu": False})
     for parameter in tower.parameters():  # fresh norms and biases are ones and zeros, which hide mistakes
@@ -230,45 +232,17 @@ def test_the_fast_pass_equals_open_clips(dtype: torch.dtype, tolerance: float, c
     size = change.get("image_size", 24)
     pictures = torch.randn(5, 3, size, size)
     with torch.no_grad():
-        theirs, ours = functional.normalize(tower(pictures), dim=1), forward(tower, pictures, dtype)
-    assert ours.dtype == torch.float32
-    assert (theirs - ours).abs().max() < tolerance
+        expected, actual = functional.normalize(tower(pictures), dim=1), forward(tower, pictures, dtype)
+    assert actual.dtype == torch.float32
+    assert (expected - actual).abs().max() < tolerance
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8), (3, 32, 8), (1, 8, 96)])
-def test_orthogonalised_matrices_have_even_directions(shape: tuple[int, int, int]) -> None:
-    torch.manual_seed(0)
-    matrices = torch.randn(shape) * torch.tensor([1e-3, 1.0, 50.0])[: shape[0], None, None]
-    made = orthogonalise(matrices)
-    assert made.shape == shape
-    values = torch.linalg.svdvals(made)
-    assert values.min() > 0.5
-    assert values.max() < 1.4
-    left, _, right = torch.linalg.svd(matrices, full_matrices=False)
-    assert torch.allclose(left @ right, made, atol=0.45)
-    assert torch.isfinite(orthogonalise(torch.zeros(shape))).all()
-
-
-def test_muon_moves_every_direction_alike() -> None:
-    """A badly scaled quadratic: the steep direction gets no larger a step than the flat one."""
-    torch.manual_seed(0)
-    goal, weight = torch.randn(6, 6), torch.nn.Parameter(torch.zeros(6, 6))
-    steepness = torch.logspace(-2, 2, 6)[:, None]
-    optimiser = Muon([weight], lr=0.3)
-    for step in range(200):
-        optimiser.param_groups[0]["lr"] = 0.3 * (1 - step / 200)
-        (steepness * (weight - goal) ** 2).sum().backward()
-        optimiser.step()
-        optimiser.zero_grad()
-    assert (weight - goal).abs().max() < 0.3
-
-
-def test_a_pyramid_must_be_closed_upward() -> None:
-    with pytest.raises(ValueError, match="a tile of zoom 3 has no ancestor at zoom 2"):
+def test_pyramid_needs_the_parent_of_every_tile() -> None:
+    with pytest.raises(ValueError, match="a tile of zoom 3 has no parent at zoom 2"):
         Pyramid.from_codes({2: np.arange(3, dtype=np.uint64), 3: np.array([2, 60], dtype=np.uint64)})
 
 
-def test_classes_are_the_rows_of_the_tiles_that_hold_the_points() -> None:
+def test_classes_are_the_rows_of_the_tiles_that_contain_the_points() -> None:
     made, rng = pyramid(), np.random.default_rng(0)
     lng, lat = rng.uniform(-180, 180, 300), rng.uniform(-85, 85, 300)
     rows = made.classes(lng, lat)
@@ -281,7 +255,7 @@ def test_classes_are_the_rows_of_the_tiles_that_hold_the_points() -> None:
     assert np.array_equal(made.parents[3][rows[3][covered]], rows[2][covered])
 
 
-def test_a_tiles_vector_knows_its_parents() -> None:
+def test_tile_vector_includes_its_parents() -> None:
     rows = tables(0)
     vectors = rows.vectors()
     summed = rows.rows["3"] + rows.rows["2"][torch.from_numpy(pyramid().parents[3])]

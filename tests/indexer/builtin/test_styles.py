@@ -1,4 +1,4 @@
-"""Styles: seeded, within bounds, nothing by default, and each of them does something."""
+"""Styles: they follow from a seed, stay within bounds, and change nothing by default."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -29,20 +29,20 @@ def plain(earth: Earth, lng: float = 0.0) -> torch.Tensor:
     return earth.draw(views(lng=lng), np.zeros(6, dtype=np.int64), 24)
 
 
-def test_no_style_is_the_picture_itself(earths: Earths) -> None:
-    """But for black, which gamma lifts by a ten-thousandth."""
+def test_default_style_changes_nothing(earths: Earths) -> None:
+    """Except black, which gamma lifts by a ten-thousandth."""
     assert (draw(earths("compass"), Style()) - plain(earths("compass"))).abs().max() < 2e-4
     assert (draw(earths("compass"), FULL, share=0) - plain(earths("compass"))).abs().max() < 2e-4
 
 
-def test_the_seed_decides(earths: Earths) -> None:
+def test_seed_decides_the_style(earths: Earths) -> None:
     earth = earths("compass", "white")
     assert torch.equal(draw(earth, FULL, 1), draw(earth, FULL, 1))
     assert not torch.equal(draw(earth, FULL, 1), draw(earth, FULL, 2))
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_picture_stays_a_picture(earths: Earths, seed: int) -> None:
+def test_styled_pictures_are_finite_and_from_0_to_1(earths: Earths, seed: int) -> None:
     rng = np.random.default_rng(seed)
     some = replace(FULL, **{name: rng.uniform() for name in ("mix", "sea", "cloud", "blur", "jpeg", "remap")})
     for style in (FULL, some):
@@ -68,12 +68,12 @@ ONE_BY_ONE = {
 
 
 @pytest.mark.parametrize("name", ONE_BY_ONE)
-def test_each_style_does_something_to_every_picture(earths: Earths, name: str) -> None:
-    apart = (draw(earths("compass"), ONE_BY_ONE[name]) - plain(earths("compass"))).abs().amax((1, 2, 3))
-    assert (apart > 3e-3).all()
+def test_each_style_changes_every_picture(earths: Earths, name: str) -> None:
+    difference = (draw(earths("compass"), ONE_BY_ONE[name]) - plain(earths("compass"))).abs().amax((1, 2, 3))
+    assert (difference > 3e-3).all()
 
 
-def test_blur_and_mix_do_what_they_say(earths: Earths) -> None:
+def test_blur_smooths_and_mix_blends(earths: Earths) -> None:
     board = earths("board")
     sharp, soft = (draw(board, style) for style in (Style(), Style(blur=1, blur_pixels=9)))
     assert (soft.std((2, 3)) < sharp.std((2, 3))).all()
@@ -87,7 +87,7 @@ def test_grey_has_no_colour(earths: Earths) -> None:
     assert (drawn - drawn.mean(1, keepdim=True)).abs().max() < 1e-3
 
 
-def test_the_sea_changes_water_alone_and_snow_land_alone(earths: Earths) -> None:
+def test_sea_changes_only_water_and_snow_only_land(earths: Earths) -> None:
     """Land begins at Greenwich, in the middle of these pictures."""
     earth = earths("compass")
     sea, snow = ((draw(earth, s) - plain(earth)).abs() for s in (Style(sea=1), Style(snow=1)))
@@ -95,14 +95,14 @@ def test_the_sea_changes_water_alone_and_snow_land_alone(earths: Earths) -> None
     assert snow[..., :11].max() < 1e-3 < snow[..., 13:].mean()
 
 
-def test_a_share_scales_chances_and_colours_but_no_quality() -> None:
+def test_share_scales_chances_and_colours_but_not_quality() -> None:
     half = FULL.scaled(0.5)
     assert (half.mix, half.colour, half.jpeg, half.noise) == (0.5, 0.5, 0.5, 0.5)
     assert (half.jpeg_quality, half.blur_pixels, half.cloud_cover) == (5, 3, 1)
     assert FULL.scaled(1.0) == FULL
 
 
-def test_a_misspelt_style_is_an_error_and_no_silence() -> None:
+def test_unknown_style_name_is_refused() -> None:
     assert Style.from_json(asdict(FULL)) == FULL
     with pytest.raises(ValueError, match="fog"):
         Style.from_json({"fog": 1.0})

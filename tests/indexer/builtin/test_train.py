@@ -62,7 +62,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, o
     return folder / "run", json.loads(result.stdout)
 
 
-def test_what_comes_out_loads_and_belongs_together(trained: tuple[Path, dict[str, object]]) -> None:
+def test_encoders_index_and_calibration_belong_together(trained: tuple[Path, dict[str, object]]) -> None:
     run, said = trained
     photo = PhotoEncoder.load(str(run / "encoders"), device="cpu")
     maps = MapEncoders.load(run / "encoders", photo)
@@ -79,8 +79,8 @@ def test_what_comes_out_loads_and_belongs_together(trained: tuple[Path, dict[str
     assert json.loads((run / "encoders" / "training.json").read_text())["recipe"] == RECIPE
 
 
-def test_tuning_leaves_what_map_towers_share(trained: tuple[Path, dict[str, object]]) -> None:
-    """Its first layers are those that the map towers were trained over, as fp16 holds them."""
+def test_tuning_does_not_change_the_shared_layers(trained: tuple[Path, dict[str, object]]) -> None:
+    """The first layers are those that the map towers were trained with, in fp16."""
     from indexer.learning.state import load_state
 
     run, _ = trained
@@ -93,7 +93,7 @@ def test_tuning_leaves_what_map_towers_share(trained: tuple[Path, dict[str, obje
 
 
 @pytest.mark.parametrize("kept", [1, 3])
-def test_a_run_that_lost_its_later_states_makes_the_same_again(
+def test_run_without_its_later_states_makes_the_same_encoders(
     trained: tuple[Path, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     run, _ = trained
@@ -107,7 +107,9 @@ def test_a_run_that_lost_its_later_states_makes_the_same_again(
 
 
 @pytest.mark.parametrize("name", ["photo.state", "map-z04.state"])
-def test_a_damaged_state_ends_in_one_line(trained: tuple[Path, dict[str, object]], tmp_path: Path, name: str) -> None:
+def test_damaged_state_is_reported_in_one_line(
+    trained: tuple[Path, dict[str, object]], tmp_path: Path, name: str
+) -> None:
     run, _ = trained
     (tmp_path / "run").mkdir()
     for state in STATES:
