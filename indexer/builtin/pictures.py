@@ -108,7 +108,7 @@ def sea_views(count: int, footprint_km: tuple[float, float], turn: float, seed: 
 
 
 def make_samples(folder: Path) -> None:
-    """Write sample-1.jpg to sample-8.jpg and samples.json, their places: Blue Marble, and shaded relief through haze."""
+    """Write sample-1.jpg to sample-8.jpg, from Blue Marble and hazy shaded relief, and their places in samples.json."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(_SAMPLE_SEED)
     views = draw_views(Centres(-60, 78, 8, 0.01), _SAMPLES, (450, 1000), 15, rng)

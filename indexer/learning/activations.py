@@ -1,9 +1,9 @@
-"""Frozen activations on disk: rows that are computed once, memory-mapped, and what does not fit computed each time.
+"""A cache of frozen activations: rows are computed once and then read; rows that do not fit are computed each time.
 
-It knows nothing of towers and tiles, nor (`row_store` does) of how rows lie in files.
+It knows nothing of towers and tiles; `row_store` knows how rows are stored in files.
 
-Several processes of one run: the first opens the cache and fills it, the others open it after a barrier, find the lock
-taken, and only read; so does an unrelated run that is given the same directory, if its key is the same.
+In a run of several processes the first one opens and fills the cache. The others open it after a barrier, find it
+locked, and only read. An unrelated run with the same directory and key only reads, too.
 """
 
 import sys
@@ -31,9 +31,9 @@ Compute = Callable[[Rows], Tensor]
 
 @dataclass(frozen=True)
 class CacheLimits:
-    """How much disk a cache may take, and how exactly it keeps numbers.
+    """A cache's maximum size and number format.
 
-    `bytes`: of all its files together, in bytes. `dtype`: `float32` (exact), or `float16`, `bfloat16` (half the disk).
+    `bytes`: of all its files together. `dtype`: `float32` (exact), or `float16`, `bfloat16` (half the disk).
     """
 
     bytes: int = 20 * 2**30
@@ -41,18 +41,18 @@ class CacheLimits:
 
     def __post_init__(self) -> None:
         if self.dtype not in _DTYPES:
-            raise TrainingError(f"activations cannot be kept as {self.dtype!r}: use {', '.join(_DTYPES)}")
+            raise TrainingError(f"unknown cache dtype {self.dtype!r}: use {', '.join(_DTYPES)}")
         if self.bytes < 0:
-            raise TrainingError(f"a cache of {self.bytes} bytes is none: 0 (no cache) or more is needed")
+            raise TrainingError(f"a cache limit of {self.bytes} bytes: give 0 (no cache) or more")
 
 
 class ActivationCache:
-    """Rows of frozen activations on disk, memory-mapped, filled as they are asked for; what does not fit is computed.
+    """Rows of frozen activations in a memory-mapped file, filled on demand.
 
-    The first `fits` rows can be kept, `filled` of them are. `writes`: whether this process holds the lock. `note`: why
-    not all is as hoped (a full disk, another writer, a limit that holds few rows), for people; empty if all is.
-    A row comes back with the bits that `limits.dtype` keeps of it, whether it was read or has just been computed.
-    For one thread; use `with`, or `close`.
+    The first `fits` rows can be stored; `filled` of them are. `writes`: whether this process holds the lock. `note`:
+    a sentence for people about a restriction (a full disk, another writer, a small limit), or empty.
+    A row always has the precision of `limits.dtype`, whether it is read or has just been computed.
+    Not thread-safe. Use it in a `with` statement, or call `close`.
     """
 
     def __init__(self, store: RowStore | None, rows: int, shape: tuple[int, int], dtype: str, note: str) -> None:
@@ -63,20 +63,21 @@ class ActivationCache:
     def open(
         cls, directory: Path, key: str, rows: int, shape: tuple[int, int], limits: CacheLimits | None = None
     ) -> "ActivationCache":
-        """Open or begin the cache in `directory`, made if missing, of `rows` rows of `shape` (t, width).
+        """Open the cache in `directory`, or create it, for `rows` rows of `shape` (t, width).
 
-        `key`: all that the rows depend on. A cache of another key, shape or dtype, or a damaged one, starts anew; a
-        larger limit keeps what is there. A disk that refuses leaves a cache that keeps nothing, and a note.
+        `key`: everything that the rows depend on. A cache with another key, shape or dtype, or a damaged one, is
+        replaced by an empty one. A larger limit keeps stored rows. If the disk refuses, nothing is stored, and `note`
+        says so.
         """
         limits = limits or CacheLimits()
         size = shape[0] * shape[1] * _DTYPES[limits.dtype].itemsize
-        facts = {"key": sha256(key.encode()).hexdigest(), "rows": rows, "shape": list(shape)}
-        facts |= {"dtype": limits.dtype, "order": sys.byteorder}
+        identity = {"key": sha256(key.encode()).hexdigest(), "rows": rows, "shape": list(shape)}
+        identity |= {"dtype": limits.dtype, "order": sys.byteorder}
         fits = min(rows, max(0, limits.bytes - HEADER_BYTES) // (size + SUM_BYTES))
         store, note = None, f"a limit of {limits.bytes:,} bytes holds no activations ({size:,} bytes a tile)"
         if fits > 0:
             try:
-                store, note = RowStore.open(directory, facts, size, fits)
+                store, note = RowStore.open(directory, identity, size, fits)
             except OSError as exc:
                 note = f"no cache in {directory}: {exc.strerror or exc}; all activations are computed each time"
         if not note and fits < rows:
@@ -85,66 +86,66 @@ class ActivationCache:
 
     @property
     def fits(self) -> int:
-        """Rows that can be kept: the first so many."""
+        """How many rows, the first ones, can be stored."""
         return self._store.fits if self._store else 0
 
     @property
     def filled(self) -> int:
-        """Rows that are kept."""
+        """How many rows are stored."""
         return int(np.count_nonzero(self._store.sums)) if self._store else 0
 
     @property
     def writes(self) -> bool:
-        """Whether this process keeps what it computes."""
+        """Whether this process stores the rows that it computes."""
         return self._store is not None and self._store.writes
 
     def get(self, rows: Rows, compute: Compute) -> Tensor:
-        """Rows by number, (m,), repeats allowed, to (m, t, width) float32 on the CPU, in the order asked for.
+        """Rows by number, (m,), repeats allowed, to (m, t, width) float32 on the CPU, in the same order.
 
-        `compute`: distinct row numbers, (k,) ascending, to (k, t, width) of any float on any device; asked for what is
-        missing, all at once.
+        `compute` gets all missing rows in one call, (k,) distinct and ascending, and returns (k, t, width) of any float
+        type on any device.
         """
         rows = self._checked(rows)
         if not len(rows):
             return torch.empty((0, *self.shape))
-        there = self._store.whole(rows) if self._store else np.zeros(len(rows), dtype=np.bool_)
-        if there.all():
+        stored = self._store.whole(rows) if self._store else np.zeros(len(rows), dtype=np.bool_)
+        if stored.all():
             return self._read(rows)
-        missing, places = np.unique(rows[~there], return_inverse=True)
-        made = self._made(missing, compute)
-        tokens = torch.empty((len(rows), *self.shape))
-        tokens[torch.from_numpy(~there)] = made.float()[torch.from_numpy(places)]
-        if there.any():
-            tokens[torch.from_numpy(there)] = self._read(rows[there])
-        self._keep(missing, made)
-        return tokens
+        missing, positions = np.unique(rows[~stored], return_inverse=True)
+        computed = self._computed(missing, compute)
+        values = torch.empty((len(rows), *self.shape))
+        values[torch.from_numpy(~stored)] = computed.float()[torch.from_numpy(positions)]
+        if stored.any():
+            values[torch.from_numpy(stored)] = self._read(rows[stored])
+        self._write(missing, computed)
+        return values
 
     def fill(self, compute: Compute, *, batch: int, on_progress: Callable[[int, int], None]) -> None:
-        """Compute and keep all that fits, in runs of `batch` rows; `on_progress` is told (rows done, rows that fit).
+        """Compute and store all rows that fit, `batch` at a time; `on_progress` gets (rows done, rows that fit).
 
-        A run of which any row is missing is computed whole: rows made again after a kill have the same bits as before.
-        A process that does not hold the lock fills nothing.
+        A batch with any missing row is computed as a whole, so that rows computed again after a kill have the same bits
+        as before. A process without the lock fills nothing.
         """
         for first in range(0, self.fits, batch):
             if self._store is None or not self._store.writes:
                 return
             rows = np.arange(first, min(first + batch, self.fits))
-            there = self._store.whole(rows)
-            if not there.all():
-                self._keep(rows[~there], self._made(rows, compute)[torch.from_numpy(~there)])
+            stored = self._store.whole(rows)
+            if not stored.all():
+                self._write(rows[~stored], self._computed(rows, compute)[torch.from_numpy(~stored)])
             on_progress(int(rows[-1]) + 1, self.fits)
         self.commit()
 
     def commit(self) -> None:
-        """Make what was computed last for good; done every 64 MiB and by `close` too."""
+        """Flush stored rows to the disk. Also done after every 64 MiB and by `close`."""
         if self._store:
             try:
                 self._store.commit()
             except OSError as exc:
-                self._stop_keeping(exc)
+                self._stop_writing(exc)
 
     def close(self) -> None:
-        """Commit and let go of the lock; what is kept can be read no more, and everything is computed."""
+        """Commit and release the lock. Afterwards all rows are computed."""
         self.commit()
         if self._store:
             self._store.close()
@@ -161,34 +162,33 @@ class ActivationCache:
     def _checked(self, rows: Rows) -> Rows:
         rows = np.asarray(rows, dtype=np.int64)
         if rows.ndim != 1 or (len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < self.rows):
-            raise TrainingError(
-                f"rows {rows!r} were asked of a cache of {self.rows}: give (m,) from 0 to {self.rows - 1}"
-            )
+            raise TrainingError(f"rows {rows!r} of a cache of {self.rows}: give (m,) numbers from 0 to {self.rows - 1}")
         return rows
 
-    def _made(self, rows: Rows, compute: Compute) -> Tensor:
-        """(k, t, width) in the dtype that is kept."""
-        made = compute(rows).detach().to("cpu")
-        if made.shape != (len(rows), *self.shape):
-            raise TrainingError(f"activations of shape {tuple(made.shape)} came for {len(rows)} rows of {self.shape}")
-        kept = made.to(self._dtype)
-        if bool((torch.isinf(kept) & torch.isfinite(made)).any()):
-            raise TrainingError(f"activations reach {float(made.abs().max()):.3g}, beyond {self._dtype}: use bfloat16")
-        return kept.contiguous()
+    def _computed(self, rows: Rows, compute: Compute) -> Tensor:
+        """Compute rows, (k,), to (k, t, width) of the cache's dtype."""
+        exact = compute(rows).detach().to("cpu")
+        if exact.shape != (len(rows), *self.shape):
+            raise TrainingError(f"activations of shape {tuple(exact.shape)} for {len(rows)} rows of shape {self.shape}")
+        rounded = exact.to(self._dtype)
+        if bool((torch.isinf(rounded) & torch.isfinite(exact)).any()):
+            maximum = float(exact.abs().max())
+            raise TrainingError(f"activations reach {maximum:.3g}, beyond {self._dtype}: use --cache-dtype bfloat16")
+        return rounded.contiguous()
 
     def _read(self, rows: Rows) -> Tensor:
         assert self._store is not None
         return torch.from_numpy(self._store.read(rows)).view(self._dtype).reshape(len(rows), *self.shape).float()
 
-    def _keep(self, rows: Rows, made: Tensor) -> None:
+    def _write(self, rows: Rows, values: Tensor) -> None:
         inside = rows < self.fits
         if self._store and self._store.writes and inside.any():
-            raw = made[torch.from_numpy(inside)].view(torch.uint8).numpy().reshape(int(inside.sum()), -1)
+            raw = values[torch.from_numpy(inside)].view(torch.uint8).numpy().reshape(int(inside.sum()), -1)
             try:
                 self._store.write(rows[inside], raw)
             except OSError as exc:
-                self._stop_keeping(exc)
+                self._stop_writing(exc)
 
-    def _stop_keeping(self, exc: OSError) -> None:
-        """The store only reads from now on: a disk that is full stays so for a while, and training goes on."""
-        self.note = f"{exc.strerror or exc}: {self.filled:,} of {self.rows:,} tiles' activations are kept, no more"
+    def _stop_writing(self, exc: OSError) -> None:
+        """Note the error. The store only reads from now on, and training continues."""
+        self.note = f"{exc.strerror or exc}: {self.filled:,} of {self.rows:,} tiles' activations are cached, no more"

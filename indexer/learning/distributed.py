@@ -1,7 +1,7 @@
-"""Several processes as one: who does what share, and sums over all. A process alone pays nothing for it.
+"""Several processes that train as one: shares of work, and sums over processes. A single process has no overhead.
 
 Started by torchrun (RANK, WORLD_SIZE, LOCAL_RANK in the environment): gloo between CPUs, NCCL between GPUs. Waiting for
-the first process to embed photos or fill a cache may take hours, so nothing here times out before a day.
+the first process to embed photos or fill a cache may take hours, so the timeout is a day.
 """
 
 import os
@@ -18,13 +18,13 @@ from indexer.errors import TrainingError
 
 __all__ = ["Group"]
 
-_PATIENCE = timedelta(days=1)
+_TIMEOUT = timedelta(days=1)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Group:
-    """This process among `size`; the one of rank 0 writes files and talks."""
+    """This process, number `rank` of `size`. Process 0 writes files and reports progress."""
 
     rank: int = 0
     size: int = 1
@@ -32,16 +32,16 @@ class Group:
     @classmethod
     @contextmanager
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Iterator["Group"]:
-        """The group that torchrun started this process in, or one of itself; left again at the end."""
+        """The group in which torchrun started this process, or a group of one; left at the end of the block."""
         if int(environ.get("WORLD_SIZE", "1")) == 1:
             yield cls()
             return
         if "RANK" not in environ:
-            raise TrainingError("WORLD_SIZE is set but RANK is not: start with torchrun, or take WORLD_SIZE away")
+            raise TrainingError("WORLD_SIZE is set but RANK is not: start with torchrun, or unset WORLD_SIZE")
         if torch.cuda.is_available():
             torch.cuda.set_device(int(environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        distributed.init_process_group(backend, timeout=_PATIENCE)
+        distributed.init_process_group(backend, timeout=_TIMEOUT)
         try:
             yield cls(distributed.get_rank(), distributed.get_world_size())
         finally:
@@ -49,11 +49,11 @@ class Group:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and reports progress."""
         return self.rank == 0
 
     def share(self, n: int) -> slice:
-        """This process's part of `n` things in a row; the parts are in the order of ranks and differ by one at most."""
+        """This process's share of `n` items, in the order of ranks; the shares' sizes differ by one at most."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def add(self, tensor: Tensor) -> Tensor:
@@ -62,23 +62,23 @@ class Group:
             distributed.all_reduce(tensor)
         return tensor
 
-    def gather(self, part: Tensor, n: int) -> Tensor:
+    def gather(self, own: Tensor, n: int) -> Tensor:
         """All `n` rows, (n, d), from each process's `share(n)` of them."""
         if self.size == 1:
-            return part
-        whole = part.new_zeros((n, *part.shape[1:]))
-        whole[self.share(n)] = part
-        return self.add(whole)  # sums with zeros are exact, and parts may differ in length
+            return own
+        rows = own.new_zeros((n, *own.shape[1:]))
+        rows[self.share(n)] = own
+        return self.add(rows)  # sums with zeros are exact, and the shares may differ in length
 
     def barrier(self) -> None:
-        """Wait until all processes are here."""
-        self.add(torch.zeros(1))  # on the CPU, where waiting for hours costs no GPU time
+        """Wait until all processes have called this."""
+        self.add(torch.zeros(1))  # on the CPU: waiting there keeps no GPU busy
 
     def first_then_all(self, work: Callable[[], T]) -> T:
-        """Do `work` in the first process, then in the others, which find its files."""
+        """Do `work` in the first process, then in the others, which find the files that it wrote."""
         if self.first:
-            done = work()
+            result = work()
             self.barrier()
-            return done
+            return result
         self.barrier()
         return work()

@@ -1,10 +1,10 @@
-"""Rows of equal size in a file, each there and whole or not there, whatever kills the process or the machine.
+"""Rows of equal size in a file; a row is either complete or missing, whatever kills the process or the machine.
 
 A store is a directory with three files. `activations.bin`: row r at byte r * size, sparse until it is filled.
-`activations.state`: a header that says what the rows are, then four bytes a row: 0 for a row that is not there, else
-its CRC-32 (1 in place of 0). `activations.lock`: held by the one process that writes. A row's checksum is written after
-its bytes have reached the disk, and compared when the row is first read: what a kill, a crash or a full disk cut off is
-missing, never wrong. It knows nothing of what is in a row.
+`activations.state`: a header with the rows' identity, then four bytes per row: 0 for a missing row, else its CRC-32
+(1 in place of 0). `activations.lock`: locked by the one process that writes. A row's checksum is written after its
+bytes have reached the disk, and compared when the row is first read: a row cut off by a kill, a crash or a full disk is
+missing, never wrong. The module does not know what is in a row.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ from retrieval.files import write_atomically
 __all__ = ["HEADER_BYTES", "SUM_BYTES", "RowStore"]
 
 COMMIT_BYTES = 64 << 20
-"""Written before the disk is waited for: what a kill can cost."""
+"""Bytes written between two flushes to the disk: the most that a kill can lose."""
 
 HEADER_BYTES, SUM_BYTES = 4096, 4
 _FORMAT = "tilebeam-activations-1"
@@ -32,22 +32,26 @@ Flags = NDArray[np.bool_]
 
 
 class RowStore:
-    """`fits` rows of `size` bytes, and the checksums of those that are there, (fits,) uint32, 0 for the others.
+    """`fits` rows of `size` bytes, with `sums`, (fits,) uint32: checksums of stored rows, 0 for missing ones.
 
-    `writes`: whether this process holds the lock. What a full or failing disk raises passes through as OSError.
+    `writes`: whether this process holds the lock. OSErrors of a full or failing disk pass through.
     """
 
     def __init__(self, data: int, lock: int | None, state: int, sums: NDArray[np.uint32], size: int) -> None:
         self.sums, self.fits, self.writes = sums, len(sums), lock is not None
         self._data, self._lock, self._state, self._size = data, lock, state, size
-        self._seen = np.zeros(self.fits, dtype=np.bool_)
+        self._checked = np.zeros(self.fits, dtype=np.bool_)
         self._pending: list[int] = []
         with open(data, "rb", closefd=False) as file:
             self._map = np.asarray(np.memmap(file, dtype=np.uint8, mode="r", shape=(self.fits, size)))
 
     @classmethod
     def open(cls, directory: Path, facts: dict[str, Any], size: int, fits: int) -> "tuple[RowStore | None, str]":
-        """For writing if nobody else does, else for reading what is of these `facts`; and a note. May raise OSError."""
+        """Open for writing, or for reading if another process writes rows of the same identity; and a note for people.
+
+        `facts`: the rows' identity, as JSON values. None if another process writes rows of another identity. May raise
+        OSError.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         lock = os.open(directory / "activations.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -65,7 +69,7 @@ class RowStore:
     def _reader(cls, directory: Path, facts: dict[str, Any], size: int) -> "tuple[RowStore | None, str]":
         sums = _read_sums(directory, facts, size, live=True)
         if sums is None:
-            return None, f"another run fills the cache in {directory} with other activations; none are kept here"
+            return None, f"another run fills the cache in {directory} with other activations; this run caches nothing"
         data = os.open(directory / "activations.bin", os.O_RDONLY)
         return cls(data, None, -1, sums, size), f"another process fills the cache in {directory}; this one only reads"
 
@@ -87,30 +91,30 @@ class RowStore:
         return cls(data, lock, os.open(state, os.O_RDWR), sums, size)
 
     def whole(self, rows: Rows) -> Flags:
-        """Which rows, (m,), are there, checked against their sums when met first."""
-        there = rows < self.fits
-        there[there] = self.sums[rows[there]] != 0
-        for n in np.flatnonzero(there):
+        """Which of these rows, (m,), are stored. A row is compared with its checksum when it is first asked for."""
+        stored = rows < self.fits
+        stored[stored] = self.sums[rows[stored]] != 0
+        for n in np.flatnonzero(stored):
             row = int(rows[n])
-            if not self._seen[row]:
-                there[n] = self._seen[row] = _checksum(self._map[row]) == self.sums[row]
-                if not there[n] and self.writes:
+            if not self._checked[row]:
+                stored[n] = self._checked[row] = _checksum(self._map[row]) == self.sums[row]
+                if not stored[n] and self.writes:
                     self.sums[row] = 0
-        return there
+        return stored
 
     def read(self, rows: Rows) -> NDArray[np.uint8]:
-        """(m, size) bytes of rows that are whole."""
+        """The bytes of stored rows, (m,), as (m, size)."""
         return np.take(self._map, rows, axis=0)
 
     def write(self, rows: Rows, raw: NDArray[np.uint8]) -> None:
-        """Keep rows, (m,), of bytes (m, size), for this process at once, for others when committed.
+        """Store rows, (m,), from bytes, (m, size). Other processes see them after the next commit.
 
-        After an OSError nothing more is written; what was whole before it is kept.
+        After an OSError nothing more is written; rows stored before it stay.
         """
         try:
             for row, piece in zip(rows.tolist(), raw, strict=True):
                 _pwrite(self._data, piece.tobytes(), row * self._size)
-                self.sums[row], self._seen[row] = _checksum(piece), True
+                self.sums[row], self._checked[row] = _checksum(piece), True
                 self._pending.append(row)
         except OSError:
             self.writes = False
@@ -120,17 +124,17 @@ class RowStore:
             self.commit()
 
     def commit(self) -> None:
-        """Bytes to the disk first, then the sums that vouch for them; rows that the disk does not confirm are none."""
+        """Flush the rows' bytes, then write their checksums. Rows that cannot be flushed count as missing."""
         if not self._pending:
             return
         first, last = min(self._pending), max(self._pending)
         try:
             os.fsync(self._data)
-            # All of this span is on the disk by now, also what was not pending.
+            # All rows between the two are on the disk by now, so their checksums may be written, too.
             _pwrite(self._state, self.sums[first : last + 1].tobytes(), HEADER_BYTES + SUM_BYTES * first)
             os.fsync(self._state)
         except OSError:
-            # Not tried again: Linux tells of bytes that it could not write once, and the next fsync succeeds.
+            # No second attempt: Linux reports a failed write once, and the next fsync succeeds without it.
             self.writes = False
             self.sums[self._pending] = 0
             raise
@@ -138,7 +142,7 @@ class RowStore:
             self._pending.clear()
 
     def close(self) -> None:
-        """Unmap, close, unlock."""
+        """Close the files and release the lock."""
         del self._map, self.sums
         for handle in (self._data, self._state, self._lock):
             if handle is not None and handle >= 0:
@@ -146,7 +150,10 @@ class RowStore:
 
 
 def _read_sums(directory: Path, facts: dict[str, Any], size: int, *, live: bool) -> NDArray[np.uint32] | None:
-    """The checksums of a cache of these facts, `live` as its writer changes them; None if it is another, or damaged."""
+    """The checksums of a store with this identity, or None if it has another or is damaged.
+
+    `live`: as a mapping that follows the writer's changes.
+    """
     state, rows = directory / "activations.state", directory / "activations.bin"
     try:
         with open(state, "rb") as file:

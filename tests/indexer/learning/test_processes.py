@@ -26,7 +26,7 @@ def weights(out: Path, zoom: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(world: SmallWorld, tmp_path: Path) -> None:
+def test_two_processes_end_with_the_weights_of_one(world: SmallWorld, tmp_path: Path) -> None:
     """The same losses, recalls and layers, though each embeds half of a batch's tiles, some at a time."""
     options = ["--learn-temperature", "--split-ratio", "4:1:0"]
     both = start(world.arguments(tmp_path / "2", *options, "--micro-batch", 5), processes=2)
@@ -37,9 +37,9 @@ def test_two_processes_learn_what_one_does(world: SmallWorld, tmp_path: Path) ->
             assert two[name] == text or float(two[name]) == pytest.approx(float(text), rel=2e-5), (name, one)
     tower = PhotoEncoder.load(str(world.encoder), device="cpu").tower.state_dict()
     for zoom in (2, 4):
-        ours, theirs = weights(tmp_path / "1", zoom), weights(tmp_path / "2", zoom)
-        apart = sum((ours[name] - theirs[name]).square().sum() for name in ours if not name.endswith("in_proj_bias"))
-        moved = sum((ours[name] - tower[name]).square().sum() for name in ours)
+        first, second = weights(tmp_path / "1", zoom), weights(tmp_path / "2", zoom)
+        apart = sum((first[name] - second[name]).square().sum() for name in first if not name.endswith("in_proj_bias"))
+        moved = sum((first[name] - tower[name]).square().sum() for name in first)
         assert (
             apart < 1e-5 * moved
         )  # keys' biases left out: they cancel in the softmax, and Adam moves them by rounding
@@ -47,7 +47,7 @@ def test_two_processes_learn_what_one_does(world: SmallWorld, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
-def test_several_processes_are_one_to_the_last_digits(tmp_path: Path, size: int) -> None:
+def test_several_processes_equal_one_to_the_last_digits(tmp_path: Path, size: int) -> None:
     """In float64, where rounding is far below what Adam makes of it: 40 steps, losses and weights."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -65,7 +65,7 @@ def test_several_processes_are_one_to_the_last_digits(tmp_path: Path, size: int)
 
 
 @pytest.mark.slow
-def test_killed_at_random_steps_it_ends_with_the_same_weights(world: SmallWorld, tmp_path: Path) -> None:
+def test_run_killed_at_random_steps_ends_with_the_same_weights(world: SmallWorld, tmp_path: Path) -> None:
     options, out, rng = ["--epochs", 3, "--log-every", 1], tmp_path / "killed", random.Random(4)
     log, kills = out / "log.csv", 0
     while kills < 3:
@@ -81,8 +81,8 @@ def test_killed_at_random_steps_it_ends_with_the_same_weights(world: SmallWorld,
     finished(start(world.arguments(out, *options)))
     finished(start(world.arguments(tmp_path / "whole", *options)))
     for zoom in (2, 4):
-        ours, theirs = weights(tmp_path / "whole", zoom), weights(out, zoom)
-        assert all(torch.equal(layer, theirs[name]) for name, layer in ours.items())
+        first, second = weights(tmp_path / "whole", zoom), weights(out, zoom)
+        assert all(torch.equal(layer, second[name]) for name, layer in first.items())
     assert (tmp_path / "whole" / "log.csv").read_bytes() == log.read_bytes()
 
 

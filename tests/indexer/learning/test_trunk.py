@@ -1,4 +1,4 @@
-"""A trunk and its tail give what the whole tower gives, whatever options the tower has; others are refused."""
+"""Trunk and tail compute what the whole tower computes, for all options of the tower; other towers are refused."""
 
 import copy
 from pathlib import Path
@@ -34,8 +34,8 @@ def pictures(n: int = 5) -> torch.Tensor:
 
 
 def whole(tower: Tower, pixels: torch.Tensor) -> torch.Tensor:
-    made = tower(pixels)
-    return functional.normalize(made[0] if isinstance(made, tuple) else made, dim=-1)
+    output = tower(pixels)
+    return functional.normalize(output[0] if isinstance(output, tuple) else output, dim=-1)
 
 
 OPTIONS: list[dict[str, Any]] = [
@@ -52,18 +52,18 @@ OPTIONS: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("blocks", [1, 2, 4])
-def test_both_halves_give_what_the_tower_gives(options: dict[str, Any], blocks: int) -> None:
+def test_trunk_and_tail_equal_the_tower(options: dict[str, Any], blocks: int) -> None:
     tower = tower_of(**options)
     split = SplitTower(tower, blocks)
     tokens = split.trunk(pictures())
     assert tuple(tokens.shape) == (5, *split.token_shape)
     assert not tokens.requires_grad
-    made = split.tail()(tokens)
-    assert made.dtype == torch.float32
-    torch.testing.assert_close(made, whole(tower, pictures()), atol=2e-6, rtol=0)
+    embeddings = split.tail()(tokens)
+    assert embeddings.dtype == torch.float32
+    torch.testing.assert_close(embeddings, whole(tower, pictures()), atol=2e-6, rtol=0)
 
 
-def test_it_agrees_in_the_shape_of_vit_b_32_too() -> None:
+def test_trunk_and_tail_equal_the_tower_for_the_shape_of_vit_b_32() -> None:
     config = {"image_size": 224, "layers": 3, "width": 768, "patch_size": 32}
     torch.manual_seed(0)
     tower = build_tower({"embed_dim": 512, "vision_cfg": config, "quick_gelu": True}).eval().requires_grad_(False)
@@ -74,23 +74,23 @@ def test_it_agrees_in_the_shape_of_vit_b_32_too() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_gradients_are_those_of_the_whole_tower_with_its_first_layers_frozen(options: dict[str, Any]) -> None:
+def test_gradients_equal_those_of_the_tower_with_frozen_first_layers(options: dict[str, Any]) -> None:
     tower = tower_of(**options)
     split = SplitTower(tower)
     tail = split.tail()
-    wanted = torch.randn(5, 24)
-    (tail(split.trunk(pictures())) * wanted).sum().backward()
+    weights = torch.randn(5, 24)
+    (tail(split.trunk(pictures())) * weights).sum().backward()
     for name, parameter in tower.named_parameters():
         parameter.requires_grad_(name in split.names)
-    (whole(tower, pictures()) * wanted).sum().backward()
-    ours = {name: tail.get_parameter(split._place(name)).grad for name in split.names}
-    assert len(ours) == len(list(tail.parameters()))
-    for name, grad in ours.items():
+    (whole(tower, pictures()) * weights).sum().backward()
+    gradients = {name: tail.get_parameter(split._name_in_tail(name)).grad for name in split.names}
+    assert len(gradients) == len(list(tail.parameters()))
+    for name, grad in gradients.items():
         assert grad is not None
         torch.testing.assert_close(grad, tower.get_parameter(name).grad, atol=1e-4, rtol=1e-3, msg=name)
 
 
-def test_the_tower_is_not_changed_by_training_a_tail() -> None:
+def test_training_a_tail_does_not_change_the_tower() -> None:
     tower = tower_of(patch_dropout=0.3).train()
     before = {k: v.clone() for k, v in tower.state_dict().items()}
     split = SplitTower(tower)
@@ -102,20 +102,20 @@ def test_the_tower_is_not_changed_by_training_a_tail() -> None:
     assert all(torch.equal(before[k], v) for k, v in tower.state_dict().items())
     assert tower.training
     assert not any(p.requires_grad for p in tower.parameters())
-    torch.testing.assert_close(split.trunk(pictures()), first, atol=0, rtol=0)  # its patch dropout stays off
+    torch.testing.assert_close(split.trunk(pictures()), first, atol=0, rtol=0)  # patch dropout stays off
     torch.testing.assert_close(split.tail()(first), whole(tower.eval(), pictures()), atol=2e-6, rtol=0)
 
 
-def test_the_trunk_holds_no_copy_of_the_weights() -> None:
+def test_trunk_shares_the_weights_of_the_tower() -> None:
     tower = tower_of()
     split = SplitTower(tower)
     owned = {p.data_ptr() for p in tower.parameters()}
-    assert {p.data_ptr() for p in split._trunk.parameters()} <= owned
+    assert {p.data_ptr() for p in split.first.parameters()} <= owned
     assert {p.data_ptr() for p in split.tail().parameters()}.isdisjoint(owned)
 
 
 @pytest.mark.parametrize(("dtype", "apart"), [("float32", 1e-5), ("float16", 1e-2)])
-def test_learning_from_a_cache_is_learning_from_the_whole_tower(tmp_path: Path, dtype: str, apart: float) -> None:
+def test_training_from_a_cache_equals_training_the_whole_tower(tmp_path: Path, dtype: str, apart: float) -> None:
     """Thirty steps of Adam, fast enough that the losses fall by half: step for step the same."""
     tower, tiles = tower_of(), torch.randn(16, 3, 64, 64)
     photos = functional.normalize(torch.randn(16, 24), dim=-1)
@@ -146,7 +146,7 @@ def test_learning_from_a_cache_is_learning_from_the_whole_tower(tmp_path: Path, 
     assert max(abs(a - b) for a, b in zip(plain, cached, strict=True)) < apart
 
 
-def test_layers_carry_the_towers_names_and_come_back() -> None:
+def test_layers_have_the_names_of_the_tower_and_can_be_loaded() -> None:
     tower = tower_of()
     split = SplitTower(tower)
     assert split.names == tuple(trained_layers(tower))
@@ -163,7 +163,7 @@ def test_layers_carry_the_towers_names_and_come_back() -> None:
     torch.testing.assert_close(split.tail_from(layers)(tokens), tail(tokens), atol=0, rtol=0)
     with torch.no_grad():
         next(tail.parameters()).zero_()
-    assert layers[split.names[0]].any(), "layers are a copy: training on does not change what was kept"
+    assert layers[split.names[0]].any(), "layers are a copy: further training does not change them"
 
 
 def test_layers_of_another_tower_are_refused() -> None:
@@ -189,12 +189,12 @@ def test_autocast_and_half_activations_pass_through_the_tail() -> None:
 
 
 @pytest.mark.parametrize("blocks", [-1, 0, 5])
-def test_a_number_of_blocks_that_is_not_there_is_refused(blocks: int) -> None:
+def test_invalid_number_of_blocks_is_refused(blocks: int) -> None:
     with pytest.raises(TrainingError, match="give 1 to 4"):
         SplitTower(tower_of(), blocks)
 
 
-def test_other_towers_are_refused_with_the_kinds_that_work() -> None:
+def test_unsupported_towers_are_refused_with_the_supported_kinds() -> None:
     pytest.importorskip("timm")
     timm = {"image_size": 64, "timm_model_name": "vit_tiny_patch16_224", "timm_pool": "token", "timm_proj": "linear"}
     resnet = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32}
@@ -204,3 +204,11 @@ def test_other_towers_are_refused_with_the_kinds_that_work() -> None:
         tower = build_tower({"embed_dim": 24, "vision_cfg": config, "quick_gelu": False})
         with pytest.raises(TrainingError, match="ViT-B-32"):
             SplitTower(tower)
+
+
+def test_tokens_of_a_row_do_not_depend_on_the_rows_beside_it() -> None:
+    split, tiles = SplitTower(tower_of()), torch.randn(40, 3, 64, 64)
+    together = split.trunk_of_rows(np.arange(40), lambda rows: tiles[torch.from_numpy(rows)])
+    alone = split.trunk_of_rows(np.array([35]), lambda rows: tiles[torch.from_numpy(rows)])
+    assert tuple(together.shape) == (40, *split.token_shape)
+    assert torch.equal(together[35:36], alone)

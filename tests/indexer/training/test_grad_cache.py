@@ -41,18 +41,20 @@ class Setting:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-6)])
 @pytest.mark.parametrize("micro_batch", [None, 1, 4, 7, 1000])
-def test_parts_give_the_whole_batchs_gradients(dtype: torch.dtype, tolerance: float, micro_batch: int | None) -> None:
+def test_gradients_in_parts_equal_those_of_the_batch(
+    dtype: torch.dtype, tolerance: float, micro_batch: int | None
+) -> None:
     s = Setting(dtype)
-    wanted = s.loss(s.embed(s.tiles))
-    wanted.backward()
+    whole = s.loss(s.embed(s.tiles))
+    whole.backward()
     plain, s.graphs = s.gradients(), 0
     value = backward_in_parts(s.embed, s.tiles, s.loss, Group(), micro_batch, s.parameters)
-    assert float(value) == pytest.approx(float(wanted.detach()), rel=1e-6)
+    assert float(value) == pytest.approx(float(whole.detach()), rel=1e-6)
     assert (s.gradients() - plain).abs().max() < tolerance
     assert s.graphs == min(micro_batch or 1000, len(s.tiles))  # no more is held at once
 
 
-def test_without_gradients_no_graph_is_kept() -> None:
+def test_embed_rows_builds_no_graph() -> None:
     s = Setting(torch.float32)
     assert not embed_rows(s.embed, [s.tiles[:3], s.tiles[3:]]).requires_grad
     assert s.graphs == 0

@@ -1,4 +1,4 @@
-"""Whole runs over a small world: from a table and a tile folder to encoders and an index, interrupted and refused."""
+"""Whole runs over a small world: from a table and a tile folder to encoders and an index; interrupts and refusals."""
 
 import csv
 import errno
@@ -60,7 +60,7 @@ def trained(world: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> tupl
     return folder, json.loads(result.stdout)
 
 
-def test_one_command_leads_from_a_table_and_a_folder_to_an_index(
+def test_one_command_makes_an_index_from_a_table_and_a_folder_of_tiles(
     world: SmallWorld, trained: tuple[Path, dict[str, Any]]
 ) -> None:
     folder, made = trained
@@ -72,7 +72,7 @@ def test_one_command_leads_from_a_table_and_a_folder_to_an_index(
     assert photo.fingerprint == PhotoEncoder.load(str(world.encoder), device="cpu").fingerprint
 
 
-def test_what_is_stored_finds_what_training_said(world: SmallWorld, trained: tuple[Path, dict[str, Any]]) -> None:
+def test_stored_encoders_have_the_reported_recall(world: SmallWorld, trained: tuple[Path, dict[str, Any]]) -> None:
     """The recall of validation photos, computed with what `tilebeam index` loads and composes."""
     run = trained[0] / "run"
     photo = PhotoEncoder.load(str(run / "encoders"), device="cpu")
@@ -87,8 +87,8 @@ def test_what_is_stored_finds_what_training_said(world: SmallWorld, trained: tup
         assert found == trained[1]["zooms"][str(z)]["recall"]
 
 
-def test_an_overlay_is_seen(world: SmallWorld, tmp_path: Path) -> None:
-    """Labels all over change what is learnt, and another overlay is another run."""
+def test_overlay_changes_the_weights(world: SmallWorld, tmp_path: Path) -> None:
+    """Another overlay is another run, too."""
     for z in (2, 4):
         for path in (world.tiles / str(z)).rglob("*.png"):
             label = tmp_path / "labels" / path.relative_to(world.tiles)
@@ -110,7 +110,7 @@ def test_training_raises_recall(trained: tuple[Path, dict[str, Any]]) -> None:
     assert coarse["recall"]["recall@1"] >= coarse["recall_before"]["recall@1"]
 
 
-def test_photos_and_log_are_for_the_next_commands(trained: tuple[Path, dict[str, Any]]) -> None:
+def test_run_writes_photos_and_log(trained: tuple[Path, dict[str, Any]]) -> None:
     run = trained[0] / "run"
     photos = read_photos(run / "photos.csv")
     assert Counter(photos.split) == trained[1]["splits"]
@@ -125,7 +125,7 @@ def test_photos_and_log_are_for_the_next_commands(trained: tuple[Path, dict[str,
     )
 
 
-def test_encoders_are_small_and_say_how_they_were_made(world: SmallWorld, trained: tuple[Path, dict[str, Any]]) -> None:
+def test_encoders_are_fp16_with_a_training_json(world: SmallWorld, trained: tuple[Path, dict[str, Any]]) -> None:
     folder = trained[0] / "run" / "encoders"
     said = json.loads((folder / "training.json").read_text())
     assert said["arguments"]["batch"] == 32
@@ -144,7 +144,7 @@ def test_encoders_are_small_and_say_how_they_were_made(world: SmallWorld, traine
         )
 
 
-def test_the_same_command_again_finds_all_done(world: SmallWorld, trained: tuple[Path, dict[str, Any]]) -> None:
+def test_same_command_again_finds_all_done(world: SmallWorld, trained: tuple[Path, dict[str, Any]]) -> None:
     folder, made = trained
     before = (folder / "run" / "log.csv").read_bytes()
     result = tilebeam(
@@ -169,7 +169,7 @@ def same(a: Path, b: Path) -> bool:
 
 
 class Stopper:
-    """Told of progress, raises SIGINT at the given calls."""
+    """A progress callback that raises SIGINT at these calls."""
 
     def __init__(self, at: set[int]) -> None:
         self.at, self.calls = at, 0
@@ -181,14 +181,13 @@ class Stopper:
 
 
 @pytest.mark.parametrize("options", [{}, {"learn_temperature": True, "micro_batch": 8}])
-def test_interrupted_anywhere_it_ends_with_the_same_weights(
+def test_run_interrupted_anywhere_ends_with_the_same_weights(
     world: SmallWorld, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    """Interrupts while photos are embedded, tiles read, caches filled, in steps, at an epoch's end: all the same."""
+    """Interrupts while photos are embedded, tiles read and caches filled, in steps, and at an epoch's end."""
     torch.set_num_threads(1)
     whole, cut = world.request(tmp_path / "whole", **options), world.request(tmp_path / "cut", **options)
-    counted = Stopper(set())
-    train_pairs(whole, on_progress=counted)
+    train_pairs(whole)
     rng, interrupted = np.random.default_rng(0), 0
     while True:
         try:
@@ -203,7 +202,7 @@ def test_interrupted_anywhere_it_ends_with_the_same_weights(
 
 
 @pytest.mark.parametrize("cache", [{"cache_bytes": 0}, {"cache_bytes": 200_000}])
-def test_without_room_for_a_cache_all_is_the_same(world: SmallWorld, tmp_path: Path, cache: dict[str, int]) -> None:
+def test_weights_do_not_depend_on_the_cache(world: SmallWorld, tmp_path: Path, cache: dict[str, int]) -> None:
     train_pairs(world.request(tmp_path / "a", epochs=1))
     train_pairs(world.request(tmp_path / "b", epochs=1, **cache))
     assert same(tmp_path / "a", tmp_path / "b")
@@ -212,7 +211,7 @@ def test_without_room_for_a_cache_all_is_the_same(world: SmallWorld, tmp_path: P
 # Refused
 
 
-def test_another_run_in_the_same_folder_is_named(world: SmallWorld, tmp_path: Path) -> None:
+def test_other_arguments_in_the_same_folder_are_refused(world: SmallWorld, tmp_path: Path) -> None:
     train_pairs(world.request(tmp_path, epochs=1))
     changed = world.request(tmp_path, epochs=1, lr=2e-3, learn_temperature=True)
     with pytest.raises(
@@ -233,8 +232,8 @@ def test_another_run_in_the_same_folder_is_named(world: SmallWorld, tmp_path: Pa
         )
 
 
-def test_a_run_that_learnt_nothing_yet_may_be_begun_otherwise(world: SmallWorld, tmp_path: Path) -> None:
-    """Such as one that ended because its batch was too large."""
+def test_run_that_trained_nothing_yet_may_change_its_arguments(world: SmallWorld, tmp_path: Path) -> None:
+    """For example a run that ended because its batch was too large."""
     with pytest.raises(TrainingError, match="fewer than one batch"):
         train_pairs(world.request(tmp_path / "run", batch=512, zooms=(4,)))
     train_pairs(world.request(tmp_path / "run", epochs=1))
@@ -242,9 +241,7 @@ def test_a_run_that_learnt_nothing_yet_may_be_begun_otherwise(world: SmallWorld,
     assert same(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
-    world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_run_resumes_after_a_full_disk(world: SmallWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saves = [0]
 
     def full(path: Path, *rest: Any) -> None:
@@ -262,12 +259,12 @@ def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(
     assert same(tmp_path / "cut", tmp_path / "whole")
 
 
-def test_how_a_run_computes_may_change_on_its_way(world: SmallWorld, tmp_path: Path) -> None:
+def test_resumed_run_may_change_how_it_computes(world: SmallWorld, tmp_path: Path) -> None:
     train_pairs(world.request(tmp_path, epochs=1))
     train_pairs(world.request(tmp_path, epochs=1, micro_batch=8, save_every=100, cache_bytes=0))
 
 
-def test_too_few_photos_for_a_batch(world: SmallWorld, tmp_path: Path) -> None:
+def test_too_few_photos_for_a_batch_are_refused(world: SmallWorld, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"\d+ training photos, fewer than one batch of 512: give a --batch of at"):
         train_pairs(world.request(tmp_path, batch=512))
 
@@ -279,19 +276,23 @@ def with_split(world: SmallWorld, path: Path, split: str) -> Path:
 
 
 @pytest.mark.parametrize(("split", "lacking"), [("validation", "train"), ("train", "validation"), ("test", "train")])
-def test_a_split_without_photos_is_named(world: SmallWorld, tmp_path: Path, split: str, lacking: str) -> None:
+def test_empty_split_is_refused_by_name(world: SmallWorld, tmp_path: Path, split: str, lacking: str) -> None:
     table = with_split(world, tmp_path / "given.csv", split)
     with pytest.raises(TrainingError, match=f"none of the 320 usable photos is in the {lacking} split"):
         train_pairs(world.request(tmp_path / "run", photos=table))
 
 
-@pytest.mark.parametrize(("zooms", "words"), [((2, 4, 6), "ends at zoom 4; zoom 6"), ((1, 4), "begins at zoom 2")])
-def test_zooms_that_the_source_lacks(world: SmallWorld, tmp_path: Path, zooms: tuple[int, ...], words: str) -> None:
+@pytest.mark.parametrize(
+    ("zooms", "words"), [((2, 4, 6), "ends at zoom 4, but --zooms has"), ((1, 4), "begins at zoom 2")]
+)
+def test_zoom_that_the_source_lacks_is_refused(
+    world: SmallWorld, tmp_path: Path, zooms: tuple[int, ...], words: str
+) -> None:
     with pytest.raises(CoverageError, match=words):
         train_pairs(world.request(tmp_path, zooms=zooms))
 
 
-def test_an_encoder_that_is_no_vit_is_refused(world: SmallWorld, tmp_path: Path) -> None:
+def test_encoder_that_is_not_a_vit_is_refused(world: SmallWorld, tmp_path: Path) -> None:
     vision = {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8, "patch_size": None}
     resnet = {"embed_dim": 16, "vision_cfg": vision, "quick_gelu": False}
     size = Preprocess(64, (0.5,) * 3, (0.25,) * 3)
@@ -300,7 +301,7 @@ def test_an_encoder_that_is_no_vit_is_refused(world: SmallWorld, tmp_path: Path)
         train_pairs(world.request(tmp_path / "run", photo_encoder=str(tmp_path / "resnet")))
 
 
-def test_photos_without_a_tile_are_listed_and_stop_nothing(world: SmallWorld, tmp_path: Path) -> None:
+def test_photos_without_a_tile_are_rejected(world: SmallWorld, tmp_path: Path) -> None:
     photos = read_photos(world.photos)
     holes = np.unique(codes_at(photos.lng, photos.lat, 2))[:2]
     shutil.copytree(world.tiles, tmp_path / "tiles")
@@ -320,7 +321,7 @@ def test_photos_without_a_tile_are_listed_and_stop_nothing(world: SmallWorld, tm
     assert len(left) == int((~inside).sum())
 
 
-def test_splits_do_not_depend_on_what_tiles_there_are(
+def test_splits_do_not_depend_on_the_tiles(
     world: SmallWorld, tmp_path: Path, trained: tuple[Path, dict[str, Any]]
 ) -> None:
     shutil.copytree(world.tiles, tmp_path / "tiles")
@@ -337,7 +338,7 @@ def test_splits_do_not_depend_on_what_tiles_there_are(
     assert all(every[name] == split for name, split in some.items())
 
 
-def test_a_folder_without_any_tile_of_a_photo(world: SmallWorld, tmp_path: Path) -> None:
+def test_source_without_any_tile_of_a_photo_is_refused(world: SmallWorld, tmp_path: Path) -> None:
     for z, last in ((2, 0), (4, 15)):  # no photo lies in both
         (tmp_path / "tiles" / str(z) / str(last)).mkdir(parents=True)
         shutil.copy(world.tiles / str(z) / "0" / "0.png", tmp_path / "tiles" / str(z) / str(last) / f"{last}.png")
@@ -357,7 +358,7 @@ def test_a_folder_without_any_tile_of_a_photo(world: SmallWorld, tmp_path: Path)
         (["--out", "x", "--photos", "p.csv", "--source", "s", "--zooms", "4", "--split-ratio", "9:1"], "three whole"),
     ],
 )
-def test_wrong_usage_says_what_is_wrong(arguments: list[str], words: str) -> None:
+def test_wrong_usage_is_reported(arguments: list[str], words: str) -> None:
     result = tilebeam(["train", *arguments])
     assert result.exit_code == 2
     assert words in " ".join(result.stderr.replace("│", " ").split())
@@ -365,7 +366,7 @@ def test_wrong_usage_says_what_is_wrong(arguments: list[str], words: str) -> Non
 
 
 @pytest.mark.parametrize("option", ["--batch=1", "--lr=0", "--temperature=-1", "--context=3=0.5", "--blocks=9"])
-def test_wrong_numbers_end_in_one_line(world: SmallWorld, tmp_path: Path, option: str) -> None:
+def test_invalid_numbers_are_reported_in_one_line(world: SmallWorld, tmp_path: Path, option: str) -> None:
     result = tilebeam(world.arguments(tmp_path / "run", option))
     assert result.exit_code == 1
     assert len(result.stderr.strip().splitlines()) == 1
@@ -380,7 +381,7 @@ def test_only_the_named_layers_differ_from_the_photo_encoder(
     assert set(layers) == set(trained_layers(tower))
 
 
-def test_a_server_is_asked_for_tiles_with_photos_and_their_margins_only(
+def test_only_tiles_with_photos_and_their_margins_are_fetched(
     world: SmallWorld, tmp_path: Path, server: Server
 ) -> None:
     """And the run is the same as from a folder."""
@@ -396,7 +397,7 @@ def test_a_server_is_asked_for_tiles_with_photos_and_their_margins_only(
     assert same(tmp_path / "a", tmp_path / "b")
 
 
-def test_a_table_with_many_kinds_of_damage_trains_to_the_end(world: SmallWorld, tmp_path: Path) -> None:
+def test_table_with_many_kinds_of_damage_trains_to_the_end(world: SmallWorld, tmp_path: Path) -> None:
     damaged = make_damaged(tmp_path / "damaged", bounds=(-179.0, -84.0, 179.0, 84.0))
     shutil.copytree(world.tiles, tmp_path / "tiles")
     shutil.rmtree(tmp_path / "tiles" / "4" / "7")

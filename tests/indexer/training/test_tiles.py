@@ -1,4 +1,4 @@
-"""Tiles as a tower takes them: the indexer's own pictures, in order, without those that have no imagery."""
+"""Tiles as a tower takes them: the pictures of the index build, in order, without tiles that have no imagery."""
 
 import numpy as np
 import pytest
@@ -37,31 +37,31 @@ def codes_of(*tiles: Tile) -> np.ndarray:
 @pytest.mark.parametrize("context", [0.0, 0.5])
 @pytest.mark.parametrize("layer", [None, MemorySource(overlay)])
 @pytest.mark.parametrize("floor", [None, 0.1])
-def test_it_shows_what_the_index_will_encode(context: float, layer: MemorySource | None, floor: float | None) -> None:
+def test_pictures_equal_those_of_a_build(context: float, layer: MemorySource | None, floor: float | None) -> None:
     preprocess = Preprocess(24, PREPROCESS.mean, PREPROCESS.std, contrast_floor=floor)
     codes = codes_of(*(Tile(x, y, ZOOM) for x in (31, 0, 7) for y in (0, 8, 31)))
-    pictures, there = TilePixels(LocalSources(MemorySource(answer), layer), preprocess, context, ZOOM).read(codes)
+    pictures, present = TilePixels(LocalSources(MemorySource(answer), layer), preprocess, context, ZOOM).read(codes)
     composer = Composer(MemorySource(answer), layer, 24, context)
     composed = [composer.compose(tile_of_code(int(code), ZOOM)).pixels for code in codes]
     expected = preprocess.pixels(np.stack([p for p in composed if p is not None]))
-    assert there.all()
+    assert present.all()
     assert pictures.dtype == torch.float32
     np.testing.assert_array_equal(pictures.numpy(), expected)
 
 
 @pytest.mark.parametrize("context", [0.0, 0.5])
-def test_tiles_without_imagery_are_left_out_and_say_why(context: float) -> None:
+def test_tiles_without_imagery_are_left_out_with_a_reason(context: float) -> None:
     tiles = TilePixels(
         LocalSources(MemorySource(answer), MemorySource(lambda tile: b"no image")), PREPROCESS, context, ZOOM
     )
     good = Tile(20, 9, ZOOM), Tile(21, 9, ZOOM)
     codes = codes_of(SEA, good[1], BROKEN, CUT, good[0], CLEAR)
-    pictures, there = tiles.read(codes)
-    assert there.tolist() == [False, True, False, False, True, False]
+    pictures, present = tiles.read(codes)
+    assert present.tolist() == [False, True, False, False, True, False]
     alone, _ = TilePixels(LocalSources(MemorySource(answer), None), PREPROCESS, context, ZOOM).read(
         codes_of(good[1], good[0])
     )
-    assert torch.equal(pictures, alone), "in the order asked for; a broken overlay is none"
+    assert torch.equal(pictures, alone), "in the order of the codes; a broken overlay is ignored"
     reasons = [tiles.reasons.get(int(code)) for code in codes]
     assert reasons[0] == reasons[5] == "no imagery"
     assert reasons[1] is reasons[4] is None
@@ -70,28 +70,28 @@ def test_tiles_without_imagery_are_left_out_and_say_why(context: float) -> None:
     assert "html" in str(reasons[2]).lower()
 
 
-def test_asking_whether_imagery_is_there_agrees_with_reading() -> None:
+def test_has_imagery_agrees_with_read() -> None:
     codes = codes_of(*(Tile(x, y, ZOOM) for x in range(8) for y in (8, 9)))
-    asked, read = (TilePixels(LocalSources(MemorySource(answer), None), PREPROCESS, 0.25, ZOOM) for _ in range(2))
-    np.testing.assert_array_equal(asked.has_imagery(codes), read.read(codes)[1])
-    assert asked.reasons == read.reasons
-    assert len(asked.reasons) == 4
+    probed, read = (TilePixels(LocalSources(MemorySource(answer), None), PREPROCESS, 0.25, ZOOM) for _ in range(2))
+    np.testing.assert_array_equal(probed.has_imagery(codes), read.read(codes)[1])
+    assert probed.reasons == read.reasons
+    assert len(probed.reasons) == 4
 
 
-def test_nothing_is_shaped_like_something() -> None:
+def test_no_pictures_still_have_the_shape_of_pictures() -> None:
     tiles = TilePixels(LocalSources(MemorySource(answer), None), PREPROCESS, 0.0, ZOOM)
     for codes in (codes_of(SEA), codes_of()):
-        pictures, there = tiles.read(codes)
+        pictures, present = tiles.read(codes)
         assert pictures.shape == (0, 3, 24, 24)
-        assert not there.any()
-        assert len(there) == len(tiles.has_imagery(codes)) == len(codes)
+        assert not present.any()
+        assert len(present) == len(tiles.has_imagery(codes)) == len(codes)
 
 
-def test_a_source_that_fails_is_not_taken_for_one_without_imagery() -> None:
+def test_source_error_is_not_taken_for_missing_imagery() -> None:
     def broken(tile: Tile) -> bytes:
         raise OSError("the store is gone")
 
     tiles = TilePixels(LocalSources(MemorySource(broken), None), PREPROCESS, 0.0, ZOOM)
-    for ask in (tiles.read, tiles.has_imagery):
+    for method in (tiles.read, tiles.has_imagery):
         with pytest.raises(OSError, match="gone"):
-            ask(codes_of(SEA))
+            method(codes_of(SEA))
