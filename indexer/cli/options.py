@@ -27,7 +27,8 @@ Write the command as a function of the finished request, and register it:
 
 A field's entry in `Fields` is one of: `flag(...)`, which changes its option; None, which leaves it out, so that it
 keeps its default; a dataclass, `Annotated` with its own `Fields` or not; or a function that makes the value and whose
-parameters become options. Two fields with the same option name in one command share the option.
+parameters become options. Two fields with the same option name in one command share the option. If a field that is a
+dataclass has a default, the defaults of its options are that object's values.
 
 The module knows Typer and dataclasses. It does not know any request.
 """
@@ -57,17 +58,24 @@ class Flag:
     names: tuple[str, ...] = ()
     parser: Callable[[Any], Any] | None = None
     kind: Any = None
+    shown: Callable[[Any], str] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def flag(*names: str, parser: Callable[[Any], Any] | None = None, kind: Any = None, **settings: Any) -> Flag:
+def flag(
+    *names: str,
+    parser: Callable[[Any], Any] | None = None,
+    kind: Any = None,
+    shown: Callable[[Any], str] | None = None,
+    **settings: Any,
+) -> Flag:
     """Change a field's option: other `names`, and any keyword of `typer.Option` (envvar, metavar, help, ...).
 
     `parser` makes the field's value from what is typed, which has the type `kind`: text unless stated, `list[str]` for
     an option that may be repeated. A ValueError that it raises is reported as wrong usage. A parsed option is not
-    parsed when it is absent: the field keeps its default.
+    parsed when it is absent: the field keeps its default, which the help shows if `shown` makes a text of it.
     """
-    return Flag(names, parser, kind, settings)
+    return Flag(names, parser, kind, shown, settings)
 
 
 class Fields:
@@ -112,10 +120,19 @@ def command(
 
 
 class _Call:
-    """A function or dataclass whose arguments come from options; adds those options to `parameters`."""
+    """A function or dataclass whose arguments come from options; adds those options to `parameters`.
 
-    def __init__(self, target: Callable[..., Any], how: Fields, parameters: dict[str, inspect.Parameter]) -> None:
-        self._target = target
+    `default`: an instance of the dataclass, whose values absent options keep.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., Any],
+        how: Fields,
+        parameters: dict[str, inspect.Parameter],
+        default: Any = None,
+    ) -> None:
+        self._target, self._default = target, default
         self._nested: dict[str, _Call] = {}
         self._options: dict[str, tuple[str, Flag]] = {}
         arguments = inspect.signature(target).parameters
@@ -128,10 +145,13 @@ class _Call:
             if change is None:
                 continue
             if (nested := _nested(change)) is not None:
-                self._nested[name] = _Call(*nested, parameters)
+                value = _default(target, argument, default)
+                same = isinstance(nested[0], type) and isinstance(value, nested[0])
+                self._nested[name] = _Call(*nested, parameters, value if same else None)
             else:
                 flag = change if isinstance(change, Flag) else Flag()
-                option = _option(target, argument, hints[name], flag, how.panel)
+                value = _default(target, argument, default)
+                option = _option(target, argument.replace(default=value), hints[name], flag, how.panel)
                 _add(parameters, option)
                 self._options[name] = option.name, flag
 
@@ -142,8 +162,10 @@ class _Call:
             value = values[option]
             if flag.parser is None:
                 arguments[name] = value
-            elif value:
+            elif value is not None and value != []:  # an absent option that may be repeated is an empty list
                 arguments[name] = _parsed(flag.parser, value, option)
+        if self._default is not None:
+            return dataclasses.replace(self._default, **arguments)
         return self._target(**arguments)
 
 
@@ -165,7 +187,7 @@ def _option(
         return argument.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY)
     kind, *extras = get_args(hint) if get_origin(hint) is Annotated else (hint,)
     name = next((n.lstrip("-").partition("/")[0] for n in flag.names if n.startswith("--")), argument.name)
-    default = _default(owner, argument)
+    default = argument.default
     settings: dict[str, Any] = {"help": field_docs(owner).get(argument.name), "rich_help_panel": panel}
     for extra in extras:
         if isinstance(extra, Range):
@@ -179,6 +201,8 @@ def _option(
     if flag.parser is not None or flag.kind is not None:
         kind = flag.kind or str
         if flag.parser is not None and default is not _MISSING:
+            if flag.shown is not None:
+                settings["show_default"] = flag.shown(default)
             kind, default = kind | None, None
     return inspect.Parameter(
         name.replace("-", "_"),
@@ -188,8 +212,12 @@ def _option(
     )
 
 
-def _default(owner: type, argument: inspect.Parameter) -> Any:
-    """A field's default, with a default factory called; `_MISSING` if the field is required."""
+def _default(owner: Callable[..., Any], argument: inspect.Parameter, instance: Any) -> Any:
+    """A field's value in `instance` or else its default, with a default factory called; `_MISSING` if required."""
+    if instance is not None:
+        return getattr(instance, argument.name)
+    if not isinstance(owner, type):
+        return argument.default
     own = next(f for f in dataclasses.fields(owner) if f.name == argument.name)
     return own.default_factory() if own.default_factory is not dataclasses.MISSING else argument.default
 

@@ -7,9 +7,10 @@ docs/method.md, section "Geocells"; the symbols tau and alpha are in its glossar
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from indexer.errors import GeocellError, TrainingError
+from indexer.fields import Range
 from indexer.photos.read import ReadOptions
 from indexer.photos.splits import SplitPlan
 
@@ -28,14 +29,14 @@ class Grid:
 
     min_samples: tuple[int, ...] = (5, 10, 20, 50)
     """A photo is dense if this many photos, itself included, are near; one OPTICS ordering for each value."""
-    eps_km: tuple[float, ...] = (25, 50, 75, 100, 150, 200, 300)
+    eps_km: tuple[float, ...] = (25.0, 50.0, 75.0, 100.0, 150.0, 200.0, 300.0)
     """Distances of DBSCAN's cut in km; the largest one limits the ordering."""
     xi: tuple[float, ...] = (0.01, 0.02, 0.05, 0.1, 0.2)
     """Shares by which the reachability falls where a cluster begins and rises where it ends; may be empty."""
     least_cells: int = 20
     """Settings with fewer cells are not chosen."""
     most_cells: int | None = None
-    """Settings with more cells are not chosen; None: one cell for 50 photos, at most 1,000."""
+    """Settings with more cells are not chosen; None: one cell per 50 photos, at most 1,000."""
     most_points: int = 100_000
     """Photos that OPTICS is run on, drawn by the seed; the others join the nearest centroid."""
     silhouette_points: int = 5_000
@@ -66,15 +67,17 @@ class FitRequest:
     """Photos with known places, and how to divide the Earth by them."""
 
     photos: Path
+    """A CSV or Parquet table, or a folder of photos with GPS in their EXIF."""
     reading: ReadOptions = field(default_factory=ReadOptions)
     split: str | None = None
-    """The split to use; None: `train` if the set has splits, else all photos."""
-    limit: int | None = None
-    """Use at most this many photos, drawn by the seed; None: all."""
+    """The split to use; if none is given, `train` of a set with splits, else all photos."""
+    limit: Annotated[int | None, Range(1)] = None
+    """Use at most this many photos, drawn by the seed."""
     grid: Grid = field(default_factory=Grid)
     per_cluster: float = 37.0
     """Photos per cluster within a cell; a cell has 5 to 100 clusters."""  # the paper: 100,000 photos, 2,700 clusters
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
+    """Decides which photos are drawn, and the start of k-means."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.per_cluster) and self.per_cluster > 0):
@@ -94,7 +97,7 @@ class Pace:
     """Passes over the training photos."""
     batch: int = 64
     """Photos per step."""
-    seed: int = 0
+    seed: Annotated[int, Range(0)] = 0
     """Decides splits, initial weights and batches."""
     weight_decay: float = 0.01
     """AdamW's weight decay, for all weights that learn."""
@@ -164,12 +167,15 @@ class TrainingPhotos:
     """The photos that a run learns from, and its folders."""
 
     photos: Path
+    """A CSV or Parquet table, or a folder of photos with GPS in their EXIF."""
     out: Path
+    """Folder for the run and its results; an interrupted run is continued."""
     read: ReadOptions = field(default_factory=ReadOptions)
     split: SplitPlan = field(default_factory=lambda: SplitPlan(ratio=(8, 1, 1)))
     cache: Path | None = None
-    """Folder for photo embeddings; None: OUT/cache."""
+    """Folder for photo embeddings."""
     device: str = "auto"
+    """auto, cpu or cuda."""
 
     @property
     def cache_folder(self) -> Path:
@@ -181,7 +187,7 @@ class TrainingPhotos:
 class GeocellRequest(TrainingPhotos):
     """One geocell model to train."""
 
-    partition: Path = Path()
+    partition: Path = field(kw_only=True)
     """A folder that `tilebeam geocells fit` wrote."""
     encoder: str = "builtin"
     """builtin, MODEL:TAG, MODEL:FILE, timm:NAME, timm:NAME:FILE, hf-hub:NAME or a folder."""

@@ -51,7 +51,7 @@ def train_grid(
 
     Each model has its own folder below `out`. Finished models are kept, so an interrupted grid continues.
     """
-    pairs = [(request.settings.temperature, 0.0), *((tau, alpha) for tau in taus for alpha in alphas if alpha)]
+    pairs = [(taus[0], 0.0), *((tau, alpha) for tau in taus for alpha in alphas if alpha)]
     rows = []
     for tau, alpha in pairs:
         name = f"tau {tau:g}, alpha {alpha:g}" if alpha else "haversine loss alone"

@@ -188,3 +188,37 @@ def test_documentation_of_inherited_fields_is_read() -> None:
     assert docs["extra"] == "One more."
     assert docs["out"] == "The folder to write, which must not exist."
     assert "internal" not in docs
+
+
+def test_defaults_of_a_nested_dataclass_come_from_the_field(requests: list[Any]) -> None:
+    @dataclass(frozen=True)
+    class Slow:
+        pace: Pace = field(default_factory=lambda: Pace(2.0, attempts=1))
+
+    def draw(request: Annotated[Slow, Fields(pace=PACE)]) -> None:
+        requests.append(request)
+
+    assert "default: 2.0" in run(draw, "--help")[1]
+    assert run(draw)[0] == 0
+    assert run(draw, "--rate", "3")[0] == 0
+    assert requests == [Slow(), Slow(Pace(3.0, attempts=1))]
+
+
+def test_an_empty_text_is_parsed_and_an_absent_option_shows_its_default(requests: list[Any]) -> None:
+    @dataclass(frozen=True)
+    class Numbers:
+        zooms: tuple[int, ...] = (4, 6)
+        """Ascending."""
+
+    def shown(zooms: tuple[int, ...]) -> str:
+        return ",".join(map(str, zooms))
+
+    def parsed(text: str) -> tuple[int, ...]:
+        return zooms_of(text) if text else ()
+
+    def draw(request: Annotated[Numbers, Fields(zooms=flag(parser=parsed, shown=shown))]) -> None:
+        requests.append(request)
+
+    assert "[default: (4,6)]" in run(draw, "--help")[1]
+    assert run(draw)[0] == run(draw, "--zooms", "")[0] == 0
+    assert requests == [Numbers((4, 6)), Numbers(())]

@@ -123,7 +123,7 @@ def test_a_damaged_or_foreign_model_is_refused(drawn: Path, tmp_path: Path) -> N
     with pytest.raises(EncoderMismatchError, match=r"heads\.safetensors is not the file"):
         GeocellModel.load(directory)
     (directory / "config.json").write_text(json.dumps(config | {"temperature": {"cells": "warm"}}))
-    with pytest.raises(PriorError, match="holds no geocell model"):
+    with pytest.raises(PriorError, match="does not hold a usable geocell model"):
         GeocellModel.load(directory)
 
 
