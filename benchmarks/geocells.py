@@ -21,11 +21,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexer.geocells.model.course import Course
 from indexer.geocells.model.features import PhotoData, SplitData, TableFeatures
 from indexer.geocells.model.grid import ErrorRow, error_figures, error_table, errors_km
 from indexer.geocells.model.task import GeocellTask, LabelledSplit
-from indexer.geocells.model.train import model_content
+from indexer.geocells.model.train import model_content, training_loop
 from indexer.geocells.partition.fit import fit_photos
 from indexer.geocells.settings import FitRequest, GeocellSettings, Grid, Pace
 from indexer.photos.embed import embed_photos
@@ -209,7 +208,7 @@ def learn_known(
     train, validation, test = (LabelledSplit.of(p, partition) for p in parts)
     task = GeocellTask(settings, partition, train, validation, TableFeatures(features, torch.device("cpu")), None)
     with tempfile.TemporaryDirectory() as folder:
-        Course(task, settings.pace, Path(folder), silent).run()
+        training_loop(task, settings.pace, Path(folder)).run()
     encoder = {"spec": "none", "fingerprint": "none", "dim": features.shape[1], "inside": False}
     config, tensors = model_content(task, partition, encoder)
     model = GeocellModel(config, {k: v.numpy() for k, v in tensors.items()}, partition, Path("known"))

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from indexer.errors import TrainingError
-from indexer.geocells.model.course import Course
 from indexer.geocells.model.features import EncoderFeatures, PhotoData, SplitData, TailFeatures, features_of
 from indexer.geocells.model.grid import ErrorRow, error_figures, errors_as_json
-from indexer.geocells.model.train import begin_training
+from indexer.geocells.model.task import LossTask
+from indexer.geocells.model.train import begin_training, training_loop
 from indexer.geocells.settings import BaselineRequest
 from indexer.learning.trunk import SplitTower
 from indexer.photos.photo_set import PhotoSet
@@ -54,10 +54,10 @@ def train_baseline(request: BaselineRequest, on_progress: OnProgress = silent) -
         with _learning_features(request, encoder, data.photos, on_progress) as features:
             train, validation = (data.split_data(name, encoder.device) for name in ("train", "validation"))
             task = RegressionTask(request, train, validation, features)
-            reached = Course(task, request.pace, request.out, on_progress).run()
+            reached = training_loop(task, request.pace, request.out, on_progress).run()
             km = task.errors_km(data.split_data("test", encoder.device))
         write_npy(request.out / "errors.npy", km)
-        write_tensors(request.out / "baseline.safetensors", task.tensors())
+        write_tensors(request.out / "baseline.safetensors", task.weights())
         rows = [ErrorRow(f"{encoder.name}, regression", km)]
         report = {"encoder": encoder.name, "epoch": reached.best_epoch, "settings": request.identity()}
         report |= {"splits": data.counts(), "test": errors_as_json(rows, error_figures(rows))[0]}
@@ -65,13 +65,14 @@ def train_baseline(request: BaselineRequest, on_progress: OnProgress = silent) -
     return report
 
 
-class RegressionTask:
+class RegressionTask(LossTask):
     """The learning part of the encoder's tower and a linear head, as a task of the training loop."""
 
     def __init__(
         self, request: BaselineRequest, train: SplitData, validation: SplitData, features: LearningFeatures
     ) -> None:
-        self.train, self.validation, self.count, self._features = train, validation, len(train), features
+        self.train, self.validation, self._features = train, validation, features
+        self.count, self.seed = len(train), request.pace.seed
         self._names = [name for name, p in features.tower.named_parameters() if p.requires_grad]
         lat, lng = train.lat_lng.cpu().numpy().T
         self._targets = torch.from_numpy(unit_vectors(lng, lat)).float().to(train.features.device)
@@ -79,9 +80,7 @@ class RegressionTask:
             torch.manual_seed(request.pace.seed)
             self._head = nn.Linear(train.features.shape[1], 3).to(train.features.device)
         weights = [*self._head.parameters(), *(features.tower.get_parameter(name) for name in self._names)]
-        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(
-            weights, lr=request.lr, weight_decay=request.pace.weight_decay
-        )
+        self.optimiser = torch.optim.AdamW(weights, lr=request.lr, weight_decay=request.pace.weight_decay)
 
     def losses(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """`loss`: the mean squared distance of the output vectors from the places' unit vectors."""
@@ -101,18 +100,18 @@ class RegressionTask:
         lat, lng = data.lat_lng.cpu().numpy().T
         return great_circle_km(*degrees_of(vectors), lng, lat)
 
-    def tensors(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """Copies of the learnt weights on the CPU: the head and the last blocks."""
         weights = {f"head.{k}": v for k, v in self._head.state_dict().items()}
         weights |= {f"tower.{name}": self._features.tower.get_parameter(name) for name in self._names}
         return {k: v.detach().to("cpu", copy=True) for k, v in weights.items()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore weights from `tensors`."""
-        self._head.load_state_dict({k: tensors[f"head.{k}"] for k in ("weight", "bias")})
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the learnt weights by copies of these."""
+        self._head.load_state_dict({k: weights[f"head.{k}"] for k in ("weight", "bias")})
         with torch.no_grad():
             for name in self._names:
-                self._features.tower.get_parameter(name).copy_(tensors[f"tower.{name}"])
+                self._features.tower.get_parameter(name).copy_(weights[f"tower.{name}"])
 
     def _vectors(self, features: Tensor) -> Tensor:
         """(n, f) unit rows to (n, 3). Entries are scaled to about 1, as in `GeoHeads`."""

@@ -1,9 +1,11 @@
 """What a geocell model learns: linear heads over an image's features, their loss, and their validation.
 
-Knows features, places and cells, not files or folders. `GeocellTask` is a task of the training loop.
+Knows features, places and cells, not files or folders. `GeocellTask` is a task of `indexer.learning.loop`, and
+`LossTask` has what it shares with the regression baseline.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,9 +18,13 @@ from torch import Tensor, nn
 from indexer.geocells.model.features import Features, SplitData, features_of
 from indexer.geocells.model.loss import contrastive_loss, haversine_km, haversine_loss, smoothed_targets
 from indexer.geocells.settings import GeocellSettings
+from indexer.learning.state import optimiser_tensors, restore_optimiser, with_prefix, without_prefix
 from retrieval.priors.partition import Partition
 
-__all__ = ["GeoHeads", "GeocellTask", "HeadOutput", "LabelledSplit"]
+__all__ = ["LOG_FIGURES", "GeoHeads", "GeocellTask", "HeadOutput", "LabelledSplit", "LossTask"]
+
+LOG_FIGURES = ("loss", "cells", "clusters", "contrast", "val_loss", "val_accuracy", "val_mean_km")
+"""Columns of log.csv after epoch and step."""
 
 Rows = NDArray[np.int64]
 _VALIDATION_BATCH = 256
@@ -73,7 +79,69 @@ class GeoHeads(nn.Module):
         return HeadOutput(embedding, self.cells(embedding), self.clusters(embedding))
 
 
-class GeocellTask:
+class LossTask(ABC):
+    """A task of the training loop that descends a loss with one optimiser; the lowest validation loss is the best."""
+
+    title = "Training"
+    count: int
+    """The number of training photos."""
+    seed: int
+    optimiser: torch.optim.Optimizer
+
+    @abstractmethod
+    def losses(self, rows: Rows) -> dict[str, Tensor]:
+        """Scalars over these rows of the training photos, (n,); `loss` is the one to descend."""
+
+    @abstractmethod
+    def validate(self) -> dict[str, float]:
+        """Figures of the validation photos, `val_loss` among them."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the learnt weights on the CPU, by name."""
+
+    @abstractmethod
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the learnt weights by copies of these."""
+
+    def order(self, epoch: int) -> Rows:
+        """A permutation of the training photos that follows from seed and epoch, (count,)."""
+        return np.random.default_rng([self.seed, epoch]).permutation(self.count)
+
+    def step(self, rows: Rows) -> dict[str, float]:
+        """Update the weights once, unless the loss is not finite; returns the losses before the update."""
+        losses = self.losses(rows)
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if math.isfinite(values["loss"]):
+            self.optimiser.zero_grad(set_to_none=True)
+            torch.autograd.backward(losses["loss"])
+            self.optimiser.step()
+        return values
+
+    def worth(self, row: dict[str, float]) -> tuple[float, ...]:
+        """The negative validation loss of an epoch."""
+        return (-row["val_loss"],)
+
+    def describe(self, row: dict[str, float]) -> str:
+        """An epoch's figures as one line."""
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items() if name != "epoch")
+        return f"epoch {row['epoch']}: {figures}"
+
+    def state(self) -> dict[str, Tensor]:
+        """The weights and AdamW's moments."""
+        return with_prefix("now.", self.weights()) | optimiser_tensors("adamw", self.optimiser)
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `state` returned."""
+        self.load(without_prefix("now.", state))
+        restore_optimiser("adamw", self.optimiser, state)
+
+    def final_figures(self) -> dict[str, float]:
+        """There are none."""
+        return {}
+
+
+class GeocellTask(LossTask):
     """The heads, the part of the encoder that learns (`tower`; None: the encoder is frozen), and their optimiser.
 
     `features` computes the features of rows of the photo set.
@@ -89,7 +157,7 @@ class GeocellTask:
         tower: nn.Module | None,
     ) -> None:
         self.settings, self.train, self.validation = settings, train, validation
-        self.count, self._features, self.tower = len(train.data), features, tower
+        self.count, self.seed, self._features, self.tower = len(train.data), settings.pace.seed, features, tower
         device, dim = train.data.features.device, train.data.features.shape[1]
         counts = len(partition.cells), len(partition.clusters)
         self.heads = GeoHeads(dim, settings.geo_dim, *counts, seed=settings.pace.seed).to(device)
@@ -98,7 +166,7 @@ class GeocellTask:
         groups: list[dict[str, Any]] = [{"params": list(self.heads.parameters()), "lr": settings.lr_heads}]
         if tower is not None:
             groups.append({"params": list(tower.parameters()), "lr": settings.lr_encoder})
-        self.optimiser: torch.optim.Optimizer = torch.optim.AdamW(groups, weight_decay=settings.pace.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=settings.pace.weight_decay)
 
     def losses(self, rows: Rows) -> dict[str, Tensor]:
         """The total loss and its terms over these rows of the training photos, (n,)."""
@@ -141,25 +209,21 @@ class GeocellTask:
             output: HeadOutput = self.heads(data.features if frozen else features_of(self._features, data))
         return output
 
-    def tensors(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
         """Copies of the learnt weights on the CPU: the heads and, if it learns, the encoder."""
         weights = {f"heads.{k}": v for k, v in self.heads.state_dict().items()}
         if self.tower is not None:
             weights |= {f"tower.{k}": v for k, v in self.tower.state_dict().items()}
         return {k: v.detach().to("cpu", copy=True) for k, v in weights.items()}
 
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore weights from `tensors`."""
-        _load(self.heads, "heads.", tensors)
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Replace the learnt weights by copies of these."""
+        self.heads.load_state_dict(without_prefix("heads.", weights))
         if self.tower is not None:
-            _load(self.tower, "tower.", tensors)
+            self.tower.load_state_dict(without_prefix("tower.", weights))
 
     def _haversine_terms(self, output: HeadOutput, places: Tensor, cell: Tensor, cluster: Tensor) -> dict[str, Tensor]:
         km = self.settings.smoothing_km
         cells = smoothed_targets(haversine_km(places, self._centroids), cell, km).float()
         clusters = smoothed_targets(haversine_km(places, self._cluster_centres), cluster, km).float()
         return {"cells": haversine_loss(output.cells, cells), "clusters": haversine_loss(output.clusters, clusters)}
-
-
-def _load(module: nn.Module, prefix: str, tensors: Mapping[str, Tensor]) -> None:
-    module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})

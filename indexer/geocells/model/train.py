@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from indexer.errors import TrainingError
-from indexer.geocells.model.course import Course
 from indexer.geocells.model.features import EncoderFeatures, Features, PhotoData, TableFeatures
-from indexer.geocells.model.task import GeocellTask, LabelledSplit
-from indexer.geocells.settings import GeocellRequest
+from indexer.geocells.model.task import LOG_FIGURES, GeocellTask, LabelledSplit, LossTask
+from indexer.geocells.settings import GeocellRequest, Pace
+from indexer.learning.log import TrainingLog
+from indexer.learning.loop import TrainingLoop
 from indexer.progress import OnProgress, silent
 from indexer.runs import begin_run, disk_errors
 from retrieval.encoders.open_clip import PhotoEncoder, resolve_device
@@ -32,7 +33,7 @@ from retrieval.priors.geocells import CONFIG_NAME, ENCODER_NAME, HEADS_NAME, KIN
 from retrieval.priors.partition import Partition
 
 __all__ = ["MODEL_NAME", "begin_training", "cluster_embeddings", "fit_temperature", "model_content", "train_geocells"]
-__all__ += ["write_model"]
+__all__ += ["training_loop", "write_model"]
 
 MODEL_NAME = "model"
 STATE_NAME = "course.state"
@@ -55,10 +56,10 @@ def train_geocells(request: GeocellRequest, on_progress: OnProgress = silent) ->
         begin_training(request.out, identity | request.settings.identity())
         data.write(request.out)
         with _task(request, encoder, data, partition) as task:
-            reached = Course(task, request.settings.pace, request.out, on_progress).run()
+            reached = training_loop(task, request.settings.pace, request.out, on_progress).run()
             trained = encoder if task.tower is None else _trained_encoder(encoder, task.tower)
             about: dict[str, Any] = {"settings": request.settings.identity(), "splits": data.counts()}
-            about |= {"epoch": reached.best_epoch, "validation": _figures(reached.history, reached.best_epoch)}
+            about |= {"epoch": reached.best_epoch, "validation": _validation_figures(reached.best)}
             config = write_model(request.out / MODEL_NAME, task, partition, trained, about)
     paths = {"model": str(request.out / MODEL_NAME), "photos": str(request.out / "photos.csv")}
     return paths | {k: config[k] for k in ("fingerprint", "temperature", "epoch", "validation", "splits")}
@@ -75,6 +76,11 @@ def begin_training(out: Path, identity: Mapping[str, Any]) -> None:
         raise TrainingError(f"--out {out} cannot be created ({exc.strerror}): name another folder") from exc
     resumable = (out / STATE_NAME).exists()
     begin_run(out / _RUN_NAME, identity, resumable=resumable, way_out="give the same ones, or another --out")
+
+
+def training_loop(task: LossTask, pace: Pace, out: Path, on_progress: OnProgress = silent) -> TrainingLoop:
+    """The training of a task with its state and log.csv in the run's folder."""
+    return TrainingLoop(task, pace, out / STATE_NAME, TrainingLog(out / "log.csv", LOG_FIGURES), on_progress)
 
 
 def write_model(
@@ -191,6 +197,5 @@ def _encoder_entry(encoder: PhotoEncoder, inside: bool) -> dict[str, Any]:
     return entry | {"inside": inside}
 
 
-def _figures(history: list[dict[str, float]], epoch: int) -> dict[str, float]:
-    row = next(row for row in history if row["epoch"] == epoch)
+def _validation_figures(row: dict[str, float]) -> dict[str, float]:
     return {k: v for k, v in row.items() if k.startswith("val_")}

@@ -7,10 +7,9 @@ import pytest
 import torch
 from known_structure import Known, known_features
 
-from indexer.geocells.model.course import Course
 from indexer.geocells.model.features import TableFeatures
 from indexer.geocells.model.task import GeocellTask, LabelledSplit
-from indexer.geocells.model.train import cluster_embeddings, fit_temperature, write_model
+from indexer.geocells.model.train import cluster_embeddings, fit_temperature, training_loop, write_model
 from indexer.geocells.settings import GeocellSettings, Pace
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.priors.geocells import GeocellModel
@@ -32,7 +31,7 @@ def test_training_finds_the_clusters_again(tmp_path: Path, alpha: float) -> None
     settings = GeocellSettings(Pace(epochs=10, batch=32), lr_encoder=0, lr_heads=5e-3, alpha=alpha, geo_dim=32, top=2)
     task, held = task_of(known, settings)
     before = task.validate()
-    reached = Course(task, settings.pace, tmp_path, lambda progress: None).run()
+    reached = training_loop(task, settings.pace, tmp_path).run()
     after = reached.history[-1]
     assert before["val_accuracy"] < 0.5 < 0.93 < after["val_accuracy"]
     assert after["val_mean_km"] < 200 < before["val_mean_km"]

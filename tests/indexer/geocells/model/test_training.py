@@ -17,8 +17,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from indexer.errors import RunMismatchError, TrainingError
-from indexer.geocells.model.course import Course
 from indexer.geocells.model.grid import errors_km
+from indexer.geocells.model.task import GeocellTask
 from indexer.geocells.model.train import train_geocells
 from indexer.photos.read import read_photos
 from retrieval.errors import EncoderMismatchError, PriorError
@@ -50,16 +50,16 @@ def test_a_run_that_is_cut_off_ends_with_the_same_weights(
 ) -> None:
     whole, cut = request_of(drawn, tmp_path / "whole"), request_of(drawn, tmp_path / "cut")
     train_geocells(whole)
-    step, done = Course._step, []
+    step, done = GeocellTask.step, []
 
-    def failing(course: Course, rows: np.ndarray) -> dict[str, float]:
+    def failing(task: GeocellTask, rows: np.ndarray) -> dict[str, float]:
         if len(done) == steps:
             raise OSError("as if killed")  # no state is saved on this way out
         done.append(rows)
-        return step(course, rows)
+        return step(task, rows)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Course, "_step", failing)
+        patch.setattr(GeocellTask, "step", failing)
         with pytest.raises(OSError, match="as if killed"):
             train_geocells(cut)
     train_geocells(cut)
