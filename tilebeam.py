@@ -181,7 +181,6 @@ def _builtin_json(name: str) -> Any:
 def build_builtin(out: Path) -> None:
     """Index the built-in Earth at `out`, unless that index is there already."""
     from indexer.build.report import report_in_words
-    from indexer.cli.build import builtin_calibration
     from indexer.cli.terminal import Bars, ending_well
 
     with ending_well("run the same command to go on"):
@@ -195,10 +194,8 @@ def build_builtin(out: Path) -> None:
             raise typer.Exit(1) from exc
         if not (out / "manifest.json").exists():
             say(f"Building the built-in Earth's index at {out}: about 15,700 tiles, a minute or so on two cores.")
-        zooms, calibration = (4, 6, 8), builtin_calibration()
         with Bars() as bars:
-            request = BuildRequest(source="bluemarble", out=out, zooms=zooms, calibration=calibration)
-            report = build_index(request, on_progress=bars)
+            report = build_index(BuildRequest(source="bluemarble", out=out, zooms=(4, 6, 8)), on_progress=bars)
         if not report.already:
             say("\n".join(report_in_words(report)))
 

@@ -28,7 +28,8 @@ from indexer.build.area import Area
 from indexer.build.build import build_index
 from indexer.build.compose import Composer
 from indexer.build.embed import embed_zoom
-from indexer.build.request import BuildRequest, Encoders
+from indexer.build.request import UNIT_ROWS, BuildRequest, Encoders
+from indexer.build.units import ZoomRows
 from retrieval.encoders.open_clip import MapEncoders, PhotoEncoder, build_tower
 from retrieval.encoders.preprocess import Preprocess
 from tile_cache.addressing import bounds_of_codes, children_of_codes, codes_at, tile_of_code
@@ -95,7 +96,8 @@ def _raw_s(encoders: Encoders, pictures: np.ndarray) -> float:
 def _embedding_s(units: Path, encoders: Encoders, store: TileStore, codes: np.ndarray) -> float:
     started = time.perf_counter()
     composer = Composer(store, None, encoders.maps.input_size, 0.0)
-    embed_zoom(codes, ZOOM, encoders.maps, composer, units, dtype="<f2", threads=os.cpu_count() or 1)
+    rows = ZoomRows(ZOOM, codes, units, units, UNIT_ROWS)
+    embed_zoom(rows, encoders.maps, composer, dtype="<f2", threads=os.cpu_count() or 1)
     return time.perf_counter() - started
 
 
@@ -104,7 +106,9 @@ def _index_s(out: Path, encoders: Encoders, cache: Path, codes: np.ndarray) -> f
     west, south, east, north = bounds_of_codes(codes, ZOOM)
     box = (float(west.min()), float(south.min()), float(east.max()), float(north.max()))
     started = time.perf_counter()
-    report = build_index(BuildRequest(str(cache), out, (ZOOM,), Area(bbox=box)), encoders=encoders)
+    report = build_index(
+        BuildRequest(source=str(cache), out=out, zooms=(ZOOM,), area=Area(bbox=box)), encoders=encoders
+    )
     seconds = time.perf_counter() - started
     assert report.encoded == len(codes), "the tiles should all differ, and the box should hold them all"
     return seconds

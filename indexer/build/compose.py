@@ -1,7 +1,7 @@
-"""What a map encoder sees of a tile: the tile, its overlay, and a margin filled from its neighbours.
+"""Compose a map encoder's input: a tile, its overlay, and a margin filled from its neighbours.
 
-The margin is given in tile widths. A neighbour that has no imagery, or that would lie beyond a pole, leaves the tile's
-own edge repeated; columns wrap at the date line. It knows pixels and addresses, not encoders or files.
+The margin is given in tile widths. Where a neighbour has no imagery or lies beyond a pole, the tile's own edge is
+repeated; columns wrap at the date line. The module knows pixels and addresses, not encoders or files.
 """
 
 import hashlib
@@ -24,13 +24,13 @@ __all__ = ["Composed", "Composer", "Frame"]
 Pixels = NDArray[np.uint8]
 
 CACHE_BYTES = 128 << 20
-"""Decoded tiles kept, so that a tile is decoded once though it stands in nine pictures."""
+"""Size of the cache of decoded tiles: a tile appears in the margins of eight others and is decoded once."""
 
 
 class Composed(NamedTuple):
-    """An encoder's input, (size, size, 3) uint8, or None: no imagery for the tile itself; and what was wrong.
+    """An encoder's input, (size, size, 3) uint8, or None if the tile itself has no imagery; and the problems.
 
-    `digest` hashes the pixels: taken here, in the threads that compose, so that the one that encodes need not.
+    `digest` hashes the pixels. It is computed in the composing threads to spare the encoder's thread.
     """
 
     pixels: Pixels | None
@@ -39,7 +39,7 @@ class Composed(NamedTuple):
 
     @classmethod
     def of(cls, pixels: Pixels | None, problems: tuple[TileProblem, ...]) -> "Composed":
-        """With the digest of these pixels."""
+        """A picture with the digest of its pixels."""
         if pixels is None:
             return cls(None, problems)
         pixels = np.ascontiguousarray(pixels)
@@ -48,9 +48,9 @@ class Composed(NamedTuple):
 
 @dataclass(frozen=True)
 class Frame:
-    """How large a picture, its tile and its margin are, in pixels, before the last resize to `size`.
+    """Sizes in pixels of a picture's tile and margin, before the last resize to `size`.
 
-    `reach` is how many tiles away the margin needs neighbours.
+    `reach`: how many tiles away the margin needs neighbours.
     """
 
     size: int
@@ -60,16 +60,16 @@ class Frame:
 
     @classmethod
     def of(cls, size: int, context: float) -> "Frame":
-        """For pictures of `size` pixels with a margin of `context` tile widths (0 or more) on each side."""
+        """The frame of pictures of `size` pixels with a margin of `context` tile widths on each side."""
         if not (math.isfinite(context) and context >= 0):
-            raise ValueError(f"a margin of {context!r} tile widths is none: 0 or more is needed")
+            raise ValueError(f"margin {context!r} must be a number of tile widths, 0 or more")
         tile = math.ceil(size / (1 + 2 * context) - 1e-9)
         margin = round(context * tile)
         return cls(size, tile, margin, -(-margin // tile))
 
 
 class Composer:
-    """Composes tiles of one source, overlay, size and margin. Thread-safe; while kept, a tile is decoded only once."""
+    """Composes tiles of one source, overlay, size and margin. Thread-safe; a tile in its cache is decoded only once."""
 
     def __init__(self, source: TileSource, overlay: TileSource | None, size: int, context: float) -> None:
         self.frame = Frame.of(size, context)
@@ -110,7 +110,7 @@ class Composer:
         return self._shared(Tile((tile.x + dx) % n, tile.y + dy, tile.z))
 
     def _paste(self, canvas: Pixels, pixels: Pixels, dx: int, dy: int) -> None:
-        """Put a neighbour in its place on the canvas, as far as it reaches in."""
+        """Copy the part of a neighbour that lies on the canvas."""
         t, p = self.frame.tile, self.frame.margin
         left, top = p + dx * t, p + dy * t
         x0, y0 = max(left, 0), max(top, 0)
@@ -119,7 +119,7 @@ class Composer:
             canvas[y0:y1, x0:x1] = pixels[y0 - top : y1 - top, x0 - left : x1 - left]
 
     def _shared(self, tile: Tile) -> Decoded:
-        """A decoded tile, from whichever thread asked first."""
+        """A decoded tile; the first thread that needs it decodes it, the others wait."""
         with self._lock:
             future = self._decoded.get(tile)
             if mine := future is None:

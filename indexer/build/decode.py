@@ -1,7 +1,7 @@
-"""A tile's bytes to RGB pixels at the size wanted, with an overlay on top. Judges bytes that came from anywhere.
+"""Decode a tile's untrusted bytes to RGB pixels of a given size, with an overlay on top.
 
-Resizing is bicubic with Pillow's antialiasing (the filter widens when an image shrinks). Base and overlay are brought
-to the wanted size first and composited there. It knows nothing of neighbours, margins or encoders.
+Resizing is bicubic with Pillow's antialiasing (the filter widens when an image shrinks). Source and overlay are
+resized first and composited then. The module knows nothing of neighbours, margins or encoders.
 """
 
 import io
@@ -15,13 +15,16 @@ from tile_cache.addressing import Tile
 from tile_cache.images import MAX_SIDE, BadImageError, check_whole, sniff
 from tile_cache.source import RasterSource, TileSource
 
-__all__ = ["Decoded", "TileProblem", "decode_tile", "resized"]
+__all__ = ["NO_IMAGERY", "Decoded", "TileProblem", "decode_tile", "resized"]
 
 Pixels = NDArray[np.uint8]
 
+NO_IMAGERY = "no imagery"
+"""The reason of a problem that is a missing tile."""
+
 
 class TileProblem(NamedTuple):
-    """A tile that is there and cannot be used. `layer` is `source` or `overlay`."""
+    """A tile that cannot be used. `layer` is `source` or `overlay`."""
 
     z: int
     x: int
@@ -31,16 +34,17 @@ class TileProblem(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A tile's pixels, (t, t, 3) uint8, or None: no imagery there; and what was wrong on the way."""
+    """A tile's pixels, (t, t, 3) uint8, or None without imagery; and the problems on the way."""
 
     pixels: Pixels | None
     problems: tuple[TileProblem, ...]
 
 
 def decode_tile(tile: Tile, source: TileSource, overlay: TileSource | None, side: int) -> Decoded:
-    """The tile as the encoder's margin is built from: (side, side, 3) uint8, overlay included.
+    """Read and decode a tile to (side, side, 3) uint8, overlay included.
 
-    Bytes that are no image count as no imagery and come back as a problem. Errors of the source itself pass through.
+    Bytes that are not an image count as missing imagery and are returned as a problem. Errors of the source pass
+    through.
     """
     problems: list[TileProblem] = []
     pixels = _base(tile, source, side, problems)
@@ -50,7 +54,7 @@ def decode_tile(tile: Tile, source: TileSource, overlay: TileSource | None, side
 
 
 def resized(pixels: Pixels, side: int) -> Pixels:
-    """(h, w, 3) to (side, side, 3) uint8; the same array where it has that size."""
+    """Resize (h, w, 3) to (side, side, 3) uint8; returns the same array if it has that size."""
     if pixels.shape[:2] == (side, side):
         return pixels
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
@@ -64,8 +68,8 @@ def _base(tile: Tile, source: TileSource, side: int, problems: list[TileProblem]
         return None
     if image.mode == "RGBA":
         if image.getchannel("A").getextrema() == (0, 0):
-            return None  # how many servers say that they have nothing there
-        # Premultiplied onto black, which mosaics show where they end.
+            return None  # many servers send a transparent tile where they have no imagery
+        # Composited onto black, which mosaics show at their edges.
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
     return resized(np.asarray(image), side)
 
@@ -96,7 +100,7 @@ def _decoded(data: bytes) -> Image.Image:
     """Bytes to an RGB image, or RGBA where there is transparency; raises BadImageError with a short reason."""
     kind = sniff(data)
     if kind is None:
-        check_whole(data)  # raises with what it is instead
+        check_whole(data)  # raises and says what the bytes are instead
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))  # reads the header only
         if max(image.size) > MAX_SIDE:
@@ -104,7 +108,7 @@ def _decoded(data: bytes) -> Image.Image:
         return _plain(image)
     except BadImageError:
         raise
-    except Exception as exc:  # whatever a decoder throws at hostile bytes, one tile must not stop a build
+    except Exception as exc:  # a decoder may raise anything for hostile bytes, and one tile must not stop a build
         raise BadImageError(f"image does not decode ({kind}): {str(exc)[:80] or type(exc).__name__}") from exc
 
 

@@ -1,15 +1,15 @@
-"""Embedding: the rows of a zoom to committed units, reading and composing ahead of the encoder.
+"""Embedding: the rows of a zoom become units, with tiles read and composed ahead of the encoder.
 
-A unit is a pure function of its rows and of what they show: its distinct pictures (by hash and comparison of bytes)
-are encoded in order, in batches of one constant shape, the last one padded. So a unit made again after a kill has the
-same bits. It knows nothing of coverage, shards or how an index is laid out.
+A unit depends on its rows and their pixels alone: its distinct pictures (by hash and comparison of bytes) are encoded
+in order, in batches of one constant shape, the last one padded. So a unit that is made again after a kill has the
+same bits. The module knows nothing of coverage, shards or the layout of an index.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,15 +17,18 @@ from numpy.typing import NDArray
 
 from indexer.build.compose import Composed, Composer
 from indexer.build.decode import TileProblem
-from indexer.build.request import UNIT_ROWS
-from indexer.build.units import Unit, hash_codes, read_unit, unit_path, write_unit
+from indexer.build.inputs import Inputs
+from indexer.build.units import Unit, ZoomRows, hash_codes, unit_path, write_unit
+from indexer.build.workdir import Workdir
+from indexer.progress import OnProgress, counter
 from indexer.threads import ahead
 from tile_cache.addressing import Tile, tile_of_code
+from tile_cache.source import TileSource
 
-if TYPE_CHECKING:  # the module that holds it loads torch, which planning and tests of units do not need
+if TYPE_CHECKING:  # loads torch, which planning and tests of units do not need
     from retrieval.encoders.open_clip import EncodesTiles
 
-__all__ = ["Distinct", "EmbedCounts", "embed_zoom", "encode_distinct"]
+__all__ = ["Distinct", "EmbedCounts", "embed", "embed_zoom", "encode_distinct"]
 
 Pixels = NDArray[np.uint8]
 Vectors = NDArray[np.float32]
@@ -34,15 +37,68 @@ T = TypeVar("T")
 
 @dataclass
 class EmbedCounts:
-    """What embedding has done so far: rows done, of which `kept` were found on disk, and pictures encoded."""
+    """Progress of embedding: rows done, of which `kept` were embedded by an earlier attempt, and pictures encoded."""
 
     rows: int = 0
     kept: int = 0
     encoded: int = 0
 
 
-class Pictured(NamedTuple):
-    """A unit to be made: its first row, its codes, and the picture of each, in order, as they come."""
+def embed(
+    work: Workdir, inputs: Inputs, levels: Sequence[ZoomRows], layers: Sequence[TileSource], on_progress: OnProgress
+) -> EmbedCounts:
+    """Embed every row into units in work/units, zoom by zoom; nothing for rows only.
+
+    `layers`: the source and, if there is one, its overlay. Errors of sources, encoder and disk pass through; finished
+    units stay.
+    """
+    totals = EmbedCounts()
+    if inputs.encoders is None:
+        return totals
+    maps = inputs.encoders.maps
+    for rows in levels:
+        composer = Composer(layers[0], layers[1] if len(layers) > 1 else None, maps.input_size, maps.context(rows.zoom))
+        on_rows = counter(on_progress, "embed", f"Embedding zoom {rows.zoom}")
+        threads = inputs.request.threads or _cores()
+        counts = embed_zoom(rows, maps, composer, dtype=inputs.dtype, threads=threads, on_rows=on_rows)
+        totals.rows, totals.kept = totals.rows + counts.rows, totals.kept + counts.kept
+        totals.encoded += counts.encoded
+    return totals
+
+
+def embed_zoom(
+    rows: ZoomRows,
+    encoder: "EncodesTiles",
+    composer: Composer,
+    *,
+    dtype: str,
+    threads: int,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+) -> EmbedCounts:
+    """Make every unit of a zoom that is not whole yet; `dtype`: NumPy type of the stored vectors.
+
+    `on_rows(done, total)` is called after each unit. Errors of the source, the encoder and the disk pass through;
+    finished units stay.
+    """
+    counts = EmbedCounts()
+    missing = _missing_units(rows, counts, on_rows)
+    composing = ThreadPoolExecutor(threads, thread_name_prefix="compose")
+    encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
+    try:
+        pictured = _composed(composing, missing, rows.zoom, composer, window=3 * encoder.batch_size)
+        for maker in _sealed(pictured, EncoderLane(encoding, encoder, rows.zoom), dtype):
+            unit = maker.unit()
+            write_unit(unit_path(rows.units, rows.zoom, unit.first_row // rows.unit_rows), unit)
+            counts.rows, counts.encoded = counts.rows + len(unit.has_imagery), counts.encoded + unit.encoded
+            on_rows(counts.rows, len(rows.codes))
+    finally:
+        for pool in (composing, encoding):
+            pool.shutdown(wait=True, cancel_futures=True)
+    return counts
+
+
+class PicturedUnit(NamedTuple):
+    """A unit to be made: its first row, its codes, and the pictures of its rows, in order, as they are composed."""
 
     first_row: int
     codes: NDArray[np.uint64]
@@ -50,14 +106,14 @@ class Pictured(NamedTuple):
 
 
 class Distinct:
-    """Pictures in order of first sight, each once: equal only if every byte is."""
+    """Distinct pictures in the order of their first occurrence; equal only if every byte is."""
 
     def __init__(self) -> None:
         self.pictures: list[Pixels] = []
         self._by_hash: dict[bytes, list[int]] = {}
 
     def place(self, pixels: Pixels, digest: bytes) -> int:
-        """The number of this picture, new or seen before; `digest` is its hash."""
+        """The number of this picture, which is added if it is new; `digest` is its hash."""
         same_hash = self._by_hash.setdefault(digest, [])
         for number in same_hash:
             if np.array_equal(self.pictures[number], pixels):
@@ -68,19 +124,19 @@ class Distinct:
 
 
 class EncoderLane:
-    """The encoder in a thread of its own, so that it works while the next batch is put together."""
+    """Runs the encoder in its own thread, so that it works while the next batch is collected."""
 
     def __init__(self, pool: Executor, encoder: "EncodesTiles", zoom: int) -> None:
         self.encoder, self.zoom = encoder, zoom
         self._pool = pool
-        self._under_way: deque[Future[Vectors]] = deque()
+        self._queued: deque[Future[Vectors]] = deque()
 
     def submit(self, pictures: Sequence[Pixels]) -> Future[Vectors]:
-        """Queue at most one batch; waits while two are queued already."""
-        while len(self._under_way) >= 2:
-            self._under_way.popleft().result()
+        """Queue at most one batch of pictures; waits while two batches are queued already."""
+        while len(self._queued) >= 2:
+            self._queued.popleft().result()
         future = self._pool.submit(encode_distinct, self.encoder, self.zoom, pictures)
-        self._under_way.append(future)
+        self._queued.append(future)
         return future
 
 
@@ -95,21 +151,21 @@ class UnitMaker:
         self._problems: dict[TileProblem, None] = {}
 
     def add(self, composed: Composed) -> None:
-        """Take the next row's picture."""
+        """Add the next row's picture."""
         self._problems.update(dict.fromkeys(composed.problems))
         pixels = composed.pixels
         self._places.append(-1 if pixels is None else self._distinct.place(pixels, composed.digest))
         self._encode(at_least=self._lane.encoder.batch_size)
 
     def seal(self) -> None:
-        """All rows have come: hand over the batch that is not full."""
+        """Hand over the last batch, full or not, after the last row."""
         self._encode(at_least=1)
 
     def unit(self) -> Unit:
-        """The unit, once sealed; waits for the encoder."""
+        """The sealed unit; waits for the encoder."""
         places = np.array(self._places, dtype=np.int64)
-        nothing = np.zeros((0, self._lane.encoder.dim), dtype=np.float32)
-        table = np.concatenate([nothing, *(batch.result() for batch in self._batches)])
+        empty = np.zeros((0, self._lane.encoder.dim), dtype=np.float32)
+        table = np.concatenate([empty, *(batch.result() for batch in self._batches)])
         return Unit(
             zoom=self._lane.zoom,
             first_row=self._first_row,
@@ -132,44 +188,10 @@ def encode_distinct(encoder: "EncodesTiles", zoom: int, pictures: Sequence[Pixel
     return np.asarray(encoder.encode(zoom, np.stack(padded))[: len(pictures)])
 
 
-def embed_zoom(
-    codes: NDArray[np.uint64],
-    zoom: int,
-    encoder: "EncodesTiles",
-    composer: Composer,
-    directory: Path,
-    *,
-    dtype: str,
-    threads: int,
-    unit_rows: int = UNIT_ROWS,
-    on_unit: Callable[[EmbedCounts], None] = lambda counts: None,
-) -> EmbedCounts:
-    """Make every unit of a zoom that is not whole yet. `codes`: (n,) uint64 ascending, perhaps memory-mapped.
+def _sealed(pictured: Iterable[PicturedUnit], lane: EncoderLane, dtype: str) -> Iterator[UnitMaker]:
+    """Each unit once the encoder has all its pictures and the first batch of the next unit, too.
 
-    `on_unit` is called after each unit. Errors of the source, the encoder and the disk pass through; what was committed
-    stays.
-    """
-    counts = EmbedCounts()
-    units = _missing_units(codes, zoom, directory, unit_rows, counts, on_unit)
-    composing = ThreadPoolExecutor(threads, thread_name_prefix="compose")
-    encoding = ThreadPoolExecutor(1, thread_name_prefix="encode")
-    try:
-        pictured = _composed(composing, units, zoom, composer, window=3 * encoder.batch_size)
-        for maker in _sealed(pictured, EncoderLane(encoding, encoder, zoom), dtype):
-            unit = maker.unit()
-            write_unit(unit_path(directory, zoom, unit.first_row // unit_rows), unit)
-            counts.rows, counts.encoded = counts.rows + len(unit.has_imagery), counts.encoded + unit.encoded
-            on_unit(counts)
-    finally:
-        for pool in (composing, encoding):
-            pool.shutdown(wait=True, cancel_futures=True)
-    return counts
-
-
-def _sealed(pictured: Iterable[Pictured], lane: EncoderLane, dtype: str) -> Iterator[UnitMaker]:
-    """Each unit when all its pictures are with the encoder, and the first batch of the next one too.
-
-    So whoever waits for a unit's last vectors and writes it leaves the encoder something to do.
+    So the encoder has work while the caller waits for a unit's last vectors and writes it.
     """
     before: UnitMaker | None = None
     for unit in pictured:
@@ -186,28 +208,22 @@ def _sealed(pictured: Iterable[Pictured], lane: EncoderLane, dtype: str) -> Iter
 
 
 def _missing_units(
-    codes: NDArray[np.uint64],
-    zoom: int,
-    directory: Path,
-    unit_rows: int,
-    counts: EmbedCounts,
-    on_unit: Callable[[EmbedCounts], None],
+    rows: ZoomRows, counts: EmbedCounts, on_rows: Callable[[int, int], None]
 ) -> Iterator[tuple[int, NDArray[np.uint64]]]:
-    """(first row, codes) of every unit that is not whole on disk; those that are, are counted on the way."""
-    for number, start in enumerate(range(0, len(codes), unit_rows)):
-        part = np.asarray(codes[start : start + unit_rows])
-        unit = read_unit(unit_path(directory, zoom, number))
-        if unit is not None and unit.codes_hash == hash_codes(part):
-            counts.rows, counts.kept = counts.rows + len(part), counts.kept + len(part)
-            on_unit(counts)
+    """(first row, codes) of every unit that is not whole on disk; the rows of whole ones are added to `counts`."""
+    for number in range(rows.unit_count):
+        codes = rows.unit_codes(number)
+        if rows.embedded(number) is not None:
+            counts.rows, counts.kept = counts.rows + len(codes), counts.kept + len(codes)
+            on_rows(counts.rows, len(rows.codes))
         else:
-            yield start, part
+            yield number * rows.unit_rows, codes
 
 
 def _composed(
     pool: Executor, units: Iterable[tuple[int, NDArray[np.uint64]]], zoom: int, composer: Composer, window: int
-) -> Iterator[Pictured]:
-    """Each unit with its pictures. They are composed ahead across the border of units, so that no unit starts cold."""
+) -> Iterator[PicturedUnit]:
+    """Each unit with its pictures, which are composed ahead across the borders of units."""
     coming: deque[tuple[int, NDArray[np.uint64]]] = deque()
 
     def tiles() -> Iterator[Tile]:
@@ -219,10 +235,15 @@ def _composed(
     pictures = ahead(pool, composer.compose, tiles(), window)
     for first in pictures:
         first_row, codes = coming.popleft()
-        yield Pictured(first_row, codes, _first_then(first, pictures, len(codes) - 1))
+        yield PicturedUnit(first_row, codes, _first_then(first, pictures, len(codes) - 1))
 
 
 def _first_then(first: T, rest: Iterator[T], n: int) -> Iterator[T]:
     yield first
     for _ in range(n):
         yield next(rest)
+
+
+def _cores() -> int:
+    """Cores that this process may use, or all cores where the system cannot say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

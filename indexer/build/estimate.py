@@ -1,73 +1,69 @@
-"""What a coverage costs, before anything is fetched: tiles, bytes, hours and disk. Nothing here opens a socket.
+"""The cost of a coverage before anything is fetched: tiles, bytes, hours and disk. Opens no socket.
 
-Each assumption is named beside its figure. It knows the sizes of the index format, not how to write it.
+Each figure names its origin: given, measured, default or assumed. The module knows the sizes of the index format, not
+how to write it.
 """
 
-import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from importlib import resources
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from indexer.build.area import reach_of
+from indexer.build.area import coverage_of
 from indexer.build.coverage import Coverage
-from indexer.build.fetch import zooms_of
-from indexer.build.request import Encoders
-from indexer.errors import BuildError
+from indexer.build.fetch import cache_file, zooms_of
+from indexer.build.inputs import EncoderFacts, load_encoders
+from indexer.build.request import Encoders, TileRequest
 from tile_cache.addressing import tile_of_code
+from tile_cache.fetch.settings import FetchSettings
 from tile_cache.mbtiles import TileStore
+from tile_cache.open import open_source
 from tile_cache.source import TileSource
 from tile_cache.xyz import XyzSource
 
-__all__ = ["EncoderFacts", "Estimate", "Plan", "ZoomPlan", "make_plan", "measured_rate", "tile_bytes"]
+__all__ = ["Estimate", "Plan", "PlanRequest", "ZoomPlan", "estimate_cost"]
 
 ASSUMED_TILE_BYTES = 15_000
-"""Bytes of a 256-pixel JPEG satellite tile, roughly, where none has been seen yet."""
-
-ASSUMED_DIM = 512
-"""Components of a ViT-B-32 embedding."""
+"""Rough size of a 256-pixel JPEG satellite tile, used if the cache holds no tile."""
 
 _ROW_BYTES = 16  # id in the FAISS list and Morton code
 _LIST_BYTES = 8  # a list's length, one list a parent
-_COUNTED_IN_CACHE = 20_000_000  # tiles; beyond, asking the cache for each would take longer than it is worth
+_COUNTED_IN_CACHE = 20_000_000  # tiles; for more, looking each up in the cache takes too long
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanRequest(TileRequest):
+    """A coverage whose cost is estimated, and the rates that are known."""
+
+    source: str = field()
+    dim: int | None = None
+    """Components of a vector, if the encoder is not available here."""
+    tile_bytes: int | None = None
+    """Bytes of a tile; by default measured in the cache."""
+    rate: float | None = None
+    """Requests a second; by default 20."""
+    embed_rate: float | None = None
+    """Tiles embedded a second; without it or --measure, the plan has no embedding hours."""
+    measure: bool = False
+    """Load the encoders and measure the embedding rate here."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and where it comes from: given, measured or assumed."""
+    """A number and its origin: given, measured, default or assumed."""
 
     value: float
     origin: str
 
 
 @dataclass(frozen=True)
-class EncoderFacts:
-    """What planning needs of encoders without loading them: components, and margins in tile widths per zoom."""
-
-    dim: int
-    contexts: Mapping[int, float]
-
-    @classmethod
-    def read(cls, photo_encoder: str, map_encoders: Path | None, dim: int | None = None) -> "EncoderFacts":
-        """From the JSON that lies beside saved encoders; `dim` overrides, and 512 stands in where nothing is known."""
-        builtin = Path(str(resources.files("indexer.builtin").joinpath("maps.json"))).parent
-        photos = builtin if photo_encoder == "builtin" else Path(photo_encoder)
-        maps = map_encoders or (builtin if photo_encoder == "builtin" else None)
-        found = dim or _read(photos / "photo.json").get("architecture", {}).get("embed_dim")
-        zooms = _read(maps / "maps.json").get("zooms", {}) if maps else {}
-        if map_encoders is not None and not zooms:
-            raise BuildError(f"{map_encoders} holds no maps.json: give a directory that `tilebeam train` made")
-        return cls(int(found or ASSUMED_DIM), {int(z): float(entry["context"]) for z, entry in zooms.items()})
-
-
-@dataclass(frozen=True)
 class ZoomPlan:
-    """One zoom: rows of the index, neighbours that only margins need, and how many of both are still to be fetched."""
+    """One zoom: rows of the index, neighbours that only margins need, and how many of both must be fetched."""
 
     zoom: int
     rows: int
@@ -77,7 +73,7 @@ class ZoomPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """All zooms. Bytes are plain bytes; hours are None where nothing is to be done or no rate is known."""
+    """The estimated cost of all zooms. Bytes are plain bytes; hours are None if there is no work or no known rate."""
 
     zooms: tuple[ZoomPlan, ...]
     tile_bytes: Estimate
@@ -95,72 +91,95 @@ class Plan:
 
     @property
     def to_fetch(self) -> int:
-        """Tiles that servers will be asked for, the overlay's too."""
+        """Tiles to request from servers, the overlay's included."""
         return sum(z.to_fetch for z in self.zooms) + self.overlay_to_fetch
 
     @property
     def fetch_bytes(self) -> int:
-        """Bytes over the network, which the cache then holds."""
+        """Bytes to fetch, which the cache will hold."""
         return round(self.to_fetch * self.tile_bytes.value)
 
     @property
     def fetch_hours(self) -> float | None:
-        """At the rate of fetching."""
+        """Hours of fetching at the fetch rate."""
         return self.to_fetch / self.fetch_rate.value / 3600 if self.fetch_rate else None
 
     @property
     def embed_hours(self) -> float | None:
-        """At the rate of embedding, as if no two pictures were equal."""
+        """Hours of embedding at the embedding rate, as if no two pictures were equal."""
         return self.rows / self.embed_rate.value / 3600 if self.embed_rate else None
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as plain JSON values."""
+        """The plan as plain JSON values."""
         derived = ("rows", "to_fetch", "fetch_bytes", "fetch_hours", "embed_hours")
         return asdict(self) | {name: getattr(self, name) for name in derived}
 
 
-def make_plan(
-    coverage: Coverage,
-    source: TileSource | XyzSource,
-    encoders: EncoderFacts,
-    *,
-    store: TileStore | None,
-    tile_bytes: Estimate,
-    fetch_rate: Estimate,
-    embed_rate: Estimate | None = None,
-    component_bytes: int = 2,
-    overlay: TileSource | XyzSource | None = None,
-    overlay_store: TileStore | None = None,
-) -> Plan:
-    """Count a coverage. `store` is the source's cache if it has one already; rates are in tiles a second."""
-    zooms = _zoom_plans(coverage, source, encoders, store)
-    overlaid = [] if overlay is None else _zoom_plans(coverage, overlay, encoders, overlay_store)
-    vectors = sum(z.rows for z in zooms) * encoders.dim * component_bytes
-    index = vectors + sum(z.rows for z in zooms) * (_ROW_BYTES + _LIST_BYTES)
-    return Plan(
-        zooms=zooms,
-        tile_bytes=tile_bytes,
-        fetch_rate=fetch_rate if isinstance(source, XyzSource) or isinstance(overlay, XyzSource) else None,
-        embed_rate=embed_rate,
-        index_bytes=index,
-        work_bytes=index + vectors + 8 * sum(z.rows for z in zooms),
-        overlay_to_fetch=sum(z.to_fetch for z in overlaid),
-        notes=coverage.notes,
-    )
+def estimate_cost(request: PlanRequest) -> Plan:
+    """Count a coverage and estimate its cost; reads the caches of servers, fetches nothing.
+
+    Raises CoverageError, BuildError, SourceError and, with `measure`, EncoderError kinds.
+    """
+    with ExitStack() as stack:
+        source = open_source(request.source)
+        overlay = None if request.overlay is None else open_source(request.overlay)
+        coverage = coverage_of(request.area, request.zooms, source)
+        encoders = EncoderFacts.read(request, request.dim)
+        reach = encoders.reach(coverage.zooms)
+        store = _existing_cache(stack, request.cache, source)
+        zooms = _zoom_plans(coverage, source, reach, store)
+        overlay_zooms: tuple[ZoomPlan, ...] = ()
+        if overlay is not None:
+            overlay_store = _existing_cache(stack, request.cache, overlay, overlay=True)
+            overlay_zooms = _zoom_plans(coverage, overlay, reach, overlay_store)
+        rows = sum(z.rows for z in zooms)
+        vectors = rows * encoders.dim * (4 if request.codec == "fp32" else 2)
+        index = vectors + rows * (_ROW_BYTES + _LIST_BYTES)
+        remote = isinstance(source, XyzSource) or isinstance(overlay, XyzSource)
+        return Plan(
+            zooms=zooms,
+            tile_bytes=_tile_bytes(request.tile_bytes, store, coverage),
+            fetch_rate=_fetch_rate(request) if remote else None,
+            embed_rate=_embed_rate(request),
+            index_bytes=index,
+            work_bytes=index + vectors + 8 * rows,
+            overlay_to_fetch=sum(z.to_fetch for z in overlay_zooms),
+            notes=coverage.notes,
+        )
 
 
-def tile_bytes(given: int | None, store: TileStore | None, coverage: Coverage) -> Estimate:
-    """Bytes of a tile: as given, else the mean of up to 100 a zoom that the cache holds, else an assumption."""
-    if given is not None:
-        return Estimate(given, "given")
+def _existing_cache(
+    stack: ExitStack, cache: Path | None, source: TileSource | XyzSource, *, overlay: bool = False
+) -> TileStore | None:
+    """The cache of a server's tiles if it exists."""
+    if not isinstance(source, XyzSource):
+        return None
+    path = cache_file(cache, source.info, overlay=overlay)
+    return stack.enter_context(TileStore.open(path, source.info, read_only=True)) if path.exists() else None
+
+
+def _tile_bytes(bytes_per_tile: int | None, store: TileStore | None, coverage: Coverage) -> Estimate:
+    """Bytes of a tile: as given, else the mean of up to 100 cached tiles a zoom, else an assumption."""
+    if bytes_per_tile is not None:
+        return Estimate(bytes_per_tile, "given")
     sizes = [] if store is None else [n for z in coverage.zooms for n in _sizes(store, coverage, z)]
     if sizes:
         return Estimate(float(np.mean(sizes)), f"measured on {len(sizes)} tiles of the cache")
     return Estimate(ASSUMED_TILE_BYTES, "assumed")
 
 
-def measured_rate(encoders: Encoders, zoom: int, seconds: float = 3.0) -> Estimate:
-    """Tiles a second of the map encoder of a zoom, on random pictures for about so long, after one batch to warm up."""
+def _fetch_rate(request: PlanRequest) -> Estimate:
+    return Estimate(request.rate, "given") if request.rate else Estimate(FetchSettings().rate_per_s, "default")
+
+
+def _embed_rate(request: PlanRequest) -> Estimate | None:
+    if request.measure:
+        return _measured_rate(load_encoders(request), request.zooms[-1])
+    return Estimate(request.embed_rate, "given") if request.embed_rate else None
+
+
+def _measured_rate(encoders: Encoders, zoom: int, seconds: float = 3.0) -> Estimate:
+    """Tiles a second of a zoom's map encoder on random pictures, for about `seconds`, after one warm-up batch."""
     maps = encoders.maps
     shape = (maps.batch_size, maps.input_size, maps.input_size, 3)
     batch = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -173,12 +192,10 @@ def measured_rate(encoders: Encoders, zoom: int, seconds: float = 3.0) -> Estima
 
 
 def _zoom_plans(
-    coverage: Coverage, source: TileSource | XyzSource, encoders: EncoderFacts, store: TileStore | None
+    coverage: Coverage, source: TileSource | XyzSource, reach: Mapping[int, int], store: TileStore | None
 ) -> tuple[ZoomPlan, ...]:
-    present = zooms_of(coverage, source.info) if isinstance(source, XyzSource) else []
-    return tuple(
-        _zoom_plan(coverage, z, reach_of(encoders.contexts.get(z, 0.0)), store, z in present) for z in coverage.zooms
-    )
+    remote = zooms_of(coverage, source.info) if isinstance(source, XyzSource) else []
+    return tuple(_zoom_plan(coverage, z, reach[z], store, z in remote) for z in coverage.zooms)
 
 
 def _zoom_plan(coverage: Coverage, z: int, reach: int, store: TileStore | None, remote: bool) -> ZoomPlan:
@@ -190,16 +207,9 @@ def _zoom_plan(coverage: Coverage, z: int, reach: int, store: TileStore | None, 
     return ZoomPlan(z, rows, near - rows, to_fetch)
 
 
-def _sizes(store: TileStore, coverage: Coverage, z: int, most: int = 100) -> list[int]:
+def _sizes(store: TileStore, coverage: Coverage, z: int, limit: int = 100) -> list[int]:
+    """Sizes in bytes of at most `limit` cached tiles of a zoom."""
     codes = next(iter(coverage.chunks(z)), np.zeros(0, dtype=np.uint64))
     known = np.setdiff1d(codes, store.unknown(codes, z))
-    found = (store.read(tile_of_code(int(code), z)) for code in islice(known, 2 * most))
-    return [len(data) for data in islice((d for d in found if d), most)]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    tiles = (store.read(tile_of_code(int(code), z)) for code in islice(known, 2 * limit))
+    return [len(data) for data in islice((data for data in tiles if data), limit)]

@@ -1,95 +1,162 @@
-"""The last steps of a build: describe encoders and sources, write the manifest, add a calibration that fits.
+"""The last step of a build: list problems, write the manifest, add a calibration that fits, rename to the index.
 
-It knows the index format's own modules and plain descriptions; nothing of units or resuming.
+problems.jsonl has one JSON object a line: z, x, y, layer, reason. A tile without imagery has the reason "no imagery".
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from indexer.build.decode import NO_IMAGERY, TileProblem
+from indexer.build.inputs import Inputs, describe_photo
+from indexer.build.request import BuildRequest, ProblemCounts
+from indexer.build.units import ZoomRows
+from indexer.build.workdir import IDENTITY_NAME, Workdir
+from retrieval.encoders.no_encoder import NoEncoder
 from retrieval.errors import CalibrationError
-from retrieval.index import writer
+from retrieval.files import read_json, write_atomically, write_json
 from retrieval.index.calibration import CALIBRATION_NAME, Calibration
 from retrieval.index.manifest import Manifest, ZoomEntry
-from tile_cache.source import SourceInfo
+from retrieval.index.writer import ENCODERS, write_manifest
+from tile_cache.addressing import Tile, code_of_tile, tile_of_code
+from tile_cache.source import TileSource
+from tile_cache.xyz import XyzSource
 
 if TYPE_CHECKING:  # loads torch
     from retrieval.encoders.open_clip import EncodesPhotos
 
-__all__ = ["describe_photo", "fitting_calibration", "write_manifest"]
+__all__ = ["PROBLEMS_NAME", "Published", "publish"]
+
+PROBLEMS_NAME = "problems.jsonl"
 
 
-def describe_photo(photo: "EncodesPhotos") -> dict[str, Any]:
-    """What the manifest keeps of a photo encoder: its own description, or name, fingerprint and dimension."""
-    describe = getattr(photo, "describe", None)
-    if describe is not None:
-        return dict(describe())
-    return {"name": photo.name, "spec": photo.name, "fingerprint": photo.fingerprint, "dim": photo.dim}
+class Published(NamedTuple):
+    """The manifest of a published index, its problems, and whether a calibration went in."""
+
+    manifest: Manifest
+    problems: ProblemCounts
+    calibrated: bool
 
 
-def write_manifest(
-    directory: Path,
-    zooms: Sequence[ZoomEntry],
-    *,
-    photo: "EncodesPhotos",
-    input_size: int,
-    codec: str,
-    source: SourceInfo,
-    overlay: SourceInfo | None,
-    coverage: dict[str, Any],
-    others: Sequence[str],
-) -> Manifest:
-    """Save a local photo encoder into the directory, then write the manifest, which declares it whole.
+def publish(work: Workdir, inputs: Inputs, levels: Sequence[ZoomRows], zooms: Sequence[ZoomEntry]) -> Published:
+    """Complete work/index and rename it to the index's place. `zooms`: the entries of the written shards."""
+    # A zoom above the source's first has no imagery anywhere, which is no problem of any tile.
+    with_imagery = [rows for rows in levels if inputs.sources and rows.zoom >= inputs.sources[0].info.min_zoom]
+    problems = _write_problems(work.index, with_imagery)
+    write_json(work.index / IDENTITY_NAME, read_json(work.identity))
+    manifest = _write_manifest(work.index, inputs, zooms)
+    calibrated = _add_calibration(inputs.request, manifest, work.index)
+    work.publish(overwrite=inputs.request.overwrite)
+    return Published(manifest, problems, calibrated)
 
-    `others` are further files to list, those of them that exist.
-    """
-    described = describe_photo(photo)
-    if getattr(photo, "local", False):
-        photo.save(directory / writer.ENCODERS)  # type: ignore[attr-defined]  # only encoders that came from files have it
-        described |= {"spec": writer.ENCODERS}  # where it lay on this machine means nothing on another
-    return writer.write_manifest(
+
+def _write_manifest(directory: Path, inputs: Inputs, zooms: Sequence[ZoomEntry]) -> Manifest:
+    """Write the manifest, which declares the directory whole; a photo encoder that came from files is saved first."""
+    encoders = inputs.encoders
+    photo = NoEncoder() if encoders is None else encoders.photo
+    described = _saved(directory, photo)
+    return write_manifest(
         directory,
         zooms,
         dim=photo.dim,
-        codec=codec,
+        codec=inputs.codec,
         photo_encoder=described,
-        map_encoders={"input_size": input_size},
-        source=_described(source, overlay),
-        attribution=_attribution(source, overlay),
-        coverage=coverage,
-        other_files=others,
+        map_encoders={} if encoders is None else {"input_size": encoders.maps.input_size},
+        source=_described(inputs.sources),
+        attribution="; ".join(dict.fromkeys(s.info.attribution for s in inputs.sources if s.info.attribution)),
+        coverage=inputs.coverage.geojson,
+        other_files=(IDENTITY_NAME, PROBLEMS_NAME),
     )
 
 
-def fitting_calibration(path: Path | None, manifest: Manifest, directory: Path) -> bool:
-    """Copy a calibration into the index if it was fitted for it; whether it was.
+def _saved(directory: Path, photo: "EncodesPhotos") -> dict[str, Any]:
+    """The photo encoder's description; an encoder from local files is copied into the index."""
+    described = describe_photo(photo)
+    if getattr(photo, "local", False):
+        photo.save(directory / ENCODERS)  # type: ignore[attr-defined]  # only encoders from files are local
+        described |= {"spec": ENCODERS}  # a path of this machine means nothing on another
+    return described
 
-    Raises CalibrationError if the file is damaged; one that was fitted for another index is left where it is.
+
+def _described(sources: Sequence[TileSource | XyzSource]) -> dict[str, Any]:
+    if not sources:
+        return {"identity": "rows only", "name": "rows only"}
+    described = {"identity": " + ".join(s.info.identity for s in sources), "name": sources[0].info.name}
+    return described | ({"overlay": sources[1].info.name} if len(sources) > 1 else {})
+
+
+def _add_calibration(request: BuildRequest, manifest: Manifest, directory: Path) -> bool:
+    """Copy the request's calibration into the index if it was fitted for it; returns whether it was.
+
+    Raises CalibrationError if the file is damaged.
     """
-    if path is None or not path.exists():
+    path = request.calibration
+    if path is None and request.photo_encoder == "builtin" and request.map_encoders is None:
+        path = Path(str(resources.files("indexer.builtin").joinpath(CALIBRATION_NAME)))
+    if path is None or not path.exists() or not manifest.dim:
         return False
     if path.name != CALIBRATION_NAME:
         raise CalibrationError(f"{path} must be named {CALIBRATION_NAME}")
     calibration = Calibration.read(path.parent)
     fingerprint = str(manifest.photo_encoder["fingerprint"])
     zooms = [z.zoom for z in manifest.zooms]
-    fitted_maps = calibration.extra.get("map_encoders")
-    maps = {str(z.zoom): z.encoder for z in manifest.zooms}
     if calibration.k is None or not calibration.fits(calibration.k, zooms, manifest.coverage_hash, fingerprint):
         return False
-    if fitted_maps not in (None, maps):
+    fitted_maps = calibration.extra.get("map_encoders")
+    if fitted_maps not in (None, {str(z.zoom): z.encoder for z in manifest.zooms}):
         return False
     calibration.write(directory)
     return True
 
 
-def _described(source: SourceInfo, overlay: SourceInfo | None) -> dict[str, Any]:
-    if overlay is None:
-        return {"identity": source.identity, "name": source.name}
-    identity = f"{source.identity} + {overlay.identity}"
-    return {"identity": identity, "name": source.name, "overlay": overlay.name}
+def _write_problems(directory: Path, levels: Sequence[ZoomRows]) -> ProblemCounts:
+    """Write problems.jsonl if there are problems."""
+    counts = ProblemCounts()
+
+    def write(path: Path) -> None:
+        with open(path, "w", encoding="utf-8") as stream:
+            for rows in levels:
+                for problem in _problems(rows):
+                    counts.add(problem)
+                    stream.write(json.dumps(problem._asdict()) + "\n")
+
+    path = directory / PROBLEMS_NAME
+    write_atomically(path, write)
+    if not counts.missing + counts.broken:
+        path.unlink()
+    return counts
 
 
-def _attribution(source: SourceInfo, overlay: SourceInfo | None) -> str:
-    lines = [source.attribution, overlay.attribution if overlay else ""]
-    return "; ".join(dict.fromkeys(line for line in lines if line))
+def _problems(rows: ZoomRows) -> Iterator[TileProblem]:
+    """Each problem of a zoom once, in row order; those of tiles outside the coverage last.
+
+    A broken tile is in the problems of every unit whose margins it touches; only the unit of its own row lists it.
+    """
+    outside: set[TileProblem] = set()
+    for number in range(rows.unit_count):
+        unit = rows.original(number)
+        stop = unit.first_row + len(unit.has_imagery)
+        places = [(_row_of(rows, p), p) for p in unit.problems]
+        own = {(row, p) for row, p in places if unit.first_row <= row < stop}
+        outside.update(p for row, p in places if row < 0)
+        broken = {row for row, p in own if p.layer == "source"}
+        missing = [int(r) + unit.first_row for r in np.flatnonzero(~unit.has_imagery)]
+        own |= {(row, _no_imagery(rows, row)) for row in missing if row not in broken}
+        yield from (p for _, p in sorted(own))
+    yield from sorted(outside)
+
+
+def _row_of(rows: ZoomRows, problem: TileProblem) -> int:
+    """The row of a tile, or -1 if it is only a row's neighbour."""
+    code = np.uint64(code_of_tile(Tile(problem.x, problem.y, problem.z)))
+    row = int(np.searchsorted(rows.codes, code))
+    return row if row < len(rows.codes) and rows.codes[row] == code else -1
+
+
+def _no_imagery(rows: ZoomRows, row: int) -> TileProblem:
+    tile = tile_of_code(int(rows.codes[row]), rows.zoom)
+    return TileProblem(tile.z, tile.x, tile.y, "source", NO_IMAGERY)

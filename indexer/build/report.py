@@ -1,34 +1,40 @@
-"""Figures of plans, fetches and builds in words, for people. Knows units, not where figures come from."""
+"""Words and JSON for people: cost estimates, fetches, builds, and what is in an index.
 
+Reads an index's manifest and calibration, no vectors. It does not know where the figures of a report come from.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from indexer.build.estimate import Plan
-from indexer.build.problems import PROBLEMS_NAME
 from indexer.build.request import BuildReport
+from retrieval.index.calibration import Calibration
+from retrieval.index.manifest import FORMAT_VERSION, Manifest
 
-__all__ = ["fetch_in_words", "plan_in_words", "report_in_words"]
+__all__ = ["describe_index", "fetch_in_words", "index_in_words", "plan_in_words", "report_in_words"]
 
 
-def plan_in_words(made: Plan) -> list[str]:
-    """A plan as a table and what it adds up to."""
-    lines = list(made.notes)
+def plan_in_words(plan: Plan) -> list[str]:
+    """A cost estimate as a table and its sums."""
+    lines = list(plan.notes)
     lines.append(f"{'zoom':>4}{'rows':>16}{'margin':>14}{'to fetch':>16}")
-    lines += [f"{z.zoom:>4}{z.rows:>16,}{z.margin:>14,}{z.to_fetch:>16,}" for z in made.zooms]
-    if made.overlay_to_fetch:
-        lines.append(f"and {made.overlay_to_fetch:,} tiles of the overlay to fetch")
-    if made.fetch_rate is not None and made.fetch_hours is not None:
-        size = f"{made.tile_bytes.value:,.0f} bytes a tile ({made.tile_bytes.origin})"
-        rate = f"{made.fetch_rate.value:g} a second ({made.fetch_rate.origin})"
-        lines.append(f"fetch   {_bytes(made.fetch_bytes)} at {size}; {_hours(made.fetch_hours)} at {rate}")
-    if made.embed_rate is not None and made.embed_hours is not None:
-        rate = f"{made.embed_rate.value:,.4g} tiles a second ({made.embed_rate.origin})"
-        lines.append(f"embed   {_hours(made.embed_hours)} at {rate}")
-    lines.append(f"disk    {_bytes(made.index_bytes)} for the index, {_bytes(made.work_bytes)} while it is made")
+    lines += [f"{z.zoom:>4}{z.rows:>16,}{z.margin:>14,}{z.to_fetch:>16,}" for z in plan.zooms]
+    if plan.overlay_to_fetch:
+        lines.append(f"and {plan.overlay_to_fetch:,} tiles of the overlay to fetch")
+    if plan.fetch_rate is not None and plan.fetch_hours is not None:
+        size = f"{plan.tile_bytes.value:,.0f} bytes a tile ({plan.tile_bytes.origin})"
+        rate = f"{plan.fetch_rate.value:g} a second ({plan.fetch_rate.origin})"
+        lines.append(f"fetch   {_bytes(plan.fetch_bytes)} at {size}; {_hours(plan.fetch_hours)} at {rate}")
+    if plan.embed_rate is not None and plan.embed_hours is not None:
+        rate = f"{plan.embed_rate.value:,.4g} tiles a second ({plan.embed_rate.origin})"
+        lines.append(f"embed   {_hours(plan.embed_hours)} at {rate}")
+    lines.append(f"disk    {_bytes(plan.index_bytes)} for the index, {_bytes(plan.work_bytes)} while it is built")
     return lines
 
 
 def fetch_in_words(summary: dict[str, Any]) -> str:
-    """A fetch's summary, in a line."""
+    """The summary of a fetch in one line."""
     parts = [f"{summary[k]:,} {k}" for k in ("kept", "known", "absent", "failed")]
     reasons = "".join(f"; {n:,} x {reason}" for reason, n in summary["reasons"].items())
     where = f" ({summary['cache']})" if "cache" in summary else ""
@@ -36,10 +42,10 @@ def fetch_in_words(summary: dict[str, Any]) -> str:
 
 
 def report_in_words(report: BuildReport) -> list[str]:
-    """What came of a build."""
+    """The report of a build, one line each."""
     rows = ", ".join(f"z{z} {n:,}" for z, n in report.rows.items())
     if report.already:
-        return [f"{report.out} is there already, made with the same arguments ({rows} tiles)"]
+        return [f"{report.out} is there already, built with the same arguments ({rows} tiles)"]
     lines = [fetch_in_words(f) for f in report.fetches]
     problems = report.problems
     if problems.missing or problems.broken:
@@ -47,16 +53,85 @@ def report_in_words(report: BuildReport) -> list[str]:
         where = f"{first.z}/{first.x}/{first.y} ({first.layer}: {first.reason})"
         lines.append(
             f"{problems.missing:,} tiles without imagery and {problems.broken:,} broken ones, e.g. {where}; "
-            f"all of them in {report.out / PROBLEMS_NAME}"
+            f"all of them are in {report.out / 'problems.jsonl'}"
         )
     inferred = sum(report.inferred.values())
     means = f", {inferred:,} of them means of their children" if inferred else ""
     lines.append(f"{report.out}: {rows} tiles, {sum(report.vectors.values()):,} vectors{means}")
     if not any(report.vectors.values()):
-        lines.append(f"rows only, in {report.seconds:.0f} s: ask it with a prior; index {report.index_id[:12]}")
+        lines.append(f"rows only, in {report.seconds:.0f} s: it needs a prior to answer; index {report.index_id[:12]}")
         return lines
     lines.append(f"{report.encoded:,} pictures encoded in {report.seconds:.0f} s; index {report.index_id[:12]}")
     return lines
+
+
+def describe_index(directory: Path) -> dict[str, Any]:
+    """The facts about an index as plain JSON values. Raises IndexFormatError kinds and CalibrationError."""
+    manifest = Manifest.read(directory)
+    manifest.check_files(directory)
+    calibration = Calibration.read(directory)
+    zooms = [
+        {
+            "zoom": z.zoom,
+            "rows": z.rows,
+            "vectors": z.vectors,
+            "inferred": z.inferred,
+            "shards": len(z.shards),
+            "context": z.context,
+            "encoder": z.encoder,
+        }
+        for z in manifest.zooms
+    ]
+    return {
+        "id": manifest.id,
+        "format_version": FORMAT_VERSION,
+        "calibration_id": calibration.id,
+        "calibrated_at_k": calibration.k,
+        "prior": manifest.prior,
+        "priors": [_prior(directory, name, about) for name, about in manifest.priors.items()],
+        "dim": manifest.dim,
+        "codec": manifest.codec,
+        "zooms": zooms,
+        "photo_encoder": dict(manifest.photo_encoder),
+        "source": dict(manifest.source),
+        "attribution": manifest.attribution,
+        "coverage": dict(manifest.coverage),
+        "files": len(manifest.files),
+        "bytes": sum(f.bytes for f in manifest.files),
+    }
+
+
+def index_in_words(facts: dict[str, Any]) -> list[str]:
+    """The facts of `describe_index`, one line each."""
+    source = facts["source"]["name"] + (f" under {facts['source']['overlay']}" if "overlay" in facts["source"] else "")
+    calibration = facts["calibration_id"]
+    fitted = f"{calibration[:12]}, fitted at k = {facts['calibrated_at_k']}" if calibration else "none"
+    lines = [
+        f"index        {facts['id']}",
+        f"source       {source}",
+        f"attribution  {facts['attribution'] or '-'}",
+        f"photos by    {facts['photo_encoder'].get('name')} ({facts['photo_encoder']['fingerprint'][:12]})",
+        f"calibration  {fitted}",
+        f"priors       {'; '.join(_prior_in_words(p, facts['prior']) for p in facts['priors']) or 'none'}",
+        f"vectors      {facts['dim']} x {facts['codec']}" if facts["dim"] else "vectors      none: a prior answers",
+        f"size         {facts['bytes']:,} bytes in {facts['files']} files",
+        "zoom         rows      vectors     inferred  shards  margin",
+    ]
+    for z in facts["zooms"]:
+        counts = f"{z['rows']:>13,}{z['vectors']:>13,}{z['inferred']:>13,}{z['shards']:>8}{z['context']:>8g}"
+        lines.append(f"{z['zoom']:>4}{counts}")
+    return lines
+
+
+def _prior(directory: Path, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    fitted = Calibration.read(directory, name)
+    return {"name": name, **about, "calibration_id": fitted.id, "calibrated_at_k": fitted.k}
+
+
+def _prior_in_words(prior: dict[str, Any], default: str | None) -> str:
+    use = "default" if prior["name"] == default else "on request"
+    fitted = f"fitted at k = {prior['calibrated_at_k']}" if prior["calibration_id"] else "not fitted"
+    return f"{prior['name']} ({use}, {fitted})"
 
 
 def _bytes(n: float) -> str:

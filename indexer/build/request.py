@@ -1,17 +1,17 @@
-"""One index as asked for, how it is coming along, and what came of it: plain data, nothing that acts."""
+"""A build as plain data: what to build, and what came of it. Loads no encoder and no FAISS."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from indexer.build.area import Area
-from indexer.build.problems import ProblemCounts
+from indexer.build.decode import NO_IMAGERY, TileProblem
 from tile_cache.fetch.settings import FetchSettings
 
 if TYPE_CHECKING:  # loads torch
     from retrieval.encoders.open_clip import EncodesPhotos, EncodesTiles
 
-__all__ = ["SHARD_ROWS", "UNIT_ROWS", "BuildReport", "BuildRequest", "Encoders", "RowsRequest"]
+__all__ = ["SHARD_ROWS", "UNIT_ROWS", "BuildReport", "BuildRequest", "Encoders", "ProblemCounts", "TileRequest"]
 
 UNIT_ROWS = 1024
 """Rows of one unit of embedding work."""
@@ -19,43 +19,53 @@ UNIT_ROWS = 1024
 SHARD_ROWS = 262_144
 """Rows of one shard at most."""
 
-
-@dataclass(frozen=True)
-class BuildRequest:
-    """One index, as asked for. `source` and `overlay` are what `open_source` takes; `cache` a file or folder for tiles.
-
-    `calibration` is a calibration.json that goes into the index if it was fitted for what comes out. Rows a unit and
-    rows a shard decide the bytes of an index, like everything here but `cache`, `fetch`, `device` and `threads`.
-    """
-
-    source: str
-    out: Path
-    zooms: tuple[int, ...]
-    area: Area = field(default_factory=Area)
-    overlay: str | None = None
-    photo_encoder: str = "builtin"
-    map_encoders: Path | None = None
-    device: str = "auto"
-    codec: str = "fp16"
-    cache: Path | None = None
-    fetch: FetchSettings = field(default_factory=FetchSettings)
-    overwrite: bool = False
-    calibration: Path | None = None
-    unit_rows: int = UNIT_ROWS
-    shard_rows: int = SHARD_ROWS
-    threads: int | None = None
+_EXAMPLES = 10  # problems that a report quotes
 
 
-@dataclass(frozen=True)
-class RowsRequest:
-    """One index of rows, as asked for. `source`: one that knows where land is, which may thin the coverage; or None."""
+@dataclass(frozen=True, kw_only=True)
+class TileRequest:
+    """Tiles of a source and the encoders that they are for: what planning, fetching and building have in common."""
 
-    out: Path
-    zooms: tuple[int, ...]
-    area: Area = field(default_factory=Area)
     source: str | None = None
+    """Where tiles come from: bluemarble, a folder, an .mbtiles file, a URL template or a name of xyzservices."""
+    overlay: str | None = None
+    """A second source, drawn over the first: labels, borders."""
+    zooms: tuple[int, ...]
+    """Zoom levels, ascending."""
+    area: Area = field(default_factory=Area)
+    """The area to cover."""
+    cache: Path | None = None
+    """File (.mbtiles) or folder for fetched tiles; by default in your cache folder."""
+    photo_encoder: str = "builtin"
+    """builtin, MODEL:TAG, MODEL:FILE, hf-hub:NAME or a folder."""
+    map_encoders: Path | None = None
+    """A folder that `tilebeam train` wrote; without it, the photo encoder embeds tiles, too."""
+    codec: str = "fp16"
+    """Number format of stored vectors: fp16 or fp32."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest(TileRequest):
+    """One index. Every field but `cache`, `device`, `fetch`, `overwrite` and `threads` decides the index's bytes."""
+
+    out: Path
+    """The index directory to create."""
+    fetch: FetchSettings = field(default_factory=FetchSettings)
+    """How to fetch from servers."""
     overwrite: bool = False
+    """Replace another index at --out."""
+    rows_only: bool = False
+    """Write tiles without vectors, in seconds; a prior then answers. Needs --source only for --land."""
+    calibration: Path | None = None
+    """A calibration.json to add if it was fitted for this index; by default the built-in encoders' own."""
+    unit_rows: int = UNIT_ROWS
+    """Rows of one unit of embedding work."""
     shard_rows: int = SHARD_ROWS
+    """Rows of one shard at most."""
+    threads: int | None = None
+    """Threads that decode and compose tiles; by default one for each core."""
 
 
 class Encoders(NamedTuple):
@@ -66,8 +76,30 @@ class Encoders(NamedTuple):
 
 
 @dataclass
+class ProblemCounts:
+    """`missing`: rows without imagery; `broken`: tiles of source or overlay that exist but are not images."""
+
+    missing: int = 0
+    broken: int = 0
+    examples: list[TileProblem] = field(default_factory=list)
+
+    def add(self, problem: TileProblem) -> None:
+        """Count a problem, and keep it as an example if it is among the first."""
+        if problem.reason == NO_IMAGERY:
+            self.missing += 1
+        else:
+            self.broken += 1
+        if len(self.examples) < _EXAMPLES:
+            self.examples.append(problem)
+
+
+@dataclass
 class BuildReport:
-    """What came of it. `rows`, `vectors`, `inferred` per zoom; `encoded` pictures, `kept` rows found from before."""
+    """The result of a build. `rows`, `vectors` and `inferred` (means of children) are per zoom.
+
+    `already`: the index existed; `encoded`: distinct pictures encoded; `kept`: rows embedded by an earlier attempt;
+    `fetches`: a summary for each server.
+    """
 
     out: Path
     index_id: str
@@ -83,6 +115,6 @@ class BuildReport:
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values."""
+        """The report as plain JSON values."""
         examples = [p._asdict() for p in self.problems.examples]
         return asdict(self) | {"out": str(self.out), "problems": asdict(self.problems) | {"examples": examples}}

@@ -1,31 +1,33 @@
-"""From units to shards: means for rows without imagery, shards cut where parents end, the same bytes every time.
+"""From units to shards: means for rows without imagery, and shards cut where parents end; always the same bytes.
 
-Rows of a zoom are numbered in Morton order over the whole zoom. Memory is bounded by a shard, whatever the zoom holds.
-It knows nothing of sources and encoders.
+Memory is bounded by a shard, whatever the zoom holds. The module knows nothing of sources and encoders.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from indexer.build.rows import ZoomRows
-from indexer.build.units import Unit, unit_path, write_unit
-from indexer.errors import BuildError
-from retrieval.index.manifest import ShardEntry
-from retrieval.index.shards import CODECS
+from indexer.build.inputs import Inputs
+from indexer.build.units import Unit, ZoomRows, unit_path, write_unit
+from indexer.build.workdir import Workdir
+from indexer.progress import OnProgress, Progress
+from retrieval.encoders.no_encoder import NO_ENCODER
+from retrieval.index.manifest import ShardEntry, ZoomEntry
 from retrieval.index.writer import write_shard
 from tile_cache.addressing import parents_of_codes
 
-__all__ = ["Cut", "cut_shards", "fill_from_children", "parent_rows", "write_zoom"]
+__all__ = ["Cut", "cut_shards", "fill_from_children", "shard"]
 
 Codes = NDArray[np.uint64]
 
 
 class Cut(NamedTuple):
-    """One shard: rows [first_row, first_row + rows), all children of parents [first_parent, first_parent + parents)."""
+    """One shard: rows [first_row, first_row + rows), the children of parents [first_parent, first_parent + parents)."""
 
     first_row: int
     rows: int
@@ -33,10 +35,28 @@ class Cut(NamedTuple):
     parents: int
 
 
+def shard(work: Workdir, inputs: Inputs, levels: Sequence[ZoomRows], on_progress: OnProgress) -> list[ZoomEntry]:
+    """Fill rows without imagery from the deepest zoom up, then write every zoom's shards into work/index.
+
+    Both start afresh each time: they are quick and follow from the units. Returns the manifest's entries.
+    """
+    for folder in (work.filled, work.index):
+        shutil.rmtree(folder, ignore_errors=True)
+    work.index.mkdir()
+    inferred = dict.fromkeys((rows.zoom for rows in levels), 0)
+    if inputs.encoders is not None:
+        for rows, below in zip(levels[-2::-1], levels[:0:-1], strict=True):
+            inferred[rows.zoom] = fill_from_children(rows, below, inputs.dtype)
+    return [
+        _zoom(work.index, inputs, rows, above, inferred[rows.zoom], on_progress)
+        for rows, above in zip(levels, [None, *levels[:-1]], strict=True)
+    ]
+
+
 def fill_from_children(rows: ZoomRows, below: ZoomRows, dtype: str) -> int:
     """Give rows without imagery the normalised mean of their children's vectors; returns how many got one.
 
-    `below` must be filled already. Units without such rows are left alone.
+    `below`, the next finer zoom, must be filled already. Units without such rows are left as they are.
     """
     count = 0
     for number in range(rows.unit_count):
@@ -50,8 +70,8 @@ def fill_from_children(rows: ZoomRows, below: ZoomRows, dtype: str) -> int:
     return count
 
 
-def cut_shards(codes: Codes, parents: Codes | None, step: int, most: int) -> Iterator[Cut]:
-    """Shards of at most `most` rows and parents, cut where a parent's children end (one parent may have more).
+def cut_shards(codes: Codes, parents: Codes | None, step: int, limit: int) -> Iterator[Cut]:
+    """Shards of at most `limit` rows and parents, cut where a parent's children end (one parent may have more).
 
     `codes`: (n,) uint64 ascending; `parents`: (m,) uint64, the rows `step` zooms up; None at the first zoom.
     """
@@ -60,49 +80,54 @@ def cut_shards(codes: Codes, parents: Codes | None, step: int, most: int) -> Ite
         return
     row = parent = 0
     while parent < len(parents):
-        last = _last_parent(codes, parents, step, row, parent, most)
+        last = _last_parent(codes, parents, step, row, parent, limit)
         stop = _children_start(codes, parents, step, last)
         yield Cut(row, stop - row, parent, last - parent)
         row, parent = stop, last
 
 
-def write_zoom(
-    directory: Path, rows: ZoomRows, above: ZoomRows | None, *, codec: str, most: int
-) -> Iterator[ShardEntry]:
-    """Write a zoom's shards one after another."""
+def _zoom(
+    directory: Path, inputs: Inputs, rows: ZoomRows, above: ZoomRows | None, inferred: int, on_progress: OnProgress
+) -> ZoomEntry:
+    """Write a zoom's shards one after another; `above`: the rows of the next coarser zoom."""
     step = 0 if above is None else rows.zoom - above.zoom
     parents = None if above is None else above.codes
-    for number, cut in enumerate(cut_shards(rows.codes, parents, step, most)):
-        codes = np.asarray(rows.codes[cut.first_row : cut.first_row + cut.rows])
-        has_vector, vectors = _vectors(rows, cut)
-        yield write_shard(
-            directory,
-            rows.zoom,
-            number,
-            codes,
-            vectors,
-            has_vector,
-            parents=parent_rows(codes, parents, step, cut),
-            first_row=cut.first_row,
-            first_parent=cut.first_parent,
-            parent_count=cut.parents,
-            codec=codec,
-        )
+    shards: list[ShardEntry] = []
+    for number, cut in enumerate(cut_shards(rows.codes, parents, step, inputs.request.shard_rows)):
+        shards.append(_write(directory, inputs, rows, number, cut, parents, step))
+        on_progress(Progress("write", f"Writing zoom {rows.zoom}", cut.first_row + cut.rows, len(rows.codes)))
+    if inputs.encoders is None:
+        return ZoomEntry(rows.zoom, tuple(shards), NO_ENCODER)
+    maps = inputs.encoders.maps
+    return ZoomEntry(rows.zoom, tuple(shards), maps.fingerprint(rows.zoom), maps.context(rows.zoom), inferred)
 
 
-def parent_rows(codes: Codes, parents: Codes | None, step: int, cut: Cut) -> NDArray[np.int64]:
-    """The row of the zoom above that each of a shard's tiles lies in, (n,); zeros at the first zoom."""
+def _write(
+    directory: Path, inputs: Inputs, rows: ZoomRows, number: int, cut: Cut, parents: Codes | None, step: int
+) -> ShardEntry:
+    codes = np.asarray(rows.codes[cut.first_row : cut.first_row + cut.rows])
+    has_vector, vectors = (None, None) if inputs.encoders is None else _vectors(rows, cut)
+    return write_shard(
+        directory,
+        rows.zoom,
+        number,
+        codes,
+        vectors,
+        has_vector,
+        parents=_parent_rows(codes, parents, step, cut),
+        first_row=cut.first_row,
+        first_parent=cut.first_parent,
+        parent_count=cut.parents,
+        codec=inputs.codec,
+    )
+
+
+def _parent_rows(codes: Codes, parents: Codes | None, step: int, cut: Cut) -> NDArray[np.int64]:
+    """The parent's row, in the zoom above, of each of a shard's tiles, (n,) int64; zeros at the first zoom."""
     if parents is None:
         return np.zeros(len(codes), dtype=np.int64)
     span = np.asarray(parents[cut.first_parent : cut.first_parent + cut.parents])
     return np.searchsorted(span, parents_of_codes(codes, step)).astype(np.int64) + cut.first_parent
-
-
-def stored_dtype(codec: str) -> str:
-    """The type that a codec's vectors are kept in between embedding and shards."""
-    if codec not in CODECS:
-        raise BuildError(f"codec {codec!r} is none of {', '.join(CODECS)}")
-    return CODECS[codec].str
 
 
 def _filled(unit: Unit, rows: ZoomRows, below: ZoomRows, dtype: str) -> tuple[Unit, int]:
@@ -119,12 +144,11 @@ def _filled(unit: Unit, rows: ZoomRows, below: ZoomRows, dtype: str) -> tuple[Un
         if mean is not None:
             table[hole], has_vector[hole] = mean, True
     means = int(np.count_nonzero(has_vector)) - len(unit.vectors)
-    whole = Unit(unit.zoom, unit.first_row, has_vector, table[has_vector], unit.encoded, unit.codes_hash, unit.problems)
-    return whole, means
+    return replace(unit, has_imagery=has_vector, vectors=table[has_vector]), means
 
 
 def _mean(below: ZoomRows, start: int, stop: int) -> NDArray[np.float64] | None:
-    """The normalised mean of what rows [start, stop) have; None where that is nothing, or no direction."""
+    """The normalised mean of the vectors of rows [start, stop); None if they have none, or if they cancel out."""
     if stop <= start:
         return None
     _, vectors = below.gather(start, stop)
@@ -140,18 +164,18 @@ def _vectors(rows: ZoomRows, cut: Cut) -> tuple[NDArray[np.bool_], NDArray[np.fl
 
 
 def _children_start(codes: Codes, parents: Codes, step: int, parent: int) -> int:
-    """The row at which the children of a parent begin; the number of rows for the one after the last."""
+    """The row at which the children of a parent begin; the number of rows for a parent after the last."""
     if parent >= len(parents):
         return len(codes)
     return int(np.searchsorted(codes, np.asarray(parents[parent]) << np.uint64(2 * step)))
 
 
-def _last_parent(codes: Codes, parents: Codes, step: int, row: int, parent: int, most: int) -> int:
-    """The last end, found by halving, at which a shard that starts at `parent` keeps within `most`."""
-    low, high = parent + 1, min(len(parents), parent + most)
+def _last_parent(codes: Codes, parents: Codes, step: int, row: int, parent: int, limit: int) -> int:
+    """The last end, as a parent, at which a shard from `row` and `parent` keeps within `limit`; found by bisection."""
+    low, high = parent + 1, min(len(parents), parent + limit)
     while low < high:
         middle = (low + high + 1) // 2
-        if _children_start(codes, parents, step, middle) - row <= most:
+        if _children_start(codes, parents, step, middle) - row <= limit:
             low = middle
         else:
             high = middle - 1

@@ -1,24 +1,34 @@
-"""Units of work on disk: the vectors of a fixed run of rows, whole or absent.
+"""Rows of a build on disk: the codes of a zoom, and units, the vectors of a fixed run of its rows.
 
-A unit file is a magic, the SHA-256 of all that follows, the length of a JSON header, the header, and the body: one bit
-a row for "has imagery", then the vectors of the rows that do, as the index will store them. A file that is cut, padded
-or flipped anywhere is not whole and is made again. It knows nothing of encoders and of how rows are chosen.
+Rows are numbered in Morton order over the whole zoom. A unit file is whole or absent. It is a magic, the SHA-256 of
+all that follows, the length of a JSON header, the header, and the body: one bit a row for "has imagery", then the
+vectors of the rows that have it, as the index will store them. A file that is cut, padded or flipped anywhere is not
+whole and is made again. The module knows nothing of encoders.
 """
 
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from indexer.build.coverage import Coverage
 from indexer.build.decode import TileProblem
+from indexer.build.workdir import Workdir
+from indexer.errors import BuildError
 from retrieval.files import write_atomically
 
-__all__ = ["Unit", "read_unit", "unit_path", "write_unit"]
+__all__ = ["Unit", "ZoomRows", "cover", "hash_codes", "read_unit", "unit_path", "write_unit"]
+
+Codes = NDArray[np.uint64]
+Flags = NDArray[np.bool_]
+Vectors = NDArray[np.floating[Any]]
 
 _MAGIC = b"TILEBEAM-UNIT-1\n"
 _HEAD = struct.Struct("<16s32sQ")  # magic, SHA-256 of what follows it, length of the header
@@ -28,52 +38,116 @@ _HEAD = struct.Struct("<16s32sQ")  # magic, SHA-256 of what follows it, length o
 class Unit:
     """Rows [first_row, first_row + len(has_imagery)) of a zoom.
 
-    `has_imagery`: (n,) bool; `vectors`: (m, d) float16 or float32, those of the rows that have imagery, in order;
-    `encoded`: distinct pictures among them; `codes_hash`: SHA-256 of the rows' codes, so that a unit fits its rows.
+    `has_imagery`: (n,) bool; `vectors`: (m, d) float16 or float32, those of the rows with imagery, in order;
+    `encoded`: distinct pictures among them; `codes_hash`: SHA-256 of the rows' codes, by which a unit fits its rows.
     """
 
     zoom: int
     first_row: int
-    has_imagery: NDArray[np.bool_]
-    vectors: NDArray[np.floating[Any]]
+    has_imagery: Flags
+    vectors: Vectors
     encoded: int
     codes_hash: str
     problems: tuple[TileProblem, ...] = ()
 
 
+class ZoomRows:
+    """The rows of one zoom: `codes`, (n,) uint64 ascending, perhaps memory-mapped, and their vectors in unit files.
+
+    A unit in the folder `filled` replaces the one in `units`: there, rows without imagery have their children's mean.
+    """
+
+    def __init__(self, zoom: int, codes: Codes, units: Path, filled: Path, unit_rows: int) -> None:
+        self.zoom, self.codes, self.unit_rows = zoom, codes, unit_rows
+        self.units, self.filled = units, filled
+        # Parents and shards read neighbouring rows many times.
+        self._cached = lru_cache(maxsize=8)(self.unit)
+
+    @property
+    def unit_count(self) -> int:
+        """Units of this zoom."""
+        return -(-len(self.codes) // self.unit_rows)
+
+    def unit_codes(self, number: int) -> Codes:
+        """The codes of a unit's rows, in memory."""
+        return np.asarray(self.codes[number * self.unit_rows : (number + 1) * self.unit_rows])
+
+    def embedded(self, number: int) -> Unit | None:
+        """A unit as it was embedded, or None if it is missing, not whole, or made for other rows."""
+        unit = read_unit(unit_path(self.units, self.zoom, number))
+        return unit if unit is not None and unit.codes_hash == hash_codes(self.unit_codes(number)) else None
+
+    def original(self, number: int) -> Unit:
+        """A unit as it was embedded. Raises BuildError if it is not whole."""
+        unit = self.embedded(number)
+        if unit is None:
+            path = unit_path(self.units, self.zoom, number)
+            raise BuildError(f"{path} is damaged or missing: run the same command again to make it again")
+        return unit
+
+    def unit(self, number: int) -> Unit:
+        """A unit with its means, if it has been filled. Raises BuildError if it is not whole."""
+        return read_unit(unit_path(self.filled, self.zoom, number)) or self.original(number)
+
+    def gather(self, start: int, stop: int) -> tuple[Flags, Vectors]:
+        """Rows [start, stop): which have a vector, (n,) bool, and those vectors, (m, d)."""
+        flags, vectors = [], []
+        for number in range(start // self.unit_rows, -(-stop // self.unit_rows)):
+            unit, first = self._cached(number), number * self.unit_rows
+            low, high = max(start - first, 0), min(stop - first, len(unit.has_imagery))
+            before = int(np.count_nonzero(unit.has_imagery[:low]))
+            has_vector = unit.has_imagery[low:high]
+            flags.append(has_vector)
+            vectors.append(unit.vectors[before : before + int(np.count_nonzero(has_vector))])
+        return np.concatenate(flags), np.concatenate(vectors)
+
+
+def cover(work: Workdir, coverage: Coverage, counts: Mapping[int, int], unit_rows: int) -> list[ZoomRows]:
+    """The rows of every zoom. Their codes are written to disk, so that no zoom needs to fit into memory.
+
+    `counts`: tiles of each zoom, as `coverage.counts()` gives them.
+    """
+    work.rows.mkdir(exist_ok=True)
+    levels = []
+    for zoom in coverage.zooms:
+        codes = _stored_codes(work.rows / f"z{zoom:02d}.npy", coverage, zoom, counts[zoom])
+        levels.append(ZoomRows(zoom, codes, work.units, work.filled, unit_rows))
+    return levels
+
+
 def unit_path(directory: Path, zoom: int, number: int) -> Path:
-    """Where a unit lies; at most a thousand share a folder."""
+    """The file of a unit; at most a thousand share a folder."""
     return directory / f"z{zoom:02d}" / f"{number // 1000:06d}" / f"{number:09d}.unit"
 
 
-def hash_codes(codes: NDArray[np.uint64]) -> str:
+def hash_codes(codes: Codes) -> str:
     """SHA-256 of Morton codes, little-endian."""
     return hashlib.sha256(np.ascontiguousarray(codes, dtype="<u8").tobytes()).hexdigest()
 
 
 def write_unit(path: Path, unit: Unit) -> None:
-    """Commit a unit: flushed to disk, then renamed. The same unit gives the same bytes."""
-    kept = np.ascontiguousarray(unit.vectors, dtype=unit.vectors.dtype.newbyteorder("<"))
+    """Write a unit: flushed to disk, then renamed. The same unit gives the same bytes."""
+    vectors = np.ascontiguousarray(unit.vectors, dtype=unit.vectors.dtype.newbyteorder("<"))
     header = json.dumps(
         {
             "zoom": unit.zoom,
             "first_row": unit.first_row,
             "rows": len(unit.has_imagery),
-            "vectors": list(kept.shape),
-            "dtype": kept.dtype.str,
+            "vectors": list(vectors.shape),
+            "dtype": vectors.dtype.str,
             "encoded": unit.encoded,
             "codes": unit.codes_hash,
             "problems": unit.problems,
         }
     ).encode()
-    rest = struct.pack("<Q", len(header)) + header + np.packbits(unit.has_imagery).tobytes() + kept.tobytes()
-    digest = hashlib.sha256(rest).digest()
+    rest = struct.pack("<Q", len(header)) + header + np.packbits(unit.has_imagery).tobytes() + vectors.tobytes()
+    data = _MAGIC + hashlib.sha256(rest).digest() + rest
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda temporary: _write(temporary, _MAGIC + digest + rest))
+    write_atomically(path, lambda temporary: _write(temporary, data))
 
 
 def read_unit(path: Path) -> Unit | None:
-    """The unit in a file, or None where there is none or it is not whole."""
+    """The unit in a file, or None if the file is missing or not whole."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -104,3 +178,30 @@ def _parsed(header: dict[str, Any], data: bytes, start: int) -> Unit:
 
 def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
+
+
+def _stored_codes(path: Path, coverage: Coverage, zoom: int, count: int) -> Codes:
+    """The covered codes of a zoom, (count,) uint64, memory-mapped; the file is written unless it is whole."""
+    codes = _load_codes(path, count)
+    if codes is None:
+        write_atomically(path, lambda temporary: _write_codes(temporary, coverage, zoom, count))
+        codes = _load_codes(path, count)
+    if codes is None:
+        raise BuildError(f"{path} does not hold the {count:,} codes just written: is the disk failing?")
+    return codes
+
+
+def _load_codes(path: Path, count: int) -> Codes | None:
+    try:
+        codes = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return codes if codes.dtype == np.uint64 and codes.shape == (count,) else None
+
+
+def _write_codes(path: Path, coverage: Coverage, zoom: int, count: int) -> None:
+    """An .npy file of known length, written as the codes stream by."""
+    with open(path, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<u8", "fortran_order": False, "shape": (count,)})
+        for codes in coverage.chunks(zoom):
+            stream.write(codes.astype("<u8").tobytes())

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what they read as. Knows Typer and plain data; loads no engine."""
+"""Options that several commands share, and the values that they stand for. Loads no heavy library."""
 
 import os
 from pathlib import Path
@@ -7,13 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from indexer.build.area import Area
-from indexer.cli.options import Fields
+from indexer.cli.options import Fields, flag
 from indexer.photos.read import ReadOptions
-from tile_cache.fetch.settings import FetchSettings
+from tile_cache.fetch.settings import CONTACT_VARIABLE, FetchSettings
 
 __all__ = [
+    "FETCHING",
     "PHOTOS_PANEL",
-    "SOURCE",
+    "ZOOMS",
     "AsJson",
     "Bbox",
     "Bootstrap",
@@ -43,8 +44,10 @@ __all__ = [
     "Split",
     "World",
     "Zooms",
+    "area_from_options",
     "area_of",
     "fetch_settings",
+    "fetching",
     "zooms_of",
 ]
 
@@ -103,6 +106,36 @@ Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn: photos under -
 Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples for the 95% intervals; 0: none.")]
 
 
+def zooms_of(text: str) -> tuple[int, ...]:
+    """`4,6,8` as numbers."""
+    try:
+        return tuple(int(zoom) for zoom in text.split(","))
+    except ValueError as exc:
+        raise typer.BadParameter(f"zooms {text!r} are not whole numbers with commas, such as 4,6,8") from exc
+
+
+ZOOMS = flag(parser=zooms_of, metavar="4,6,8")
+
+
+def area_from_options(world: World = False, *, area: Annotated[Area, Fields(bbox=flag(metavar="W S E N"))]) -> Area:
+    """The area that --world, --bbox or --geojson give; exactly one of them is required."""
+    if (int(world) + (area.bbox is not None) + (area.geojson is not None)) != 1:
+        raise typer.BadParameter("give exactly one of --world, --bbox W S E N and --geojson FILE")
+    return area
+
+
+def fetching(*more: str) -> Any:
+    """Fetch settings from --rate, --concurrency and --contact, and from `more` fields of FetchSettings."""
+    contact = flag(parser=str.strip, envvar=CONTACT_VARIABLE)
+    return Annotated[
+        FetchSettings,
+        Fields("rate_per_s", "concurrency", "contact", *more, rate_per_s=flag("--rate"), contact=contact),
+    ]
+
+
+FETCHING = fetching()
+
+
 def area_of(
     world: bool,
     bbox: tuple[float, float, float, float] | None,
@@ -114,14 +147,6 @@ def area_of(
     if (int(world) + (bbox is not None) + (geojson is not None)) != 1:
         raise typer.BadParameter("give exactly one of --world, --bbox W S E N and --geojson FILE")
     return Area(bbox, geojson, deep_geojson, land)
-
-
-def zooms_of(text: str) -> tuple[int, ...]:
-    """`4,6,8` as numbers."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as exc:
-        raise typer.BadParameter(f"zooms {text!r} are no whole numbers with commas, such as 4,6,8") from exc
 
 
 def fetch_settings(rate: float | None, concurrency: int | None, contact: str | None, refresh: bool) -> FetchSettings:

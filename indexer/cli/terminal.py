@@ -1,9 +1,9 @@
-"""What people see while an index is made: bars on a terminal, plain words elsewhere, all of it on standard error."""
+"""Output for people and exit codes: progress bars on a terminal, plain lines elsewhere, all on standard error."""
 
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -16,18 +16,17 @@ from indexer.errors import CoverageError, IndexerError
 from indexer.progress import Progress
 from retrieval.errors import RegionError, RetrievalError
 from tile_cache.errors import TileCacheError
-from tile_cache.fetch.settings import FetchReport
 
 __all__ = ["Bars", "ending_well", "say"]
 
 
 def say(text: str) -> None:
-    """A line for people."""
+    """Print a line for people."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Bars:
-    """Takes Progress and shows a bar for each thing under way, or a line where there is no terminal."""
+    """Shows each step of a job as a bar, or as one line for each bar if standard error is not a terminal."""
 
     def __init__(self) -> None:
         self._progress = rich_progress.Progress(
@@ -54,20 +53,16 @@ class Bars:
             return
         if progress.text not in self._tasks:
             self._tasks[progress.text] = self._progress.add_task(progress.text, total=progress.total)
-            if self._progress.disable:  # a container's log: one line a stage, so that it does not look hung
+            if self._progress.disable:  # a container's log: one line for each bar, so that the job does not look hung
                 say(f"{progress.text}: {progress.total:,}")
         self._progress.update(self._tasks[progress.text], completed=progress.done, total=progress.total)
-
-    def fetching(self, name: str, total: int) -> Callable[[FetchReport], None]:
-        """A callback for the fetcher, with a bar of its own."""
-        return lambda report: self(Progress("fetch", f"Fetching {name}", report.done, total))
 
 
 @contextmanager
 def ending_well(go_on: str) -> Iterator[None]:
-    """Every error of ours ends in one line and exit 1 (2 for an area that is none), an interrupt in `go_on` and 130.
+    """Turn errors into one line and an exit code: 1, or 2 for a wrong area; 130 and `go_on` for an interrupt.
 
-    A SIGTERM is treated as an interrupt, so that a container that is stopped leaves a state to go on from.
+    SIGTERM counts as an interrupt, so that a stopped container leaves a state from which the job resumes.
     """
     with _terminable():
         try:
@@ -96,7 +91,7 @@ def _terminable() -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """As SIGINT, for which asyncio has a careful handler; raised at once where SIGINT is ignored, as under `nohup`."""
+    """Forward SIGTERM as SIGINT, which asyncio handles well; raise at once if SIGINT is ignored, as under `nohup`."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         raise KeyboardInterrupt
     signal.raise_signal(signal.SIGINT)

@@ -175,7 +175,9 @@ def train(
     build = None
     if index is not None:
         area = area_of(world, bbox, geojson, None, land)
-        build = BuildRequest(source, index, settings.zooms, area, overlay, overwrite=overwrite)
+        build = BuildRequest(
+            source=source, out=index, zooms=settings.zooms, area=area, overlay=overlay, overwrite=overwrite
+        )
     request = TrainRequest(
         photos=photos,
         source=source,

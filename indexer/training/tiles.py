@@ -16,17 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from indexer.build.area import cache_file, open_cache, reach_of
+from indexer.build.area import reach_of
 from indexer.build.compose import Composer
 from indexer.build.coverage import neighbours
-from indexer.build.decode import Decoded, TileProblem, decode_tile
-from indexer.build.fetch import fetch_tiles
-from indexer.build.problems import NO_IMAGERY
+from indexer.build.decode import NO_IMAGERY, Decoded, TileProblem, decode_tile
+from indexer.build.fetch import cache_file, fetch_tiles, open_cache
 from indexer.errors import CoverageError, TrainingError
 from indexer.learning.activations import ActivationCache
 from indexer.learning.row_store import HEADER_BYTES, SUM_BYTES
 from indexer.learning.trunk import SplitTower
-from indexer.progress import OnProgress, Progress
+from indexer.progress import OnProgress
 from indexer.training.settings import TrainRequest
 from retrieval.encoders.preprocess import Preprocess
 from tile_cache.addressing import Tile, tile_of_code
@@ -107,15 +106,9 @@ class TileSources:
             if info.min_zoom <= z <= info.max_zoom:
                 needed = np.unique(neighbours(own, z, reach_of(self.request.settings.margin(z))))
                 chunks += [(z, needed[i : i + _FETCHED_AT_ONCE]) for i in range(0, len(needed), _FETCHED_AT_ONCE)]
-        total, text = sum(len(c) for _, c in chunks), f"Fetching {info.name}"
+        total = sum(len(c) for _, c in chunks)
         with open_cache(cache_file(self.request.tile_cache, info, overlay=overlay), info) as store:
-            fetch_tiles(
-                server,
-                store,
-                chunks,
-                self.request.fetch,
-                lambda report: on_progress(Progress("fetch", text, report.done, total)),
-            )
+            fetch_tiles(server, store, chunks, total, self.request.fetch, on_progress)
 
 
 class TilePixels:

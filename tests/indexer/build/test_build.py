@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from workbench import MemorySource, Server, contents, encoded, tile_bytes, write_folder
 
-import indexer.build.build
+import indexer.build.inputs
 from indexer.build.area import Area
 from indexer.build.build import build_index
 from indexer.build.compose import Composer
@@ -38,8 +38,8 @@ def source(monkeypatch: pytest.MonkeyPatch) -> MemorySource:
     """What `--source memory` opens; `--source other` and the rest open as ever."""
     memory = MemorySource()
     opened = {"memory": memory}
-    real = indexer.build.build.open_source
-    monkeypatch.setattr(indexer.build.build, "open_source", lambda spec: opened.get(spec) or real(spec))
+    real = indexer.build.inputs.open_source
+    monkeypatch.setattr(indexer.build.inputs, "open_source", lambda spec: opened.get(spec) or real(spec))
     return memory
 
 
@@ -348,7 +348,9 @@ def test_a_calibration_goes_in_only_where_it_fits(tmp_path: Path, source: Memory
 
 def test_progress_adds_up(tmp_path: Path, source: MemorySource) -> None:
     seen: list[Progress] = []
-    request = BuildRequest("memory", tmp_path / "i", ZOOMS, Area(bbox=(0, 60, 90, 90)), unit_rows=8, threads=2)
+    request = BuildRequest(
+        source="memory", out=tmp_path / "i", zooms=ZOOMS, area=Area(bbox=(0, 60, 90, 90)), unit_rows=8, threads=2
+    )
     report = build_index(request, encoders=Encoders(FakePhotoEncoder(), FakeTileEncoder()), on_progress=seen.append)
     assert "clipped" in next(p.text for p in seen if p.stage == "note")
     last = {p.text: p for p in seen if p.stage != "note"}

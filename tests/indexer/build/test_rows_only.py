@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from indexer.build.area import Area
+from indexer.build.build import build_index
 from indexer.build.coverage import Coverage
-from indexer.build.request import RowsRequest
-from indexer.build.rows_only import build_rows
+from indexer.build.request import BuildRequest
 from indexer.errors import CoverageError, ExistingIndexError
 from retrieval.encoders.no_encoder import NoEncoder
 from retrieval.errors import IndexDamagedError, QueryError
@@ -30,10 +31,14 @@ BOX = (5.9, 45.8, 10.5, 47.8)
 ZOOMS = (4, 6, 8, 10)
 
 
+def rows_request(out: Path, zooms: tuple[int, ...], area: Area, **changes: Any) -> BuildRequest:
+    return BuildRequest(out=out, zooms=zooms, area=area, rows_only=True, **changes)
+
+
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rows") / "index"
-    build_rows(RowsRequest(out, ZOOMS, Area(bbox=BOX), shard_rows=32))
+    build_index(rows_request(out, ZOOMS, Area(bbox=BOX), shard_rows=32))
     return out
 
 
@@ -57,13 +62,13 @@ def test_it_holds_the_rows_of_the_coverage_and_nothing_else(index: Path) -> None
 
 
 def test_the_same_request_gives_the_same_index_and_is_there_already(index: Path, tmp_path: Path) -> None:
-    request = RowsRequest(tmp_path / "again", ZOOMS, Area(bbox=BOX), shard_rows=32)
-    report = build_rows(request)
+    request = rows_request(tmp_path / "again", ZOOMS, Area(bbox=BOX), shard_rows=32)
+    report = build_index(request)
     assert report.index_id == Manifest.read(index).id
     assert (report.rows[4], report.vectors[4]) == (1, 0)
-    assert build_rows(request).already
+    assert build_index(request).already
     with pytest.raises(ExistingIndexError, match="--overwrite"):
-        build_rows(RowsRequest(request.out, (4,), Area(bbox=BOX)))
+        build_index(rows_request(request.out, (4,), Area(bbox=BOX)))
 
 
 def test_a_build_that_was_killed_goes_on(index: Path, tmp_path: Path) -> None:
@@ -73,11 +78,11 @@ def test_a_build_that_was_killed_goes_on(index: Path, tmp_path: Path) -> None:
     def kill(progress: object) -> None:
         raise Killed
 
-    request = RowsRequest(tmp_path / "out", ZOOMS, Area(bbox=BOX), shard_rows=32)
+    request = rows_request(tmp_path / "out", ZOOMS, Area(bbox=BOX), shard_rows=32)
     with pytest.raises(Killed):
-        build_rows(request, on_progress=kill)
+        build_index(request, on_progress=kill)
     assert not request.out.exists()
-    assert build_rows(request).index_id == Manifest.read(index).id
+    assert build_index(request).index_id == Manifest.read(index).id
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
@@ -118,7 +123,7 @@ def test_without_a_prior_it_says_that_it_needs_one(index: Path, query: LocateQue
 
 
 def test_damage_is_found(index: Path, tmp_path: Path) -> None:
-    build_rows(RowsRequest(tmp_path / "index", (4, 8), Area(bbox=BOX)))
+    build_index(rows_request(tmp_path / "index", (4, 8), Area(bbox=BOX)))
     path = tmp_path / "index" / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["zooms"][1]["vectors"] = manifest["zooms"][1]["shards"][0]["vectors"] = 3
@@ -129,8 +134,8 @@ def test_damage_is_found(index: Path, tmp_path: Path) -> None:
 
 def test_land_needs_a_source_that_knows_it(tmp_path: Path) -> None:
     with pytest.raises(CoverageError, match="--source bluemarble"):
-        build_rows(RowsRequest(tmp_path / "out", (4,), Area(land=0.5)))
-    thin = build_rows(RowsRequest(tmp_path / "land", (4, 6), Area(land=0.5), source="bluemarble"))
+        build_index(rows_request(tmp_path / "out", (4,), Area(land=0.5)))
+    thin = build_index(rows_request(tmp_path / "land", (4, 6), Area(land=0.5), source="bluemarble"))
     assert 0 < thin.rows[6] < 4**6 // 2
 
 

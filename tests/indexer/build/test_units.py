@@ -11,9 +11,8 @@ from workbench import MemorySource, tile_bytes
 from indexer.build.compose import Composer
 from indexer.build.decode import TileProblem
 from indexer.build.embed import Distinct, embed_zoom
-from indexer.build.rows import ZoomRows
 from indexer.build.shards import cut_shards, fill_from_children
-from indexer.build.units import Unit, hash_codes, read_unit, unit_path, write_unit
+from indexer.build.units import Unit, ZoomRows, hash_codes, read_unit, unit_path, write_unit
 from indexer.threads import ahead
 from retrieval.testing.fake import FakeTileEncoder
 from tile_cache.addressing import Tile
@@ -37,8 +36,9 @@ class Counting(FakeTileEncoder):
 
 def embed(directory: Path, source: MemorySource, encoder: FakeTileEncoder, **kwargs: object) -> None:
     composer = Composer(source, None, encoder.input_size, 0.0)
-    options = {"dtype": "<f2", "threads": 3, "unit_rows": 16} | kwargs
-    embed_zoom(CODES, 4, encoder, composer, directory, **options)  # type: ignore[arg-type]
+    rows = ZoomRows(4, CODES, directory, directory / "filled", 16)
+    options = {"dtype": "<f2", "threads": 3} | kwargs
+    embed_zoom(rows, encoder, composer, **options)  # type: ignore[arg-type]
 
 
 def sample_unit() -> Unit:

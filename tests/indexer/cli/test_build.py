@@ -18,7 +18,8 @@ register(app)
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(a) for a in arguments])
+    """Run a command on a terminal that wraps no message."""
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "1000", "TERMINAL_WIDTH": "1000"})
 
 
 def test_plan_counts_a_server_without_asking_it(server: Server, tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_plan_in_words_names_its_assumptions(server: Server) -> None:
     [
         (["--zooms", "4,6"], 2, "exactly one of"),
         (["--zooms", "4,6", "--world", "--bbox", "0", "0", "1", "1"], 2, "exactly one of"),
-        (["--zooms", "four", "--world"], 2, "no whole numbers"),
+        (["--zooms", "four", "--world"], 2, "not whole numbers"),
         (["--zooms", "6,4", "--world"], 2, "must ascend"),
         (["--zooms", "4", "--bbox", "0", "10", "1", "5"], 2, "south must be less"),
         (["--zooms", "4", "--geojson", "nowhere.json"], 2, "nowhere.json"),
@@ -96,7 +97,7 @@ def test_plan_in_words_names_its_assumptions(server: Server) -> None:
 def test_wrong_usage_says_what_is_wrong(arguments: list[str], code: int, words: str) -> None:
     result = run("plan", "--source", "bluemarble", *arguments)
     assert result.exit_code == code
-    assert words in " ".join(result.stderr.replace("│", " ").split())
+    assert words in result.stderr
     assert not result.stdout
 
 
