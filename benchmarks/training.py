@@ -1,9 +1,9 @@
-"""Training steps with what is frozen computed once, against the plain path: milliseconds a step, and their losses.
+"""Training steps with cached frozen activations against plain steps: milliseconds per step, and losses.
 
-Both learn the last two blocks of a tower with seeded random weights (no download) from the same batches of random
-pictures, by the loss and the Adam of `tilebeam train`. Plain: the photo tower and the whole map tower each step, no
-gradient where nothing learns. Cached: photos' embeddings from a table, tiles' activations from a cache on disk, exact
-(float32) or in half precision. Steps of the three alternate, so that a machine that slows down slows all.
+All paths train the last two blocks of a tower with seeded random weights (no download) on the same batches of random
+pictures, with the loss and the Adam of `tilebeam train`. Plain: the photo tower and the whole map tower run in each
+step, with gradients only in the trained layers. Cached: photos' embeddings come from a table, tiles' activations from a
+cache on disk, in float32 (exact) or float16. The paths' steps alternate, so a slower machine affects all of them.
 
     python -m benchmarks.training [--quick] [--model ViT-B-32] [--batch 64] [--steps 6] [--threads N] [--disk DIR]
         [--json FILE]
@@ -41,27 +41,27 @@ SCALE = torch.tensor(1 / 0.07)
 
 def main() -> None:
     """Run, print a table, write JSON."""
-    asked = _arguments()
-    torch.set_num_threads(asked.threads)
-    with tempfile.TemporaryDirectory(dir=asked.disk) as name:
-        result = measure(Path(name), asked.model, asked.batch, asked.steps)
-    print("| | ms a step | times faster than plain | by processor time | largest difference of losses |")
+    arguments = _arguments()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory(dir=arguments.disk) as name:
+        result = measure(Path(name), arguments.model, arguments.batch, arguments.steps)
+    print("| | ms per step | times faster than plain | by processor time | largest difference of losses |")
     print("|---|---:|---:|---:|---:|")
     for row, ms in result["ms"].items():
         faster, by_cpu = result["times_faster"][row], result["times_faster_cpu"][row]
         print(f"| {row} | {ms:,.0f} | {faster:.2f} | {by_cpu:.2f} | {result['loss_difference'][row]:.1e} |")
     once, losses = result["once_ms"], result["losses"]["plain"]
     print(
-        f"\n{result['model']}, batch {asked.batch}, {asked.steps} steps, {asked.threads} threads; losses from "
-        f"{losses[0]:.4f} to {losses[-1]:.4f}. Once per tile and zoom {once['tile']:.1f} ms, once per photo "
-        f"{once['photo']:.1f} ms: made up for after {result['epochs_to_break_even']:.1f} epochs of one zoom."
+        f"\n{result['model']}, batch {arguments.batch}, {arguments.steps} steps, {arguments.threads} threads; losses "
+        f"from {losses[0]:.4f} to {losses[-1]:.4f}. Once per tile and zoom {once['tile']:.1f} ms, once per photo "
+        f"{once['photo']:.1f} ms: amortised after {result['epochs_to_break_even']:.1f} epochs of one zoom."
     )
     print(machine.sentence(result["machine"]))
-    asked.json.write_text(json.dumps(result, indent=1) + "\n")
+    arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def measure(folder: Path, model: str, batch: int, steps: int) -> dict[str, Any]:
-    """Medians over `steps` steps of each path, after one that is not counted, and the losses of all."""
+    """Medians over `steps` steps of each path, after one warm-up step, and all losses."""
     torch.manual_seed(0)
     config = open_clip.get_model_config(model)
     tower = build_tower({k: config.get(k, False) for k in ("embed_dim", "vision_cfg", "quick_gelu")})
@@ -93,7 +93,7 @@ def measure(folder: Path, model: str, batch: int, steps: int) -> dict[str, Any]:
 
 
 def _plain(tower: nn.Module, photos: Tensor, tiles: Tensor) -> Step:
-    """The whole map tower, of which the last layers learn; autograd records nothing before them."""
+    """A step through the whole map tower; autograd records only the last layers."""
     learner: Any = copy.deepcopy(tower)
     for name in trained_layers(learner):
         learner.get_parameter(name).requires_grad_(True)
@@ -102,8 +102,8 @@ def _plain(tower: nn.Module, photos: Tensor, tiles: Tensor) -> Step:
     def step(rows: np.ndarray) -> float:
         picked = torch.from_numpy(rows)
         with torch.no_grad():
-            asked = functional.normalize(tower(photos[picked]), dim=-1)
-        return _learn(asked, functional.normalize(learner(tiles[picked]), dim=-1), optimiser)
+            photo_embeddings = functional.normalize(tower(photos[picked]), dim=-1)
+        return _learn(photo_embeddings, functional.normalize(learner(tiles[picked]), dim=-1), optimiser)
 
     return step
 
@@ -122,7 +122,7 @@ def _cached(folder: Path, tower: nn.Module, table: Tensor, tiles: Tensor, dtype:
 
     with opened() as cache:
         _, fill_s = _timed(lambda: cache.fill(compute, batch=32, on_progress=lambda done, total: None))
-    cache = opened()  # as a later run finds it: sums are compared when a row is first read
+    cache = opened()  # opened again, as by a later run: checksums are compared when a row is first read
     assert cache.filled == len(tiles), cache.note
 
     def step(rows: np.ndarray) -> float:
@@ -135,8 +135,8 @@ def _adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=1e-4)
 
 
-def _learn(asked: Tensor, seen: Tensor, optimiser: torch.optim.Optimizer) -> float:
-    loss = in_batch_loss(asked, seen, torch.arange(len(seen)), SCALE)
+def _learn(photos: Tensor, tiles: Tensor, optimiser: torch.optim.Optimizer) -> float:
+    loss = in_batch_loss(photos, tiles, torch.arange(len(tiles)), SCALE)
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     optimiser.step()
@@ -144,7 +144,7 @@ def _learn(asked: Tensor, seen: Tensor, optimiser: torch.optim.Optimizer) -> flo
 
 
 def _alternating(paths: dict[str, Step], batches: list[np.ndarray]) -> tuple[Series, Series, Series]:
-    """Losses, seconds and processor seconds of each path, step by step; the first step's times are left out."""
+    """Losses, seconds and processor seconds of each path per step, without the times of the first step."""
     losses, seconds, cpu_s = (Series({name: [] for name in paths}) for _ in range(3))
     for rows in batches:
         for name, step in paths.items():
@@ -157,25 +157,25 @@ def _alternating(paths: dict[str, Step], batches: list[np.ndarray]) -> tuple[Ser
 
 
 def _times_faster(seconds: Series) -> dict[str, float]:
-    """The median over steps of plain over own."""
+    """The median over steps of the plain path's time over this path's."""
     return {n: float(np.median(np.divide(seconds["plain"], own))) for n, own in seconds.items()}
 
 
 def _embedded(tower: nn.Module, photos: Tensor) -> Tensor:
     with torch.no_grad():
-        return functional.normalize(torch.cat([tower(part) for part in photos.split(32)]), dim=-1)
+        return functional.normalize(torch.cat([tower(batch) for batch in photos.split(32)]), dim=-1)
 
 
 def _pictures(n: int, size: int) -> Tensor:
-    """(n, 3, size, size) float32: random colours on a coarse grid and grain, no two alike."""
+    """Pictures, (n, 3, size, size) float32: random colours on a coarse grid, with noise."""
     coarse = functional.interpolate(torch.randn(n, 3, 7, 7), size=size, mode="bilinear")
     return coarse + 0.2 * torch.randn(n, 3, size, size)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
     started = time.perf_counter()
-    made = work()
-    return made, time.perf_counter() - started
+    result = work()
+    return result, time.perf_counter() - started
 
 
 def _arguments() -> argparse.Namespace:
@@ -184,13 +184,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--disk", type=Path, default=None, help="where the caches lie; default: the temporary folder")
+    parser.add_argument("--disk", type=Path, default=None, help="folder for the caches; default: the temporary folder")
     parser.add_argument("--json", type=Path, default=Path("training.json"))
-    parser.add_argument("--quick", action="store_true", help="two steps of eight pairs: does it run?")
-    asked = parser.parse_args()
-    if asked.quick:
-        asked.batch, asked.steps = 8, 2
-    return asked
+    parser.add_argument("--quick", action="store_true", help="two steps of eight pairs, to see that it runs")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.batch, arguments.steps = 8, 2
+    return arguments
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ class RowStore:
         rows, state = directory / "activations.bin", directory / "activations.state"
         before = _read_sums(directory, facts, size, live=False)
         if before is None or len(before) > fits:
-            state.unlink(missing_ok=True)  # unlinked, not emptied: whoever still reads the old ones keeps them
+            state.unlink(missing_ok=True)  # unlinked, not truncated: a process that has the old files open keeps them
             rows.unlink(missing_ok=True)
             before = np.zeros(0, dtype=np.uint32)
         data = os.open(rows, os.O_RDWR | os.O_CREAT, 0o644)

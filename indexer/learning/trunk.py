@@ -133,19 +133,19 @@ def _check(tower: Tower, blocks: int) -> None:
 
 
 def _first_part(tower: Tower, cut: int) -> Any:
-    part = _sharing(tower)
-    part.transformer.resblocks = part.transformer.resblocks[:cut]
-    part.transformer.grad_checkpointing = False  # it saves memory for gradients, and there are none
-    part.ln_post, part.proj = nn.Identity(), None
-    return part
+    layers = _sharing(tower)
+    layers.transformer.resblocks = layers.transformer.resblocks[:cut]
+    layers.transformer.grad_checkpointing = False  # it saves memory of gradients, which the trunk does not have
+    layers.ln_post, layers.proj = nn.Identity(), None
+    return layers
 
 
 def _last_part(tower: Tower, cut: int) -> Any:
-    part = _sharing(tower)
-    part.transformer.resblocks = part.transformer.resblocks[cut:]
-    part.conv1, part.patch_dropout, part.ln_pre = nn.Identity(), nn.Identity(), nn.Identity()
-    part.class_embedding, part.positional_embedding = None, None
-    return part
+    layers = _sharing(tower)
+    layers.transformer.resblocks = layers.transformer.resblocks[cut:]
+    layers.conv1, layers.patch_dropout, layers.ln_pre = nn.Identity(), nn.Identity(), nn.Identity()
+    layers.class_embedding, layers.positional_embedding = None, None
+    return layers
 
 
 def _sharing(tower: Tower) -> Any:

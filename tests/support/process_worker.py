@@ -1,6 +1,7 @@
-"""One of several processes that train a small net in float64 on the same batches; its argument is where weights go.
+"""One of several processes that train a small net in float64 on the same batches, and save the weights to a file.
 
-Not a test. Batches are of 33 pairs, which two processes cannot halve; now and then one has fewer tiles than processes.
+Not a test. The argument is the file. Batches have 33 pairs, which two processes cannot halve; some batches have fewer
+tiles than there are processes.
 """
 
 import sys

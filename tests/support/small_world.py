@@ -1,6 +1,6 @@
 """A world of one random picture: tiles of zooms 2 and 4, photos cut from it, and a tiny encoder, all on disk.
 
-Tiles are negatives of what photos show, so that an encoder that has not learnt that finds nothing.
+Tiles are colour negatives of the photos, so an untrained encoder finds nothing.
 """
 
 import csv
@@ -35,15 +35,15 @@ PREPROCESS = Preprocess(24, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 @dataclass(frozen=True)
 class SmallWorld:
-    """Where things lie."""
+    """Paths of the photo table, the tiles and the encoder."""
 
     photos: Path
     tiles: Path
     encoder: Path
 
     def request(self, out: Path, **changes: Any) -> TrainRequest:
-        """A run of a few seconds; what is no field of the request is one of the settings."""
-        given: dict[str, Any] = {"photos": self.photos, "source": str(self.tiles), "photo_encoder": str(self.encoder)}
+        """A run of a few seconds. `changes` are fields of the request or of its settings."""
+        request: dict[str, Any] = {"photos": self.photos, "source": str(self.tiles), "photo_encoder": str(self.encoder)}
         numbers: dict[str, Any] = {
             "zooms": (2, 4),
             "batch": 32,
@@ -54,14 +54,14 @@ class SmallWorld:
         }
         fields = TrainRequest.__dataclass_fields__
         for name, value in changes.items():
-            (given if name in fields else numbers)[name] = value
-        return TrainRequest(out=out, settings=TrainSettings(**numbers), device="cpu", **given)
+            (request if name in fields else numbers)[name] = value
+        return TrainRequest(out=out, settings=TrainSettings(**numbers), device="cpu", **request)
 
     def arguments(self, out: Path, *more: object) -> list[str]:
-        """The same on a command line."""
-        asked = ["--photos", self.photos, "--source", self.tiles, "--photo-encoder", self.encoder, "--out", out]
-        asked += ["--zooms", "2,4", "--batch", 32, "--lr", 1e-3, "--epochs", 2, "--save-every", 3, "--device", "cpu"]
-        return ["train", *map(str, [*asked, "--threads", 1, *more])]
+        """The same as command-line arguments."""
+        options = ["--photos", self.photos, "--source", self.tiles, "--photo-encoder", self.encoder, "--out", out]
+        options += ["--zooms", "2,4", "--batch", 32, "--lr", 1e-3, "--epochs", 2, "--save-every", 3, "--device", "cpu"]
+        return ["train", *map(str, [*options, "--threads", 1, *more])]
 
 
 @pytest.fixture(scope="session")
@@ -71,7 +71,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> SmallWorld:
 
 
 def make_world(folder: Path, count: int = 320, seed: int = 0) -> SmallWorld:
-    """Draw it."""
+    """Draw tiles and photos, and save a tiny encoder."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (48, 48, 3), dtype=np.uint8)
     earth = Image.fromarray(coarse).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
@@ -123,11 +123,11 @@ def start(arguments: list[str], processes: int = 1) -> "subprocess.Popen[str]":
 
 
 def finished(process: "subprocess.Popen[str]") -> dict[str, Any]:
-    """What it printed, once it has ended well."""
+    """Wait for success; returns the JSON that it printed."""
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    made: dict[str, Any] = json.loads(out)
-    return made
+    summary: dict[str, Any] = json.loads(out)
+    return summary
 
 
 def log_rows(out: Path) -> list[dict[str, str]]:

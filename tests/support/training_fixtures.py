@@ -1,4 +1,4 @@
-"""What training's tests share: a tiny tower, a synthetic Earth whose colours say where one is, one thread."""
+"""Fixtures of the training tests: a tiny tower, a synthetic Earth whose colours encode the place, one thread."""
 
 from collections.abc import Callable, Iterator
 
@@ -16,7 +16,7 @@ TINY = {"embed_dim": 16, "vision_cfg": VISION, "quick_gelu": False}
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Sums in one order, so that equal runs are equal to the bit."""
+    """Run torch with one thread: sums then have one order, and equal runs are equal to the bit."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -25,7 +25,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def make_tower() -> Callable[[int], Tower]:
-    """A tiny open_clip tower with weights by a seed."""
+    """Make a tiny open_clip tower with weights that follow from a seed."""
 
     def make(seed: int) -> Tower:
         torch.manual_seed(seed)
@@ -35,7 +35,7 @@ def make_tower() -> Callable[[int], Tower]:
 
 
 def compass() -> np.ndarray:
-    """An Earth of 1-degree pixels: red and green turn with the longitude, blue rises with the latitude."""
+    """An Earth of 1-degree pixels: red and green encode the longitude, blue the latitude."""
     lng, lat = np.radians(np.arange(360) - 179.5), np.linspace(1, 0, 180)
     picture = np.empty((180, 360, 3))
     picture[..., 0] = 127.5 + 127.5 * np.sin(lng)
@@ -61,14 +61,14 @@ PRODUCTS = {
 @pytest.fixture(scope="session")
 def earths() -> Callable[..., Earth]:
     """An Earth of synthetic products, by name."""
-    made: dict[tuple[str, ...], Earth] = {}
+    cache: dict[tuple[str, ...], Earth] = {}
 
     def make(*names: str) -> Earth:
-        if names not in made:
+        if names not in cache:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(views, "load_product", lambda name: PRODUCTS[name]())
                 patch.setattr(views, "load_land", eastern_land)
-                made[names] = Earth(names)
-        return made[names]
+                cache[names] = Earth(names)
+        return cache[names]
 
     return make

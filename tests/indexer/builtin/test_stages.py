@@ -96,11 +96,11 @@ def test_finished_run_draws_no_batch(make_tower: MakeTower, tmp_path: Path) -> N
     assert torch.equal(again[0].proj, load_state(tmp_path / "s.state")[0]["tower.proj"])
 
 
-@pytest.mark.parametrize("kept", [0, 1, 7, 100, -1])
-def test_truncated_state_is_refused_with_a_way_out(make_tower: MakeTower, tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize("end", [0, 1, 7, 100, -1])
+def test_truncated_state_is_refused_with_a_way_out(make_tower: MakeTower, tmp_path: Path, end: int) -> None:
     path = tmp_path / "photo.state"
     save_state(path, {"tower.proj": torch.ones(3, 3)}, {"steps_done": 3})
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:end])
     with pytest.raises(TrainingError, match=r"photo.state is not a training state .*: delete it"):
         train_photo_tower(make_tower(0), tables(0), batches, STAGE, path, no_log)
 
@@ -116,9 +116,9 @@ def test_state_of_another_recipe_is_refused(make_tower: MakeTower, tmp_path: Pat
 def test_state_is_read_as_saved(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(6.0).reshape(2, 3).t(), "b": torch.tensor(2.5), "c": torch.ones(2).half()}
     save_state(tmp_path / "deep" / "x.state", tensors, {"steps_done": 3, "who": "ü"})
-    found, notes = load_state(tmp_path / "deep" / "x.state")
+    loaded, notes = load_state(tmp_path / "deep" / "x.state")
     assert notes == {"steps_done": 3, "who": "ü"}
-    assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in tensors.items())
+    assert all(torch.equal(loaded[k], v) and loaded[k].dtype == v.dtype for k, v in tensors.items())
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["x.state"]
 
 
@@ -160,9 +160,9 @@ def test_schedule_warms_up_stays_and_ends_near_zero() -> None:
 
 def test_queries_outside_the_coverage_do_not_count() -> None:
     vectors, scale = functional.normalize(torch.randn(5, 4), dim=1), torch.tensor(3.0)
-    asked = functional.normalize(torch.randn(3, 4), dim=1)
-    with_uncovered = softmax_loss(asked, vectors, scale, torch.tensor([1, -1, 2]))
-    assert torch.allclose(with_uncovered, softmax_loss(asked[[0, 2]], vectors, scale, torch.tensor([1, 2])))
+    embeddings = functional.normalize(torch.randn(3, 4), dim=1)
+    with_uncovered = softmax_loss(embeddings, vectors, scale, torch.tensor([1, -1, 2]))
+    assert torch.allclose(with_uncovered, softmax_loss(embeddings[[0, 2]], vectors, scale, torch.tensor([1, 2])))
 
 
 # The second stage
@@ -174,8 +174,8 @@ def map_setting(tower: Tower) -> tuple[torch.Tensor, torch.Tensor, Queries]:
     tiles = torch.randn((40, 3, 24, 24), generator=generator)
     targets = functional.normalize(torch.randn((40, 16), generator=generator), dim=1)
     rows = torch.randint(0, 40, (300,), generator=generator)
-    asked = functional.normalize(targets[rows] + 0.2 * torch.randn((300, 16), generator=generator), dim=1)
-    return tiles, targets, Queries(asked, rows.numpy())
+    embeddings = functional.normalize(targets[rows] + 0.2 * torch.randn((300, 16), generator=generator), dim=1)
+    return tiles, targets, Queries(embeddings, rows.numpy())
 
 
 def test_map_tower_learns_its_tables_and_leaves_the_trunk_unchanged(make_tower: MakeTower) -> None:
@@ -213,10 +213,10 @@ def test_map_tower_is_the_same_when_trained_again(make_tower: MakeTower) -> None
 
 
 def test_queries_in_no_tile_are_left_out() -> None:
-    asked = torch.arange(8.0).reshape(4, 2)
-    kept = Queries.covered(asked, np.array([3, -1, 0, -1]))
-    assert torch.equal(kept.embeddings, asked[[0, 2]])
-    assert kept.rows.tolist() == [3, 0]
+    embeddings = torch.arange(8.0).reshape(4, 2)
+    covered = Queries.covered(embeddings, np.array([3, -1, 0, -1]))
+    assert torch.equal(covered.embeddings, embeddings[[0, 2]])
+    assert covered.rows.tolist() == [3, 0]
 
 
 # The tower and the pyramid
@@ -243,16 +243,16 @@ def test_pyramid_needs_the_parent_of_every_tile() -> None:
 
 
 def test_classes_are_the_rows_of_the_tiles_that_contain_the_points() -> None:
-    made, rng = pyramid(), np.random.default_rng(0)
+    tiles, rng = pyramid(), np.random.default_rng(0)
     lng, lat = rng.uniform(-180, 180, 300), rng.uniform(-85, 85, 300)
-    rows = made.classes(lng, lat)
+    rows = tiles.classes(lng, lat)
     for z in (2, 3):
         for i in range(300):
             code = code_of_tile(tile_at(lng[i], lat[i], z))
-            assert made.codes[z][rows[z][i]] == code if rows[z][i] >= 0 else code not in made.codes[z]
+            assert tiles.codes[z][rows[z][i]] == code if rows[z][i] >= 0 else code not in tiles.codes[z]
     covered = rows[3] >= 0
     assert 0 < covered.mean() < 1
-    assert np.array_equal(made.parents[3][rows[3][covered]], rows[2][covered])
+    assert np.array_equal(tiles.parents[3][rows[3][covered]], rows[2][covered])
 
 
 def test_tile_vector_includes_its_parents() -> None:

@@ -63,10 +63,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, o
 
 
 def test_encoders_index_and_calibration_belong_together(trained: tuple[Path, dict[str, object]]) -> None:
-    run, said = trained
+    run, summary = trained
     photo = PhotoEncoder.load(str(run / "encoders"), device="cpu")
     maps = MapEncoders.load(run / "encoders", photo)
-    assert said["encoders"] == str(run / "encoders")
+    assert summary["encoders"] == str(run / "encoders")
     assert maps.zooms == (2, 4)
     assert [maps.context(z) for z in maps.zooms] == [0, 0.5]
     index = TileIndex.open(run / "index")
@@ -75,7 +75,7 @@ def test_encoders_index_and_calibration_belong_together(trained: tuple[Path, dic
     for folder in (run / "index", run / "encoders"):
         numbers = Calibration.read(folder)
         assert numbers.fits(64, index.zooms, index.manifest.coverage_hash, photo.fingerprint)
-        assert said["calibration"] == {str(z): asdict(n) for z, n in numbers.zooms.items()}
+        assert summary["calibration"] == {str(z): asdict(n) for z, n in numbers.zooms.items()}
     assert json.loads((run / "encoders" / "training.json").read_text())["recipe"] == RECIPE
 
 
@@ -92,13 +92,13 @@ def test_tuning_does_not_change_the_shared_layers(trained: tuple[Path, dict[str,
     assert not np.array_equal(after["proj"], before["tower.proj"].half().float())
 
 
-@pytest.mark.parametrize("kept", [1, 3])
+@pytest.mark.parametrize("count", [1, 3])
 def test_run_without_its_later_states_makes_the_same_encoders(
-    trained: tuple[Path, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+    trained: tuple[Path, dict[str, object]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     run, _ = trained
     (tmp_path / "run").mkdir()
-    for name in STATES[:kept]:
+    for name in STATES[:count]:
         (tmp_path / "run" / name).write_bytes((run / name).read_bytes())
     monkeypatch.setattr(finish, "calibrate", lambda recipe, encoders, index: {})
     assert train(tmp_path).exit_code == 0

@@ -86,11 +86,11 @@ def test_another_run_reads_stored_rows(tmp_path: Path) -> None:
 
 
 def test_fill_stores_what_fits_and_resumes(tmp_path: Path) -> None:
-    compute, told = Counting(), []
+    compute, progress = Counting(), []
     with opened(tmp_path) as cache:
         cache.get(np.arange(8, 13), truth)
-        cache.fill(compute, batch=8, on_progress=lambda done, total: told.append((done, total)))
-        assert told == [(8, 40), (16, 40), (24, 40), (32, 40), (40, 40)]
+        cache.fill(compute, batch=8, on_progress=lambda done, total: progress.append((done, total)))
+        assert progress == [(8, 40), (16, 40), (24, 40), (32, 40), (40, 40)]
         assert compute.requests[1] == list(range(8, 16)), "a run is computed whole: the same bits after a kill"
         assert cache.filled == ROWS
     with opened(tmp_path) as again:
@@ -285,7 +285,7 @@ def test_full_disk_is_noted_and_training_continues(
             assert torch.equal(cache.get(np.arange(ROWS), truth), truth(np.arange(ROWS)))
     monkeypatch.undo()
     with opened(tmp_path) as again:
-        assert again.filled == room, "what was whole when the disk filled up is kept"
+        assert again.filled == room, "rows stored before the disk filled up stay"
         assert torch.equal(again.get(np.arange(ROWS), truth), truth(np.arange(ROWS)))
         assert again.filled == ROWS
 

@@ -63,8 +63,8 @@ def trained(world: SmallWorld, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_one_command_makes_an_index_from_a_table_and_a_folder_of_tiles(
     world: SmallWorld, trained: tuple[Path, dict[str, Any]]
 ) -> None:
-    folder, made = trained
-    assert made["index_rows"] == {"2": 16, "4": 256}
+    folder, summary = trained
+    assert summary["index_rows"] == {"2": 16, "4": 256}
     index = TileIndex.open(folder / "index")
     photo = PhotoEncoder.load(str(folder / "index" / "encoders"), device="cpu")
     maps = MapEncoders.load(folder / "run" / "encoders", photo)
@@ -83,8 +83,8 @@ def test_stored_encoders_have_the_reported_recall(world: SmallWorld, trained: tu
         composer = Composer(open_source(str(world.tiles)), None, maps.input_size, maps.context(z))
         pixels = np.stack([composer.compose(tile_of_code(int(c), z)).pixels for c in codes])
         tiles = torch.from_numpy(maps.encode(z, pixels))
-        found = recalls(ranks(torch.from_numpy(photos.embeddings), tiles, torch.from_numpy(rows)))
-        assert found == trained[1]["zooms"][str(z)]["recall"]
+        recall = recalls(ranks(torch.from_numpy(photos.embeddings), tiles, torch.from_numpy(rows)))
+        assert recall == trained[1]["zooms"][str(z)]["recall"]
 
 
 def test_overlay_changes_the_weights(world: SmallWorld, tmp_path: Path) -> None:
@@ -127,31 +127,31 @@ def test_run_writes_photos_and_log(trained: tuple[Path, dict[str, Any]]) -> None
 
 def test_encoders_are_fp16_with_a_training_json(world: SmallWorld, trained: tuple[Path, dict[str, Any]]) -> None:
     folder = trained[0] / "run" / "encoders"
-    said = json.loads((folder / "training.json").read_text())
-    assert said["arguments"]["batch"] == 32
-    assert said["data"]["splits"] == trained[1]["splits"]
-    assert said["data"]["data"] == read_photos(world.photos).digest()
-    assert said["versions"]["torch"]
-    assert str(trained[0]) not in json.dumps(said)
+    facts = json.loads((folder / "training.json").read_text())
+    assert facts["arguments"]["batch"] == 32
+    assert facts["data"]["splits"] == trained[1]["splits"]
+    assert facts["data"]["data"] == read_photos(world.photos).digest()
+    assert facts["versions"]["torch"]
+    assert str(trained[0]) not in json.dumps(facts)
     for zoom in (2, 4):
         layers = read_tensors(folder / f"z{zoom:02d}.safetensors")
         assert {t.dtype for t in layers.values()} == {torch.float16}
-        facts = said["zooms"][str(zoom)]
-        assert facts["stored"]["least_cosine_to_float32"] > 0.999
+        figures = facts["zooms"][str(zoom)]
+        assert figures["stored"]["least_cosine_to_float32"] > 0.999
         assert (
-            facts["best_epoch"]
-            == max(facts["epochs"], key=lambda e: (e["recalls"]["recall@1"], -e["val_loss"]))["epoch"]
+            figures["best_epoch"]
+            == max(figures["epochs"], key=lambda e: (e["recalls"]["recall@1"], -e["val_loss"]))["epoch"]
         )
 
 
 def test_same_command_again_finds_all_done(world: SmallWorld, trained: tuple[Path, dict[str, Any]]) -> None:
-    folder, made = trained
+    folder, summary = trained
     before = (folder / "run" / "log.csv").read_bytes()
     result = tilebeam(
         world.arguments(folder / "run", "--epochs", 4, "--split-ratio", "4:1:1", "--index", folder / "index", "--world")
     )
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout) == made
+    assert json.loads(result.stdout) == summary
     assert (folder / "run" / "log.csv").read_bytes() == before
     assert "zoom 4 is done already" in result.stderr
 
@@ -308,9 +308,9 @@ def test_photos_without_a_tile_are_rejected(world: SmallWorld, tmp_path: Path) -
     gone, broken = (tile_of_code(int(c), 2) for c in holes)
     (tmp_path / "tiles" / "2" / str(gone.x) / f"{gone.y}.png").unlink()
     (tmp_path / "tiles" / "2" / str(broken.x) / f"{broken.y}.png").write_bytes(b"<html>404</html>")
-    made = train_pairs(world.request(tmp_path / "run", source=str(tmp_path / "tiles"), epochs=1))
+    summary = train_pairs(world.request(tmp_path / "run", source=str(tmp_path / "tiles"), epochs=1))
     inside = np.isin(codes_at(photos.lng, photos.lat, 2), holes)
-    assert made["rejected"] == {"no tile": int(inside.sum())}
+    assert summary["rejected"] == {"no tile": int(inside.sum())}
     listed = list(csv.DictReader((tmp_path / "run" / "rejected.csv").open()))
     assert {r["name"] for r in listed} == {n for n, i in zip(photos.names, inside, strict=True) if i}
     assert f"tile 2/{gone.x}/{gone.y}: no imagery" in {r["detail"] for r in listed}
@@ -390,9 +390,9 @@ def test_only_tiles_with_photos_and_their_margins_are_fetched(
     fetch = FetchSettings(rate_per_s=1e6)
     train_pairs(world.request(tmp_path / "a", source=server.url, tile_cache=tmp_path / "t", fetch=fetch, **options))
     photos = read_photos(world.photos)
-    wanted = {tile_of_code(int(c), 2) for c in codes_at(photos.lng, photos.lat, 2)}
+    tiles = {tile_of_code(int(c), 2) for c in codes_at(photos.lng, photos.lat, 2)}
     near = neighbours(np.unique(codes_at(photos.lng, photos.lat, 4)), 4, 1)
-    assert set(server.log) == wanted | {tile_of_code(int(c), 4) for c in np.unique(near)}
+    assert set(server.log) == tiles | {tile_of_code(int(c), 4) for c in np.unique(near)}
     train_pairs(world.request(tmp_path / "b", **options))
     assert same(tmp_path / "a", tmp_path / "b")
 
