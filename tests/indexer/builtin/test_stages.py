@@ -260,4 +260,4 @@ def test_tile_vector_includes_its_parents() -> None:
     vectors = rows.vectors()
     summed = rows.rows["3"] + rows.rows["2"][torch.from_numpy(pyramid().parents[3])]
     assert torch.allclose(vectors[3], functional.normalize(summed, dim=1))
-    assert float(rows.scale(2)) == pytest.approx(16)
+    assert float(rows.scale(2).detach()) == pytest.approx(16)
