@@ -47,9 +47,7 @@ class Land:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
-            raise CoverageError(
-                f"land fraction {self.fraction!r} must be above 0 and at most 1; 0 covers all tiles"
-            )
+            raise CoverageError(f"land fraction {self.fraction!r} must be above 0 and at most 1; 0 covers all tiles")
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,32 +18,17 @@ __all__ = [
     "AsJson",
     "Bbox",
     "Bootstrap",
-    "Cache",
     "Concurrency",
     "Contact",
-    "DeepGeoJson",
     "Device",
-    "Elsewhere",
-    "EmbeddingCache",
     "GeoJson",
-    "Images",
     "Land",
-    "LatitudeColumn",
-    "Layout",
-    "Limit",
-    "LongitudeColumn",
-    "Maps",
     "Overlay",
-    "PathColumn",
     "Photo",
-    "Photos",
     "Rate",
     "Reading",
-    "Seed",
-    "Source",
     "Split",
     "World",
-    "Zooms",
     "area_from_options",
     "area_of",
     "fetch_settings",
@@ -51,23 +36,17 @@ __all__ = [
     "zooms_of",
 ]
 
-SOURCE = typer.Option(help="bluemarble, a folder, an .mbtiles file, a URL template or a name of xyzservices.")
-Source = Annotated[str, SOURCE]
 Overlay = Annotated[str | None, typer.Option(help="A second source, composited on top: labels, borders.")]
-Zooms = Annotated[str, typer.Option(help="Ascending, with commas.", metavar="4,6,8")]
 World = Annotated[bool, typer.Option("--world", help="Every tile.")]
 Bbox = Annotated[
     tuple[float, float, float, float] | None,
     typer.Option(help="Degrees; W > E crosses the date line.", metavar="W S E N"),
 ]
 GeoJson = Annotated[Path | None, typer.Option("--geojson", help="Polygons, as a GeoJSON file.")]
-DeepGeoJson = Annotated[Path | None, typer.Option("--deep-geojson", help="Zooms from 10 on only in these polygons.")]
 Land = Annotated[
     float | None, typer.Option(help="Least share of land in a tile; default 0.01 where the source knows land. 0: all.")
 ]
-Cache = Annotated[Path | None, typer.Option(help="File (.mbtiles) or folder for fetched tiles.")]
 Photo = Annotated[str, typer.Option("--photo-encoder", help="builtin, MODEL:TAG, MODEL:FILE, hf-hub:NAME or a folder.")]
-Maps = Annotated[Path | None, typer.Option("--map-encoders", help="A folder that `tilebeam train` made.")]
 Rate = Annotated[float | None, typer.Option(help="Requests a second at most; default 20.")]
 Concurrency = Annotated[int | None, typer.Option(help="Requests at once; default 6.")]
 Contact = Annotated[str | None, typer.Option(help="Your address for the server's operator (or TILEBEAM_CONTACT).")]
@@ -80,29 +59,17 @@ Reading = Annotated[
     ReadOptions,
     Fields("layout", "images", "path_column", "latitude_column", "longitude_column", panel=PHOTOS_PANEL),
 ]
-"""For a request's field `reading`: its options, for commands that are made by `options.command`."""
+"""The options of a request's `reading` field."""
 
 
 def _of_photos(text: str, **more: Any) -> Any:
     return typer.Option(help=text, rich_help_panel=PHOTOS_PANEL, **more)
 
 
-Photos = Annotated[Path, _of_photos("A CSV or Parquet table, or a folder of photos with GPS in their EXIF.")]
 Split = Annotated[
     str | None,
-    _of_photos("Which split, where they have splits; unless told, calibrate takes validation, evaluate test."),
+    _of_photos("The split to use, if the photos have splits; by default validation for calibrate, test for evaluate."),
 ]
-Images = Annotated[Path | None, _of_photos("The folder that the table's paths are in.", show_default="the table's own")]
-Layout = Annotated[str, _of_photos("auto, table, folder, mp16, osv5m, im2gps, im2gps3k or yfcc4k.")]
-PathColumn = Annotated[str | None, _of_photos("The column of paths.", show_default="recognised")]
-LatitudeColumn = Annotated[str | None, _of_photos("The column of latitudes.", show_default="recognised")]
-LongitudeColumn = Annotated[str | None, _of_photos("The column of longitudes.", show_default="recognised")]
-Limit = Annotated[int | None, _of_photos("At most so many, drawn by the seed.", min=1, show_default="all")]
-Elsewhere = Annotated[
-    Path | None, _of_photos("Pictures without an answer: a folder of families, or a table with a column `family`.")
-]
-EmbeddingCache = Annotated[Path | None, typer.Option(help="A folder that keeps embeddings for the next time.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of what is drawn: photos under --limit, halves, resamples.")]
 Bootstrap = Annotated[int, typer.Option(min=0, help="Resamples for the 95% intervals; 0: none.")]
 
 
@@ -143,14 +110,14 @@ def area_of(
     deep_geojson: Path | None,
     land: float | None,
 ) -> Area:
-    """What --world, --bbox and --geojson say; wrong usage unless it is exactly one of them."""
+    """The area that --world, --bbox or --geojson give; exactly one of them is required."""
     if (int(world) + (bbox is not None) + (geojson is not None)) != 1:
         raise typer.BadParameter("give exactly one of --world, --bbox W S E N and --geojson FILE")
     return Area(bbox, geojson, deep_geojson, land)
 
 
 def fetch_settings(rate: float | None, concurrency: int | None, contact: str | None, refresh: bool) -> FetchSettings:
-    """From options, and the environment where they say nothing."""
+    """Fetch settings from options, or from the environment if an option is absent."""
     return FetchSettings.from_environment(
         os.environ, rate_per_s=rate, concurrency=concurrency, contact=contact, refresh=refresh
     )

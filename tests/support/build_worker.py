@@ -1,4 +1,4 @@
-"""A build in a process of its own, so that tests can kill it: one JSON argument, the request.
+"""A build in its own process, so that tests can kill it. Its argument is the request as JSON.
 
 Not a test. `slow_s` makes each batch take that long; `limit_bytes` is the largest file that the process may write.
 """
@@ -29,20 +29,20 @@ class SlowEncoder(FakeTileEncoder):
 
 
 def main() -> None:
-    asked = json.loads(sys.argv[1])
-    maps = SlowEncoder(contexts={int(z): m for z, m in asked.pop("contexts", {}).items()})
-    maps.slow_s = asked.pop("slow_s", 0.0)
-    if limit := asked.pop("limit_bytes", None):
+    options = json.loads(sys.argv[1])
+    maps = SlowEncoder(contexts={int(z): m for z, m in options.pop("contexts", {}).items()})
+    maps.slow_s = options.pop("slow_s", 0.0)
+    if limit := options.pop("limit_bytes", None):
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     for name in ("out", "cache"):
-        if asked.get(name):
-            asked[name] = Path(asked[name])
+        if options.get(name):
+            options[name] = Path(options[name])
     request = BuildRequest(
-        zooms=tuple(asked.pop("zooms")),
-        area=Area(bbox=tuple(asked.pop("bbox"))),
+        zooms=tuple(options.pop("zooms")),
+        area=Area(bbox=tuple(options.pop("bbox"))),
         fetch=FetchSettings(rate_per_s=1e6, attempts=3, backoff_s=0.05, flush_s=0.02, give_up_after=3, batch_tiles=8),
-        **asked,
+        **options,
     )
     print("ready", flush=True)
     with ending_well("the same command goes on from here"):

@@ -1,4 +1,4 @@
-"""Sources held in memory, a tile server on loopback, and builds in a process of their own."""
+"""Sources in memory, a tile server on loopback, and builds in separate processes."""
 
 import io
 import json
@@ -68,7 +68,7 @@ class MemorySource:
 
 @dataclass
 class Server:
-    """Serves `answer(tile)`; None is a 404. `log` holds every tile asked for; each answer comes after `delay_s`."""
+    """Serves `answer(tile)`; None is a 404. `log` holds every requested tile; each answer takes `delay_s`."""
 
     answer: Callable[[Tile], bytes | None] = tile_bytes
     delay_s: float = 0.0
@@ -82,7 +82,7 @@ class Server:
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A server until the block ends."""
+    """Run a server while the block runs."""
     state = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -105,7 +105,7 @@ def serving() -> Iterator[Server]:
 
     class Quiet(ThreadingHTTPServer):
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A killed client resets its connections; that is what the tests are for."""
+            """Ignore errors: a killed client resets its connections."""
 
     httpd = Quiet(("127.0.0.1", 0), Handler)
     httpd.daemon_threads = True
@@ -119,7 +119,7 @@ def serving() -> Iterator[Server]:
 
 
 def start_worker(**request: Any) -> "subprocess.Popen[str]":
-    """A build in its own process; it prints `ready` before it begins and its report when it is done."""
+    """Start a build in its own process, which prints `ready` before the build and its report after it."""
     process = subprocess.Popen(
         [sys.executable, str(WORKER), json.dumps(request, default=str)],
         cwd=ROOT,
@@ -145,7 +145,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def write_folder(root: Path, tiles: dict[Tile, bytes]) -> Path:
-    """Tiles as a z/x/y folder."""
+    """Write tiles as a z/x/y folder."""
     for tile, data in tiles.items():
         path = root / str(tile.z) / str(tile.x) / f"{tile.y}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Whole builds: every row's vector against a direct encoding, and what happens when things are missing or taken."""
+"""Whole builds: every vector against a direct encoding, missing imagery, resuming, and folders that are taken."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ ZOOMS = (3, 5, 6)
 
 @pytest.fixture
 def source(monkeypatch: pytest.MonkeyPatch) -> MemorySource:
-    """What `--source memory` opens; `--source other` and the rest open as ever."""
+    """The source that `--source memory` opens; other sources open as usual."""
     memory = MemorySource()
     opened = {"memory": memory}
     real = indexer.build.inputs.open_source
@@ -54,14 +54,14 @@ def vectors_of(directory: Path) -> dict[Tile, np.ndarray]:
     """Every tile that has a vector, read back through FAISS."""
     index = TileIndex.open(directory)
     dtype = {"fp16": "<f2", "fp32": "<f4"}[index.manifest.codec]
-    found = {}
+    vectors = {}
     for level in index.levels:
         for number, shard in enumerate(level.shards):
             for parent in range(shard.lists):
                 stored = shard.stored(parent).view(dtype).astype(np.float32)
                 for row, vector in zip(shard.rows_of(parent) + level.first_rows[number], stored, strict=True):
-                    found[tile_of_code(int(level.codes[row]), level.zoom)] = vector
-    return found
+                    vectors[tile_of_code(int(level.codes[row]), level.zoom)] = vector
+    return vectors
 
 
 def covered(zoom: int) -> list[Tile]:
@@ -76,14 +76,14 @@ def test_every_row_is_the_direct_encoding_of_its_composed_picture(
     maps = FakeTileEncoder(contexts={5: 0.5, 6: 1.0})
     report = build(tmp_path / "index", maps, codec=codec)
     assert verify(tmp_path / "index") == []
-    found = vectors_of(tmp_path / "index")
+    vectors = vectors_of(tmp_path / "index")
     assert report.rows == {z: len(covered(z)) for z in ZOOMS}
-    assert set(found) == {t for z in ZOOMS for t in covered(z)}
+    assert set(vectors) == {t for z in ZOOMS for t in covered(z)}
     for z in ZOOMS:
         composer = Composer(source, None, maps.input_size, maps.context(z))
         tiles = covered(z)
         pictures = np.stack([composer.compose(t).pixels for t in tiles])
-        np.testing.assert_allclose([found[t] for t in tiles], maps.encode(z, pictures), atol=atol)
+        np.testing.assert_allclose([vectors[t] for t in tiles], maps.encode(z, pictures), atol=atol)
     assert len(TileIndex.open(tmp_path / "index").levels[2].shards) == 3
 
 
@@ -109,17 +109,17 @@ def test_missing_and_broken_tiles_are_reported_and_parents_take_means(tmp_path: 
     assert report.problems.broken == 1
     assert report.inferred == {3: 0, 5: len(gone), 6: 0}
     assert verify(tmp_path / "index") == []
-    found = vectors_of(tmp_path / "index")
-    assert covered(6)[5] not in found
-    children = [t for t in found if t.z == 6 and (t.x // 2, t.y // 2) == (gone[0].x, gone[0].y)]
-    mean = np.sum([found[t] for t in children], axis=0)
-    np.testing.assert_allclose(found[gone[0]], mean / np.linalg.norm(mean), atol=1e-6)
+    vectors = vectors_of(tmp_path / "index")
+    assert covered(6)[5] not in vectors
+    children = [t for t in vectors if t.z == 6 and (t.x // 2, t.y // 2) == (gone[0].x, gone[0].y)]
+    mean = np.sum([vectors[t] for t in children], axis=0)
+    np.testing.assert_allclose(vectors[gone[0]], mean / np.linalg.norm(mean), atol=1e-6)
     lines = [json.loads(line) for line in (tmp_path / "index" / "problems.jsonl").read_text().splitlines()]
     assert len(lines) == len(gone) + 1
     assert [p["reason"] for p in lines if p["z"] == 6] == ["HTML instead of an image"]
 
 
-def test_a_broken_neighbour_outside_the_coverage_is_told_once(tmp_path: Path, source: MemorySource) -> None:
+def test_broken_tile_outside_the_coverage_is_reported_once(tmp_path: Path, source: MemorySource) -> None:
     inside = set(covered(6))
     source.answer = lambda t: tile_bytes(t) if t.z < 6 or t in inside else b"rubbish"
     report = build(tmp_path / "index", FakeTileEncoder(contexts={6: 1.0}))
@@ -128,7 +128,7 @@ def test_a_broken_neighbour_outside_the_coverage_is_told_once(tmp_path: Path, so
     assert report.problems.missing == 0
 
 
-def test_a_zoom_above_the_sources_first_is_all_means_and_no_problem(tmp_path: Path, source: MemorySource) -> None:
+def test_zoom_above_the_sources_first_takes_means_without_problems(tmp_path: Path, source: MemorySource) -> None:
     source.min_zoom = 5
     source.answer = lambda t: tile_bytes(t) if t.z >= 5 else None
     report = build(tmp_path / "index")
@@ -141,24 +141,22 @@ def test_two_sources_are_composited_and_both_are_named(tmp_path: Path, source: M
     red = encoded(Image.new("RGBA", (16, 16), (255, 0, 0, 255)))
     overlay = write_folder(tmp_path / "labels", dict.fromkeys(covered(6)[:4], red))
     build(tmp_path / "index", overlay=str(overlay), codec="fp32")
-    found = vectors_of(tmp_path / "index")
+    vectors = vectors_of(tmp_path / "index")
     expected = FakeTileEncoder().encode(6, np.full((1, 16, 16, 3), (255, 0, 0), dtype=np.uint8))[0]
     for tile in covered(6)[:4]:
-        np.testing.assert_allclose(found[tile], expected, atol=1e-6)
+        np.testing.assert_allclose(vectors[tile], expected, atol=1e-6)
     build(tmp_path / "plain", codec="fp32")
     assert Manifest.read(tmp_path / "index").id != Manifest.read(tmp_path / "plain").id
     assert Manifest.read(tmp_path / "index").source["overlay"] == "labels"
 
 
-def test_equal_ocean_is_encoded_once_a_unit(tmp_path: Path, source: MemorySource) -> None:
+def test_equal_tiles_are_encoded_once_per_unit(tmp_path: Path, source: MemorySource) -> None:
     source.answer = lambda t: tile_bytes(Tile(0, 0, 0))
     report = build(tmp_path / "index")
     assert report.encoded == sum(-(-n // 32) for n in report.rows.values())
 
 
-def test_the_same_command_again_says_that_it_is_there_and_another_is_refused(
-    tmp_path: Path, source: MemorySource
-) -> None:
+def test_same_request_is_already_built_and_another_is_refused(tmp_path: Path, source: MemorySource) -> None:
     first = build(tmp_path / "index")
     source.reads.clear()
     again = build(tmp_path / "index")
@@ -173,7 +171,7 @@ def test_the_same_command_again_says_that_it_is_there_and_another_is_refused(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["index"]
 
 
-def test_what_is_no_index_is_never_overwritten(tmp_path: Path, source: MemorySource) -> None:
+def test_folder_that_is_not_an_index_is_never_overwritten(tmp_path: Path, source: MemorySource) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter1.tex").write_text("years of work")
     for overwrite in (False, True):
@@ -203,7 +201,7 @@ def interrupted(out: Path, source: MemorySource, after: int) -> None:
     source.reads.clear()
 
 
-def test_a_lost_source_leaves_a_state_that_goes_on(tmp_path: Path, source: MemorySource) -> None:
+def test_build_resumes_after_its_source_was_lost(tmp_path: Path, source: MemorySource) -> None:
     build(tmp_path / "whole")
     interrupted(tmp_path / "index", source, 100)
     with pytest.raises(IndexMissingError):
@@ -215,7 +213,7 @@ def test_a_lost_source_leaves_a_state_that_goes_on(tmp_path: Path, source: Memor
     assert contents(tmp_path / "index") == contents(tmp_path / "whole")
 
 
-def test_going_on_with_other_arguments_is_refused_with_the_difference(tmp_path: Path, source: MemorySource) -> None:
+def test_resuming_with_other_arguments_is_refused_with_the_difference(tmp_path: Path, source: MemorySource) -> None:
     interrupted(tmp_path / "index", source, 100)
     with pytest.raises(RunMismatchError, match=r"codec was 'fp16' and is now 'fp32'.*--overwrite"):
         build(tmp_path / "index", codec="fp32")
@@ -223,12 +221,12 @@ def test_going_on_with_other_arguments_is_refused_with_the_difference(tmp_path: 
     assert verify(tmp_path / "index") == []
 
 
-def test_two_builds_of_one_index_do_not_meet(tmp_path: Path, source: MemorySource) -> None:
+def test_second_build_of_the_same_index_is_refused(tmp_path: Path, source: MemorySource) -> None:
     with open_workdir(tmp_path / "index", {"a": 1}), pytest.raises(RunLockedError, match="another build"):
         build(tmp_path / "index")
 
 
-def test_a_kill_between_publishing_and_tidying_is_tidied(tmp_path: Path, source: MemorySource) -> None:
+def test_leftovers_of_a_kill_after_publishing_are_removed(tmp_path: Path, source: MemorySource) -> None:
     build(tmp_path / "index")
     left = tmp_path / "index.partial"
     left.mkdir()
@@ -237,7 +235,7 @@ def test_a_kill_between_publishing_and_tidying_is_tidied(tmp_path: Path, source:
     assert not left.exists()
 
 
-def test_damaged_work_is_made_again(tmp_path: Path, source: MemorySource) -> None:
+def test_damaged_units_and_codes_are_made_again(tmp_path: Path, source: MemorySource) -> None:
     build(tmp_path / "whole")
     interrupted(tmp_path / "index", source, 100)
     work = tmp_path / "index.partial"
@@ -254,7 +252,7 @@ def fast(**changes: Any) -> FetchSettings:
     return FetchSettings(**({"rate_per_s": 1e6, "attempts": 1, "flush_s": 0.02, "give_up_after": 3} | changes))
 
 
-def test_a_server_is_fetched_into_the_cache_margins_included(tmp_path: Path, server: Server) -> None:
+def test_server_tiles_and_margins_are_fetched_into_the_cache(tmp_path: Path, server: Server) -> None:
     inside = Coverage.of((3, 6), SMALL["area"].region())
     tiles = [tile_of_code(int(c), 6) for codes in inside.chunks(6) for c in codes]
     absent = tiles[3]
@@ -272,7 +270,7 @@ def test_a_server_is_fetched_into_the_cache_margins_included(tmp_path: Path, ser
     assert contents(tmp_path / "index") == contents(tmp_path / "again")
 
 
-def test_a_dead_server_is_one_clear_error_and_resumable(tmp_path: Path, server: Server) -> None:
+def test_build_resumes_after_the_server_died(tmp_path: Path, server: Server) -> None:
     def dying(tile: Tile) -> bytes:
         if len(server.log) > 60:
             raise ConnectionAbortedError
@@ -282,15 +280,15 @@ def test_a_dead_server_is_one_clear_error_and_resumable(tmp_path: Path, server: 
     options: dict[str, Any] = {"source": server.url, "cache": tmp_path / "cache", "fetch": fast()}
     with pytest.raises(SourceUnavailableError, match="run the same command again"):
         build(tmp_path / "index", **options)
-    kept = set(server.log[:50])
+    cached = set(server.log[:50])
     server.answer = tile_bytes
     server.log.clear()
     build(tmp_path / "index", **options)
-    assert not kept & set(server.log)
+    assert not cached & set(server.log)
     assert verify(tmp_path / "index") == []
 
 
-def test_overlay_and_source_have_caches_of_their_own(tmp_path: Path, server: Server) -> None:
+def test_overlay_and_source_have_separate_caches(tmp_path: Path, server: Server) -> None:
     base = write_folder(tmp_path / "base", {t: tile_bytes(t) for z in ZOOMS for t in covered(z)})
     build(tmp_path / "a", source=str(base), overlay=server.url, cache=tmp_path / "t.mbtiles", fetch=fast(), **SMALL)
     assert (tmp_path / "t.overlay.mbtiles").exists()
@@ -307,7 +305,7 @@ def test_zooms_beyond_the_source_and_areas_without_tiles_are_refused(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_a_source_that_knows_land_is_indexed_for_land(tmp_path: Path, source: MemorySource) -> None:
+def test_source_that_knows_land_is_indexed_for_land_only(tmp_path: Path, source: MemorySource) -> None:
     def east(codes: np.ndarray, z: int) -> np.ndarray:
         return (centres_of_codes(codes, z)[0] > 0).astype(np.float32)
 
@@ -321,14 +319,14 @@ def test_a_source_that_knows_land_is_indexed_for_land(tmp_path: Path, source: Me
         build(tmp_path / "west", area=Area(bbox=(-140, 10, -135, 12)))
 
 
-def test_encoders_that_disagree_are_refused(tmp_path: Path, source: MemorySource) -> None:
+def test_encoders_of_different_dimensions_are_refused(tmp_path: Path, source: MemorySource) -> None:
     with pytest.raises(BuildError, match="dimensions"):
         build(tmp_path / "index", FakeTileEncoder(dim=8))
     with pytest.raises(BuildError, match="codec"):
         build(tmp_path / "index", codec="int3")
 
 
-def test_a_calibration_goes_in_only_where_it_fits(tmp_path: Path, source: MemorySource) -> None:
+def test_calibration_is_added_only_if_it_fits_the_index(tmp_path: Path, source: MemorySource) -> None:
     build(tmp_path / "plain")
     manifest = Manifest.read(tmp_path / "plain")
     numbers = {z: ZoomNumbers(0.05) for z in ZOOMS}
@@ -346,7 +344,7 @@ def test_a_calibration_goes_in_only_where_it_fits(tmp_path: Path, source: Memory
         build(tmp_path / "bad", calibration=folder / "calibration.json")
 
 
-def test_progress_adds_up(tmp_path: Path, source: MemorySource) -> None:
+def test_progress_reaches_its_total_at_every_stage(tmp_path: Path, source: MemorySource) -> None:
     seen: list[Progress] = []
     request = BuildRequest(
         source="memory", out=tmp_path / "i", zooms=ZOOMS, area=Area(bbox=(0, 60, 90, 90)), unit_rows=8, threads=2

@@ -1,4 +1,4 @@
-"""What the encoder sees: margins, overlays, and tiles that are missing or broken."""
+"""Composed pictures: margins, overlays, and tiles that are missing or broken."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +26,7 @@ def test_without_margin_the_picture_is_the_tile() -> None:
 
 
 @given(st.integers(8, 400), st.floats(0, 2.5))
-def test_frames_hold_the_margin_asked_for(size: int, context: float) -> None:
+def test_frame_has_the_requested_margin(size: int, context: float) -> None:
     frame = Frame.of(size, context)
     side = frame.tile + 2 * frame.margin
     assert frame.tile * (1 + 2 * context) >= size - 1e-6
@@ -35,7 +35,7 @@ def test_frames_hold_the_margin_asked_for(size: int, context: float) -> None:
 
 
 @pytest.mark.parametrize("x", [0, 3, 7])
-def test_a_margin_comes_from_the_neighbours_and_wraps_at_the_date_line(x: int) -> None:
+def test_margin_comes_from_the_neighbours_and_wraps_at_the_date_line(x: int) -> None:
     composed = Composer(MemorySource(), None, 48, 1.0).compose(Tile(x, 4, 3))
     rows = [
         np.concatenate([pixels_of(Tile((x + dx) % 8, 4 + dy, 3)) for dx in (-1, 0, 1)], axis=1) for dy in (-1, 0, 1)
@@ -44,7 +44,7 @@ def test_a_margin_comes_from_the_neighbours_and_wraps_at_the_date_line(x: int) -
 
 
 @pytest.mark.parametrize("y", [0, 7])
-def test_beyond_a_pole_the_edge_is_repeated(y: int) -> None:
+def test_edge_is_repeated_beyond_a_pole(y: int) -> None:
     pixels = Composer(MemorySource(), None, 48, 1.0).compose(Tile(3, y, 3)).pixels
     assert pixels is not None
     beyond = pixels[:16, 16:32] if y == 0 else pixels[32:, 16:32]
@@ -52,14 +52,14 @@ def test_beyond_a_pole_the_edge_is_repeated(y: int) -> None:
     np.testing.assert_array_equal(beyond, np.broadcast_to(edge, (16, 16, 3)))
 
 
-def test_half_a_margin_is_cut_from_the_neighbours() -> None:
+def test_half_tile_margin_is_cut_from_the_neighbours() -> None:
     pixels = Composer(MemorySource(), None, 32, 0.5).compose(Tile(3, 3, 3)).pixels
     assert pixels is not None
     np.testing.assert_array_equal(pixels[8:24, :8], pixels_of(Tile(2, 3, 3))[:, 8:])
     np.testing.assert_array_equal(pixels[24:, 24:], pixels_of(Tile(4, 4, 3))[:8, :8])
 
 
-def test_a_missing_neighbour_leaves_the_tiles_own_edge() -> None:
+def test_edge_is_repeated_for_a_missing_neighbour() -> None:
     source = MemorySource(lambda t: None if t.x == 2 else tile_bytes(t))
     pixels = Composer(source, None, 48, 1.0).compose(Tile(3, 3, 3)).pixels
     assert pixels is not None
@@ -68,7 +68,7 @@ def test_a_missing_neighbour_leaves_the_tiles_own_edge() -> None:
     np.testing.assert_array_equal(pixels[:16, 16:32], pixels_of(Tile(3, 2, 3)))
 
 
-def test_no_imagery_is_no_picture_even_among_neighbours() -> None:
+def test_tile_without_imagery_has_no_picture_despite_its_neighbours() -> None:
     source = MemorySource(lambda t: None if t == Tile(3, 3, 3) else tile_bytes(t))
     assert Composer(source, None, 48, 1.0).compose(Tile(3, 3, 3)).pixels is None
 
@@ -109,7 +109,7 @@ def test_every_kind_of_picture_becomes_rgb(mode: str) -> None:
     assert abs(float(pixels.mean()) - expected) < 6
 
 
-def test_a_transparent_tile_is_no_imagery_and_a_half_transparent_one_lies_on_black() -> None:
+def test_transparent_tile_has_no_imagery_and_half_transparent_is_composited_on_black() -> None:
     clear = encoded(Image.new("RGBA", (16, 16), (255, 0, 0, 0)))
     assert Composer(MemorySource(lambda t: clear), None, 16, 0.0).compose(Tile(0, 0, 1)).pixels is None
     half = encoded(Image.new("RGBA", (16, 16), (200, 100, 0, 128)))
@@ -118,7 +118,7 @@ def test_a_transparent_tile_is_no_imagery_and_a_half_transparent_one_lies_on_bla
     assert np.abs(pixels[0, 0].astype(int) - [100, 50, 0]).max() <= 1
 
 
-def test_an_overlay_is_composited_and_its_absence_is_no_matter() -> None:
+def test_overlay_is_composited_where_it_exists() -> None:
     label = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     label.paste((255, 0, 0, 255), (0, 0, 8, 16))
     overlay = MemorySource(lambda t: encoded(label) if t.x == 0 else None)
@@ -130,7 +130,7 @@ def test_an_overlay_is_composited_and_its_absence_is_no_matter() -> None:
     np.testing.assert_array_equal(composer.compose(Tile(1, 0, 1)).pixels, pixels_of(Tile(1, 0, 1)))
 
 
-def test_a_broken_overlay_is_reported_and_the_tile_kept() -> None:
+def test_broken_overlay_is_reported_and_the_tile_is_used() -> None:
     composed = Composer(MemorySource(), MemorySource(lambda t: b"rubbish"), 16, 0.0).compose(Tile(0, 0, 1))
     assert composed.pixels is not None
     assert composed.problems[0].layer == "overlay"
@@ -154,7 +154,7 @@ def test_shrinking_is_antialiased() -> None:
     assert abs(pixels.astype(int) - 127).max() < 25
 
 
-def test_raster_sources_draw_at_the_size_wanted() -> None:
+def test_raster_source_renders_at_the_requested_size() -> None:
     class Raster(MemorySource):
         sizes: set[int] = set()  # noqa: RUF012
 
@@ -170,7 +170,7 @@ def test_raster_sources_draw_at_the_size_wanted() -> None:
     assert pixels[0, :, 0].tolist() == [2] * 24 + [3] * 24 + [4] * 24
 
 
-def test_each_tile_is_decoded_once_though_many_threads_want_it() -> None:
+def test_tile_is_decoded_once_for_many_threads() -> None:
     source = MemorySource()
     lock = threading.Lock()
 
@@ -198,6 +198,6 @@ def test_errors_of_the_source_pass_through() -> None:
 
 
 @pytest.mark.parametrize("context", [-0.1, float("nan"), float("inf")])
-def test_margins_that_are_none(context: float) -> None:
+def test_invalid_margins_are_refused(context: float) -> None:
     with pytest.raises(ValueError, match="margin"):
         Frame.of(72, context)

@@ -1,4 +1,4 @@
-"""Coverage against a test of every tile of a zoom, one by one, with shapely's own area."""
+"""Coverage against a brute-force test of every tile of a zoom with shapely."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,7 @@ boxes = st.tuples(degrees(-180, 180), degrees(-90, 89), degrees(-180, 180), degr
 
 @settings(max_examples=60, deadline=None)
 @given(boxes)
-def test_a_bbox_covers_what_brute_force_finds(box: tuple[float, float, float, float]) -> None:
+def test_bbox_covers_what_brute_force_finds(box: tuple[float, float, float, float]) -> None:
     west, south, east, north = box[0], box[1], box[2], min(90, box[1] + box[3])
     coverage = Coverage.of(ZOOMS, Region.from_bbox(west, south, east, north))
     spans = [(west, east)] if west < east else [(west, 180), (-180, east)]
@@ -115,14 +115,14 @@ def test_thinning_keeps_only_the_deep_region_from_zoom_10(tmp_path: Path) -> Non
         Coverage.of((8, 10), wide, deep=Region.from_bbox(30, 30, 40, 40))
 
 
-def test_the_world_at_zoom_16_is_counted_without_looking_at_it() -> None:
+def test_world_at_zoom_16_is_counted_without_enumerating_tiles() -> None:
     coverage = Coverage.of((4, 16), Region.world())
     assert coverage.count(16) == 4**16
     first = next(iter(coverage.chunks(16, size=5)))
     assert first.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_long_boundaries_descend_in_blocks_and_stay_in_order() -> None:
+def test_long_boundaries_are_split_into_blocks_in_order() -> None:
     # A thin band: two boundaries along the whole parallel are far more cells than one block holds.
     coverage = Coverage.of((16,), Region.from_bbox(-180, 0.5, 180, 0.6))
     last, total = -1, 0
@@ -135,21 +135,21 @@ def test_long_boundaries_descend_in_blocks_and_stay_in_order() -> None:
     assert total == rows * 2**16
 
 
-def test_a_bbox_that_ends_on_tile_edges_holds_no_neighbour() -> None:
+def test_bbox_that_ends_on_tile_edges_covers_no_neighbour() -> None:
     west, south, east, north = bounds_of_codes(np.array([code_of_tile(tile_at(10, 10, 6))], dtype=np.uint64), 6)
     coverage = Coverage.of((6, 8), Region.from_bbox(west[0], south[0], east[0], north[0]))
     assert coverage.count(6) == 1
     assert coverage.count(8) == 16
 
 
-def test_date_line() -> None:
+def test_bbox_crosses_the_date_line() -> None:
     coverage = Coverage.of((3,), Region.from_bbox(170, -10, -170, 10))
     assert {tile_of_code(c, 3).x for c in all_codes(coverage, 3)} == {0, 7}
     near = {tile_of_code(c, 3).x for c in all_codes(coverage, 3, 1)}
     assert near == {6, 7, 0, 1}
 
 
-def test_poles_are_clipped_and_said_so() -> None:
+def test_poles_are_clipped_with_a_note() -> None:
     region = Region.from_bbox(-180, 80, 180, 90)
     assert "clipped" in region.notes[0]
     assert {tile_of_code(c, 4).y for c in all_codes(Coverage.of((4,), region), 4)} == {0, 1}
@@ -215,7 +215,7 @@ def test_geojson_hole_and_collection(tmp_path: Path) -> None:
     assert code_of_tile(tile_at(100, 0, 6)) not in codes
 
 
-def test_geojson_that_goes_the_long_way_is_said(tmp_path: Path) -> None:
+def test_geojson_edge_the_long_way_round_gets_a_note(tmp_path: Path) -> None:
     region = Region.from_file(geojson(tmp_path, {"type": "Polygon", "coordinates": [ring(170, -10, -170, 10)]}))
     assert "write 190 instead of -170" in " ".join(region.notes)
 
@@ -270,8 +270,8 @@ def test_runs_of_billions_are_chunked_lazily() -> None:
     assert chunk.tolist() == [5, 6, 10, 11]
 
 
-def test_the_identity_follows_the_area_and_nothing_else() -> None:
-    one, two = Region.from_bbox(0, 0, 10, 10), Region.from_bbox(0, 0, 10, 10)
-    assert Coverage.of((4,), one).identity == Coverage.of((4,), two).identity
-    assert Coverage.of((4,), one).identity != Coverage.of((4, 6), one).identity
-    assert Coverage.of((4,), one).identity != Coverage.of((4,), Region.from_bbox(0, 0, 10, 10.1)).identity
+def test_identity_depends_on_the_area_alone() -> None:
+    first, second = Region.from_bbox(0, 0, 10, 10), Region.from_bbox(0, 0, 10, 10)
+    assert Coverage.of((4,), first).identity == Coverage.of((4,), second).identity
+    assert Coverage.of((4,), first).identity != Coverage.of((4, 6), first).identity
+    assert Coverage.of((4,), first).identity != Coverage.of((4,), Region.from_bbox(0, 0, 10, 10.1)).identity

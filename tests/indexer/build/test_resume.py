@@ -1,4 +1,4 @@
-"""Builds in processes of their own that are killed, interrupted, or run out of disk, and then go on."""
+"""Builds in separate processes that are killed, interrupted or run out of disk, and then resume."""
 
 import json
 import random
@@ -28,20 +28,20 @@ def request(tmp_path: Path, name: str, source: str, **changes: Any) -> dict[str,
     return options | {"bbox": BOX} | changes
 
 
-def kept_tiles(cache: Path) -> set[Tile]:
-    """What a cache holds, be it half-written: asked the way a later run asks."""
+def cached_tiles(cache: Path) -> set[Tile]:
+    """The tiles in a cache, perhaps half-written, read in the way that a later run reads them."""
     files = list(cache.glob("*.mbtiles"))
     if not files or not files[0].stat().st_size:
         return set()
-    found = set()
+    tiles = set()
     try:
         with TileStore.open(files[0]) as store:
             for z in store.counts():
                 every = np.arange(4**z, dtype=np.uint64)
-                found |= {tile_of_code(int(c), z) for c in np.setdiff1d(every, store.unknown(every, z))}
+                tiles |= {tile_of_code(int(c), z) for c in np.setdiff1d(every, store.unknown(every, z))}
     except StoreError:  # killed before its tables were laid out
         return set()
-    return found
+    return tiles
 
 
 def folder(tmp_path: Path) -> str:
@@ -51,25 +51,25 @@ def folder(tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_ten_kills_change_nothing_and_nothing_kept_is_fetched_twice(tmp_path: Path, server: Server) -> None:
+def test_ten_kills_change_no_byte_and_refetch_no_cached_tile(tmp_path: Path, server: Server) -> None:
     code, out, err = run_worker(**request(tmp_path, "whole", server.url, unit_rows=8))
     assert code == 0, err
     whole = json.loads(out)
     assert whole["fetches"][0]["failed"] == 0
     server.delay_s = 0.01
-    asked = request(tmp_path, "killed", server.url, unit_rows=8, slow_s=0.02)
+    options = request(tmp_path, "killed", server.url, unit_rows=8, slow_s=0.02)
     rng, work = random.Random(16), tmp_path / "killed.partial"
 
     def begun(stage: str) -> int:
-        """How far it has come: requests answered, units on disk, or whether shards are being written."""
+        """The progress of a stage: requests answered, units on disk, or whether shards are being written."""
         if stage == "fetch":
             return len(server.log)
         return len(list(work.glob("units/*/*/*.unit" if stage == "embed" else "index")))
 
     for stage in ["fetch"] * 5 + ["embed"] * 4 + ["write"]:
         server.log.clear()
-        before = kept_tiles(tmp_path / "killed-cache")
-        process = start_worker(**asked)
+        before = cached_tiles(tmp_path / "killed-cache")
+        process = start_worker(**options)
         enough = begun(stage) + {"fetch": rng.randint(1, 25), "embed": rng.randint(0, 1), "write": 1}[stage]
         while begun(stage) < enough and process.poll() is None:
             time.sleep(rng.uniform(0.001, 0.01))
@@ -78,9 +78,9 @@ def test_ten_kills_change_nothing_and_nothing_kept_is_fetched_twice(tmp_path: Pa
         assert not before & set(server.log)
         assert stage == "write" or not (tmp_path / "killed").exists()
     assert begun("embed") or (tmp_path / "killed").exists()
-    before = kept_tiles(tmp_path / "killed-cache")
+    before = cached_tiles(tmp_path / "killed-cache")
     server.log.clear()
-    code, out, err = run_worker(**asked)
+    code, out, err = run_worker(**options)
     assert code == 0, err
     assert not before & set(server.log)
     differing = {
@@ -95,13 +95,13 @@ def test_ten_kills_change_nothing_and_nothing_kept_is_fetched_twice(tmp_path: Pa
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("stage", ["fetch", "embed"])
-def test_an_interrupt_is_one_line_and_exit_130(
+def test_interrupt_ends_with_one_line_and_exit_130(
     tmp_path: Path, server: Server, number: signal.Signals, stage: str
 ) -> None:
     source = server.url if stage == "fetch" else folder(tmp_path)
     server.delay_s = 0.05
-    asked = request(tmp_path, "index", source, slow_s=0.1)
-    process = start_worker(**asked)
+    options = request(tmp_path, "index", source, slow_s=0.1)
+    process = start_worker(**options)
     plan = tmp_path / "index.partial" / "plan.json"
     while not plan.exists() and process.poll() is None:  # pytest's own time limit ends a worker that hangs
         time.sleep(0.05)
@@ -114,20 +114,20 @@ def test_an_interrupt_is_one_line_and_exit_130(
     assert plan.exists()
 
 
-def test_a_full_disk_is_one_line_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_full_disk_ends_with_one_line_and_the_build_resumes_with_space(tmp_path: Path) -> None:
     # A limit on a file's size stands in for a full disk. Nothing fits; then some units; then units but no shard
     # (FAISS writes those); then shards but no manifest.
-    asked = request(tmp_path, "index", folder(tmp_path), contexts={})
+    options = request(tmp_path, "index", folder(tmp_path), contexts={})
     for limit in (1, 800, 1400, 2300):
-        code, _, err = run_worker(**asked, limit_bytes=limit)
+        code, _, err = run_worker(**options, limit_bytes=limit)
         assert code == 1, err
         assert len(err.strip().splitlines()) == 1
         assert err.startswith("tilebeam: ")
         assert "free some space" in err
         assert not (tmp_path / "index").exists()
-    code, out, err = run_worker(**asked)
+    code, out, err = run_worker(**options)
     assert code == 0, err
     assert json.loads(out)["encoded"] == 0, "every unit was there already"
-    code, _, err = run_worker(**asked | {"out": tmp_path / "whole"})
+    code, _, err = run_worker(**options | {"out": tmp_path / "whole"})
     assert code == 0, err
     assert contents(tmp_path / "index") == contents(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""An index without vectors: made from a coverage alone, checked like any other, answered from a prior."""
+"""Rows-only indexes: built from a coverage alone, verified like any other, and answered from a prior."""
 
 import json
 from pathlib import Path
@@ -42,15 +42,15 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def believing(index: Path, lat: list[float], lng: list[float]) -> Locator:
-    """An index of rows, opened with a density of some places as its prior."""
+def with_density_prior(index: Path, lat: list[float], lng: list[float]) -> Locator:
+    """A rows-only index, opened with a density of some places as its prior."""
     opened = TileIndex.open(index)
     prior = DensityPrior(Density.of(np.array(lat), np.array(lng)))
-    asked = InstalledPrior.of("density", prior, Calibration(), opened.zooms, Calibration())
-    return Locator(opened, Calibration(), NoEncoder(), priors=OpenPriors({"density": asked}, "density"))
+    installed = InstalledPrior.of("density", prior, Calibration(), opened.zooms, Calibration())
+    return Locator(opened, Calibration(), NoEncoder(), priors=OpenPriors({"density": installed}, "density"))
 
 
-def test_it_holds_the_rows_of_the_coverage_and_nothing_else(index: Path) -> None:
+def test_rows_only_index_holds_the_rows_of_the_coverage(index: Path) -> None:
     coverage = Coverage.of(ZOOMS, Region.from_bbox(*BOX))
     opened = TileIndex.open(index)
     for level in opened.levels:
@@ -61,7 +61,7 @@ def test_it_holds_the_rows_of_the_coverage_and_nothing_else(index: Path) -> None
     assert verify(index) == []
 
 
-def test_the_same_request_gives_the_same_index_and_is_there_already(index: Path, tmp_path: Path) -> None:
+def test_same_rows_only_request_gives_the_same_index(index: Path, tmp_path: Path) -> None:
     request = rows_request(tmp_path / "again", ZOOMS, Area(bbox=BOX), shard_rows=32)
     report = build_index(request)
     assert report.index_id == Manifest.read(index).id
@@ -71,7 +71,7 @@ def test_the_same_request_gives_the_same_index_and_is_there_already(index: Path,
         build_index(rows_request(request.out, (4,), Area(bbox=BOX)))
 
 
-def test_a_build_that_was_killed_goes_on(index: Path, tmp_path: Path) -> None:
+def test_killed_rows_only_build_resumes(index: Path, tmp_path: Path) -> None:
     class Killed(BaseException):
         pass
 
@@ -86,19 +86,19 @@ def test_a_build_that_was_killed_goes_on(index: Path, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out"]
 
 
-def test_a_level_of_rows_gives_all_children_of_the_kept(index: Path) -> None:
+def test_level_of_rows_returns_all_children_of_the_beam(index: Path) -> None:
     above, level = TileIndex.open(index).levels[-2:]
     parents = np.array([0, 2, len(above.codes) - 1])
-    found = level.search(np.empty(0, dtype=np.float32), parents)
+    candidates = level.search(np.empty(0, dtype=np.float32), parents)
     expected = np.flatnonzero(np.isin(level.codes >> np.uint64(4), above.codes[parents]))
-    assert found.rows.tolist() == expected.tolist()
-    assert (above.codes[parents][found.slots] == level.codes[found.rows] >> np.uint64(4)).all()
-    assert not found.similarities.any()
+    assert candidates.rows.tolist() == expected.tolist()
+    assert (above.codes[parents][candidates.slots] == level.codes[candidates.rows] >> np.uint64(4)).all()
+    assert not candidates.similarities.any()
 
 
-def test_it_answers_where_its_prior_says(index: Path) -> None:
-    """Photos were taken in two places within it: the answer is the one of more, and the masses are the prior's."""
-    locator = believing(index, [47.37, 47.37, 47.37, 46.0, 0.0], [8.54, 8.54, 8.54, 7.0, 0.0])
+def test_rows_only_index_answers_from_its_prior(index: Path) -> None:
+    """The prior has photos in two places: the answer is the place with more, and the masses are the prior's."""
+    locator = with_density_prior(index, [47.37, 47.37, 47.37, 46.0, 0.0], [8.54, 8.54, 8.54, 7.0, 0.0])
     (answer,) = locator.locate(np.empty((1, 0), dtype=np.float32), LocateQuery())
     assert (answer.lat, answer.lng) == pytest.approx((47.37, 8.54), abs=0.4)
     assert [level.similarity for level in answer.levels] == [None] * len(ZOOMS)
@@ -110,19 +110,19 @@ def test_it_answers_where_its_prior_says(index: Path) -> None:
     assert np.exp(last.log_mass) == pytest.approx(masses / masses.sum(), rel=1e-3)
 
 
-def test_a_box_is_heeded(index: Path) -> None:
-    locator = believing(index, [47.37, 46.0], [8.54, 7.0])
+def test_rows_only_index_answers_within_a_bbox(index: Path) -> None:
+    locator = with_density_prior(index, [47.37, 46.0], [8.54, 7.0])
     (answer,) = locator.locate(np.empty((1, 0), dtype=np.float32), LocateQuery(bbox=BBox(6.5, 45.9, 7.5, 46.2)))
     assert (answer.lat, answer.lng) == pytest.approx((46.0, 7.0), abs=0.4)
 
 
 @pytest.mark.parametrize("query", [LocateQuery(prior="none"), LocateQuery(scoring="paper")])
-def test_without_a_prior_it_says_that_it_needs_one(index: Path, query: LocateQuery) -> None:
+def test_rows_only_index_without_prior_is_refused(index: Path, query: LocateQuery) -> None:
     with pytest.raises(QueryError, match="prior"):
-        believing(index, [47.0], [8.0]).locate(np.empty((1, 0), dtype=np.float32), query)
+        with_density_prior(index, [47.0], [8.0]).locate(np.empty((1, 0), dtype=np.float32), query)
 
 
-def test_damage_is_found(index: Path, tmp_path: Path) -> None:
+def test_damaged_rows_only_manifest_is_refused(index: Path, tmp_path: Path) -> None:
     build_index(rows_request(tmp_path / "index", (4, 8), Area(bbox=BOX)))
     path = tmp_path / "index" / "manifest.json"
     manifest = json.loads(path.read_text())
@@ -139,12 +139,14 @@ def test_land_needs_a_source_that_knows_it(tmp_path: Path) -> None:
     assert 0 < thin.rows[6] < 4**6 // 2
 
 
-def test_the_commands_make_it_and_look_at_it(tmp_path: Path) -> None:
+def test_commands_build_and_inspect_a_rows_only_index(tmp_path: Path) -> None:
     run = CliRunner().invoke
     bbox = [str(v) for v in BOX]
-    made = run(app, ["index", "--rows-only", "--zooms", "4,6", "--bbox", *bbox, "--out", str(tmp_path / "i"), "--json"])
-    assert made.exit_code == 0, made.output
-    assert json.loads(made.stdout)["vectors"] == {"4": 0, "6": 0}
+    built = run(
+        app, ["index", "--rows-only", "--zooms", "4,6", "--bbox", *bbox, "--out", str(tmp_path / "i"), "--json"]
+    )
+    assert built.exit_code == 0, built.output
+    assert json.loads(built.stdout)["vectors"] == {"4": 0, "6": 0}
     seen = run(app, ["inspect", str(tmp_path / "i"), "--verify"])
     assert seen.exit_code == 0, seen.output
     assert "photos by    none" in seen.stdout

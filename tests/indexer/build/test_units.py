@@ -1,4 +1,4 @@
-"""Units of work: what is on disk is whole or made again, and equal pictures are encoded once."""
+"""Units of work: units on disk are whole or made again, and equal pictures are encoded once."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ CODES = np.arange(40, dtype=np.uint64) + 7
 
 
 class Counting(FakeTileEncoder):
-    """Remembers the shape of every batch and how many distinct pictures came in all."""
+    """Records the shape of every batch and every picture."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -47,19 +47,19 @@ def sample_unit() -> Unit:
     return Unit(4, 32, flags, vectors, 2, hash_codes(CODES[:3]), (TileProblem(4, 1, 2, "source", "cut off"),))
 
 
-def test_a_unit_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_unit_survives_a_round_trip(tmp_path: Path) -> None:
     unit, path = sample_unit(), unit_path(tmp_path, 4, 2)
     write_unit(path, unit)
-    found = read_unit(path)
-    assert found is not None
-    assert found.has_imagery.tolist() == [True, False, True]
-    np.testing.assert_array_equal(found.vectors, unit.vectors)
-    assert found.vectors.dtype == np.float16
-    assert (found.zoom, found.first_row, found.encoded, found.codes_hash) == (4, 32, 2, unit.codes_hash)
-    assert found.problems == unit.problems
+    read = read_unit(path)
+    assert read is not None
+    assert read.has_imagery.tolist() == [True, False, True]
+    np.testing.assert_array_equal(read.vectors, unit.vectors)
+    assert read.vectors.dtype == np.float16
+    assert (read.zoom, read.first_row, read.encoded, read.codes_hash) == (4, 32, 2, unit.codes_hash)
+    assert read.problems == unit.problems
 
 
-def test_any_damage_makes_a_unit_not_whole(tmp_path: Path) -> None:
+def test_any_damage_makes_a_unit_unreadable(tmp_path: Path) -> None:
     path = unit_path(tmp_path, 4, 0)
     write_unit(path, sample_unit())
     data = path.read_bytes()
@@ -91,7 +91,7 @@ def test_equal_hashes_of_unequal_pictures_stay_apart() -> None:
     assert places == [0, 1, 0, 1]
 
 
-def test_units_that_are_whole_are_kept_and_a_cut_one_is_made_again(tmp_path: Path) -> None:
+def test_only_damaged_units_are_made_again(tmp_path: Path) -> None:
     source = MemorySource()
     embed(tmp_path, source, FakeTileEncoder())
     before = [unit_path(tmp_path, 4, n).read_bytes() for n in range(3)]
@@ -102,14 +102,14 @@ def test_units_that_are_whole_are_kept_and_a_cut_one_is_made_again(tmp_path: Pat
     assert [unit_path(tmp_path, 4, n).read_bytes() for n in range(3)] == before
 
 
-def test_a_unit_of_other_rows_is_made_again(tmp_path: Path) -> None:
+def test_unit_of_other_rows_is_made_again(tmp_path: Path) -> None:
     write_unit(unit_path(tmp_path, 4, 0), sample_unit())
     embed(tmp_path, MemorySource(), FakeTileEncoder())
     assert read_unit(unit_path(tmp_path, 4, 0)).codes_hash == hash_codes(CODES[:16])  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("threads", [1, 4])
-def test_vectors_follow_their_rows_whatever_the_threads(tmp_path: Path, threads: int) -> None:
+def test_vectors_belong_to_their_rows_for_any_thread_count(tmp_path: Path, threads: int) -> None:
     source, encoder = MemorySource(lambda t: None if t.x % 4 == 1 else tile_bytes(t)), FakeTileEncoder()
     embed(tmp_path, source, encoder, threads=threads, dtype="<f4")
     rows = ZoomRows(4, CODES, tmp_path, tmp_path / "filled", 16)
@@ -142,15 +142,15 @@ def test_reading_ahead_is_bounded_and_in_order() -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(st.sets(st.integers(0, 63)), st.sets(st.integers(0, 1023), max_size=200), st.integers(1, 60))
-def test_shards_end_where_parents_end_and_hold_everything_once(some: set[int], children: set[int], most: int) -> None:
+def test_shards_end_where_parents_end_and_hold_everything_once(some: set[int], children: set[int], limit: int) -> None:
     codes = np.array(sorted(children), dtype=np.uint64)
     parents = np.array(sorted(some | {c >> 4 for c in children} | {0}), dtype=np.uint64)
     row = parent = 0
-    for cut in cut_shards(codes, parents, 2, most):
+    for cut in cut_shards(codes, parents, 2, limit):
         assert (cut.first_row, cut.first_parent) == (row, parent)
         assert cut.parents >= 1
-        assert cut.rows <= most or cut.parents == 1
-        assert cut.parents <= most
+        assert cut.rows <= limit or cut.parents == 1
+        assert cut.parents <= limit
         inside = parents[cut.first_parent : cut.first_parent + cut.parents]
         mine = codes[cut.first_row : cut.first_row + cut.rows] >> np.uint64(4)
         assert np.isin(mine, inside).all()
@@ -169,7 +169,7 @@ def test_rows_without_imagery_get_the_normalised_mean_of_their_children(tmp_path
     )
     rows, below = ZoomRows(2, shallow, units, filled, 8), ZoomRows(4, deep, units, filled, 8)
     assert fill_from_children(rows, below, "<f4") == 1
-    flags, found = rows.gather(0, 5)
+    flags, filled_vectors = rows.gather(0, 5)
     assert flags.tolist() == [True, False, False, True, False]
-    np.testing.assert_allclose(found, [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(filled_vectors, [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], atol=1e-6)
     assert rows.original(0).has_imagery.tolist() == [False, False, False, True, False]

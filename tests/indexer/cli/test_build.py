@@ -1,4 +1,4 @@
-"""The commands as people type them: what they print, where, and how they end."""
+"""The commands plan, fetch, index and inspect: output, streams and exit codes."""
 
 import json
 from pathlib import Path
@@ -22,9 +22,9 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "1000", "TERMINAL_WIDTH": "1000"})
 
 
-def test_plan_counts_a_server_without_asking_it(server: Server, tmp_path: Path) -> None:
-    asked = ["plan", "--source", server.url, "--zooms", "4,6,16", "--world", "--cache", tmp_path, "--json"]
-    result = run(*asked, "--rate", "100", "--tile-bytes", "1000", "--embed-rate", "200")
+def test_plan_sends_no_request_to_the_server(server: Server, tmp_path: Path) -> None:
+    arguments = ["plan", "--source", server.url, "--zooms", "4,6,16", "--world", "--cache", tmp_path, "--json"]
+    result = run(*arguments, "--rate", "100", "--tile-bytes", "1000", "--embed-rate", "200")
     assert result.exit_code == 0, result.stderr
     plan = json.loads(result.stdout)
     assert [z["rows"] for z in plan["zooms"]] == [256, 4096, 4**16]
@@ -37,7 +37,7 @@ def test_plan_counts_a_server_without_asking_it(server: Server, tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
-def test_plan_knows_what_the_cache_holds_and_how_large_its_tiles_are(server: Server, tmp_path: Path) -> None:
+def test_plan_reads_tile_counts_and_sizes_from_the_cache(server: Server, tmp_path: Path) -> None:
     area = ["--source", server.url, "--bbox", "-20", "-20", "20", "20", "--cache", tmp_path / "c.mbtiles"]
     fetched = run("fetch", *area, "--zooms", "2,4", "--rate", "100000", "--json")
     assert fetched.exit_code == 0, fetched.stderr
@@ -64,7 +64,7 @@ def test_margins_are_planned_and_fetched(server: Server, tmp_path: Path) -> None
     assert len(server.log) == 10
 
 
-def test_an_overlay_is_planned_and_fetched_too(server: Server, tmp_path: Path) -> None:
+def test_overlay_is_planned_and_fetched_too(server: Server, tmp_path: Path) -> None:
     base = write_folder(tmp_path / "base", {Tile(0, 0, 0): tile_bytes(Tile(0, 0, 0))})
     area = ["--source", base, "--overlay", server.url, "--zooms", "0", "--world", "--cache", tmp_path / "c.mbtiles"]
     assert json.loads(run("plan", *area, "--json").stdout)["overlay_to_fetch"] == 1
@@ -94,7 +94,7 @@ def test_plan_in_words_names_its_assumptions(server: Server) -> None:
         (["--zooms", "4", "--world", "--map-encoders", "nowhere"], 1, "maps.json"),
     ],
 )
-def test_wrong_usage_says_what_is_wrong(arguments: list[str], code: int, words: str) -> None:
+def test_wrong_usage_ends_with_a_message_and_exit_code(arguments: list[str], code: int, words: str) -> None:
     result = run("plan", "--source", "bluemarble", *arguments)
     assert result.exit_code == code
     assert words in result.stderr
@@ -105,7 +105,7 @@ def test_wrong_usage_says_what_is_wrong(arguments: list[str], code: int, words: 
     "source",
     ["http://127.0.0.1/{x}.png", "blumarble", "/nowhere/tiles", "https://tile.openstreetmap.org/{z}/{x}/{y}.png"],
 )
-def test_a_source_that_is_none_is_one_line(source: str) -> None:
+def test_invalid_source_ends_with_one_line(source: str) -> None:
     result = run("plan", "--source", source, "--zooms", "4", "--world")
     assert result.exit_code == 1
     assert len(result.stderr.strip().splitlines()) == 1
@@ -118,7 +118,7 @@ def test_fetch_of_a_local_source_is_refused(tmp_path: Path) -> None:
     assert "nothing to fetch" in result.stderr
 
 
-def test_inspect_tells_what_is_there_and_verify_what_is_wrong(tmp_path: Path) -> None:
+def test_inspect_shows_the_index_and_verify_reports_damage(tmp_path: Path) -> None:
     manifest = write_fake_index(tmp_path / "index", fake_pyramid(1, [2, 4], 8))
     facts = json.loads(run("inspect", tmp_path / "index", "--json").stdout)
     assert facts["id"] == manifest.id
@@ -132,14 +132,14 @@ def test_inspect_tells_what_is_there_and_verify_what_is_wrong(tmp_path: Path) ->
     assert shard.name in broken.stderr
 
 
-def test_inspect_of_what_is_no_index(tmp_path: Path) -> None:
+def test_inspect_of_a_folder_without_index_fails(tmp_path: Path) -> None:
     result = run("inspect", tmp_path)
     assert result.exit_code == 1
     assert "tilebeam index" in result.stderr
 
 
 @pytest.mark.slow
-def test_index_with_a_local_encoder_can_be_moved_and_asked(tmp_path: Path) -> None:
+def test_index_with_a_local_encoder_can_be_moved_and_searched(tmp_path: Path) -> None:
     import shutil
 
     import torch
@@ -156,11 +156,11 @@ def test_index_with_a_local_encoder_can_be_moved_and_asked(tmp_path: Path) -> No
     PhotoEncoder("tiny", build_tower(architecture), plain, architecture, "cpu").save(tmp_path / "encoder")
     every = [Tile(x, y, z) for z in (1, 3) for x in range(2**z) for y in range(2**z)]
     tiles = write_folder(tmp_path / "tiles", {t: encoded(picture(7 * t.x + t.y + t.z, size=32)) for t in every})
-    asked = ["--source", tiles, "--out", tmp_path / "index", "--world", "--zooms", "1,3"]
-    result = run("index", *asked, "--photo-encoder", tmp_path / "encoder", "--device", "cpu", "--json")
+    arguments = ["--source", tiles, "--out", tmp_path / "index", "--world", "--zooms", "1,3"]
+    result = run("index", *arguments, "--photo-encoder", tmp_path / "encoder", "--device", "cpu", "--json")
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["vectors"] == {"1": 4, "3": 64}
-    assert "already" in run("index", *asked, "--photo-encoder", tmp_path / "encoder", "--device", "cpu").stderr
+    assert "already" in run("index", *arguments, "--photo-encoder", tmp_path / "encoder", "--device", "cpu").stderr
     assert str(tmp_path) not in (tmp_path / "index" / "manifest.json").read_text()
     shutil.rmtree(tmp_path / "encoder")
     shutil.move(tmp_path / "index", tmp_path / "moved")

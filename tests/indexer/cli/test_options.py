@@ -55,7 +55,7 @@ class Further(Request):
 
 
 def zooms_of(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    return tuple(int(zoom) for zoom in text.split(","))
 
 
 def margins_of(texts: list[str]) -> dict[int, float]:

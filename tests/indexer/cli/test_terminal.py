@@ -1,4 +1,4 @@
-"""How commands end."""
+"""Exit codes and last lines of commands."""
 
 import signal
 import subprocess
@@ -24,6 +24,6 @@ def test_sigterm_ends_a_background_job_that_ignores_interrupts() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert said == "tilebeam: interrupted; the same command goes on\n"
+    assert stderr == "tilebeam: interrupted; the same command goes on\n"
