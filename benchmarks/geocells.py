@@ -1,11 +1,11 @@
-"""Geocell models on the built-in Earth and on a set of known structure: the tables of docs/priors.md.
+"""Geocell models on the built-in Earth and on a set of known structure: the tables of docs/experiments.md.
 
     OMP_NUM_THREADS=1 python -m benchmarks.geocells --photos EARTH/photos.csv --out DIR
 
 Splits the photos as `tilebeam train --split-ratio 8:2:2` does, fits a partition to the training photos, trains the grid
 of (tau, alpha) with a frozen encoder, one epoch each with a frozen and a learning encoder, and the regression without
-cells; measures answers and beliefs on the test photos. Every step is one command, printed before it runs; what is there
-is kept, so a killed run goes on. --only names some of the parts.
+cells; measures answers and beliefs on the test photos. Every step is a command, which is printed before it runs.
+Finished steps are kept, so an interrupted run continues. --only selects some of the parts.
 """
 
 import argparse
@@ -50,39 +50,39 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, help="photos.csv of `tilebeam sample-data photos`")
     parser.add_argument("--out", type=Path, required=True, help="a folder for models and tables")
     parser.add_argument("--only", action="append", choices=PARTS, help="some of the parts")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    out: Path = asked.out
+    out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    wanted = asked.only or PARTS
+    selected = arguments.only or PARTS
     tables = []
-    if "known" in wanted:
+    if "known" in selected:
         tables.append(known_structure())
-    if set(wanted) - {"known"}:
-        if asked.photos is None:
+    if set(selected) - {"known"}:
+        if arguments.photos is None:
             parser.error("--photos is needed for all parts but `known`")
-        tables += earth(asked.photos, out, wanted)
+        tables += earth(arguments.photos, out, selected)
     text = "\n\n".join(tables) + "\n"
     (out / "tables.md").write_text(text)
     print(text)
 
 
-def earth(photos: Path, out: Path, wanted: tuple[str, ...]) -> list[str]:
-    """Tables of the built-in Earth."""
+def earth(photos: Path, out: Path, selected: tuple[str, ...]) -> list[str]:
+    """The tables for the built-in Earth."""
     table, partition = prepare(photos, out)
     learn = ("--photos", table, "--partition", partition, "--cache", out / "cache", "--threads", 1)
     test = read_photos(table).only("test")
-    found = []
-    if "grid" in wanted:
+    sections = []
+    if "grid" in selected:
         tilebeam("geocells", "grid", *learn, "--lr-encoder", 0, "--tau", "0.3,0.5", "--alpha", "0.5,0.75",
                  "--out", out / "grid")  # fmt: skip
-        found.append("### The grid of (tau, alpha)\n\n" + (out / "grid/grid.md").read_text())
-    if "encoder" in wanted or "baseline" in wanted:
-        found.append(others(out, learn, table, test, wanted))
-    if "prior" in wanted:
+        sections.append("### The grid of (tau, alpha)\n\n" + (out / "grid/grid.md").read_text())
+    if "encoder" in selected or "baseline" in selected:
+        sections.append(others(out, learn, table, test, selected))
+    if "prior" in selected:
         tilebeam("geocells", "train", *learn, "--lr-encoder", 0, "--out", out / "grid/tau-0.5-alpha-0.5")
-        found.append(as_prior(out / "grid/tau-0.5-alpha-0.5/model", table, out))
-    return found
+        sections.append(as_prior(out / "grid/tau-0.5-alpha-0.5/model", table, out))
+    return sections
 
 
 def prepare(photos: Path, out: Path) -> tuple[Path, Path]:
@@ -97,25 +97,25 @@ def prepare(photos: Path, out: Path) -> tuple[Path, Path]:
     return out / "photos.csv", out / "partition"
 
 
-def others(out: Path, learn: tuple[Any, ...], table: Path, test: PhotoSet, wanted: tuple[str, ...]) -> str:
-    """An encoder that learns, and the regression without cells, over the same test photos."""
+def others(out: Path, learn: tuple[Any, ...], table: Path, test: PhotoSet, selected: tuple[str, ...]) -> str:
+    """A table of a learning encoder and of the regression without cells, over the same test photos."""
     rows = []
-    if "encoder" in wanted:
+    if "encoder" in selected:
         for name, rate in (("encoder frozen, 1 epoch", 0.0), ("encoder at 1e-7, 1 epoch", 1e-7)):
             folder = out / f"one-epoch-{rate:g}"
             tilebeam("geocells", "train", *learn, "--lr-encoder", rate, "--epochs", 1, "--out", folder)
             rows.append(ErrorRow(name, errors_km(GeocellModel.load(folder / "model"), test, out / "cache")))
-    if "baseline" in wanted:
+    if "baseline" in selected:
         folder, photos = out / "baseline", ("--photos", table, "--cache", out / "cache", "--threads", 1)
         tilebeam("geocells", "baseline", *photos, "--encoder", "builtin", "--out", folder)
         rows.append(
             ErrorRow("regression, last two blocks of the built-in encoder, 5 epochs", np.load(folder / "errors.npy"))
         )
-    return "### Other ways\n\n" + error_table(rows, error_figures(rows))
+    return "### Other methods\n\n" + error_table(rows, error_figures(rows))
 
 
 def as_prior(model: Path, table: Path, out: Path) -> str:
-    """How likely beliefs make the true tile: the mean natural logarithm of its mass."""
+    """A table of the mean natural logarithm of the mass that beliefs give to the true tile."""
     loaded = GeocellModel.load(model, device="cpu")
     about = "Mean natural logarithm of the photos' true tiles' masses; the higher, the better."
     lines = ["### As a prior, unfused", "", about, ""]
@@ -135,7 +135,7 @@ def as_prior(model: Path, table: Path, out: Path) -> str:
 
 
 def known_structure(seeds: int = 5) -> str:
-    """Six cells of six clusters, features of a direction a cluster and noise: what is found, with and without pairs."""
+    """Six cells of six clusters, features of a direction per cluster plus noise: accuracy with and without pairs."""
     ways = {"haversine loss alone": (0.5, 0.0, 500.0)}
     ways |= {f"tau {tau:g}, alpha {alpha:g}": (tau, alpha, 500.0) for tau, alpha in PAIRS}
     ways["tau 0.5, alpha 0.5, pairs within 100 km"] = (0.5, 0.5, 100.0)
@@ -152,9 +152,9 @@ def known_structure(seeds: int = 5) -> str:
             settings = GeocellSettings(
                 Pace(seed=seed), lr_encoder=0, alpha=alpha, temperature=tau, contrast_km=reach_km
             )
-            away, found = learn_known(fitted.partition, photos, features, settings)
-            km[name].append(away)
-            right[name].append(found)
+            errors, share = learn_known(fitted.partition, photos, features, settings)
+            km[name].append(errors)
+            right[name].append(share)
     rows = [ErrorRow(name, np.concatenate(km[name])) for name in names]
     cells, clusters = np.mean(pure, axis=0)
     accuracy = ", ".join(f"{name} {np.mean(right[name]):.1%}" for name in names)
@@ -163,20 +163,20 @@ def known_structure(seeds: int = 5) -> str:
     return (
         f"### A set of known structure ({seeds} draws)\n\nOf the photos, {cells:.1%} lie in a fitted cell, and "
         f"{clusters:.1%} in a fitted cluster, whose photos are mostly of their own true one. Test photos whose own "
-        f"cluster is answered: {accuracy}. Draws, of {seeds}, in which the average is lower than without "
+        f"cluster is the answer: {accuracy}. Draws, of {seeds}, in which the average is lower than without "
         f"pairs: {lower}.\n\n{error_table(rows, error_figures(rows))}"
     )
 
 
 def known_set(seed: int, photos: int = 60, dim: int = 64, noise: float = 2.0) -> tuple[PhotoSet, Any, Any]:
-    """Photos (n), their true clusters (n,), their features (n, dim): rings of six clusters, 700 km across."""
+    """Photos (n), their true clusters (n,), their features (n, dim): rings of six clusters, 700 km wide."""
     rng = np.random.default_rng(seed)
     homes = np.array([[48.0, 2.0], [-15.0, -55.0], [35.0, 139.0], [-30.0, 140.0], [60.0, -150.0], [5.0, 178.0]])
     turns = np.arange(6) * np.pi / 3
     rings = homes[:, None] + 3 * np.stack([np.sin(turns), np.cos(turns)], axis=1)
     cluster = np.tile(np.arange(36), photos)
     lat, lng = (rings.reshape(-1, 2)[cluster] + rng.normal(0, 0.3, (len(cluster), 2))).T
-    # Directions of one cell's clusters are alike, as its pictures would be.
+    # Clusters of the same cell have similar directions, as pictures of one region look alike.
     directions = np.repeat(rng.normal(0, 1, (6, dim)), 6, axis=0) + 0.7 * rng.normal(0, 1, (36, dim))
     features = directions[cluster] + noise * rng.normal(0, 1, (len(cluster), dim))
     features /= np.linalg.norm(features, axis=1, keepdims=True)
@@ -185,22 +185,22 @@ def known_set(seed: int, photos: int = 60, dim: int = 64, noise: float = 2.0) ->
 
 
 def agreement(partition: Partition, photos: PhotoSet, cluster: NDArray[np.int64]) -> tuple[float, float]:
-    """Shares of photos in a found cell, and in a found cluster, most of whose photos are of their own true one."""
-    found = (partition.cell_of(photos.lat, photos.lng), partition.cluster_of(photos.lat, photos.lng))
-    return purity(found[0], cluster // 6), purity(found[1], cluster)
+    """The purity of the fitted cells, and of the fitted clusters."""
+    fitted = (partition.cell_of(photos.lat, photos.lng), partition.cluster_of(photos.lat, photos.lng))
+    return purity(fitted[0], cluster // 6), purity(fitted[1], cluster)
 
 
-def purity(found: NDArray[Any], true: NDArray[Any]) -> float:
-    """The share of rows that are of the kind that is most frequent in their group."""
-    table = np.zeros((int(found.max()) + 1, int(true.max()) + 1))
-    np.add.at(table, (found, true), 1)
+def purity(groups: NDArray[Any], true: NDArray[Any]) -> float:
+    """The share of rows whose true class is the most frequent one of their group."""
+    table = np.zeros((int(groups.max()) + 1, int(true.max()) + 1))
+    np.add.at(table, (groups, true), 1)
     return float(table.max(axis=1).sum() / len(true))
 
 
 def learn_known(
     partition: Partition, photos: PhotoSet, features: NDArray[np.float32], settings: GeocellSettings
 ) -> tuple[NDArray[np.float64], float]:
-    """Kilometres of the test third's answers, (n,), and the share whose cluster is the photo's own."""
+    """The errors on the test third, (n,) km, and the share of its photos whose own cluster is the answer."""
     rows = np.arange(len(photos))
     thirds = [rows[rows // 36 % 3 == i] for i in range(3)]
     places = np.stack([photos.lat, photos.lng], axis=1)
@@ -219,7 +219,7 @@ def learn_known(
 
 
 def tilebeam(*arguments: object) -> None:
-    """Run one of Tilebeam's commands; the first that fails ends everything, with its own words."""
+    """Run a command of Tilebeam; if it fails, end this program with its exit code."""
     words = ["-m", "tilebeam", *map(str, arguments)]
     print(f"$ python {shlex.join(words)}", file=sys.stderr, flush=True)
     status = subprocess.run([sys.executable, *words], check=False, stdout=subprocess.DEVNULL).returncode

@@ -85,6 +85,7 @@ def _grid_of(
         ),
     ] = None,
 ) -> Grid:
+    """The grid, with both limits from the one option --cells."""
     return grid if cells is None else replace(grid, least_cells=cells[0], most_cells=cells[1])
 
 
@@ -137,7 +138,7 @@ _Threads = Annotated[int, typer.Option(help="CPU threads.", min=1, rich_help_pan
 
 @geocells.callback()
 def _group() -> None:
-    """Keep `geocells` a group, however few commands it has."""
+    """Keep `geocells` a group: Typer would drop it if there were only one command."""
 
 
 def fit(

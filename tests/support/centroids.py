@@ -1,4 +1,4 @@
-"""Centroids to tessellate, even and special ones, as unit vectors."""
+"""Centroids for tests of Voronoi cells, as unit vectors: drawn ones, and special arrangements by name."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,13 @@ POLES_AND_DATE_LINE = unit_vectors(
 
 
 def drawn(count: int, seed: int) -> Floats:
-    """Even over the sphere, (count, 3)."""
+    """Points drawn uniformly on the sphere, (count, 3)."""
     vectors = np.random.default_rng(seed).normal(size=(count, 3))
     return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def unit(vectors: Floats) -> Floats:
+    """The vectors, (..., 3), scaled to length 1."""
     return np.asarray(vectors / np.linalg.norm(vectors, axis=-1, keepdims=True))
 
 

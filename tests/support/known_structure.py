@@ -1,4 +1,4 @@
-"""Sets whose structure is known: clusters in cells at chosen places, and pictures that tell them apart by colour."""
+"""Photo sets of known structure: clusters in six cells at chosen places, with features or pictures that differ."""
 
 import csv
 from dataclasses import dataclass
@@ -29,7 +29,10 @@ ARCHITECTURE = {
 
 
 def partition_of(cells: NDArray[np.float64], clusters: list[NDArray[np.float64]]) -> Partition:
-    """Centroids (c, 2) and each cell's clusters (k, 2), latitude and longitude; a tile is in its centre's cell."""
+    """A partition from centroids, (c, 2), and the clusters of each cell, (k, 2), all latitude and longitude.
+
+    A tile belongs to the cell of its centre.
+    """
     count = len(cells)
     tables = np.zeros(count, CELLS), np.zeros(sum(map(len, clusters)), CLUSTERS)
     tables[0]["lat"], tables[0]["lng"] = cells.T
@@ -47,7 +50,7 @@ def partition_of(cells: NDArray[np.float64], clusters: list[NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Known:
-    """`cluster`: (n,) the true one of each photo; `lat_lng`: (n, 2); `features`: (n, f) unit rows."""
+    """Photos: the true cluster of each, (n,), its place, (n, 2) degrees, and its features, (n, f) unit rows."""
 
     partition: Partition
     cluster: NDArray[np.int64]
@@ -55,12 +58,12 @@ class Known:
     features: NDArray[np.float32]
 
     def split(self, rows: NDArray[np.int64]) -> SplitData:
-        """Some of them as a split."""
+        """These rows as a split."""
         return SplitData(rows, torch.from_numpy(self.lat_lng[rows]), torch.from_numpy(self.features[rows]))
 
 
 def known_partition(per_cell: int = 3) -> Partition:
-    """Six cells far apart, clusters on a ring of 4 degrees around each."""
+    """Six cells far apart, each with clusters on a ring of 4 degrees around its centroid."""
     cells = np.array(CENTRES)
     turns = 2 * np.pi * np.arange(per_cell) / per_cell
     rings = [np.stack([lat + 4 * np.sin(turns), lng + 4 * np.cos(turns)], 1) for lat, lng in CENTRES]
@@ -70,7 +73,7 @@ def known_partition(per_cell: int = 3) -> Partition:
 
 
 def known_features(photos: int = 20, noise: float = 0.8, dim: int = 32, seed: int = 0) -> Known:
-    """`photos` a cluster within some 80 km of its centre; features are a direction of the cluster and noise."""
+    """`photos` per cluster, within about 80 km of its centre; features are the cluster's direction plus noise."""
     rng, partition = np.random.default_rng(seed), known_partition()
     centres = partition.cluster_centres
     cluster = np.tile(np.arange(len(centres)), photos)
@@ -83,7 +86,7 @@ def known_features(photos: int = 20, noise: float = 0.8, dim: int = 32, seed: in
 
 
 def draw_pictures(folder: Path, photos: int = 10, seed: int = 0) -> Path:
-    """Pictures of a cell's colour with a cluster's pattern, as OSV-5M lays them out: <id>.jpg in sub-folders."""
+    """Pictures with a pattern for each cluster, in the layout of OSV-5M: <id>.jpg in sub-folders, and a table."""
     rng, partition = np.random.default_rng(seed), known_partition()
     rows = []
     for number, (lat, lng) in enumerate(np.tile(partition.cluster_centres, (photos, 1))):
@@ -99,7 +102,7 @@ def draw_pictures(folder: Path, photos: int = 10, seed: int = 0) -> Path:
 
 
 def tiny_encoder(folder: Path) -> Path:
-    """A ViT of random weights on disk."""
+    """A small ViT with random weights, saved in `folder`."""
     torch.manual_seed(3)
     preprocess = Preprocess(24, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     PhotoEncoder("tiny", build_tower(ARCHITECTURE), preprocess, ARCHITECTURE, "cpu").save(folder)
@@ -107,7 +110,7 @@ def tiny_encoder(folder: Path) -> Path:
 
 
 def request_of(drawn: Path, out: Path, **changes: Any) -> GeocellRequest:
-    """A run of a second or two; changes are of the settings, or of their pace."""
+    """A training of a second or two; `changes` are fields of the settings or of their pace."""
     pace: dict[str, Any] = {"epochs": 3, "batch": 16, "save_every": 4, "log_every": 4}
     numbers: dict[str, Any] = {"lr_encoder": 1e-4, "lr_heads": 1e-2, "geo_dim": 16, "top": 2}
     for name, value in changes.items():

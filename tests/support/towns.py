@@ -1,4 +1,4 @@
-"""A photo set with known structure: towns with their photos close around them, and some photos far from any."""
+"""A photo set of known structure: seven towns with photos close around them, and some strays far from any town."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 from retrieval.sphere import degrees_of, unit_vectors
 
 TOWNS = ((48.9, 2.3), (40.7, -74.0), (-17.7, 179.97), (78.2, 15.6), (-33.9, 151.2), (0.3, 32.5), (84.0, -120.0))
-"""Latitude and longitude; one lies over the date line, one near the pole."""
+"""Latitude and longitude; one town lies on the date line, one near the pole."""
 EACH, STRAYS, RADIUS_KM = 40, 12, 8.0
 
 
 def town_photos(seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """(n, 3) unit vectors in random order and each photo's town, (n,); -1: of none."""
+    """Unit vectors, (n, 3), in random order, and the town of each photo, (n,), -1 for strays."""
     rng = np.random.default_rng(seed)
     lat, lng = np.array(TOWNS).T
     town = np.repeat(np.arange(len(TOWNS)), EACH)
@@ -26,7 +26,7 @@ def town_photos(seed: int = 0) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
 
 
 def write_photos(folder: Path, seed: int = 0) -> Path:
-    """A table of those photos in `folder`; the pictures are no pictures, as nobody looks at them."""
+    """Write a table of these photos, with a row whose file is missing. The picture files are dummies."""
     vectors, _ = town_photos(seed)
     lng, lat = degrees_of(vectors)
     for number in range(len(vectors)):

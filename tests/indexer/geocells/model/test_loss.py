@@ -1,4 +1,4 @@
-"""The losses against plain NumPy, and their gradients against finite differences."""
+"""The losses equal plain NumPy, and their gradients equal finite differences."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def log_softmax(x: Floats) -> Floats:
 
 
 def plain_haversine(logits: Floats, km: Floats, own: NDArray[np.int64], tau: float) -> float:
-    """PIGEON's smoothed cross-entropy, one photo and one cell at a time."""
+    """PIGEON's smoothed cross-entropy, computed for one photo and cell at a time."""
     total = 0.0
     for n, row in enumerate(log_softmax(logits)):
         for i, log_p in enumerate(row):
@@ -51,32 +51,32 @@ def near_kilometres(places: tuple[Floats, Floats]) -> tuple[Floats, NDArray[np.i
 
 
 def differences(value: object, at: Floats, step: float = 1e-6) -> Floats:
-    """Central differences of a function of one array."""
+    """The gradient of a function of an array, by central differences."""
     assert callable(value)
-    found = np.zeros_like(at)
+    gradient = np.zeros_like(at)
     for place in np.ndindex(*at.shape):
         up, down = at.copy(), at.copy()
         up[place] += step
         down[place] -= step
-        found[place] = (value(up) - value(down)) / (2 * step)
-    return found
+        gradient[place] = (value(up) - value(down)) / (2 * step)
+    return gradient
 
 
-def test_distances_are_those_of_the_haversine(places: tuple[Floats, Floats]) -> None:
+def test_distances_equal_those_of_the_sphere_module(places: tuple[Floats, Floats]) -> None:
     photos, cells = places
-    found = haversine_km(torch.from_numpy(photos), torch.from_numpy(cells)).numpy()
-    np.testing.assert_allclose(found, near_kilometres(places)[0], atol=1e-6)
+    km = haversine_km(torch.from_numpy(photos), torch.from_numpy(cells)).numpy()
+    np.testing.assert_allclose(km, near_kilometres(places)[0], atol=1e-6)
 
 
-def test_the_own_place_has_target_1_and_no_other_more(places: tuple[Floats, Floats]) -> None:
+def test_own_target_is_1_and_no_target_is_larger(places: tuple[Floats, Floats]) -> None:
     km, own = near_kilometres(places)
-    own = (own + 1) % 5  # an own place that is not the nearest, as a cluster may be
+    own = (own + 1) % 5  # the own centre is not the nearest, as may happen with clusters
     targets = smoothed_targets(torch.from_numpy(km), torch.from_numpy(own), 75.0).numpy()
     assert np.all(targets[np.arange(7), own] == 1)
     assert targets.max() == 1
 
 
-def test_the_haversine_loss_and_its_gradient(places: tuple[Floats, Floats]) -> None:
+def test_haversine_loss_and_its_gradient(places: tuple[Floats, Floats]) -> None:
     km, own = near_kilometres(places)
     logits = np.random.default_rng(2).normal(0, 2, km.shape)
     tensor = torch.from_numpy(logits).requires_grad_(True)
@@ -85,12 +85,12 @@ def test_the_haversine_loss_and_its_gradient(places: tuple[Floats, Floats]) -> N
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(plain_haversine(logits, km, own, 800.0), rel=1e-12)
     assert tensor.grad is not None
-    wanted = differences(lambda x: plain_haversine(x, km, own, 800.0), logits)
-    np.testing.assert_allclose(tensor.grad.numpy(), wanted, atol=1e-8)
+    expected = differences(lambda x: plain_haversine(x, km, own, 800.0), logits)
+    np.testing.assert_allclose(tensor.grad.numpy(), expected, atol=1e-8)
     assert torch.autograd.gradcheck(lambda x: haversine_loss(x, targets), tensor)
 
 
-def test_the_contrastive_loss_and_its_gradient(places: tuple[Floats, Floats]) -> None:
+def test_contrastive_loss_and_its_gradient(places: tuple[Floats, Floats]) -> None:
     photos, _ = places
     km = great_circle_km(photos[:, None, 1], photos[:, None, 0], photos[None, :, 1], photos[None, :, 0])
     rows = np.random.default_rng(3).normal(0, 1, (7, 4))
@@ -99,12 +99,12 @@ def test_the_contrastive_loss_and_its_gradient(places: tuple[Floats, Floats]) ->
     loss.backward()  # type: ignore[no-untyped-call]
     assert float(loss.detach()) == pytest.approx(plain_contrastive(rows, km, 0.3, 2000.0), rel=1e-12)
     assert tensor.grad is not None
-    wanted = differences(lambda x: plain_contrastive(x, km, 0.3, 2000.0), rows)
-    np.testing.assert_allclose(tensor.grad.numpy(), wanted, atol=1e-8)
+    expected = differences(lambda x: plain_contrastive(x, km, 0.3, 2000.0), rows)
+    np.testing.assert_allclose(tensor.grad.numpy(), expected, atol=1e-8)
     assert torch.autograd.gradcheck(lambda x: contrastive_loss(x, torch.from_numpy(km), 0.3, 2000.0), tensor)
 
 
-def test_the_contrastive_loss_moves_near_photos_together() -> None:
+def test_contrastive_loss_moves_near_photos_together() -> None:
     """Four photos, two of Paris and two of Lima: descent brings each pair together and the pairs apart."""
     lat_lng = torch.tensor([[48.8, 2.3], [-12.0, -77.0], [48.9, 2.4], [-12.1, -77.1]], dtype=torch.float64)
     rows = torch.randn(4, 8, generator=torch.Generator().manual_seed(0)).requires_grad_(True)

@@ -1,4 +1,4 @@
-"""Learning from features whose structure is known: the clusters are found again."""
+"""Learning from features of known structure: the trained model finds the clusters again."""
 
 from pathlib import Path
 
@@ -17,12 +17,12 @@ from retrieval.sphere import great_circle_km
 
 
 def task_of(known: Known, settings: GeocellSettings) -> tuple[GeocellTask, np.ndarray]:
-    """Two thirds to learn from, one to validate on; the rows of the latter."""
+    """A task that trains on two thirds of the photos and validates on one; and the rows of the validation photos."""
     rows = np.arange(len(known.cluster))
     held = rows // len(known.partition.clusters) % 3 == 2
-    train, validation = (LabelledSplit.of(known.split(rows[which]), known.partition) for which in (~held, held))
-    feed = TableFeatures(known.features, torch.device("cpu"))
-    return GeocellTask(settings, known.partition, train, validation, feed, None), rows[held]
+    train, validation = (LabelledSplit.of(known.split(rows[chosen]), known.partition) for chosen in (~held, held))
+    features = TableFeatures(known.features, torch.device("cpu"))
+    return GeocellTask(settings, known.partition, train, validation, features, None), rows[held]
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
@@ -44,34 +44,34 @@ def test_training_finds_the_clusters_again(tmp_path: Path, alpha: float) -> None
 
 
 def _model(task: GeocellTask, known: Known, folder: Path) -> GeocellModel:
-    """Written and read; its features come without an encoder, so any will do."""
+    """The task's model, written and read. The features are known, so any encoder will do."""
     encoder = PhotoEncoder.load("builtin", device="cpu")
     encoder.dim = known.features.shape[1]
     write_model(folder / "model", task, known.partition, encoder, {})
     return GeocellModel.load(folder / "model")
 
 
-def test_numpy_heads_answer_as_the_trained_ones(tmp_path: Path) -> None:
+def test_numpy_heads_equal_the_trained_heads(tmp_path: Path) -> None:
     known = known_features(photos=6)
     task, held = task_of(known, GeocellSettings(Pace(batch=16), lr_encoder=0, geo_dim=24))
     model = _model(task, known, tmp_path)
     with torch.no_grad():
-        made = task.heads(torch.from_numpy(known.features[held]))
-    for level, wanted in (("cells", made.cells), ("clusters", made.clusters)):
-        scaled = torch.log_softmax(wanted / model.temperatures[level], dim=1).numpy()
+        output = task.heads(torch.from_numpy(known.features[held]))
+    for level, logits in (("cells", output.cells), ("clusters", output.clusters)):
+        scaled = torch.log_softmax(logits / model.temperatures[level], dim=1).numpy()
         np.testing.assert_allclose(model.log_probabilities(known.features[held], level), scaled, atol=2e-5)
-    np.testing.assert_allclose(model.embed(known.features[held]), made.embedding.numpy(), atol=2e-5)
+    np.testing.assert_allclose(model.embed(known.features[held]), output.embedding.numpy(), atol=2e-5)
 
 
-def test_a_cluster_without_photos_has_no_embedding() -> None:
+def test_cluster_without_photos_has_an_embedding_of_zeros() -> None:
     rows = torch.tensor([[2.0, 0.0], [0.0, 4.0], [0.0, -1.0]])
-    made = cluster_embeddings(rows, torch.tensor([0, 0, 2]), 4)
+    embeddings = cluster_embeddings(rows, torch.tensor([0, 0, 2]), 4)
     half = 0.5**0.5
-    torch.testing.assert_close(made, torch.tensor([[half, half], [0, 0], [0, -1], [0, 0]]))
+    torch.testing.assert_close(embeddings, torch.tensor([[half, half], [0, 0], [0, -1], [0, 0]]))
 
 
 @pytest.mark.parametrize("true_t", [0.25, 1.0, 6.0])
-def test_the_temperature_is_the_one_that_places_were_drawn_at(true_t: float) -> None:
+def test_fitted_temperature_is_the_one_that_labels_were_drawn_with(true_t: float) -> None:
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(0, 2, (20_000, 6)))
     chances = torch.softmax(logits / true_t, dim=1)
