@@ -32,9 +32,9 @@ from PIL import Image
 
 from benchmarks import machine, pyramid
 from benchmarks.locate import MEAN, STD, VIT_B_32
+from retrieval.encoders.device import use_half
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower
 from retrieval.encoders.photo import decode_photo
-from retrieval.encoders.precision import use_half
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex

@@ -9,19 +9,16 @@ import hashlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.priors.base import Belief
 from retrieval.priors.grid import GridBelief
 from retrieval.priors.registry import Kind
 from retrieval.sphere import unit_vectors
 from tile_cache.addressing import LngLat, centres_of_codes
-
-if TYPE_CHECKING:
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["NOISE", "NOISE_KIND", "NoisePrior"]
 
@@ -37,7 +34,7 @@ class NoisePrior:
     """Beliefs in random places; equal features give equal beliefs. Satisfies `retrieval.priors.base.Prior`."""
 
     name = NOISE
-    encoder: "EncodesPhotos | None" = None
+    encoder: EncodesPhotos | None = None
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -46,9 +43,7 @@ class NoisePrior:
         ).hexdigest()
 
     @classmethod
-    def open(
-        cls, directory: Path | None, *, device: str = "auto", photo: "EncodesPhotos | None" = None
-    ) -> "NoisePrior":
+    def open(cls, directory: Path | None, *, device: str = "auto", photo: EncodesPhotos | None = None) -> "NoisePrior":
         """The prior with seed 0; nothing is read."""
         return cls()
 

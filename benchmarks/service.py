@@ -93,7 +93,7 @@ def encode_rate(encoder: PhotoEncoder, seconds: float) -> float:
 def overhead(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], count: int) -> dict[str, float]:
     """Return the milliseconds of one picture alone and over HTTP, and their difference, as medians."""
     alone, over = [], []
-    encoder.expect_single()  # as the service does
+    encoder.tune_for_single()  # as the service does
     for number in range(count):
         photo = photos[number % len(photos)]
         over.append(_timed_ms(lambda photo=photo: _post(client, photo)))
@@ -213,7 +213,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def _prepared(encoder: PhotoEncoder, photo: bytes) -> Any:
-    return encoder.prepare(decode_photo(photo, PhotoLimits(), encoder.least_edge))
+    return encoder.prepare(decode_photo(photo, PhotoLimits(), encoder.min_edge))
 
 
 def _post(client: httpx.Client, photo: bytes) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.errors import PriorError, QueryError
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import FileEntry, Manifest, file_entry
@@ -21,9 +22,6 @@ from retrieval.priors.base import Prior, write_kind
 from retrieval.priors.registry import kind_of, open_kind, open_prior
 from retrieval.search.plan import InstalledPrior
 from retrieval.search.query import NO_PRIOR
-
-if TYPE_CHECKING:  # loads torch
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["OpenPriors", "check_name", "install", "open_installed", "staged"]
 
@@ -58,7 +56,7 @@ class OpenPriors:
 def open_installed(
     index: TileIndex,
     calibration: Calibration,
-    photo: "EncodesPhotos",
+    photo: EncodesPhotos,
     *,
     device: str = "auto",
     names: Iterable[str] | None = None,
@@ -92,7 +90,7 @@ def _reusable(index: TileIndex, name: str, reuse: Mapping[str, Prior] | None) ->
     return prior
 
 
-def _open(index: TileIndex, name: str, device: str, photo: "EncodesPhotos") -> Prior:
+def _open(index: TileIndex, name: str, device: str, photo: EncodesPhotos) -> Prior:
     entry = index.manifest.priors.get(name)
     if entry is None:
         return open_kind(check_name(name), None, device=device, photo=photo)

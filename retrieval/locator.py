@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.encoders.no_encoder import NO_ENCODER, NoEncoder
+from retrieval.encoders.base import NO_ENCODER, EncodesPhotos, NoEncoder
 from retrieval.errors import DeviceMemoryError, EncoderMismatchError, QueryError
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import FORMAT_VERSION
@@ -27,8 +27,7 @@ from retrieval.search.plan import SearchPlan
 from retrieval.search.points import Support
 from retrieval.search.query import NO_PRIOR, BBox, LocateQuery
 
-if TYPE_CHECKING:  # both load torch, which takes seconds
-    from retrieval.encoders.open_clip import EncodesPhotos
+if TYPE_CHECKING:  # loads torch, which takes seconds
     from retrieval.search.gpu.beam import DeviceBeam
 
 __all__ = ["BBox", "LocateQuery", "Locator"]
@@ -47,7 +46,7 @@ class Locator:
         self,
         index: TileIndex,
         calibration: Calibration,
-        encoder: "EncodesPhotos",
+        encoder: EncodesPhotos,
         device_beam: "DeviceBeam | None" = None,
         priors: OpenPriors | None = None,
     ) -> None:
@@ -64,7 +63,7 @@ class Locator:
         directory: Path,
         *,
         device: str = "auto",
-        encoder: "EncodesPhotos | None" = None,
+        encoder: EncodesPhotos | None = None,
         calibration: Calibration | None = None,
         priors: Iterable[str] | None = None,
         prior: str | None = None,
@@ -227,12 +226,12 @@ class Locator:
         return plan.scoring == "posterior" and fits
 
 
-def _load_encoder(directory: Path, description: Mapping[str, Any], device: str) -> "EncodesPhotos":
+def _load_encoder(directory: Path, description: Mapping[str, Any], device: str) -> EncodesPhotos:
     if description["fingerprint"] == NO_ENCODER:
         return NoEncoder()
     # Imported here because torch takes seconds to import, and callers that bring an encoder may not need it.
+    from retrieval.encoders.device import use_half
     from retrieval.encoders.open_clip import PhotoEncoder
-    from retrieval.encoders.precision import use_half
 
     saved = directory / "encoders"
     encoder = PhotoEncoder.load(str(saved) if saved.is_dir() else str(description["spec"]), device=device)
@@ -242,7 +241,7 @@ def _load_encoder(directory: Path, description: Mapping[str, Any], device: str) 
 
 
 def _device_beam(
-    index: TileIndex, calibration: Calibration, encoder: "EncodesPhotos", device: str
+    index: TileIndex, calibration: Calibration, encoder: EncodesPhotos, device: str
 ) -> "DeviceBeam | None":
     """The index as tensors on the GPU that the encoder runs on; None if the search runs on the CPU."""
     if any(len(level.codes) and not level.has_vectors for level in index.levels):
@@ -250,7 +249,7 @@ def _device_beam(
     if device == "cpu" or (device == "auto" and not _on_gpu(encoder)):
         return None
     # Imported here for the same reason as above: torch.
-    from retrieval.encoders.open_clip import resolve_device
+    from retrieval.encoders.device import resolve_device
     from retrieval.search.gpu.beam import DeviceBeam
 
     name = getattr(encoder, "device", "cpu") if device == "auto" else device
@@ -263,12 +262,12 @@ def _device_beam(
         return None
 
 
-def _on_gpu(encoder: "EncodesPhotos") -> bool:
+def _on_gpu(encoder: EncodesPhotos) -> bool:
     """Whether the encoder computes on a GPU; an encoder without a `device` does not."""
     return str(getattr(encoder, "device", "cpu")).startswith("cuda")
 
 
-def _check_encoder(index: TileIndex, encoder: "EncodesPhotos") -> None:
+def _check_encoder(index: TileIndex, encoder: EncodesPhotos) -> None:
     description = index.manifest.photo_encoder
     if encoder.fingerprint != description["fingerprint"]:
         raise EncoderMismatchError(

@@ -58,7 +58,7 @@ def decode(
     started = time.perf_counter()
     plan = locator.plan(query)
     encoders = [locator.encoder] if plan.prior_encoder is None else [locator.encoder, plan.prior_encoder]
-    edges = [encoder.least_edge for encoder in encoders]
+    edges = [encoder.min_edge for encoder in encoders]
     image = decode_photo(data, limits, None if None in edges else max(edge or 0 for edge in edges))
     pixels = locator.encoder.prepare(image)
     prior_pixels = None if plan.prior_encoder is None else plan.prior_encoder.prepare(image)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,9 @@ from indexer.build.units import Unit, ZoomRows, hash_codes, unit_path, write_uni
 from indexer.build.workdir import Workdir
 from indexer.progress import OnProgress, counter
 from indexer.threads import ahead
+from retrieval.encoders.base import EncodesTiles
 from tile_cache.addressing import Tile, tile_of_code
 from tile_cache.source import TileSource
-
-if TYPE_CHECKING:  # loads torch, which planning and tests of units do not need
-    from retrieval.encoders.open_clip import EncodesTiles
 
 __all__ = ["Distinct", "EmbedCounts", "embed", "embed_zoom", "encode_distinct"]
 
@@ -68,7 +66,7 @@ def embed(
 
 def embed_zoom(
     rows: ZoomRows,
-    encoder: "EncodesTiles",
+    encoder: EncodesTiles,
     composer: Composer,
     *,
     dtype: str,
@@ -126,7 +124,7 @@ class Distinct:
 class EncoderLane:
     """Runs the encoder in its own thread, so that it works while the next batch is collected."""
 
-    def __init__(self, pool: Executor, encoder: "EncodesTiles", zoom: int) -> None:
+    def __init__(self, pool: Executor, encoder: EncodesTiles, zoom: int) -> None:
         self.encoder, self.zoom = encoder, zoom
         self._pool = pool
         self._queued: deque[Future[Vectors]] = deque()
@@ -182,7 +180,7 @@ class UnitMaker:
             self._batches.append(self._lane.submit(waiting))
 
 
-def encode_distinct(encoder: "EncodesTiles", zoom: int, pictures: Sequence[Pixels]) -> Vectors:
+def encode_distinct(encoder: EncodesTiles, zoom: int, pictures: Sequence[Pixels]) -> Vectors:
     """At most one batch of pictures to (n, dim) float32, padded to the encoder's batch with the last picture."""
     padded = [*pictures, *[pictures[-1]] * (encoder.batch_size - len(pictures))]
     return np.asarray(encoder.encode(zoom, np.stack(padded))[: len(pictures)])

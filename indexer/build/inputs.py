@@ -9,19 +9,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from indexer.build.area import coverage_of, reach_of
 from indexer.build.coverage import Coverage
 from indexer.build.request import BuildRequest, Encoders, TileRequest
 from indexer.errors import BuildError
 from indexer.progress import OnProgress, Progress
+from retrieval.encoders.base import EncodesPhotos
 from tile_cache.open import open_source
 from tile_cache.source import TileSource
 from tile_cache.xyz import XyzSource
-
-if TYPE_CHECKING:  # loads torch
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["EncoderFacts", "Inputs", "describe_photo", "load_encoders", "open_inputs"]
 
@@ -138,7 +136,7 @@ def load_encoders(request: TileRequest) -> Encoders:
     return Encoders(photo, MapEncoders.load(request.map_encoders, photo))
 
 
-def describe_photo(photo: "EncodesPhotos") -> dict[str, Any]:
+def describe_photo(photo: EncodesPhotos) -> dict[str, Any]:
     """A photo encoder as the manifest names it: its own description, or name, fingerprint and dimension."""
     describe = getattr(photo, "describe", None)
     if describe is not None:

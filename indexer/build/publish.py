@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from indexer.build.inputs import Inputs, describe_photo
 from indexer.build.request import BuildRequest, ProblemCounts
 from indexer.build.units import ZoomRows
 from indexer.build.workdir import IDENTITY_NAME, Workdir
-from retrieval.encoders.no_encoder import NoEncoder
+from retrieval.encoders.base import EncodesPhotos, NoEncoder
 from retrieval.errors import CalibrationError
 from retrieval.files import read_json, write_atomically, write_json
 from retrieval.index.calibration import CALIBRATION_NAME, Calibration
@@ -25,9 +25,6 @@ from retrieval.index.writer import ENCODERS, write_manifest
 from tile_cache.addressing import Tile, code_of_tile, tile_of_code
 from tile_cache.source import TileSource
 from tile_cache.xyz import XyzSource
-
-if TYPE_CHECKING:  # loads torch
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["PROBLEMS_NAME", "Published", "publish"]
 
@@ -73,7 +70,7 @@ def _write_manifest(directory: Path, inputs: Inputs, zooms: Sequence[ZoomEntry])
     )
 
 
-def _saved(directory: Path, photo: "EncodesPhotos") -> dict[str, Any]:
+def _saved(directory: Path, photo: EncodesPhotos) -> dict[str, Any]:
     """The photo encoder's description; an encoder from local files is copied into the index."""
     described = describe_photo(photo)
     if getattr(photo, "local", False):

@@ -2,14 +2,12 @@
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from indexer.build.area import Area
 from indexer.build.decode import NO_IMAGERY, TileProblem
+from retrieval.encoders.base import EncodesPhotos, EncodesTiles
 from tile_cache.fetch.settings import FetchSettings
-
-if TYPE_CHECKING:  # loads torch
-    from retrieval.encoders.open_clip import EncodesPhotos, EncodesTiles
 
 __all__ = ["SHARD_ROWS", "UNIT_ROWS", "BuildReport", "BuildRequest", "Encoders", "ProblemCounts", "TileRequest"]
 
@@ -71,8 +69,8 @@ class BuildRequest(TileRequest):
 class Encoders(NamedTuple):
     """The photo encoder that an index is for, and the map encoders that make its vectors."""
 
-    photo: "EncodesPhotos"
-    maps: "EncodesTiles"
+    photo: EncodesPhotos
+    maps: EncodesTiles
 
 
 @dataclass

@@ -16,7 +16,7 @@ from indexer.build.inputs import Inputs
 from indexer.build.units import Unit, ZoomRows, unit_path, write_unit
 from indexer.build.workdir import Workdir
 from indexer.progress import OnProgress, Progress
-from retrieval.encoders.no_encoder import NO_ENCODER
+from retrieval.encoders.base import NO_ENCODER
 from retrieval.index.manifest import ShardEntry, ZoomEntry
 from retrieval.index.writer import write_shard
 from tile_cache.addressing import parents_of_codes

@@ -18,7 +18,8 @@ from PIL import Image
 from indexer.builtin.styles import Style, Stylist
 from indexer.builtin.views import Centres, Earth, Views, draw_views
 from indexer.photos.embed import KnownPictures
-from retrieval.encoders.open_clip import EncodesPhotos, builtin_directory
+from retrieval.encoders.base import EncodesPhotos
+from retrieval.encoders.open_clip import builtin_directory
 from tile_cache.addressing import codes_at
 from tile_cache.bluemarble import BlueMarble
 

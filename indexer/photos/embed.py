@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,10 @@ from indexer.photos.embedding_cache import EmbeddingCache, photo_key
 from indexer.photos.files import read_picture
 from indexer.photos.photo_set import Fault, PhotoSet, Reason
 from indexer.threads import ahead
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.encoders.photo import PhotoLimits
 from retrieval.priors.base import Belief, Prior
 from tile_cache.addressing import codes_at
-
-if TYPE_CHECKING:  # this module loads torch, which reading and splitting photos do not need
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["SHARD_PHOTOS", "Embedded", "KnownPictures", "embed_photos", "joined", "known_under"]
 
@@ -120,7 +118,7 @@ class Embedded:
 
 def embed_photos(
     photos: PhotoSet,
-    encoder: "EncodesPhotos",
+    encoder: EncodesPhotos,
     *,
     cache: Path | None = None,
     limits: PhotoLimits = _LIMITS,
@@ -177,7 +175,7 @@ class _Prepared(NamedTuple):
     fault: Fault | None
 
 
-def _prepare(photos: PhotoSet, encoder: "EncodesPhotos", limits: PhotoLimits, row: int) -> _Prepared:
+def _prepare(photos: PhotoSet, encoder: EncodesPhotos, limits: PhotoLimits, row: int) -> _Prepared:
     image = read_picture(photos.paths[row], limits)
     if isinstance(image, Fault):
         return _Prepared(row, None, 0, image)
@@ -187,7 +185,7 @@ def _prepare(photos: PhotoSet, encoder: "EncodesPhotos", limits: PhotoLimits, ro
 class _Work:
     """The arrays of a run, and which of their rows are done, rejected, or not yet in the cache."""
 
-    def __init__(self, photos: PhotoSet, encoder: "EncodesPhotos", cache: Path | None) -> None:
+    def __init__(self, photos: PhotoSet, encoder: EncodesPhotos, cache: Path | None) -> None:
         self._photos, self._encoder = photos, encoder
         self._embeddings = np.zeros((len(photos), encoder.dim), dtype=np.float32)
         self._hashes = np.zeros(len(photos), dtype=np.uint64)

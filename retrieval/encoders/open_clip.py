@@ -10,7 +10,7 @@ import copy
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +19,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from retrieval.encoders.device import resolve_device
 from retrieval.encoders.preprocess import Preprocess
-from retrieval.encoders.threads import soonest, threads
+from retrieval.encoders.threads import limited_threads, threads_for_single
 from retrieval.encoders.weights import FORMAT, digest, read_config, read_tensors, write_tensors
 from retrieval.errors import EncoderError, EncoderMismatchError
 from retrieval.files import write_json
@@ -30,48 +31,6 @@ Tower = Any
 
 _PHOTO_FILE, _PHOTO_CONFIG, _MAP_CONFIG = "photo.safetensors", "photo.json", "maps.json"
 _DEFAULT_TAGS = {"ViT-B-32": "openai", "ViT-B-16": "openai", "ViT-L-14": "openai"}
-
-
-class EncodesPhotos(Protocol):
-    """What the beam needs of a photo encoder."""
-
-    dim: int
-    fingerprint: str
-    name: str
-    batch_size: int
-
-    @property
-    def least_edge(self) -> int | None:
-        """Pixels that a picture's edges must keep where it can be decoded smaller; None: decode it whole."""
-        ...
-
-    def prepare(self, image: Image.Image) -> NDArray[np.float32]:
-        """An RGB picture to (3, s, s) float32; thread-safe."""
-        ...
-
-    def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, 3, s, s) float32 to (n, dim) float32, unit rows."""
-        ...
-
-
-class EncodesTiles(Protocol):
-    """What indexing needs of map encoders."""
-
-    dim: int
-    input_size: int
-    batch_size: int
-
-    def context(self, zoom: int) -> float:
-        """The margin around a tile that this zoom's encoder sees, in tile widths."""
-        ...
-
-    def fingerprint(self, zoom: int) -> str:
-        """What this zoom's vectors depend on: weights, preprocessing, context."""
-        ...
-
-    def encode(self, zoom: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(n, s, s, 3) uint8 RGB to (n, dim) float32, unit rows."""
-        ...
 
 
 class PhotoEncoder:
@@ -89,7 +48,7 @@ class PhotoEncoder:
         self.device = resolve_device(device)
         self.spec, self.local = name, False
         self.autocast: torch.dtype | None = None  # what `encode` computes in; `device_precision` sets it
-        self._threads_alone: int | None = None  # None: as many as for a batch
+        self._single_threads: int | None = None  # None: as many as for a batch
         tower = tower.float().eval().requires_grad_(False)
         self.fingerprint = digest(
             {"architecture": architecture, "preprocess": preprocess.to_json()}, tower.state_dict()
@@ -153,7 +112,7 @@ class PhotoEncoder:
         return made
 
     @property
-    def least_edge(self) -> int:
+    def min_edge(self) -> int:
         """Twice the input: what is left for the filter to scale down hides how the rest was done."""
         return 2 * self.preprocess.size
 
@@ -167,14 +126,16 @@ class PhotoEncoder:
         if batch.ndim != 4 or batch.shape[1:] != (3, size, size):
             raise EncoderError(f"{self.name} takes pictures of shape (n, 3, {size}, {size}), not {batch.shape}")
         rows = torch.from_numpy(batch).to(self.device)
-        with threads(self._threads_alone if len(batch) == 1 else None):
+        with limited_threads(self._single_threads if len(batch) == 1 else None):
             return _run(self.tower, rows, self.dim, self.autocast)
 
-    def expect_single(self) -> None:
+    def tune_for_single(self) -> None:
         """Find out with how many threads this one encodes a picture alone soonest, and do so from now on; on a CPU."""
         if self.device.type == "cpu":
             blank = torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)
-            self._threads_alone = soonest(self.fingerprint, lambda: _run(self.tower, blank, self.dim, self.autocast))
+            self._single_threads = threads_for_single(
+                self.fingerprint, lambda: _run(self.tower, blank, self.dim, self.autocast)
+            )
 
     def save(self, directory: Path) -> None:
         """Write photo.json and photo.safetensors (fp16 where that loses nothing); `load(str(directory))` reads them."""
@@ -282,20 +243,6 @@ def builtin_directory() -> Path:
 def build_tower(architecture: dict[str, Any]) -> Tower:
     """An open_clip image tower with fresh weights; `architecture` has embed_dim, vision_cfg and quick_gelu."""
     return _build(architecture)
-
-
-def resolve_device(device: str) -> torch.device:
-    """`auto`, `cpu` or `cuda` (with an optional number) to a device that is there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise EncoderError(
-            f"device {device!r} was asked for, but torch {torch.__version__} sees no GPU: use auto or cpu"
-        )
-    try:
-        return torch.device(device)
-    except RuntimeError as exc:
-        raise EncoderError(f"device {device!r} is not known: use auto, cpu or cuda") from exc
 
 
 def _build(architecture: dict[str, Any]) -> nn.Module:

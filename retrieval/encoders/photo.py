@@ -48,11 +48,11 @@ class PhotoLimits:
     formats: tuple[str, ...] = ()
 
 
-def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: int | None = None) -> Image.Image:
+def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), min_edge: int | None = None) -> Image.Image:
     """Decode a JPEG, PNG, WebP, TIFF or GIF (HEIC where pillow-heif is installed) to an upright RGB picture.
 
     An animation gives its first frame; transparency is laid over BACKGROUND; 16-bit greys are scaled, not clipped.
-    With `least_edge`, in pixels, a large JPEG comes out at 1/2, 1/4 or 1/8 of its size where both edges divide by that
+    With `min_edge`, in pixels, a large JPEG comes out at 1/2, 1/4 or 1/8 of its size where both edges divide by that
     or stay long, in a fraction of the time, with no edge below that many; the limits are those of its full size.
     Raises UnreadablePhotoError, PhotoTooLargeError or UnsupportedPhotoError, and nothing else for any bytes.
     """
@@ -62,8 +62,8 @@ def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), least_edge: i
         raise UnsupportedPhotoError(f"{name} is not taken here; send {_listed(limits.formats)}")
     try:
         with open_photo(BytesIO(data), limits) as image:
-            if least_edge is not None:
-                _shrink(image, least_edge)
+            if min_edge is not None:
+                _shrink(image, min_edge)
             image.load()
             return _upright(image, _to_rgb(image))
     except PhotoError:
@@ -90,7 +90,7 @@ def open_photo(stream: BinaryIO, limits: PhotoLimits = PhotoLimits()) -> ImageFi
     return image
 
 
-def _shrink(image: ImageFile.ImageFile, least_edge: int) -> None:
+def _shrink(image: ImageFile.ImageFile, min_edge: int) -> None:
     """Let the JPEG decoder scale while it decodes; the other formats have no such thing, and ignore it.
 
     By what divides both edges, as a rounded edge is another aspect ratio, so another crop further on; or by what leaves
@@ -99,7 +99,7 @@ def _shrink(image: ImageFile.ImageFile, least_edge: int) -> None:
     width, height = image.size
     for scale in (8, 4, 2):
         room = min(image.size) // scale
-        if room >= least_edge and (width % scale == height % scale == 0 or room >= _LONG_EDGE):
+        if room >= min_edge and (width % scale == height % scale == 0 or room >= _LONG_EDGE):
             image.draft(None, (width // scale, height // scale))
             return
 

@@ -41,8 +41,8 @@ def write_shard(
 ) -> ShardEntry:
     """Write one shard's files; the same input gives the same bytes. Returns its entry, with its files' hashes.
 
-    `codes`: (n,) uint64, ascending. `has_vector`: (n,) bool; None: all rows. `vectors`: unit rows, (n, d), ignored where a
-    row has no vector, or (m, d), of the rows with one; None: the shard has no vectors and no lists file.
+    `codes`: (n,) uint64, ascending. `has_vector`: (n,) bool; None: all rows. `vectors`: unit rows, (n, d), ignored
+    where `has_vector` is false, or (m, d), only where it is true; None: the shard has no vectors and no lists file.
     `parents`: (n,) int64, the row of the zoom above that each tile lies in, counted over the whole zoom; zeros at the
     first zoom. The shard owns the parents [first_parent, first_parent + parent_count), childless ones too. Raises
     IndexFormatError if the input is out of order.

@@ -6,17 +6,15 @@ Mercator's 85.05 degrees belong to no tile: a belief is normalised over the Merc
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.errors import PriorError
 from retrieval.files import read_json, write_json
 from tile_cache.addressing import LngLat
-
-if TYPE_CHECKING:
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["PRIOR_NAME", "Belief", "Prior", "read_kind", "write_kind"]
 
@@ -53,7 +51,7 @@ class Prior(Protocol):
     fingerprint: str
 
     @property
-    def encoder(self) -> "EncodesPhotos | None":
+    def encoder(self) -> EncodesPhotos | None:
         """The encoder of the features. None: they are the index's own photo embeddings, or are ignored."""
         ...
 

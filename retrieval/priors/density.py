@@ -8,20 +8,18 @@ a kernel of any width (docs/priors.md). It knows no pictures: every picture gets
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.errors import PriorError
 from retrieval.files import write_npy
 from retrieval.priors.base import Belief, write_kind
 from retrieval.priors.geoclip_data import gallery
 from retrieval.priors.grid import GridBelief
 from tile_cache.addressing import LngLat, area_shares, codes_at
-
-if TYPE_CHECKING:
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["DEEPEST", "Density", "DensityPrior"]
 
@@ -97,7 +95,7 @@ class DensityPrior:
     """The density of photos as the belief for every picture. Satisfies `base.Prior`."""
 
     name = "density"
-    encoder: "EncodesPhotos | None" = None
+    encoder: EncodesPhotos | None = None
 
     def __init__(self, density: Density) -> None:
         self._density = density
@@ -105,7 +103,7 @@ class DensityPrior:
 
     @classmethod
     def open(
-        cls, directory: Path | None, *, device: str = "auto", photo: "EncodesPhotos | None" = None
+        cls, directory: Path | None, *, device: str = "auto", photo: EncodesPhotos | None = None
     ) -> "DensityPrior":
         """Read the places that `write` left in the directory; without any, use GeoCLIP's gallery, if it is installed.
 

@@ -9,19 +9,17 @@ cannot be loaded by name. Everything but the encoder uses NumPy only. Nothing he
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.errors import EncoderMismatchError, PriorError
 from retrieval.priors.base import Belief
 from retrieval.priors.grid import GridBelief
 from retrieval.priors.partition import TILE_ZOOM, Partition
 from tile_cache.addressing import LngLat, area_shares, centres_of_codes, codes_at
-
-if TYPE_CHECKING:
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = [
     "CONFIG_NAME",
@@ -131,7 +129,7 @@ class GeocellModel:
         return model
 
     @cached_property
-    def encoder(self) -> "EncodesPhotos":
+    def encoder(self) -> EncodesPhotos:
         """The encoder of the features, loaded at first use. Raises EncoderError if it is missing or another one."""
         # Imported here for torch and timm.
         from retrieval.encoders.timm import load_image_encoder
@@ -200,7 +198,7 @@ class GeocellPrior:
     name = KIND
 
     def __init__(
-        self, model: GeocellModel, photo: "EncodesPhotos | None" = None, *, spread: Spread | None = None
+        self, model: GeocellModel, photo: EncodesPhotos | None = None, *, spread: Spread | None = None
     ) -> None:
         """`photo`: the index's encoder. If it is also the model's, its embeddings are the prior's features."""
         self.model, self.spread = model, spread or model.spread
@@ -212,7 +210,7 @@ class GeocellPrior:
         self._clusters = ClusterSpread(model.partition) if self.spread == "clusters" else None
 
     @classmethod
-    def open(cls, directory: Path, *, device: str = "auto", photo: "EncodesPhotos | None" = None) -> "GeocellPrior":
+    def open(cls, directory: Path, *, device: str = "auto", photo: EncodesPhotos | None = None) -> "GeocellPrior":
         """Open a model's directory, with the spread that its configuration names."""
         return cls(GeocellModel.load(directory, device=device), photo)
 

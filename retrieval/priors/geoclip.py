@@ -11,11 +11,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.errors import PriorError
 from retrieval.files import read_json
 from retrieval.priors.base import PRIOR_NAME, write_kind
@@ -30,9 +31,6 @@ from retrieval.priors.geoclip_data import (
 )
 from retrieval.priors.grid import GridBelief
 from tile_cache.addressing import LngLat, area_shares, children_of_codes, codes_at
-
-if TYPE_CHECKING:
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["GeoclipBelief", "GeoclipPrior", "GeoclipSettings"]
 
@@ -79,7 +77,7 @@ class GeoclipPrior:
     def __init__(
         self,
         places: EncodesPlaces,
-        encoder: "EncodesPhotos",
+        encoder: EncodesPhotos,
         gallery: NDArray[np.float64],
         settings: GeoclipSettings | None = None,
         folders: Sequence[Path] = (),
@@ -120,7 +118,7 @@ class GeoclipPrior:
         directory: Path | None,
         *,
         device: str = "auto",
-        photo: "EncodesPhotos | None" = None,
+        photo: EncodesPhotos | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> "GeoclipPrior":
         """Open with the installed package's weights and gallery, and with settings and tables from the directory.

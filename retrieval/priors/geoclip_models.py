@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from retrieval.encoders.open_clip import resolve_device
+from retrieval.encoders.device import resolve_device
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.encoders.weights import digest
 from retrieval.errors import EncoderError, PriorError
@@ -144,7 +144,7 @@ class GeoclipPhotos:
         return cls(vision, head, preprocess, device)
 
     @property
-    def least_edge(self) -> int:
+    def min_edge(self) -> int:
         """The shortest edge that a picture is decoded to: twice the input's, as for `PhotoEncoder`."""
         return 2 * self.preprocess.size
 

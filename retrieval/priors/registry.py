@@ -2,16 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.errors import PriorError
 from retrieval.priors.base import Prior, read_kind
 from retrieval.priors.density import DensityPrior
 from retrieval.priors.geocells import GeocellPrior
 from retrieval.priors.geoclip import GeoclipPrior
-
-if TYPE_CHECKING:
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["KINDS", "Kind", "kind_of", "open_kind", "open_prior"]
 
@@ -31,7 +29,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def open_prior(directory: Path, *, device: str = "auto", photo: "EncodesPhotos | None" = None) -> Prior:
+def open_prior(directory: Path, *, device: str = "auto", photo: EncodesPhotos | None = None) -> Prior:
     """Open the prior in a directory. Raises PriorError if it does not hold one, and the errors of its kind.
 
     `photo`: the index's photo encoder. A prior that works on its embeddings has no encoder of its own.
@@ -39,9 +37,7 @@ def open_prior(directory: Path, *, device: str = "auto", photo: "EncodesPhotos |
     return open_kind(kind_of(directory), directory, device=device, photo=photo)
 
 
-def open_kind(
-    kind: str, directory: Path | None, *, device: str = "auto", photo: "EncodesPhotos | None" = None
-) -> Prior:
+def open_kind(kind: str, directory: Path | None, *, device: str = "auto", photo: EncodesPhotos | None = None) -> Prior:
     """Open a prior of a kind; `directory` may be None if the kind needs no files. Raises as `open_prior`."""
     if kind not in KINDS:
         raise PriorError(f"{kind!r} is neither a prior of the index nor a kind of prior: use {', '.join(KINDS)}")

@@ -5,15 +5,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.index.calibration import Calibration
 from retrieval.priors.base import Prior
 from retrieval.search.options import DEFAULT_K, Scoring
 from retrieval.search.query import Constraint
-
-if TYPE_CHECKING:  # loads torch
-    from retrieval.encoders.open_clip import EncodesPhotos
 
 __all__ = ["InstalledPrior", "SearchPlan"]
 
@@ -67,6 +64,6 @@ class SearchPlan:
     trace: bool = False
 
     @property
-    def prior_encoder(self) -> "EncodesPhotos | None":
+    def prior_encoder(self) -> EncodesPhotos | None:
         """The prior's own photo encoder; None if there is no prior, or if it uses the index's embeddings."""
         return None if self.prior is None else self.prior.prior.encoder

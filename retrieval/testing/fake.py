@@ -29,7 +29,7 @@ class FakePhotoEncoder:
     seed: int = 0
     name: str = "fake"
     batch_size: int = 8
-    least_edge: int | None = None
+    min_edge: int | None = None
     fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from retrieval.encoders.threads import all_threads, threads
+from retrieval.encoders.threads import available_threads, limited_threads, threads_beside_decoding
 from retrieval.locator import Locator
 from retrieval.pipeline import DecodedPicture, Outcome, locate
 from service.errors import NotReadyError
@@ -56,7 +56,7 @@ class ImageQueue:
         self._lanes: dict[Lane, dict[_Queued, None]] = {"single": {}, "batch": {}}
         self._taken = 0
         self._busy = False
-        self._used_threads = all_threads()
+        self._used_threads = available_threads()
         # A weak reference, so that an index is freed after it was replaced.
         self._tuned_locator: Callable[[], Locator | None] = lambda: None
 
@@ -92,27 +92,22 @@ class ImageQueue:
         """In the engine thread: the outcomes of a group, and the seconds per picture."""
         locator = pictures[0].locator
         if locator is not self._tuned_locator():
-            tune = getattr(locator.encoder, "expect_single", None)  # not every encoder has a choice
+            tune = getattr(locator.encoder, "tune_for_single", None)  # not every encoder has a choice
             if tune is not None:
                 tune()
             self._tuned_locator = weakref.ref(locator)
         started = time.perf_counter()
-        with threads(self._encoder_threads() if len(pictures) > 1 else None):
+        with limited_threads(self._encoder_threads() if len(pictures) > 1 else None):
             outcomes = locate(pictures)
         return outcomes, (time.perf_counter() - started) / len(pictures)
 
     def _encoder_threads(self) -> int | None:
-        """Number of threads to encode a group with; None: all.
-
-        Cores are divided between encoding and decoding in proportion to their work. With a small encoder, decoding is
-        most of the work, and idle OpenMP threads of the encoder would spin on the cores that decoding needs.
-        """
+        """Number of threads to encode a group with; None: all. See `retrieval.encoders.threads`."""
         decode_s, decode_threads = self._decoding()
         if not (self.image_s and decode_s):
             return None
-        encode_s, cores = self.image_s * self._used_threads, all_threads()
-        decoding_cores = min(decode_threads, cores * decode_s / (decode_s + encode_s))
-        self._used_threads = max(1, round(cores - decoding_cores))
+        encode_s = self.image_s * self._used_threads
+        self._used_threads = threads_beside_decoding(encode_s, decode_s, decode_threads)
         return self._used_threads
 
     def _next_group(self) -> list[_Queued]:

@@ -63,7 +63,7 @@ def test_street_photo_is_answered_by_geoclip(index: Path, serving: Serving, make
         assert response.status_code == 200, response.text
         about = httpx.get(f"{url}/index").json()
     answer = response.json()
-    pixels = prior.encoder.prepare(decode_photo(make_picture(3), least_edge=prior.encoder.least_edge))
+    pixels = prior.encoder.prepare(decode_photo(make_picture(3), min_edge=prior.encoder.min_edge))
     (belief,) = prior.beliefs(prior.encoder.encode(pixels[None]))
     assert [level["zoom"] for level in answer["levels"]] == [2, 4, 6]
     for level in answer["levels"]:

@@ -32,7 +32,7 @@ class SeededPlaces:
 class FeaturesOfPlaces:
     """An image encoder that reads x and y of a tile of zoom 8 from red and green, and encodes the tile's centre."""
 
-    name, batch_size, least_edge = "stand-in", 4, None
+    name, batch_size, min_edge = "stand-in", 4, None
 
     def __init__(self, places: SeededPlaces) -> None:
         self._places, self.dim, self.fingerprint = places, places.dim, "f" * 64

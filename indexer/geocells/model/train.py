@@ -24,7 +24,8 @@ from indexer.learning.log import TrainingLog
 from indexer.learning.loop import TrainingLoop
 from indexer.progress import OnProgress, silent
 from indexer.runs import begin_run, disk_errors
-from retrieval.encoders.open_clip import PhotoEncoder, resolve_device
+from retrieval.encoders.device import resolve_device
+from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.encoders.timm import load_image_encoder
 from retrieval.encoders.weights import FORMAT, digest, write_tensors
 from retrieval.files import write_json

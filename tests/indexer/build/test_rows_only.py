@@ -13,7 +13,7 @@ from indexer.build.build import build_index
 from indexer.build.coverage import Coverage
 from indexer.build.request import BuildRequest
 from indexer.errors import CoverageError, ExistingIndexError
-from retrieval.encoders.no_encoder import NoEncoder
+from retrieval.encoders.base import NoEncoder
 from retrieval.errors import IndexDamagedError, QueryError
 from retrieval.geo.region import Region
 from retrieval.index.calibration import Calibration

@@ -25,7 +25,7 @@ from retrieval.encoders.open_clip import (
     trained_layers,
 )
 from retrieval.encoders.preprocess import Preprocess
-from retrieval.encoders.threads import threads_for_one
+from retrieval.encoders.threads import measure_single
 from retrieval.errors import EncoderError, EncoderMismatchError
 
 ROOT = Path(__file__).parents[3]
@@ -473,7 +473,7 @@ def test_one_picture_takes_the_threads_that_are_soonest_done() -> None:
             seen.append(torch.get_num_threads())
             time.sleep(cost[torch.get_num_threads()])
 
-        return threads_for_one(encode)
+        return measure_single(encode)
 
     torch.set_num_threads(2)
     try:
@@ -483,7 +483,7 @@ def test_one_picture_takes_the_threads_that_are_soonest_done() -> None:
         assert work({1: 0.2, 2: 0.1}) == 2  # long work is for all, and not tried again and again
         assert seen == [2]
         photo = tiny()
-        photo.expect_single()
+        photo.tune_for_single()
         batch = photos(3)
         np.testing.assert_allclose(photo.encode(batch[:1]), photo.encode(batch)[:1], atol=1e-6)
         assert torch.get_num_threads() == 2

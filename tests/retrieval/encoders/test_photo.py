@@ -366,8 +366,8 @@ def test_a_jpeg_decoded_smaller_says_the_same_to_the_encoder(
     name: str, box: tuple[int, int, int, int] | None, edge: int | None, builtin: PhotoEncoder
 ) -> None:
     data = encoded(view(name, box, edge), "JPEG", quality=90)
-    whole, small = decode_photo(data), decode_photo(data, least_edge=builtin.least_edge)
-    assert builtin.least_edge <= min(small.size) < min(whole.size)
+    whole, small = decode_photo(data), decode_photo(data, min_edge=builtin.min_edge)
+    assert builtin.min_edge <= min(small.size) < min(whole.size)
     assert whole.width / small.width == whole.height / small.height
     of_whole, of_small = builtin.encode(np.stack([builtin.prepare(whole), builtin.prepare(small)]))
     assert of_whole @ of_small >= 0.99
@@ -379,7 +379,7 @@ def builtin() -> PhotoEncoder:
 
 
 @pytest.mark.parametrize(
-    ("size", "least_edge", "expected"),
+    ("size", "min_edge", "expected"),
     [
         ((1600, 1200), 120, (200, 150)),
         ((1600, 1200), 151, (400, 300)),  # 150 would be too few
@@ -391,27 +391,27 @@ def builtin() -> PhotoEncoder:
         ((8001, 8003), 120, (1001, 1001)),
     ],
 )
-def test_how_much_smaller(size: tuple[int, int], least_edge: int, expected: tuple[int, int]) -> None:
-    assert decode_photo(encoded(Image.new("RGB", size), "JPEG"), least_edge=least_edge).size == expected
-    assert decode_photo(encoded(Image.new("L", size), "JPEG"), least_edge=least_edge).size == expected
+def test_how_much_smaller(size: tuple[int, int], min_edge: int, expected: tuple[int, int]) -> None:
+    assert decode_photo(encoded(Image.new("RGB", size), "JPEG"), min_edge=min_edge).size == expected
+    assert decode_photo(encoded(Image.new("L", size), "JPEG"), min_edge=min_edge).size == expected
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
 def test_other_formats_stay_as_large_as_they_are(kind: str) -> None:
-    assert decode_photo(encoded(flag(), kind), least_edge=4).size == (24, 16)
+    assert decode_photo(encoded(flag(), kind), min_edge=4).size == (24, 16)
 
 
 def test_smaller_ones_are_turned_and_limited_like_any_other() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(flag().resize((240, 160)), "JPEG", exif=exif, quality=95)
-    image = decode_photo(data, least_edge=40)
+    image = decode_photo(data, min_edge=40)
     assert image.size == (40, 60)
     assert is_red(image.getpixel((20, 10)))
     assert not is_red(image.getpixel((20, 50)))
     with pytest.raises(PhotoTooLargeError, match="240 x 160"):
-        decode_photo(data, PhotoLimits(max_pixels=240 * 160 - 1), least_edge=8)
+        decode_photo(data, PhotoLimits(max_pixels=240 * 160 - 1), min_edge=8)
     cmyk = encoded(flag("CMYK").resize((240, 160)), "JPEG", quality=95)
-    assert decode_photo(cmyk, least_edge=40).size == (60, 40)
+    assert decode_photo(cmyk, min_edge=40).size == (60, 40)
     with pytest.raises(UnreadablePhotoError):
-        decode_photo(data[: len(data) // 2], least_edge=8)
+        decode_photo(data[: len(data) // 2], min_edge=8)

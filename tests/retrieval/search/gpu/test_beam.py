@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from retrieval.encoders import precision as device_precision
+from retrieval.encoders import device as encoder_device
+from retrieval.encoders.device import use_half
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower
-from retrieval.encoders.precision import use_half
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.errors import DeviceMemoryError, EncoderError, QueryError
 from retrieval.index.calibration import Calibration, ElsewhereNumbers, Feature, ZoomNumbers
@@ -271,7 +271,7 @@ def test_error_for_an_index_that_does_not_fit_gives_the_bytes_needed(pyramid, mo
 def test_auto_falls_back_to_the_lists_and_a_named_device_raises(pyramid, monkeypatch, caplog):
     directory, levels, photo = pyramid
     monkeypatch.setattr(device_index, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr("retrieval.encoders.open_clip.resolve_device", lambda name: CPU)
+    monkeypatch.setattr("retrieval.encoders.device.resolve_device", lambda name: CPU)
     photo.device = "cuda"
     with pytest.raises(DeviceMemoryError):
         Locator.open(directory, device="cuda", encoder=photo)
@@ -308,7 +308,7 @@ def test_half_precision_is_used_only_if_embeddings_stay_the_same(monkeypatch):
     assert halved.dtype == np.float32
     assert 0.999 < float((exact * halved).sum()) != 1
     assert not np.array_equal(exact, halved)
-    monkeypatch.setattr(device_precision, "LEAST_COSINE", 1.01)
+    monkeypatch.setattr(encoder_device, "MIN_COSINE", 1.01)
     assert use_half(encoder, [torch.bfloat16]) is encoder.autocast is None
     assert np.array_equal(encoder.encode(batch), exact)
 
