@@ -15,7 +15,7 @@ from retrieval.search.query import Constraint
 __all__ = ["InstalledPrior", "SearchPlan"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class InstalledPrior:
     """An open prior with the calibration to use with it.
 
@@ -23,8 +23,8 @@ class InstalledPrior:
     """
 
     name: str
-    prior: Prior
-    calibration: Calibration
+    prior: Prior = field(hash=False)
+    calibration: Calibration = field(hash=False)  # a mapping of zooms, which has no hash
     fitted: bool
 
     @classmethod
