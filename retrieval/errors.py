@@ -1,66 +1,66 @@
-"""Everything that can go wrong between an index and an answer, as one tree.
+"""The errors of this package, as one tree.
 
 RetrievalError
-├── IndexFormatError       no index, half an index, another version, or damage
-│   ├── IndexMissingError  nothing there, or nothing finished
-│   ├── IndexVersionError  written by another version of the format
-│   └── IndexDamagedError  a file that is missing, cut, or not what the manifest says
-├── EncoderError           an encoder that cannot be loaded or run
-│   └── EncoderMismatchError  an encoder other than the one that the index was made with
-├── DeviceMemoryError      an index that does not fit on the device that it was meant for
-├── CalibrationError       calibration numbers that are no calibration, or do not fit this index
-├── PriorError             a prior that cannot be opened, or gives no probabilities
-├── QueryError             a question that cannot be answered as asked (also a ValueError)
-│   └── RegionError        a bounding box or GeoJSON that gives no usable region
-└── PhotoError             bytes that are no usable picture
-    ├── UnreadablePhotoError   empty, text, cut off or damaged
+├── IndexFormatError           a directory or shard that does not follow the index format
+│   ├── IndexMissingError      no index, or only an unfinished one
+│   ├── IndexVersionError      a format version that this program does not read
+│   └── IndexDamagedError      a file that is missing, truncated, or differs from the manifest
+├── EncoderError               an encoder that cannot be loaded or run
+│   └── EncoderMismatchError   an encoder other than the one that the index was made with
+├── DeviceMemoryError          an index that does not fit on the device
+├── CalibrationError           calibration numbers that are malformed, or belong to another index or prior
+├── PriorError                 a prior that cannot be opened, or whose masses are not probabilities
+├── QueryError                 a query that this index cannot answer (also a ValueError)
+│   └── RegionError            a bounding box or GeoJSON that cannot be read, or that covers no tile
+└── PhotoError                 bytes that cannot be used as a picture
+    ├── UnreadablePhotoError   empty, not a picture, truncated or damaged
     ├── PhotoTooLargeError     too many bytes or pixels
-    └── UnsupportedPhotoError  a format, or a kind of pixel, that is not taken
+    └── UnsupportedPhotoError  a format or pixel type that is not supported
 """
 
 
 class RetrievalError(Exception):
-    """Base of this package's errors; the message names the value and the way out."""
+    """Base of this package's errors. A message names the offending value and what to do."""
 
 
 class IndexFormatError(RetrievalError):
-    """A directory that cannot be used as an index."""
+    """A directory or shard that does not follow the index format."""
 
 
 class IndexMissingError(IndexFormatError):
-    """No index there, or only a half-written one."""
+    """There is no index, or only an unfinished one."""
 
 
 class IndexVersionError(IndexFormatError):
-    """An index of a format version that this program does not read."""
+    """The index has a format version that this program does not read."""
 
 
 class IndexDamagedError(IndexFormatError):
-    """A file of the index that is missing, cut off, or differs from the manifest."""
+    """A file of the index is missing, truncated, or differs from the manifest."""
 
 
 class EncoderError(RetrievalError):
-    """An encoder that cannot be loaded, or that failed."""
+    """An encoder cannot be loaded, or failed."""
 
 
 class EncoderMismatchError(EncoderError):
-    """An encoder whose fingerprint or dimension differs from what the index was made with."""
+    """An encoder's fingerprint or dimension differs from what the index or the files were made with."""
 
 
 class DeviceMemoryError(RetrievalError):
-    """An index that needs more memory than its device has free."""
+    """The index needs more memory than the device has free."""
 
 
 class CalibrationError(RetrievalError):
-    """Calibration numbers that are malformed, or were made for another index."""
+    """Calibration numbers are malformed, or belong to another index or prior."""
 
 
 class PriorError(RetrievalError):
-    """A prior's directory that cannot be used, or masses that are no probabilities."""
+    """A prior's directory cannot be used, or its masses are not probabilities."""
 
 
 class QueryError(RetrievalError, ValueError):
-    """A beam width, bounding box or embedding that cannot be answered."""
+    """A query or an embedding that this index cannot answer."""
 
 
 class RegionError(QueryError):
@@ -68,16 +68,16 @@ class RegionError(QueryError):
 
 
 class PhotoError(RetrievalError):
-    """Bytes that are no usable picture; the message says what they are and the way out."""
+    """Bytes that cannot be used as a picture; the message says what they are and what to send instead."""
 
 
 class UnreadablePhotoError(PhotoError):
-    """Empty, text, cut off or damaged: no picture comes out of these bytes."""
+    """The bytes are empty, not a picture, truncated or damaged."""
 
 
 class PhotoTooLargeError(PhotoError):
-    """More bytes or pixels than the limits allow."""
+    """The picture has more bytes or pixels than the limits allow."""
 
 
 class UnsupportedPhotoError(PhotoError):
-    """A known format, or a kind of pixel, that is not taken."""
+    """The picture's format or pixel type is not supported."""

@@ -1,9 +1,9 @@
-"""Encoders: a picture's tower and, zoom by zoom, towers for map tiles, all of them open_clip's.
+"""Encoders made of open_clip's image towers. The only module that imports open_clip.
 
-`PhotoEncoder` is any open_clip image tower: by model and pretrained tag, `hf-hub:` name, local checkpoint, or a
-directory that `save` wrote. `MapEncoders` are the same tower with, per zoom, the few layers that training changed, from
-small safetensors files; the untouched layers are shared in memory. Weights load with `weights_only`; no pickle is read.
-This is the only module that imports open_clip. It knows nothing of tiles, indexes or HTTP.
+`PhotoEncoder` is any open_clip image tower: given by model and pretrained tag, `hf-hub:` name, local checkpoint, or a
+directory that `save` wrote. `MapEncoders` are the same tower with, per zoom, the few layers that training changed, read
+from small safetensors files; the other layers are shared in memory. Weights load with `weights_only`; no pickle is
+read. This module knows nothing of tiles, indexes or HTTP.
 """
 
 import copy
@@ -27,7 +27,7 @@ from retrieval.errors import EncoderError, EncoderMismatchError
 from retrieval.files import write_json
 
 Tower = Any
-"""An open_clip image tower: a torch module whose parts open_clip gives no types for."""
+"""An open_clip image tower: a torch module whose attributes have no type annotations."""
 
 _PHOTO_FILE, _PHOTO_CONFIG, _MAP_CONFIG = "photo.safetensors", "photo.json", "maps.json"
 _DEFAULT_TAGS = {"ViT-B-32": "openai", "ViT-B-16": "openai", "ViT-L-14": "openai"}
@@ -47,8 +47,8 @@ class PhotoEncoder:
         self.name, self.preprocess, self.architecture = name, preprocess, architecture
         self.device = resolve_device(device)
         self.spec, self.local = name, False
-        self.autocast: torch.dtype | None = None  # what `encode` computes in; `device_precision` sets it
-        self._single_threads: int | None = None  # None: as many as for a batch
+        self.autocast: torch.dtype | None = None  # what `encode` computes in; see `retrieval.encoders.device.use_half`
+        self._single_threads: int | None = None  # None: as many threads as for a batch
         tower = tower.float().eval().requires_grad_(False)
         self.fingerprint = digest(
             {"architecture": architecture, "preprocess": preprocess.to_json()}, tower.state_dict()
@@ -61,7 +61,10 @@ class PhotoEncoder:
 
     @classmethod
     def load(cls, spec: str, *, device: str = "auto") -> "PhotoEncoder":
-        """Load by `spec` (see docs/architecture.md); EncoderError says what is wrong with it and what would do."""
+        """Load an encoder by its spec: `builtin`, a saved directory, MODEL:TAG, MODEL:FILE or hf-hub:ORG/NAME.
+
+        Raises EncoderError with the specs that would work.
+        """
         if spec == "builtin":
             encoder = cls._from_directory(builtin_directory(), device)
             encoder.spec, encoder.local = "builtin", False
@@ -76,15 +79,15 @@ class PhotoEncoder:
     def _from_directory(cls, directory: Path, device: str) -> "PhotoEncoder":
         keys = ("name", "architecture", "preprocess", "fingerprint")
         config = read_config(directory / _PHOTO_CONFIG, "photo-encoder", keys)
-        tower = _build(config["architecture"])
+        tower = build_tower(config["architecture"])
         _assign(tower, read_tensors(directory / _PHOTO_FILE), directory / _PHOTO_FILE)
-        made = cls(config["name"], tower, Preprocess.from_json(config["preprocess"]), config["architecture"], device)
-        if config["fingerprint"] != made.fingerprint:
+        encoder = cls(config["name"], tower, Preprocess.from_json(config["preprocess"]), config["architecture"], device)
+        if config["fingerprint"] != encoder.fingerprint:
             raise EncoderMismatchError(
                 f"{directory / _PHOTO_FILE} is not the file that {_PHOTO_CONFIG} describes "
-                f"(fingerprint {made.fingerprint[:12]}, not {str(config['fingerprint'])[:12]}): copy both again"
+                f"(fingerprint {encoder.fingerprint[:12]}, not {str(config['fingerprint'])[:12]}): copy both again"
             )
-        return made
+        return encoder
 
     @classmethod
     def _from_open_clip(cls, spec: str, device: str) -> "PhotoEncoder":
@@ -101,36 +104,39 @@ class PhotoEncoder:
                 pretrained_text=False,
                 require_pretrained=True,
             )
-        except Exception as exc:  # open_clip, the hub's client and torch each raise their own
+        except Exception as exc:  # open_clip, the hub client and torch raise many types
             raise EncoderError(f"cannot load the encoder {spec!r}: {exc}. {_ways_out(model_name, weights)}") from exc
         preprocess = _preprocess_of(open_clip.get_model_preprocess_cfg(model))
         local = weights is not None and Path(weights).is_file()
-        # The name is shown to whoever asks the service: no folder of this machine in it.
+        # The service shows the name to its users, so it must not contain a local path.
         name = f"{model_name}:{Path(str(weights)).name}" if local else spec
-        made = cls(name, model.visual, preprocess, known, device)
-        made.spec, made.local = spec, local
-        return made
+        encoder = cls(name, model.visual, preprocess, known, device)
+        encoder.spec, encoder.local = spec, local
+        return encoder
 
     @property
     def min_edge(self) -> int:
-        """Twice the input: what is left for the filter to scale down hides how the rest was done."""
+        """Twice the input size: the final resize then hides how the decoder scaled."""
         return 2 * self.preprocess.size
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
-        """An RGB picture of any size to (3, size, size) float32; thread-safe."""
+        """Preprocess an RGB picture of any size to (3, size, size) float32; thread-safe."""
         return self.preprocess.picture(image)
 
     def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Prepared pictures, (n, 3, size, size) float32, to (n, dim) float32, unit rows."""
+        """Embed prepared pictures: (n, 3, size, size) float32 to (n, dim) float32 unit rows."""
         size = self.preprocess.size
         if batch.ndim != 4 or batch.shape[1:] != (3, size, size):
-            raise EncoderError(f"{self.name} takes pictures of shape (n, 3, {size}, {size}), not {batch.shape}")
+            raise EncoderError(f"{self.name} needs pictures of shape (n, 3, {size}, {size}), got {batch.shape}")
         rows = torch.from_numpy(batch).to(self.device)
         with limited_threads(self._single_threads if len(batch) == 1 else None):
             return _run(self.tower, rows, self.dim, self.autocast)
 
     def tune_for_single(self) -> None:
-        """Find out with how many threads this one encodes a picture alone soonest, and do so from now on; on a CPU."""
+        """Measure the best thread count for single pictures on a CPU, and use it from now on.
+
+        Call it in the thread that will encode; see `retrieval.encoders.threads`.
+        """
         if self.device.type == "cpu":
             blank = torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)
             self._single_threads = threads_for_single(
@@ -138,9 +144,9 @@ class PhotoEncoder:
             )
 
     def save(self, directory: Path) -> None:
-        """Write photo.json and photo.safetensors (fp16 where that loses nothing); `load(str(directory))` reads them."""
+        """Write photo.json and photo.safetensors (fp16 if lossless), which `load(str(directory))` reads."""
         if self.architecture is None:
-            raise EncoderError(f"{self.name} has no known architecture to save: keep its hub name in the index instead")
+            raise EncoderError(f"{self.name} has no known architecture and cannot be saved: use its hub name instead")
         directory.mkdir(parents=True, exist_ok=True)
         write_tensors(directory / _PHOTO_FILE, self.tower.state_dict())
         config = {"format": FORMAT, "kind": "photo-encoder", "name": self.name, "architecture": self.architecture}
@@ -148,7 +154,7 @@ class PhotoEncoder:
         write_json(directory / _PHOTO_CONFIG, config)
 
     def describe(self) -> dict[str, Any]:
-        """What an index keeps of it: enough to load it again and to tell whether it is the same."""
+        """The description for a manifest: enough to load the encoder again and to check that it is the same."""
         return {
             "name": self.name,
             "spec": self.spec,
@@ -159,7 +165,7 @@ class PhotoEncoder:
 
 
 class MapEncoders:
-    """Per-zoom map towers over a photo encoder's; satisfies EncodesTiles."""
+    """Map towers per zoom that share a photo encoder's trunk; satisfies EncodesTiles."""
 
     def __init__(
         self, photo: PhotoEncoder, layers: Mapping[int, Mapping[str, Tensor]], contexts: Mapping[int, float]
@@ -172,9 +178,10 @@ class MapEncoders:
 
     @classmethod
     def load(cls, directory: Path | None, photo: PhotoEncoder) -> "MapEncoders":
-        """From a directory that `save_layers` wrote; None: the built-in ones for the built-in photo encoder, else none.
+        """Load from a directory that `save_layers` wrote.
 
-        A zoom that the directory lacks is encoded by the photo tower itself, without margin.
+        None: the built-in layers for the built-in photo encoder; for others, no layers. A zoom without layers is
+        encoded by the photo tower itself, without margin.
         """
         if directory is None:
             if photo.spec != "builtin":
@@ -184,32 +191,34 @@ class MapEncoders:
         if config["photo"] != photo.fingerprint:
             raise EncoderMismatchError(
                 f"the map encoders in {directory} were trained from a photo encoder with fingerprint "
-                f"{str(config['photo'])[:12]}, but {photo.name} has {photo.fingerprint[:12]}: name the one they came "
-                "from"
+                f"{str(config['photo'])[:12]}, but {photo.name} has {photo.fingerprint[:12]}: use the photo encoder "
+                "that they were trained from"
             )
         try:
             files = {int(z): directory / entry["file"] for z, entry in config["zooms"].items()}
             contexts = {int(z): float(entry["context"]) for z, entry in config["zooms"].items()}
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
-            raise EncoderError(f"{directory / _MAP_CONFIG} describes no map encoders ({exc!r}): copy it again") from exc
+            raise EncoderError(
+                f"{directory / _MAP_CONFIG} does not describe map encoders ({exc!r}): copy it again"
+            ) from exc
         return cls(photo, {z: read_tensors(path) for z, path in files.items()}, contexts)
 
     def context(self, zoom: int) -> float:
-        """The margin around a tile that this zoom's encoder sees, in tile widths; 0 for a zoom without its own."""
+        """The margin around a tile that this zoom's encoder sees, in tile widths; 0 for a zoom without layers."""
         return self._contexts.get(zoom, 0.0)
 
     def fingerprint(self, zoom: int) -> str:
-        """Depends on the photo tower, this zoom's layers and its context; never on device or dtype."""
+        """Digest of the photo tower, this zoom's layers and its context; independent of device and dtype."""
         return digest(
             {"photo": self.photo.fingerprint, "layers": self._digests.get(zoom), "context": self.context(zoom)}, {}
         )
 
     def encode(self, zoom: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Composed tiles, (n, s, s, 3) uint8 RGB, to (n, dim) float32, unit rows."""
+        """Embed composed tiles: (n, s, s, 3) uint8 RGB to (n, dim) float32 unit rows."""
         size = self.input_size
         if pixels.ndim != 4 or pixels.shape[1:] != (size, size, 3) or pixels.dtype != np.uint8:
             raise EncoderError(
-                f"the map encoders take uint8 tiles of shape (n, {size}, {size}, 3), not {pixels.dtype} {pixels.shape}"
+                f"the map encoders need uint8 tiles of shape (n, {size}, {size}, 3), got {pixels.dtype} {pixels.shape}"
             )
         batch = torch.from_numpy(self.photo.preprocess.pixels(pixels)).to(self.photo.device)
         return _run(self._towers.get(zoom, self.photo.tower), batch, self.dim)
@@ -218,7 +227,7 @@ class MapEncoders:
 def save_layers(
     directory: Path, photo: PhotoEncoder, layers: Mapping[int, Mapping[str, Tensor]], contexts: Mapping[int, float]
 ) -> None:
-    """Write per zoom the layers that differ from the photo tower's, named as in the tower, and maps.json."""
+    """Write maps.json and, per zoom, the layers that differ from the photo tower's, with the tower's names."""
     directory.mkdir(parents=True, exist_ok=True)
     zooms = {}
     for z in sorted(layers):
@@ -229,30 +238,27 @@ def save_layers(
 
 
 def trained_layers(tower: Tower, blocks: int = 2) -> list[str]:
-    """Names of what paper H trains of a ViT: the last blocks, the final norm and the projection."""
+    """The layers of a ViT that the hierarchical-search paper trains: last blocks, final norm and projection."""
     count = len(tower.transformer.resblocks)
-    kept = tuple(f"transformer.resblocks.{i}." for i in range(count - blocks, count))
-    return [k for k in tower.state_dict() if k.startswith((*kept, "ln_post.")) or k == "proj"]
+    prefixes = tuple(f"transformer.resblocks.{i}." for i in range(count - blocks, count))
+    return [k for k in tower.state_dict() if k.startswith((*prefixes, "ln_post.")) or k == "proj"]
 
 
 def builtin_directory() -> Path:
-    """Where the built-in Earth's encoders lie."""
+    """The directory of the built-in Earth's encoders."""
     return Path(str(resources.files("indexer.builtin").joinpath("encoders.json"))).parent
 
 
 def build_tower(architecture: dict[str, Any]) -> Tower:
-    """An open_clip image tower with fresh weights; `architecture` has embed_dim, vision_cfg and quick_gelu."""
-    return _build(architecture)
-
-
-def _build(architecture: dict[str, Any]) -> nn.Module:
+    """An image tower with fresh weights; `architecture` has embed_dim, vision_cfg and quick_gelu."""
+    # `_build_vision_tower` is private; the version of open_clip is pinned.
     from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
     try:
         vision = CLIPVisionCfg(**architecture["vision_cfg"])
-        tower: nn.Module = _build_vision_tower(architecture["embed_dim"], vision, architecture["quick_gelu"])
+        tower = _build_vision_tower(architecture["embed_dim"], vision, architecture["quick_gelu"])
     except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as exc:
-        raise EncoderError(f"no architecture that open_clip builds: {architecture!r} ({exc})") from exc
+        raise EncoderError(f"open_clip cannot build the architecture {architecture!r} ({exc})") from exc
     return tower
 
 
@@ -262,7 +268,7 @@ def _split(spec: str) -> tuple[str, str]:
 
 
 def _known_config(model: str, weights: str) -> dict[str, Any]:
-    """open_clip's own config of a model by name, with the activation that the weights were trained with."""
+    """open_clip's configuration of a model, with the activation that its weights were trained with."""
     import open_clip
 
     config = open_clip.get_model_config(model.replace("/", "-"))
@@ -271,7 +277,7 @@ def _known_config(model: str, weights: str) -> dict[str, Any]:
     if config is None:
         raise EncoderError(f"open_clip has no model {model!r}. {_ways_out(model, weights)}")
     if not weights:
-        raise EncoderError(f"the encoder {model!r} names no weights. {_ways_out(model, weights)}")
+        raise EncoderError(f"the encoder {model!r} is given without weights. {_ways_out(model, weights)}")
     tag = open_clip.get_pretrained_cfg(model, weights) or {}
     quick = bool(config.get("quick_gelu", False) or tag.get("quick_gelu", False))
     return {"embed_dim": config["embed_dim"], "vision_cfg": config["vision_cfg"], "quick_gelu": quick}
@@ -289,16 +295,16 @@ def _ways_out(model: str, weights: str | None) -> str:
 def _preprocess_of(config: Mapping[str, Any]) -> Preprocess:
     sizes = {config["size"]} if isinstance(config["size"], int) else set(config["size"])
     if len(sizes) != 1:
-        raise EncoderError(f"the model takes pictures of {config['size']} pixels; only square ones are taken here")
+        raise EncoderError(f"the model needs pictures of {config['size']} pixels, but only square input is supported")
     values: dict[str, Any] = {"size": sizes.pop(), "mean": config["mean"], "std": config["std"]}
-    # `random` is for training; open_clip itself answers with bicubic then.
+    # `random` is for training; open_clip uses bicubic for inference then.
     values["interpolation"] = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
     values["resize"] = config.get("resize_mode") or "shortest"
     return Preprocess.from_json(values)
 
 
 def _share_trunk(trunk: nn.Module, layers: Mapping[int, Mapping[str, Tensor]]) -> dict[int, nn.Module]:
-    """A tower a zoom whose untouched parameters are the trunk's own tensors, not copies."""
+    """A tower per zoom whose unchanged parameters are the trunk's own tensors, not copies."""
     if not layers:
         return {}
     shape, state, device = copy.deepcopy(trunk).to("meta"), trunk.state_dict(), next(trunk.parameters()).device
@@ -315,7 +321,7 @@ def _share_trunk(trunk: nn.Module, layers: Mapping[int, Mapping[str, Tensor]]) -
 
 
 def _share_constants(tower: nn.Module, trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Buffers that no state holds (tables of angles, masks): computed when a tower is built, so meant for all."""
+    """Share buffers that the state does not hold (tables of angles, masks) and that are computed at construction."""
     for name, buffer in trunk.named_buffers():
         if name not in state:
             owner, _, leaf = name.rpartition(".")
@@ -323,13 +329,13 @@ def _share_constants(tower: nn.Module, trunk: nn.Module, state: Mapping[str, Ten
 
 
 def _embed(tower: nn.Module, batch: Tensor) -> Tensor:
-    made = tower(batch)
-    embeddings: Tensor = made[0] if isinstance(made, tuple) else made  # CoCa's tower gives its tokens beside them
+    output = tower(batch)
+    embeddings: Tensor = output[0] if isinstance(output, tuple) else output  # CoCa's tower also returns tokens
     return embeddings
 
 
 def _run(tower: nn.Module, batch: Tensor, dim: int, autocast: torch.dtype | None = None) -> NDArray[np.float32]:
-    if not len(batch):  # towers reshape to sizes that nothing cannot have
+    if not len(batch):  # towers cannot reshape an empty batch
         return np.empty((0, dim), dtype=np.float32)
     with torch.inference_mode(), torch.autocast(batch.device.type, autocast, enabled=autocast is not None):
         rows = functional.normalize(_embed(tower, batch).float(), dim=-1)

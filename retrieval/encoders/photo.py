@@ -1,10 +1,8 @@
-"""Untrusted bytes to an upright RGB picture, or one of three errors; never anything else.
+"""Decode untrusted bytes to an upright RGB picture, or raise a PhotoError: unreadable, too large or unsupported.
 
-The format is told by the first bytes and never by a name or a content type. The size is read from the header and
-compared with the limit before any pixel is decoded. EXIF is read for the orientation alone: where a camera says it
-was never reaches an answer. This module knows nothing of encoders or of HTTP.
-
-The three are the PhotoErrors of `retrieval.errors`: unreadable, too large, unsupported.
+The format is detected from the first bytes; file name and content type are ignored. The size is read from the header
+and checked against the limit before any pixel is decoded. Of EXIF only the orientation is used: a camera's GPS position
+never reaches an answer. This module knows nothing of encoders or HTTP.
 """
 
 import importlib
@@ -33,15 +31,15 @@ __all__ = [
 ]
 
 BACKGROUND = (128, 128, 128)
-"""What shows through transparent pixels: mid-grey, close to the mean that encoders subtract, so that it says little."""
+"""The colour behind transparent pixels: mid-grey, close to the mean that encoders subtract."""
 _HEAD_BYTES = 32  # enough to tell the format, and the canvas of a GIF or WebP
 _LONG_EDGE = 1000
-"""Of so many pixels one more or less is nothing."""
+"""Edge length from which rounding by a pixel does not matter."""
 
 
 @dataclass(frozen=True)
 class PhotoLimits:
-    """What a picture may be: bytes as a file, width times height, and formats (none: all that can be decoded)."""
+    """Limits of a picture: bytes of the file, pixels (width times height), and formats (empty: all supported)."""
 
     max_bytes: int = 20_000_000
     max_pixels: int = 100_000_000
@@ -49,17 +47,17 @@ class PhotoLimits:
 
 
 def decode_photo(data: bytes, limits: PhotoLimits = PhotoLimits(), min_edge: int | None = None) -> Image.Image:
-    """Decode a JPEG, PNG, WebP, TIFF or GIF (HEIC where pillow-heif is installed) to an upright RGB picture.
+    """Decode a JPEG, PNG, WebP, TIFF or GIF (or HEIC, if pillow-heif is installed) to an upright RGB picture.
 
-    An animation gives its first frame; transparency is laid over BACKGROUND; 16-bit greys are scaled, not clipped.
-    With `min_edge`, in pixels, a large JPEG comes out at 1/2, 1/4 or 1/8 of its size where both edges divide by that
-    or stay long, in a fraction of the time, with no edge below that many; the limits are those of its full size.
-    Raises UnreadablePhotoError, PhotoTooLargeError or UnsupportedPhotoError, and nothing else for any bytes.
+    Of an animation the first frame is used. Transparent pixels are blended with BACKGROUND; 16-bit greys are scaled to
+    8 bits. `min_edge`: a large JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, which is faster, if both edges keep
+    at least this many pixels; the limits apply to its full size. Raises UnreadablePhotoError, PhotoTooLargeError or
+    UnsupportedPhotoError, and no other error for any bytes.
     """
     _check_bytes(data, limits)
     name = _sniff(data)
     if limits.formats and name not in limits.formats:
-        raise UnsupportedPhotoError(f"{name} is not taken here; send {_listed(limits.formats)}")
+        raise UnsupportedPhotoError(f"{name} is not accepted here; send {_listed(limits.formats)}")
     try:
         with open_photo(BytesIO(data), limits) as image:
             if min_edge is not None:
@@ -91,10 +89,10 @@ def open_photo(stream: BinaryIO, limits: PhotoLimits = PhotoLimits()) -> ImageFi
 
 
 def _shrink(image: ImageFile.ImageFile, min_edge: int) -> None:
-    """Let the JPEG decoder scale while it decodes; the other formats have no such thing, and ignore it.
+    """Let the JPEG decoder scale while it decodes; other formats ignore this.
 
-    By what divides both edges, as a rounded edge is another aspect ratio, so another crop further on; or by what leaves
-    edges so long that a pixel of them is nothing: a file of 2 kB may claim 100 megapixels.
+    The scale must divide both edges, because a rounded edge changes the aspect ratio and so the later crop, or leave
+    edges so long that rounding does not matter: a file of 2 kB may declare 100 megapixels.
     """
     width, height = image.size
     for scale in (8, 4, 2):
@@ -105,7 +103,7 @@ def _shrink(image: ImageFile.ImageFile, min_edge: int) -> None:
 
 
 def accepted_formats() -> tuple[str, ...]:
-    """The formats that can be decoded here, by the names that people use."""
+    """The names of the formats that this installation can decode."""
     heif = () if _heif_opener() is None else ("HEIC",)
     return (*_OPENERS, *heif)
 
@@ -124,14 +122,14 @@ def _check_pixels(size: tuple[int, int] | None, limits: PhotoLimits) -> None:
         return
     width, height = size
     if width < 1 or height < 1:
-        raise UnreadablePhotoError(f"the picture says that it is {width} x {height} pixels; send one that has some")
+        raise UnreadablePhotoError(f"the picture has {width} x {height} pixels; send one that is not empty")
     if width * height > limits.max_pixels:
         raise PhotoTooLargeError(
             f"the picture has {width} x {height} pixels and {limits.max_pixels:,} are allowed; send a smaller copy"
         )
 
 
-# Plugins are opened directly: `Image.open` would warn or raise at Pillow's own process-wide limit instead of at ours.
+# Plugins are opened directly, because `Image.open` applies Pillow's process-wide pixel limit.
 _OPENERS: dict[str, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -165,7 +163,7 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b
 
 
 def _sniff(data: bytes) -> str:
-    """The format's name by its first bytes; raises for what is not taken."""
+    """The format's name by its first bytes; raises UnsupportedPhotoError or UnreadablePhotoError."""
     for magic, name in _MAGIC:
         if data.startswith(magic):
             return name
@@ -177,7 +175,7 @@ def _sniff(data: bytes) -> str:
         if data.startswith(magic):
             raise _unsupported(name)
     raise UnreadablePhotoError(
-        f"these bytes are no picture (they begin with {data[:16]!r}); send {_listed(accepted_formats())}"
+        f"these bytes are not a picture (they begin with {data[:16]!r}); send {_listed(accepted_formats())}"
     )
 
 
@@ -192,7 +190,7 @@ def _sniff_isobmff(brand: bytes) -> str:
 
 
 def _unsupported(name: str) -> UnsupportedPhotoError:
-    return UnsupportedPhotoError(f"{name} is not taken; send {_listed(accepted_formats())}")
+    return UnsupportedPhotoError(f"{name} is not supported; send {_listed(accepted_formats())}")
 
 
 def _listed(names: tuple[str, ...]) -> str:
@@ -200,7 +198,7 @@ def _listed(names: tuple[str, ...]) -> str:
 
 
 def _heif_opener() -> Callable[[BinaryIO], ImageFile.ImageFile] | None:
-    """pillow-heif's reader, or None: it is no dependency, because its codec library is large and copyleft."""
+    """pillow-heif's reader, or None. It is not a dependency, because its codec library is large and copyleft."""
     try:
         plugin: Any = importlib.import_module("pillow_heif")
     except ImportError:
@@ -217,7 +215,7 @@ def _open(name: str, stream: BinaryIO) -> ImageFile.ImageFile:
 
 
 def _header_size(name: str, data: bytes) -> tuple[int, int] | None:
-    """(width, height) where opening alone would already reserve memory for the canvas; None where it would not."""
+    """(width, height) of formats that allocate the canvas on opening; None for the others."""
     if name == "GIF":
         return int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")
     if name == "WebP":
@@ -226,7 +224,7 @@ def _header_size(name: str, data: bytes) -> tuple[int, int] | None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
-    """The canvas by the first chunk: extended, lossless or lossy; None leaves the verdict to the decoder."""
+    """The canvas size in the first chunk (extended, lossless or lossy); None lets the decoder decide."""
     kind = data[12:16]
     if kind == b"VP8X" and len(data) >= 30:
         return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
@@ -239,32 +237,32 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB; raises UnsupportedPhotoError where no conversion is right."""
+    """Convert any mode to RGB; raises UnsupportedPhotoError if there is no correct conversion."""
     if image.mode.startswith("I;16"):
-        # A table of every possible value, so that no float copy of a large picture is made.
+        # A table of all values avoids a float copy of a large picture.
         top = 2 ** _grey_bits(image) - 1
         return _grey(_scaled(np.arange(65_536), 0.0, float(top))[np.asarray(image, dtype=np.uint16)])
     if image.mode in ("I", "F"):
         return _stretched(np.asarray(image, dtype=np.float64))
     if image.mode == "LAB":
-        raise UnsupportedPhotoError("pixels in Lab colour are not taken; save the picture as RGB")
+        raise UnsupportedPhotoError("pixels in Lab colour are not supported; save the picture as RGB")
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         return _on_background(image)
     return image.convert("RGB")
 
 
 def _grey_bits(image: Image.Image) -> int:
-    """Bits a sample really holds: 12-bit TIFFs come in 16-bit containers."""
+    """The bits that a sample uses: 12-bit TIFFs come in 16-bit containers."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(Tiff.BITSPERSAMPLE, (16,))
     return int(bits[0]) if bits[0] in range(9, 17) else 16
 
 
 def _stretched(values: np.ndarray[Any, np.dtype[np.float64]]) -> Image.Image:
-    """32-bit and float greys have no nominal range: the least value becomes black and the greatest white."""
+    """Scale 32-bit and float greys, which have no nominal range, so that the minimum is black and the maximum white."""
     finite = values[np.isfinite(values)]
     if not finite.size:
-        raise UnreadablePhotoError("the picture holds no finite pixel value; send one with brightness in it")
+        raise UnreadablePhotoError("the picture has no finite pixel value; send another copy")
     low, high = float(finite.min()), float(finite.max())
     return _grey(_scaled(np.nan_to_num(values, nan=low, posinf=high, neginf=low), low, high))
 
@@ -281,14 +279,14 @@ def _grey(values: np.ndarray[Any, np.dtype[np.uint8]]) -> Image.Image:
 
 
 def _on_background(image: Image.Image) -> Image.Image:
-    # Premultiplied modes convert to their plain siblings only, and "La" and "PA" to RGBA only through those.
+    # Premultiplied modes convert only to their plain counterparts, and "La" and "PA" to RGBA only through those.
     plain = {"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)
     rgba = image.convert(plain).convert("RGBA")
     canvas = Image.new("RGBA", rgba.size, (*BACKGROUND, 255))
     return Image.alpha_composite(canvas, rgba).convert("RGB")
 
 
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -300,10 +298,10 @@ _TURNS = {
 
 
 def _upright(source: Image.Image, pixels: Image.Image) -> Image.Image:
-    """Turn `pixels` as the source's EXIF says. Broken EXIF turns nothing: the picture is still a picture."""
+    """Rotate `pixels` by the source's EXIF orientation; broken EXIF is ignored."""
     try:
         orientation = source.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # see decode_photo: Pillow's parsers raise almost anything
         orientation = 1
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    turn = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
     return pixels if turn is None else pixels.transpose(turn)

@@ -1,6 +1,6 @@
-"""From RGB pictures to what an encoder takes in; data that travels with the encoder. Knows nothing of models.
+"""Preprocessing of RGB pictures, as data that is stored with the encoder. Knows nothing of models.
 
-Resizing is Pillow's antialiased filter, as in open_clip's own transforms, so no torchvision is needed to answer.
+Pictures are resized with Pillow's antialiasing filters, like open_clip's own transforms but without torchvision.
 """
 
 import math
@@ -18,11 +18,11 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How pictures become input.
+    """How a picture becomes an encoder's input.
 
     `size`: pixels along an edge. `mean`, `std`: per channel, of values from 0 to 1. `resize`: `shortest` scales the
-    shorter edge and crops the middle, `squash` scales both edges. `contrast_floor`: null for the above only; else every
-    picture is divided by its own contrast first (see `levelled`): haze, dusk and dark products look alike then.
+    shorter edge to `size` and crops the middle, `squash` scales both edges. `contrast_floor`: if not None, each picture
+    is first divided by its own contrast (see `levelled`), which reduces the effect of haze, dusk and dark images.
     """
 
     size: int
@@ -33,22 +33,22 @@ class Preprocess:
     contrast_floor: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON values; `from_json` reads it."""
+        """As JSON values, which `from_json` reads."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Preprocess":
-        """From `to_json`'s values; EncoderError names what is wrong."""
+        """The inverse of `to_json`; raises EncoderError for values that this version does not know."""
         try:
-            made = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
-            known = made._known()
+            preprocess = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+            known = preprocess._is_known()
         except (KeyError, TypeError) as exc:
-            raise EncoderError(f"no preprocessing that this version knows: {values!r} ({exc})") from exc
+            raise EncoderError(f"unknown preprocessing {values!r} ({exc}): use the version that wrote it") from exc
         if not known:
-            raise EncoderError(f"no preprocessing that this version knows: {values!r}")
-        return made
+            raise EncoderError(f"unknown preprocessing {values!r}: use the version that wrote it")
+        return preprocess
 
-    def _known(self) -> bool:
+    def _is_known(self) -> bool:
         return (
             isinstance(self.size, int)
             and self.size >= 1
@@ -64,12 +64,12 @@ class Preprocess:
         return np.asarray(self.pixels(np.asarray(self.resized(image))[None])[0])
 
     def resized(self, image: Image.Image) -> Image.Image:
-        """The picture at the encoder's size, scaled and cropped, still 8-bit RGB."""
+        """The picture scaled and cropped to the encoder's size, still 8-bit RGB."""
         image, size, filter_ = image.convert("RGB"), self.size, _FILTERS[self.interpolation]
         if self.resize == "squash":
             return image.resize((size, size), filter_)
         (left, right), (top, bottom) = (_middle(length, min(image.size), size) for length in image.size)
-        # The crop is taken while scaling: a panorama of 20,000 x 10 pixels must not be blown up to be cut again.
+        # Crop while scaling, so that a panorama of 20,000 x 10 pixels is not enlarged before it is cropped.
         return image.resize((size, size), filter_, box=(left, top, right, bottom))
 
     def pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -83,9 +83,9 @@ class Preprocess:
 
 
 def _middle(length: int, shorter: int, size: int) -> tuple[float, float]:
-    """The part of an edge of `length` pixels that scaling the shorter edge to `size` and cropping the middle leaves.
+    """Start and end of the part of an edge of `length` pixels that stays after scaling the shorter edge and cropping.
 
-    Rounded as open_clip's transforms round (torchvision's Resize and CenterCrop), so that the pixels are the same.
+    Rounded like open_clip's transforms (torchvision's Resize and CenterCrop), so that the pixels are the same.
     """
     scaled = size * length // shorter
     first = round((scaled - size) / 2)
@@ -93,12 +93,12 @@ def _middle(length: int, shorter: int, size: int) -> tuple[float, float]:
 
 
 def levelled(values: NDArray[np.float32], floor: float) -> NDArray[np.float32]:
-    """Divide each picture's deviation from its mean colour by its contrast; (n, 3, h, w) float32, 0 to 1 going in.
+    """Divide each picture's deviation from its mean colour by its contrast; `values`: (n, 3, h, w) float32, 0 to 1.
 
     With m the mean colour and s the root-mean-square deviation from it over all channels:
-    0.5 + 0.25 (x - m) / (s + floor) + 0.5 (m - 0.5). The mean colour stays visible; `floor` bounds how noise grows.
+    0.5 + 0.25 (x - m) / (s + floor) + 0.5 (m - 0.5). The mean colour stays visible; `floor` limits amplified noise.
     """
     mean = values.mean(axis=(2, 3), keepdims=True)
-    apart = values - mean
-    contrast = np.sqrt(np.mean(np.square(apart), axis=(1, 2, 3), keepdims=True))
-    return np.asarray(0.5 + 0.25 * apart / (contrast + floor) + 0.5 * (mean - 0.5), dtype=np.float32)
+    deviation = values - mean
+    contrast = np.sqrt(np.mean(np.square(deviation), axis=(1, 2, 3), keepdims=True))
+    return np.asarray(0.5 + 0.25 * deviation / (contrast + floor) + 0.5 * (mean - 0.5), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""Image encoders beyond open_clip's: timm's models, behind the same `PhotoEncoder`. Home of timm.
+"""timm's image models as photo encoders. The only module that imports timm.
 
-A `timm:` encoder sees 224 pixels (or what its model is fixed to) in ImageNet's normalisation, as in the geocells'
-paper, whatever its pretraining used; it travels with the encoder like all preprocessing.
+A `timm:` encoder sees 224 pixels (or the fixed size of its model) with ImageNet's normalisation, as in the
+geoembeddings paper, regardless of its pretraining. Like all preprocessing, this is stored with the encoder.
 """
 
 from pathlib import Path
@@ -22,9 +22,11 @@ _SIZE = 224
 
 
 def load_image_encoder(spec: str, *, device: str = "auto") -> PhotoEncoder:
-    """Any photo encoder: what `PhotoEncoder.load` takes, `timm:NAME` (its pretrained weights, from the hub or the hub's
-    cache), `timm:NAME:FILE` (a safetensors checkpoint of that model), `timm:NAME:scratch` (seeded random weights), or a
-    directory that a `timm:` encoder's `save` wrote. Raises EncoderError with the way out.
+    """Load any photo encoder, by any spec of `PhotoEncoder.load` or one of timm's.
+
+    `timm:NAME`: pretrained weights, from the hub or its cache; `timm:NAME:FILE`: a safetensors checkpoint of the model;
+    `timm:NAME:scratch`: seeded random weights; or a directory that a `timm:` encoder's `save` wrote. Raises
+    EncoderError.
     """
     if spec.startswith(TIMM):
         name, _, weights = spec.removeprefix(TIMM).partition(":")
@@ -61,18 +63,18 @@ def _from_directory(directory: Path, saved: dict[str, Any], device: str) -> Phot
 
 
 def _build(name: str, *, pretrained: bool) -> Any:
-    """A timm model without its classifier: pictures to one pooled row each."""
+    """A timm model without its classifier: one pooled row per picture."""
     import timm
     import torch
 
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "see timm.list_models()"
-        raise EncoderError(f"timm has no model {name!r}: {near}")
+        similar = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "listed by timm.list_models()"
+        raise EncoderError(f"timm has no model {name!r}: similar names are {similar}")
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except Exception as exc:  # timm, the hub's client and torch each raise their own
+    except Exception as exc:  # timm, the hub client and torch raise many types
         raise EncoderError(
             f"cannot load timm:{name} ({exc}). Give timm:{name}:FILE.safetensors where the hub cannot be reached"
         ) from exc
@@ -85,13 +87,13 @@ def _encoder(shown: str, name: str, tower: Any, device: str) -> PhotoEncoder:
 
 
 def _assign(tower: Any, path: Path) -> None:
-    """Weights from a safetensors file; a classifier that the file has and the tower has not is left out."""
+    """Load weights from a safetensors file; the file's classifier, which the tower lacks, is ignored."""
     tensors = {k: v.float() for k, v in read_tensors(path).items()}
     wanted = tower.state_dict()
-    kept = {k: tensors[k].to(v.dtype) for k, v in wanted.items() if k in tensors}
-    if missing := sorted(set(wanted) - set(kept)):
+    weights = {k: tensors[k].to(v.dtype) for k, v in wanted.items() if k in tensors}
+    if missing := sorted(set(wanted) - set(weights)):
         raise EncoderMismatchError(f"{path} lacks {missing[0]} and {len(missing) - 1} more of {len(wanted)} weights")
     try:
-        tower.load_state_dict(kept)
+        tower.load_state_dict(weights)
     except RuntimeError as exc:
         raise EncoderMismatchError(f"{path} does not hold this model's weights: {exc}") from exc

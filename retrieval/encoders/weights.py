@@ -1,6 +1,6 @@
-"""Encoders on disk: weights as safetensors, a JSON file that describes them, and the digest that tells them apart.
+"""Encoders on disk: weights as safetensors, a JSON file that describes them, and the digest that identifies them.
 
-Every file is whole or absent, and no pickle is read. This module knows names and numbers, not what computes with them.
+Files are written atomically, and no pickle is read. This module knows names and tensors, and nothing of models.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 def digest(facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over facts and float32 weights in name order: equal for fp16 and fp32 files of the same numbers."""
+    """SHA-256 of facts and float32 weights in name order; equal for fp16 and fp32 files of the same numbers."""
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -30,7 +30,7 @@ def digest(facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors by name; EncoderError if it is missing, cut off or something else."""
+    """A safetensors file's tensors by name; raises EncoderError if the file is missing or unreadable."""
     try:
         return dict(load_file(str(path)))
     except (OSError, SafetensorError) as exc:
@@ -38,26 +38,26 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors: all of them in fp16 if that loses nothing, else as they are."""
-    kept = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    if all(torch.equal(v.half().float(), v.float()) for v in kept.values()):
-        kept = {k: v.half() for k, v in kept.items()}
-    write_atomically(path, lambda temporary: _save(temporary, kept))
+    """Write tensors as safetensors: all in fp16 if that is lossless, else unchanged."""
+    stored = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    if all(torch.equal(v.half().float(), v.float()) for v in stored.values()):
+        stored = {k: v.half() for k, v in stored.items()}
+    write_atomically(path, lambda temporary: _save(temporary, stored))
 
 
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     save_file(tensors, str(path))
-    path.chmod(0o644)  # safetensors makes files that only their owner reads; an index is served by another user
+    path.chmod(0o644)  # safetensors makes files private, but a service reads an index as another user
 
 
 def read_config(path: Path, kind: str, keys: Sequence[str]) -> dict[str, Any]:
-    """A description of a `kind` that holds at least `keys`; EncoderError says what is wrong with the file."""
+    """Read a description file of a `kind` that has at least `keys`; raises EncoderError for any other file."""
     try:
         config: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as exc:
         raise EncoderError(f"{path} cannot be read as the description of {kind} ({exc}): copy it again") from exc
     if not isinstance(config, dict) or config.get("kind") != kind or config.get("format") != FORMAT:
-        raise EncoderError(f"{path} is no {kind} description of format {FORMAT}")
+        raise EncoderError(f"{path} is not a {kind} description of format {FORMAT}: copy it again")
     if missing := [key for key in keys if key not in config]:
         raise EncoderError(f"{path} lacks {', '.join(missing)}: copy it again")
     return config

@@ -1,8 +1,8 @@
-"""The numbers that turn similarities into probabilities, per zoom, and the file that holds them.
+"""The calibration: per zoom, the numbers that turn similarities into probabilities, and the file that holds them.
 
 `calibration.json` lies in the index directory and can be replaced without touching a vector; its id is the SHA-256 of
-what it says. With a prior other numbers hold: `calibration-<prior>.json` beside it has them all. Keys that this version
-does not know are kept. How numbers are fitted is `indexer.calibration`'s to know.
+its content. Each prior has numbers of its own, in `calibration-<prior>.json`. Keys that this version does not know are
+kept. `indexer.calibration` fits the numbers; docs/method.md has the formulas and a glossary of the symbols.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ FORMAT = "tilebeam-calibration"
 FORMAT_VERSION = 2
 CALIBRATION_NAME = "calibration.json"
 DEFAULT_TAU = 0.01
-"""CLIP's own temperature, 1 / 100: the logit scale that ViT-B-32 was trained to."""
+"""The temperature of CLIP's logits, 1 / 100, which ViT-B-32 was trained to."""
 
 _WAY_OUT = "run `tilebeam calibrate`, or delete it (answers are then uncalibrated)"
 _DAMAGE = (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CalibrationError)
@@ -28,12 +28,12 @@ _DAMAGE = (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeE
 
 @dataclass(frozen=True)
 class ZoomNumbers:
-    """One zoom's numbers, as in design section 5.
+    """One zoom's numbers; for the formula see `retrieval.search.posterior.share`.
 
-    `tau`: temperature of the cosine; `gamma`: weight of the parent's mass; `b`: log-weight of "none of these", None
-    where that cannot be; `lam` (lambda): weight of the prior's gain over the parent's; `kappa`: the share of a tile's
-    score that is the mean cosine of its neighbours (`retrieval.surroundings`), 0 to 1; `rho`: how far children speak
-    for their parent against other parents (`retrieval.posterior`), 1 as much as for themselves.
+    `tau`: temperature of the cosine. `gamma`: weight of the parent's mass. `b`: log weight of "none of these
+    candidates"; None excludes it. `lam` (lambda): weight of the prior's gain from parent to child. `kappa`: weight of
+    the neighbours' mean cosine in a tile's score, 0 to 1. `rho`: dissimilarity of the nested logit; 1 is a plain
+    softmax.
     """
 
     tau: float = DEFAULT_TAU
@@ -45,15 +45,15 @@ class ZoomNumbers:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.tau) and self.tau > 0):
-            raise CalibrationError(f"tau is {self.tau}, a positive number is expected")
+            raise CalibrationError(f"tau is {self.tau}: it must be a positive number")
         if self.lam < 0:
-            raise CalibrationError(f"lambda is {self.lam}, a prior's weight is 0 or more")
+            raise CalibrationError(f"lambda is {self.lam}: the weight of a prior must be 0 or more")
         if not all(math.isfinite(v) for v in (self.gamma, self.lam, self.rho, self.b or 0.0)):
             raise CalibrationError(
                 f"gamma {self.gamma}, lambda {self.lam}, rho {self.rho} and b {self.b} must be finite"
             )
         if not 0 <= self.kappa <= 1:
-            raise CalibrationError(f"kappa is {self.kappa}, a share from 0 to 1 is expected")
+            raise CalibrationError(f"kappa is {self.kappa}: it must lie between 0 and 1")
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -78,12 +78,12 @@ DEFAULT_NUMBERS = ZoomNumbers()
 
 
 def name_for(prior: str | None) -> str:
-    """The file's name: `calibration.json`, or `calibration-<prior>.json`."""
+    """The name of the calibration file: `calibration.json`, or `calibration-<prior>.json`."""
     return CALIBRATION_NAME if prior is None else f"calibration-{prior}.json"
 
 
 class Feature(NamedTuple):
-    """One feature's part in the log-odds of elsewhere: weight * (value - mean) / scale, held within `CLIP` scales."""
+    """A feature of elsewhere's log odds: weight * z, where z = (value - mean) / scale is clipped to +-`CLIP`."""
 
     mean: float
     scale: float
@@ -92,9 +92,10 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True)
 class ElsewhereNumbers:
-    """A logistic model of "none of the covered tiles" over features of a whole descent (`retrieval.elsewhere`).
+    """A logistic model of elsewhere over features of a whole descent; see `retrieval.search.elsewhere`.
 
-    Log-odds are `bias` plus each feature's part; a feature that a descent lacks, having ended early, adds nothing.
+    The log odds are `bias` plus the features' terms. A feature that is missing, because the descent ended early, adds
+    nothing.
     """
 
     bias: float
@@ -103,7 +104,7 @@ class ElsewhereNumbers:
     def __post_init__(self) -> None:
         values = [self.bias, *(v for feature in self.features.values() for v in feature)]
         if not all(math.isfinite(v) for v in values) or any(f.scale <= 0 for f in self.features.values()):
-            raise CalibrationError("the numbers of elsewhere must be finite and their scales positive")
+            raise CalibrationError("the model of elsewhere must have finite numbers and positive scales")
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -118,11 +119,11 @@ class ElsewhereNumbers:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Numbers per zoom, and what they were fitted at.
+    """Numbers per zoom, and the conditions that they were fitted under.
 
-    That is the beam width `k`, `coverage` (`Manifest.coverage_hash`) and the photo encoder's fingerprint. `elsewhere`
-    is None where no picture without an answer was fitted to; `extra` holds the file's other keys. `Calibration()` has
-    nothing fitted: default numbers and no id.
+    The conditions are the beam width `k`, `coverage` (`Manifest.coverage_hash`) and the photo encoder's fingerprint.
+    `elsewhere` is None if no out-of-scope pictures were used. `extra` holds the file's other keys. `Calibration()` is
+    uncalibrated: default numbers and no id.
     """
 
     zooms: Mapping[int, ZoomNumbers] = field(default_factory=dict)
@@ -133,61 +134,62 @@ class Calibration:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def numbers(self, zoom: int) -> ZoomNumbers:
-        """The fitted numbers of a zoom, or the default ones."""
+        """The fitted numbers of a zoom, or the default numbers."""
         return self.zooms.get(zoom, DEFAULT_NUMBERS)
 
     @property
     def prior(self) -> str | None:
-        """The name of the prior that it was fitted with."""
+        """The name of the prior that it was fitted with; None for none."""
         return None if self.extra.get("prior") is None else str(self.extra["prior"]["name"])
 
     def with_prior(self, name: str, fingerprint: str) -> "Calibration":
-        """The same, as fitted with a prior."""
+        """The same numbers, marked as fitted with this prior."""
         return replace(self, extra={**self.extra, "prior": {"name": name, "fingerprint": fingerprint}})
 
     def unfitted_with_prior(self, zooms: Iterable[int]) -> "Calibration":
-        """For a prior that nothing was fitted with: the prior as it is, lambda 1, and nothing is called calibrated."""
+        """The numbers for a prior without a calibration: lambda 1 everywhere, and answers count as uncalibrated."""
         return replace(self, zooms={z: replace(self.numbers(z), lam=1.0) for z in zooms}, k=None)
 
     def fits(self, k: int, zooms: Iterable[int], coverage: str, photo_encoder: str, prior: str | None = None) -> bool:
-        """Whether probabilities at this `k` over these zooms of this index are calibrated ones.
+        """Whether these numbers were fitted for searches like this one.
 
-        `prior`: the fingerprint of the one that is asked with.
+        `k`: the beam width; `coverage`, `photo_encoder`, `prior`: the index's coverage hash and the fingerprints of the
+        photo encoder and of the prior (None: no prior).
         """
-        own: Mapping[str, Any] = self.extra.get("prior") or {}
+        fitted_with: Mapping[str, Any] = self.extra.get("prior") or {}
         return (
-            own.get("fingerprint") == prior
+            fitted_with.get("fingerprint") == prior
             and self.k == k
             and self.coverage in (None, coverage)
             and self.photo_encoder in (None, photo_encoder)
             and all(zoom in self.zooms for zoom in zooms)
         )
 
-    def radius_share(self, promised: str) -> float:
-        """How much of the mass a circle must hold for `promised` ("50", "90") percent of truths to lie in it.
+    def radius_share(self, percent: str) -> float:
+        """The share of the mass that a circle must hold so that it contains `percent` ("50", "90") of the true places.
 
-        Fitted as that quantile of the mass nearer than the truth (`radius_shares`); unfitted, the promise itself.
+        Fitted as that quantile of the mass that is nearer than the true place; without a fit, the percentage itself.
         """
-        return float(self.extra.get("radius_shares", {}).get(promised, int(promised) / 100))
+        return float(self.extra.get("radius_shares", {}).get(percent, int(percent) / 100))
 
     @property
     def id(self) -> str | None:
-        """SHA-256 of everything the file says but the id itself; None where nothing was fitted."""
+        """SHA-256 of the file's content without the id itself; None if nothing was fitted."""
         if not self.zooms:
             return None
         text = json.dumps(self._content(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def write(self, directory: Path) -> None:
-        """Put it into an index directory, replacing what was there in one step."""
+        """Write the file into an index directory, atomically replacing an older one."""
         content = {"format": FORMAT, "version": FORMAT_VERSION, "id": self.id} | self._content()
         write_json(directory / name_for(self.prior), content)
 
     @classmethod
     def read(cls, directory: Path, prior: str | None = None) -> "Calibration":
-        """Read an index's calibration, plain or with a prior; without the file, the default numbers.
+        """Read an index's calibration, or that of one of its priors; `Calibration()` if there is no file.
 
-        Raises CalibrationError for damage.
+        Raises CalibrationError if the file is damaged.
         """
         path = directory / name_for(prior)
         if not path.exists():
@@ -199,7 +201,7 @@ class Calibration:
         except _DAMAGE as exc:
             raise CalibrationError(f"{path} cannot be used ({exc}): {_WAY_OUT}") from exc
         if calibration.id != data["id"]:
-            raise CalibrationError(f"{path} was changed by hand or damaged, as its id is another one: {_WAY_OUT}")
+            raise CalibrationError(f"{path} was edited or damaged, as its id does not match its content: {_WAY_OUT}")
         if calibration.prior != prior:
             raise CalibrationError(f"{path} was fitted with the prior {calibration.prior}, not {prior}: {_WAY_OUT}")
         return calibration
@@ -209,9 +211,9 @@ class Calibration:
         known = {"format", "version", "id", "zooms", "k", "coverage", "photo_encoder", "elsewhere"}
         zooms = {int(z): ZoomNumbers.from_json(n) for z, n in data["zooms"].items()}
         extra = {name: value for name, value in data.items() if name not in known}
-        for promised, share in extra.get("radius_shares", {}).items():
+        for percent, share in extra.get("radius_shares", {}).items():
             if not 0 < float(share) <= 1:
-                raise CalibrationError(f"the share for the {promised}% circle is {share}, not above 0 and at most 1")
+                raise CalibrationError(f"the share for the {percent}% circle is {share}: it must be in (0, 1]")
         elsewhere = None if data["elsewhere"] is None else ElsewhereNumbers.from_json(data["elsewhere"])
         return cls(zooms, data["k"], data["coverage"], data.get("photo_encoder"), elsewhere, extra)
 
@@ -224,6 +226,6 @@ class Calibration:
 
 def _check_format(data: Any) -> None:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise CalibrationError("it does not say that it is a calibration")
+        raise CalibrationError("it is not a calibration file")
     if data.get("version") != FORMAT_VERSION:
         raise CalibrationError(f"it has format version {data.get('version')!r}, this program reads {FORMAT_VERSION}")

@@ -1,8 +1,8 @@
-"""The manifest of an index directory: what is in it, how it was made, and what its files must weigh.
+"""The manifest of an index directory: its content, how it was made, and the sizes and hashes of its files.
 
 `manifest.json` is the last file that a build writes, so a directory without one is unfinished. This module reads and
-writes JSON and hashes files; it knows nothing of FAISS, of scores, or of how to embed. `docs/index-format.md` describes
-the directory for people.
+writes JSON and hashes files; it knows nothing of FAISS, scores or encoders. docs/index-format.md describes the whole
+directory.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ FORMAT = "tilebeam-index"
 FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SMALL_FILE_BYTES = 1 << 20
-"""Files up to this size are hashed whenever an index is opened; larger ones only by `verify`."""
+"""Files up to this size are hashed whenever an index is opened, larger files only by `verify`."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """Rows [first_row, first_row + rows) of one zoom, which are all children of a run of rows of the zoom above.
+    """Rows [first_row, first_row + rows) of one zoom: all children of consecutive rows of the zoom above.
 
     `first_parent` and `parents` count rows of the zoom above; the first zoom has one pseudo-parent, row 0. `content` is
-    the SHA-256 of codes, has-vector flags and stored vectors (see `lists.content_hash`), whatever file holds them.
+    the SHA-256 of codes, flags and stored vectors (`retrieval.index.shards.content_hash`).
     """
 
-    file: str | None  # None: rows only, not one has a vector
+    file: str | None  # None: no row has a vector
     tiles: str
-    holes: str | None  # local numbers of the rows without vector; None: every row has one, or none has
+    holes: str | None  # local numbers of the rows without vector; None: every row has a vector, or no row
     first_row: int
     rows: int
     first_parent: int
@@ -67,7 +67,7 @@ class ShardEntry:
         return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "files"}
 
     def to_record(self) -> dict[str, Any]:
-        """As a resumable build keeps it beside the shard: with its files' hashes, which need not be taken again."""
+        """As a resumable build stores it beside the shard, with its files' hashes, so that they are computed once."""
         return self.to_json() | {"files": [asdict(f) for f in self.files]}
 
     @classmethod
@@ -79,26 +79,26 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class ZoomEntry:
-    """One zoom: its shards in row order, the fingerprint of its map encoder, and the margin that encoder saw."""
+    """One zoom: its shards in row order, and the fingerprint and margin of its map encoder."""
 
     zoom: int
     shards: tuple[ShardEntry, ...]
     encoder: str
     context: float = 0.0  # tile widths
-    inferred: int = 0  # rows whose vector is the mean of their children's, for want of imagery
+    inferred: int = 0  # rows without imagery, whose vector is the mean of their children's
 
     @property
     def rows(self) -> int:
-        """Tiles of this zoom, with a vector or without."""
+        """The number of tiles of this zoom."""
         return sum(s.rows for s in self.shards)
 
     @property
     def vectors(self) -> int:
-        """Tiles of this zoom that have a vector."""
+        """The number of tiles of this zoom that have a vector."""
         return sum(s.vectors for s in self.shards)
 
     def to_json(self) -> dict[str, Any]:
-        """As the manifest holds it; `rows` and `vectors` are there for people."""
+        """As the manifest holds it; `rows` and `vectors` are for human readers."""
         head = {"zoom": self.zoom, "rows": self.rows, "vectors": self.vectors, "inferred": self.inferred}
         tail = {"encoder": self.encoder, "context": self.context, "shards": [s.to_json() for s in self.shards]}
         return head | tail
@@ -109,17 +109,17 @@ class ZoomEntry:
         shards = tuple(ShardEntry.from_json(s) for s in data["shards"])
         entry = cls(int(data["zoom"]), shards, str(data["encoder"]), float(data["context"]), int(data["inferred"]))
         if (entry.rows, entry.vectors) != (data["rows"], data["vectors"]):
-            raise ValueError(f"zoom {entry.zoom} counts {data['rows']} rows, its shards {entry.rows}")
+            raise ValueError(f"zoom {entry.zoom} counts {data['rows']} rows, its shards have {entry.rows}")
         return entry
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole index. `source`, `coverage` and the encoder descriptions are the builder's JSON, kept as they are.
+    """The whole index. `source`, `coverage` and the encoder descriptions are JSON of the builder, kept unchanged.
 
-    `source` holds at least `identity`, which goes into the id; `photo_encoder` holds at least `fingerprint` and what
-    loads the encoder again (`spec`); `coverage` is GeoJSON. `priors`: those that lie in `priors/<name>/`, by name, and
-    which `prior` is asked with where a question names none; they are no part of the id.
+    `source` holds at least `identity`, which enters the id; `photo_encoder` holds at least `fingerprint` and `spec`,
+    which loads the encoder again; `coverage` is GeoJSON. `priors`: the installed priors by name, each in
+    `priors/<name>/`; `prior`: the default prior. Neither enters the id.
     """
 
     zooms: tuple[ZoomEntry, ...]
@@ -136,7 +136,7 @@ class Manifest:
 
     @property
     def id(self) -> str:
-        """SHA-256 over what was indexed: contents, encoders, sources, coverage; no times, no calibration, no paths."""
+        """SHA-256 of what was indexed: contents, encoders, sources and coverage, but no times, calibration or paths."""
         return _sha256_of_json(
             {
                 "format": [FORMAT, FORMAT_VERSION],
@@ -151,7 +151,7 @@ class Manifest:
 
     @property
     def coverage_hash(self) -> str:
-        """SHA-256 over which rows exist and which have vectors: what calibration numbers were fitted for."""
+        """SHA-256 of the coverage and the numbers of rows and vectors; a calibration is valid for one of these."""
         return _sha256_of_json([[z.zoom, z.rows, z.vectors] for z in self.zooms] + [self.coverage])
 
     def to_json(self) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
-        """The inverse of `to_json`; raises KeyError, TypeError or ValueError for what is no manifest."""
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
         files = tuple(FileEntry(n, int(f["bytes"]), str(f["sha256"])) for n, f in data["files"].items())
         zooms = tuple(ZoomEntry.from_json(z) for z in data["zooms"])
         kept = {n: data[n] for n in ("photo_encoder", "map_encoders", "source", "attribution", "coverage")}
@@ -189,7 +189,7 @@ class Manifest:
         return manifest
 
     def write(self, directory: Path) -> None:
-        """Write `manifest.json` atomically; call it last, as it declares the directory whole."""
+        """Write `manifest.json` atomically. Call it last, because it declares the directory complete."""
         write_json(directory / MANIFEST_NAME, self.to_json())
 
     @classmethod
@@ -208,28 +208,28 @@ class Manifest:
             raise IndexDamagedError(f"{path} is damaged ({exc}): build the index again") from exc
 
     def check_files(self, directory: Path) -> None:
-        """Check every file's size and the small ones' contents; IndexDamagedError says which differs."""
+        """Check the sizes of all files and the contents of small ones; IndexDamagedError names the first difference."""
         for entry in self.files:
             check_file(directory, entry, contents=entry.bytes <= SMALL_FILE_BYTES)
 
 
 def file_entry(directory: Path, name: str) -> FileEntry:
-    """Weigh and hash one file of the directory."""
+    """The size and hash of one file of the directory."""
     with open(directory / name, "rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return FileEntry(name, os.fstat(stream.fileno()).st_size, digest)
 
 
 def check_file(directory: Path, entry: FileEntry, *, contents: bool) -> None:
-    """Compare one file with its entry; IndexDamagedError names it and what differs."""
+    """Compare one file with its entry; IndexDamagedError names the file and the difference."""
     path = directory / entry.name
     if not path.is_file():
         raise IndexDamagedError(f"{path} is missing, the manifest lists it: copy the index again or rebuild it")
     if (size := path.stat().st_size) != entry.bytes:
         raise IndexDamagedError(f"{path} has {size} bytes, the manifest says {entry.bytes}: copy or build it again")
-    if contents and (found := file_entry(directory, entry.name).sha256) != entry.sha256:
+    if contents and (actual := file_entry(directory, entry.name).sha256) != entry.sha256:
         raise IndexDamagedError(
-            f"{path} differs from the manifest (sha256 {found[:12]}, expected {entry.sha256[:12]}): "
+            f"{path} differs from the manifest (sha256 {actual[:12]}, expected {entry.sha256[:12]}): "
             "copy the index or build it again"
         )
 
@@ -247,7 +247,7 @@ def _sha256_of_json(value: Any) -> str:
 def _check_version(path: Path, data: Any) -> None:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise IndexDamagedError(
-            f"{path} is no manifest of a Tilebeam index: point at a directory that `tilebeam index` made"
+            f"{path} is not the manifest of a Tilebeam index: give a directory that `tilebeam index` made"
         )
     if data.get("version") != FORMAT_VERSION:
         raise IndexVersionError(
@@ -257,10 +257,10 @@ def _check_version(path: Path, data: Any) -> None:
 
 
 def _check_names(manifest: Manifest) -> None:
-    """Shards name listed files only, and no name leaves the directory, whoever wrote the manifest."""
+    """Shards use only listed files, and no file name leaves the directory. The manifest may come from anyone."""
     named = {name for z in manifest.zooms for s in z.shards for name in (s.file, s.tiles, s.holes) if name}
     if unlisted := named - {entry.name for entry in manifest.files}:
-        raise ValueError(f"it lists no {min(unlisted)}, which a shard needs")
+        raise ValueError(f"it does not list {min(unlisted)}, which a shard needs")
     for entry in manifest.files:
         path = PurePosixPath(entry.name)
         if path.is_absolute() or ".." in path.parts or "\\" in entry.name:
@@ -268,11 +268,11 @@ def _check_names(manifest: Manifest) -> None:
 
 
 def _check_runs(manifest: Manifest) -> None:
-    """Zooms ascend; shards tile the rows of their zoom and the parents of the zoom above without gap."""
+    """Zooms ascend, and shards cover the rows of their zoom and of the zoom above without gaps."""
     if not manifest.zooms:
         raise ValueError("it lists no zooms")
     if manifest.prior is not None and manifest.prior not in manifest.priors:
-        raise ValueError(f"its prior {manifest.prior!r} is none of those that it lists")
+        raise ValueError(f"its default prior {manifest.prior!r} is not in its list of priors")
     above, last = 1, -1
     for entry in manifest.zooms:
         if entry.zoom <= last:
@@ -296,5 +296,5 @@ def _why_missing(directory: Path) -> str:
     if not directory.is_dir():
         return f"{directory} is a file, an index is a directory: {way_out}"
     if any(directory.glob("z*.faiss")) or any(directory.glob("z*.npy")):
-        return f"the index at {directory} is half-written (no {MANIFEST_NAME}): run the same `tilebeam index` again"
+        return f"the index at {directory} is unfinished (no {MANIFEST_NAME}): run the same `tilebeam index` again"
     return f"no index at {directory} (no {MANIFEST_NAME}): {way_out}"

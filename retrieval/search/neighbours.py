@@ -1,7 +1,8 @@
-"""What the tiles around a tile say of it: the mean cosine of its neighbours among a level's candidates.
+"""Neighbour smoothing: a tile's cosine is mixed with the mean cosine of its neighbours among a level's candidates.
 
-A picture shows more than one small tile, and one tile's embedding is noisy where its neighbourhood's mean is not; how
-much the neighbours count (kappa) is fitted per zoom. It knows Morton codes and cosines, nothing of probabilities.
+A picture shows more than one small tile, and the mean over neighbours is less noisy than one tile's embedding. The
+weight of the neighbours (kappa) is fitted per zoom. See "Neighbour smoothing" in docs/method.md. This module knows
+Morton codes and cosines, nothing of probabilities.
 """
 
 import numpy as np
@@ -22,10 +23,10 @@ def with_neighbours(
 
 
 def neighbours_mean(codes: NDArray[np.uint64], zoom: int, similarities: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(c,) float32: the mean of `similarities`, (c,), over a tile's up to eight neighbours that are candidates too.
+    """The mean of `similarities`, (c,), over each tile's up to eight neighbours among the candidates: (c,) float32.
 
-    `codes`: (c,) uint64 Morton codes at `zoom`, ascending; columns wrap at the date line, rows end at the poles. A tile
-    without neighbours gets its own.
+    `codes`: (c,) uint64 Morton codes at `zoom`, ascending. Columns wrap at the date line; rows end at the poles. A tile
+    without neighbours gets its own similarity.
     """
     total, count = _over_neighbours(codes, zoom, similarities)
     return np.divide(total, count, out=similarities.astype(np.float32), where=count > 0)
@@ -34,9 +35,9 @@ def neighbours_mean(codes: NDArray[np.uint64], zoom: int, similarities: NDArray[
 def _over_neighbours(
     codes: NDArray[np.uint64], zoom: int, similarities: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Sum and number of the neighbours' cosines, (c,) each: four directions are looked up, each pair counts both ways.
+    """Sum and number of the neighbours' cosines, (c,) each. Four directions suffice, as each pair counts both ways.
 
-    Bits of x and y are added to where they stand, interleaved: the other's bits are filled so that a carry runs past.
+    1 is added to x or y inside the interleaved code: the other coordinate's bits are set first, so that carries pass.
     """
     inside = np.uint64((1 << (2 * zoom)) - 1)
     x, y = codes & _X, codes & _Y
@@ -44,7 +45,7 @@ def _over_neighbours(
     south, has_south = ((y | _X) + _ONE_Y) & _Y & inside, y != inside & _Y
     north, has_north = (y - _ONE_Y) & _Y & inside, y != 0
     total, count = np.zeros(len(codes), dtype=np.float32), np.zeros(len(codes), dtype=np.float32)
-    for wanted, there in (
+    for wanted, exists in (
         (east | y, None),
         (x | south, has_south),
         (east | south, has_south),
@@ -52,13 +53,13 @@ def _over_neighbours(
     ):
         at = codes.searchsorted(wanted)
         at[at == len(codes)] = 0
-        found = codes[at] == wanted
-        if there is not None:
-            found &= there
-        here = found.nonzero()[0]
-        other = at[here]
-        total[here] += similarities[other]
-        total[other] += similarities[here]
-        count[here] += 1
+        is_candidate = codes[at] == wanted
+        if exists is not None:
+            is_candidate &= exists
+        tile = is_candidate.nonzero()[0]
+        other = at[tile]
+        total[tile] += similarities[other]
+        total[other] += similarities[tile]
+        count[tile] += 1
         count[other] += 1
     return total, count

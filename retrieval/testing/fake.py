@@ -1,6 +1,6 @@
-"""Stand-ins that need no weights, no torch and no network: both encoders, and small pyramids of tiles with vectors.
+"""Fake encoders, and small random pyramids of tiles with vectors, written as real indexes.
 
-Everything is seeded: the same arguments give the same bits. For tests, benchmarks and trying things out.
+Everything is seeded: the same arguments give the same bits.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from retrieval.index.writer import write_manifest, write_shard
 from tile_cache.addressing import children_of_codes
 
 _SIDE = 16
-"""Pixels along an edge of what the fake encoders see."""
+"""Pixels along an edge of the fake encoders' input."""
 
 
 @dataclass
 class FakePhotoEncoder:
-    """Pictures to a fixed random projection of their 16 x 16 thumbnail: like pictures get like embeddings."""
+    """Embeds a picture as a random projection of its 16 x 16 thumbnail, so similar pictures get similar embeddings."""
 
     dim: int = 32
     seed: int = 0
@@ -37,22 +37,22 @@ class FakePhotoEncoder:
         self._projection = _projection(self.dim, self.seed)
 
     def prepare(self, image: Image.Image) -> NDArray[np.float32]:
-        """An RGB picture to its thumbnail, (3, 16, 16) float32 from 0 to 1."""
+        """Scale an RGB picture to a thumbnail, (3, 16, 16) float32 from 0 to 1."""
         small = np.asarray(image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float32)
         return np.ascontiguousarray(small.transpose(2, 0, 1) / 255)
 
     def encode(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Thumbnails, (n, 3, 16, 16), to (n, dim) unit rows, to the last bit the same in any company."""
+        """Embed thumbnails: (n, 3, 16, 16) to (n, dim) unit rows. A row does not depend on the rest of the batch."""
         return np.concatenate([_embed(one[None], self._projection) for one in batch])
 
     def describe(self) -> dict[str, Any]:
-        """What a manifest keeps of it; its `spec` loads nothing, so opening an index needs this object."""
+        """The description for a manifest. Its `spec` cannot be loaded, so pass this object when opening the index."""
         return {"name": self.name, "spec": "fake", "fingerprint": self.fingerprint, "dim": self.dim, "preprocess": {}}
 
 
 @dataclass
 class FakeTileEncoder:
-    """Tiles to the embeddings that FakePhotoEncoder with the same seed gives them."""
+    """Embeds tiles like a FakePhotoEncoder with the same seed."""
 
     dim: int = 32
     seed: int = 0
@@ -64,22 +64,22 @@ class FakeTileEncoder:
         self._projection = _projection(self.dim, self.seed)
 
     def context(self, zoom: int) -> float:
-        """The margin in tile widths, 0 unless `contexts` says otherwise."""
+        """The margin around a tile, in tile widths: that in `contexts`, or 0."""
         return self.contexts.get(zoom, 0.0)
 
     def fingerprint(self, zoom: int) -> str:
-        """Depends on dimension, seed, zoom and margin."""
+        """Digest of dimension, seed, zoom and margin."""
         text = f"fake map {self.dim} {self.seed} {zoom} {self.context(zoom)}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def encode(self, zoom: int, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(n, 16, 16, 3) uint8 to (n, dim) unit rows, alike at every zoom."""
+        """Embed tiles: (n, 16, 16, 3) uint8 to (n, dim) unit rows, the same at every zoom."""
         return _embed(pixels.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(255), self._projection)
 
 
 @dataclass(frozen=True)
 class FakeLevel:
-    """One zoom of a pyramid: (n,) ascending codes, (n,) flags, (n, d) unit rows (those without flag mean nothing)."""
+    """One zoom of a pyramid: (n,) ascending codes, (n,) flags, (n, d) unit rows (ignored where the flag is False)."""
 
     zoom: int
     codes: NDArray[np.uint64]
@@ -92,7 +92,7 @@ def fake_pyramid(
 ) -> list[FakeLevel]:
     """A random pyramid, closed upward, of at most `tiles` tiles a zoom.
 
-    `thinning`: share of the tiles of each zoom that nothing lies beneath; `holes`: share of rows without vector.
+    `thinning`: share of each zoom's tiles that have no children; `holes`: share of rows without vector.
     """
     rng = np.random.default_rng(seed)
     levels: list[FakeLevel] = []
@@ -139,7 +139,7 @@ def write_fake_index(
 
 
 def unit_rows(vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-    """(n, d) scaled to length 1, as float32; zero rows stay zero."""
+    """Scale rows, (n, d), to length 1, as float32; zero rows stay zero."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
 
@@ -148,7 +148,7 @@ _WORLD = [[-180, -85], [180, -85], [180, 85], [-180, 85], [-180, -85]]
 
 
 def _children(rng: np.random.Generator, parents: NDArray[np.uint64], step: int, tiles: int) -> NDArray[np.uint64]:
-    """Children of random parents: all of a few, so that lists have company, within what `tiles` needs."""
+    """Children of the parents: all for small steps, else random ones, a little more than `tiles` in all."""
     if 4**step <= 256:
         return children_of_codes(parents, step)
     codes = parents.repeat(max(1, tiles // max(1, len(parents))) + 1) << np.uint64(2 * step)
@@ -192,8 +192,8 @@ def _projection(dim: int, seed: int) -> NDArray[np.float32]:
 
 
 def _embed(thumbnails: NDArray[np.float32], projection: NDArray[np.float32]) -> NDArray[np.float32]:
-    # The middle grey is taken off, so that similarities spread instead of all being near 1; a spot of it is added
-    # back, so that an all-grey picture has a direction too.
+    # Subtracting middle grey spreads the similarities, which would otherwise all be near 1. A small constant in one
+    # component gives an all-grey picture a direction.
     flat = thumbnails.reshape(len(thumbnails), -1) - np.float32(0.5)
     flat[:, 0] += np.float32(0.01)
     return unit_rows(flat @ projection)

@@ -86,7 +86,7 @@ def searched(world: World, whole: dict[str, Any]) -> Searched:
     return Searched(index, out.getvalue(), world.towers.photo(photo), world.towers.vectors())
 
 
-def test_the_index_holds_the_box_thinned_and_its_holes(world: World, whole: dict[str, Any]) -> None:
+def test_index_holds_the_thinned_box_with_holes(world: World, whole: dict[str, Any]) -> None:
     expected = {str(z): sum(t[0] == z for t in covered()) for z in ZOOMS}
     assert whole["rows"] == expected
     assert whole["vectors"] == expected | {"16": expected["16"] - 1}
@@ -95,7 +95,7 @@ def test_the_index_holds_the_box_thinned_and_its_holes(world: World, whole: dict
     assert whole["encoded"] == len(covered()) - 3, "two holes, and two tiles that are equal"
 
 
-def test_killed_three_times_and_resumed_it_is_the_same_index(world: World, whole: dict[str, Any]) -> None:
+def test_resumed_build_gives_the_same_index(world: World, whole: dict[str, Any]) -> None:
     work = world.folder / "killed.partial"
     before = world.server.answered
     kill_when(world, lambda: world.server.answered >= before + 60, delay_s=0.02)
@@ -115,7 +115,7 @@ def test_killed_three_times_and_resumed_it_is_the_same_index(world: World, whole
     assert not work.exists()
 
 
-def test_the_service_answers_what_brute_force_finds(searched: Searched) -> None:
+def test_service_answers_equal_brute_force(searched: Searched) -> None:
     with served(searched.index) as client:
         for k in KS:
             answer = locate(client, searched.photo, k)
@@ -126,7 +126,7 @@ def test_the_service_answers_what_brute_force_finds(searched: Searched) -> None:
             assert answer["calibrated"] == (k == FITTED_K)
 
 
-def test_paper_scoring_answers_the_centre_of_the_best_deepest_tile(searched: Searched) -> None:
+def test_paper_scoring_returns_centre_of_best_deepest_tile(searched: Searched) -> None:
     with served(searched.index, "--scoring", "paper") as client:
         for k in KS:
             answer = locate(client, searched.photo, k)

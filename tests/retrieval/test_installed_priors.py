@@ -52,7 +52,7 @@ def pictures() -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def test_a_prior_changes_neither_the_index_nor_what_is_asked_without_it(index: Path, pictures: np.ndarray) -> None:
+def test_installing_a_prior_keeps_id_and_answers_without_it(index: Path, pictures: np.ndarray) -> None:
     photo = FakePhotoEncoder(32)
     fitted(index, None, 0.0)
     before = [a.to_json() for a in Locator.open(index, encoder=photo).locate(pictures, LocateQuery())]
@@ -68,7 +68,7 @@ def test_a_prior_changes_neither_the_index_nor_what_is_asked_without_it(index: P
     assert [p["name"] for p in locator.describe()["priors"]] == ["noise"]
 
 
-def test_the_default_is_asked_unless_none_is(index: Path, pictures: np.ndarray) -> None:
+def test_default_prior_is_used_unless_query_says_none(index: Path, pictures: np.ndarray) -> None:
     put(index, "noise")
     locator = Locator.open(index, encoder=FakePhotoEncoder(32))
     unasked, named, none = (
@@ -84,7 +84,7 @@ def test_the_default_is_asked_unless_none_is(index: Path, pictures: np.ndarray) 
         locator.locate(pictures, LocateQuery(prior="noise", scoring="paper"))
 
 
-def test_a_prior_may_answer_alone(index: Path, pictures: np.ndarray) -> None:
+def test_prior_only_query_returns_the_priors_answer(index: Path, pictures: np.ndarray) -> None:
     put(index, "noise", default=False)
     locator = Locator.open(index, encoder=FakePhotoEncoder(32))
     answers = locator.locate(pictures, LocateQuery(prior="noise", prior_only=True))
@@ -103,7 +103,7 @@ def test_a_prior_may_answer_alone(index: Path, pictures: np.ndarray) -> None:
         LocateQuery(prior_only=True, prior="noise", bbox=BBox(0, 0, 1, 1))
 
 
-def test_a_device_is_not_asked_with_a_prior(index: Path, pictures: np.ndarray) -> None:
+def test_search_with_a_prior_runs_on_the_lists(index: Path, pictures: np.ndarray) -> None:
     put(index, "noise", default=False)
     lists = Locator.open(index, encoder=FakePhotoEncoder(32))
     nobody: Any = object()  # whatever is asked of it, it has not
@@ -114,7 +114,7 @@ def test_a_device_is_not_asked_with_a_prior(index: Path, pictures: np.ndarray) -
         device.locate(pictures, LocateQuery())
 
 
-def test_answers_are_calibrated_by_what_was_fitted_with_this_very_prior(index: Path, pictures: np.ndarray) -> None:
+def test_answers_are_calibrated_only_with_the_fitted_prior(index: Path, pictures: np.ndarray) -> None:
     photo, query = FakePhotoEncoder(32), LocateQuery(prior="noise")
     plain = fitted(index, None, 0.0)
     put(index, "noise")
@@ -134,7 +134,7 @@ def test_answers_are_calibrated_by_what_was_fitted_with_this_very_prior(index: P
     assert not answer.calibrated
 
 
-def test_a_prior_travels_with_its_index_and_its_files_are_checked(index: Path, tmp_path: Path) -> None:
+def test_prior_moves_with_its_index_and_its_files_are_checked(index: Path, tmp_path: Path) -> None:
     source = tmp_path / "made"
     source.mkdir()
     (source / "weights.npy").write_bytes(b"0123")
@@ -149,7 +149,7 @@ def test_a_prior_travels_with_its_index_and_its_files_are_checked(index: Path, t
         TileIndex.open(moved)
 
 
-def test_installing_again_replaces_and_another_keeps_the_first(index: Path) -> None:
+def test_installing_replaces_only_a_prior_of_the_same_name(index: Path) -> None:
     put(index, "noise")
     put(index, "noise-2", source=index / "priors/noise", default=False)
     put(index, "noise", default=False)
@@ -163,7 +163,7 @@ def test_installing_again_replaces_and_another_keeps_the_first(index: Path) -> N
     assert sorted(p.name for p in (index / "priors").iterdir()) == ["noise", "noise-2"]
 
 
-def test_what_fails_before_installing_leaves_nothing(index: Path) -> None:
+def test_failure_before_install_leaves_no_files(index: Path) -> None:
     with pytest.raises(RuntimeError, match="on the way"), staged(index, "noise", None):
         raise RuntimeError("on the way")
     assert list((index / "priors").iterdir()) == []
@@ -171,7 +171,7 @@ def test_what_fails_before_installing_leaves_nothing(index: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["none", "", "../up", "Geo", "a/b", "x" * 41])
-def test_names_that_are_no_file_names_are_refused(index: Path, name: str) -> None:
+def test_invalid_prior_names_raise(index: Path, name: str) -> None:
     with pytest.raises(PriorError, match="is not a valid name of a prior"), staged(index, name, None):
         pass
 
@@ -187,7 +187,7 @@ def test_names_that_are_no_file_names_are_refused(index: Path, name: str) -> Non
         '{"format": "tilebeam-prior", "version": 1}',
     ],
 )
-def test_a_directory_that_is_no_prior_is_refused_before_it_is_copied(index: Path, tmp_path: Path, said: str) -> None:
+def test_other_directory_raises_before_it_is_copied(index: Path, tmp_path: Path, said: str) -> None:
     source = tmp_path / "bad"
     source.mkdir()
     (source / "prior.json").write_text(said)
@@ -195,14 +195,14 @@ def test_a_directory_that_is_no_prior_is_refused_before_it_is_copied(index: Path
         pass
 
 
-def test_a_prior_that_is_not_what_was_installed_is_refused(index: Path) -> None:
+def test_changed_prior_raises(index: Path) -> None:
     with staged(index, "noise", None) as place:
         install(index, "noise", place, "another's fingerprint", default=True)
     with pytest.raises(PriorError, match="differs from the prior that was installed"):
         Locator.open(index, encoder=FakePhotoEncoder(32))
 
 
-def test_a_calibration_of_another_prior_s_name_is_refused(tmp_path: Path) -> None:
+def test_calibration_of_another_prior_raises(tmp_path: Path) -> None:
     fine = Calibration({4: ZoomNumbers()}).with_prior("noise", "x")
     fine.write(tmp_path)
     assert Calibration.read(tmp_path, "noise") == fine

@@ -14,7 +14,7 @@ from retrieval.testing.fake import FakePhotoEncoder, FakeTileEncoder, fake_pyram
 from tile_cache.addressing import quadkey, tile_at
 
 
-def test_the_json_is_the_contracts(small):
+def test_answer_json_follows_the_contract(small):
     directory, levels, photo = small
     locator = Locator.open(directory, encoder=photo)
     query = LocateQuery(k=8, alternatives=2, trace=True)
@@ -37,7 +37,7 @@ def test_the_json_is_the_contracts(small):
 
 @pytest.mark.parametrize("tau", [0.02, 0.3, 3.0])
 @pytest.mark.parametrize("scoring", ["posterior", "paper"])
-def test_levels_are_the_nested_tiles_that_contain_the_point(small, tau, scoring):
+def test_levels_are_nested_tiles_that_contain_the_point(small, tau, scoring):
     directory, levels, photo = small
     index = Locator.open(directory, encoder=photo).index
     locator = Locator(index, Calibration({z: ZoomNumbers(tau, b=0.1) for z in (4, 6, 8)}), photo)
@@ -54,18 +54,18 @@ def test_levels_are_the_nested_tiles_that_contain_the_point(small, tau, scoring)
 
 
 @pytest.mark.parametrize("k", [0, -1, 1025, 2.0, True, "64", None])
-def test_a_bad_k_is_a_query_error(k):
+def test_invalid_k_raises(k):
     with pytest.raises(QueryError, match=r"k is .*from 1 to 1024"):
         LocateQuery(k=k)
 
 
 @pytest.mark.parametrize("alternatives", [-1, 21])
-def test_bad_alternatives_are_a_query_error(alternatives):
+def test_invalid_alternatives_raise(alternatives):
     with pytest.raises(ValueError, match="alternatives"):
         LocateQuery(alternatives=alternatives)
 
 
-def test_an_unknown_scoring_is_a_query_error():
+def test_unknown_scoring_raises():
     with pytest.raises(QueryError, match="'best'"):
         LocateQuery(scoring="best")
 
@@ -80,12 +80,12 @@ def test_an_unknown_scoring_is_a_query_error():
         ((0, -91, 1, 1), "south is -91"),
     ],
 )
-def test_a_bbox_that_is_none_says_which_edge(box, words):
+def test_invalid_bbox_names_the_edge(box, words):
     with pytest.raises(QueryError, match=words):
         BBox(*box)
 
 
-def test_a_bbox_that_covers_nothing_says_so(small):
+def test_bbox_without_tiles_raises(small):
     directory, levels, photo = small
     locator = Locator.open(directory, encoder=photo)
     with pytest.raises(QueryError, match="bbox 0,86,1,89 covers no indexed tile"):
@@ -95,20 +95,20 @@ def test_a_bbox_that_covers_nothing_says_so(small):
 @pytest.mark.parametrize(
     "embedding", [np.zeros(32), np.zeros((1, 31)), np.full((1, 32), np.nan), np.full((1, 32), np.inf)]
 )
-def test_embeddings_that_fit_nothing_are_query_errors(small, embedding):
+def test_invalid_embeddings_raise(small, embedding):
     directory, _, photo = small
     with pytest.raises(QueryError):
         Locator.open(directory, encoder=photo).locate(embedding, LocateQuery())
 
 
-def test_a_k_beyond_the_index_keeps_all(small):
+def test_k_larger_than_the_index_keeps_all_tiles(small):
     directory, levels, photo = small
     locator = Locator.open(directory, encoder=photo)
     descent = locator.descend(levels[2].vectors[5], locator.plan(LocateQuery(k=1024)))
     assert len(descent.steps[0].beam) == int(levels[0].has_vector.sum())
 
 
-def test_another_encoder_is_named(small):
+def test_mismatched_encoder_is_named(small):
     directory, _, photo = small
     with pytest.raises(EncoderMismatchError, match=f"{photo.fingerprint[:12]}.*not fake"):
         Locator.open(directory, encoder=FakePhotoEncoder(32, seed=1))
@@ -118,7 +118,7 @@ def test_another_encoder_is_named(small):
         Locator.open(directory, encoder=other)
 
 
-def test_sixteen_threads_with_different_k_answer_as_one(tmp_path):
+def test_answers_from_sixteen_threads_equal_those_of_one(tmp_path):
     levels = fake_pyramid(2, [4, 6, 8, 10], 64, tiles=1500, holes=0.2, thinning=0.2)
     photo = FakePhotoEncoder(64)
     write_fake_index(tmp_path, levels, photo=photo, shard_parents=400)
@@ -133,7 +133,7 @@ def test_sixteen_threads_with_different_k_answer_as_one(tmp_path):
         assert list(threads.map(answer, jobs)) == alone
 
 
-def test_a_batch_is_its_single_answers(small):
+def test_batch_equals_single_answers(small):
     directory, levels, photo = small
     locator = Locator.open(directory, encoder=photo)
     batch = locator.locate(levels[2].vectors[:7], LocateQuery(alternatives=1))
@@ -141,7 +141,7 @@ def test_a_batch_is_its_single_answers(small):
     assert locator.locate(levels[2].vectors[:0], LocateQuery()) == []
 
 
-def test_describe_hides_where_the_encoder_lay(small):
+def test_description_hides_the_encoder_path(small):
     directory, _, photo = small
     told = Locator.open(directory, encoder=photo).describe()
     assert told["zooms"][2]["rows"] == 300
@@ -149,7 +149,7 @@ def test_describe_hides_where_the_encoder_lay(small):
     assert "spec" not in json.dumps(told)
 
 
-def test_the_fakes_find_a_picture_in_its_own_tile(tmp_path):
+def test_fakes_locate_a_picture_in_its_own_tile(tmp_path):
     """From pixels to place with no weights: tiles of noise, and a picture that is one of them."""
     rng = np.random.default_rng(3)
     levels, photo, maps = fake_pyramid(1, [3], 48, tiles=64, holes=0), FakePhotoEncoder(48), FakeTileEncoder(48)

@@ -54,7 +54,7 @@ def test_damaged_or_too_large_heic_is_rejected(
 def test_formats_setting_can_exclude_heic(serving: Any, locator: Any, photo: Image.Image, check_problem: Any) -> None:
     with serving(locator, formats="JPEG, PNG") as url:
         refused = httpx.post(f"{url}/locate", files={"image": heic(photo)})
-        assert "HEIC is not taken here" in check_problem(refused, 415, "unsupported-photo")
+        assert "HEIC is not accepted here" in check_problem(refused, 415, "unsupported-photo")
 
 
 def test_heic_without_library_is_rejected_with_reason(

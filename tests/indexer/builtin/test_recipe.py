@@ -68,7 +68,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     "too few queries": (lambda v: v.update(map_queries=5), "less than photo.batch"),
     "an unknown style": (lambda v: v["style"].update(fog=1), "fog"),
     "an unknown number": (lambda v: v["tune"].update(lr=1), "lr"),
-    "no preprocessing": (lambda v: v["preprocess"].update(std=[0, 1, 1]), "no preprocessing"),
+    "no preprocessing": (lambda v: v["preprocess"].update(std=[0, 1, 1]), "unknown preprocessing"),
 }
 
 

@@ -77,7 +77,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("half", "dtype"), [(True, torch.float16), (False, torch.float32)])
-def test_a_photo_encoder_comes_back_to_the_bit(tmp_path: Path, half: bool, dtype: torch.dtype) -> None:
+def test_saved_photo_encoder_loads_bit_identical(tmp_path: Path, half: bool, dtype: torch.dtype) -> None:
     photo = tiny(half=half)
     photo.save(tmp_path)
     assert {v.dtype for v in load_file(tmp_path / "photo.safetensors").values()} == {dtype}
@@ -90,14 +90,14 @@ def test_a_photo_encoder_comes_back_to_the_bit(tmp_path: Path, half: bool, dtype
     assert (tmp_path / "photo.safetensors").stat().st_mode & 0o044  # an index is served by another user
 
 
-def test_the_fingerprint_is_of_numbers_and_not_of_how_the_file_holds_them(saved: Path) -> None:
+def test_fingerprint_is_the_same_for_fp16_and_fp32_files(saved: Path) -> None:
     before = PhotoEncoder.load(str(saved), device="cpu").fingerprint
     path = saved / "photo.safetensors"
     save_file({k: v.float() for k, v in load_file(path).items()}, path)
     assert PhotoEncoder.load(str(saved), device="cpu").fingerprint == before
 
 
-def test_the_fingerprint_changes_with_what_changes_answers() -> None:
+def test_fingerprint_depends_on_architecture_and_preprocessing() -> None:
     wide = Preprocess(24, HALF, (0.25, 0.25, 0.25))
     levelled = Preprocess(24, HALF, HALF, contrast_floor=0.04)
     same = PhotoEncoder("renamed", tiny().tower, Preprocess(24, HALF, HALF), TINY, "cpu")
@@ -106,19 +106,19 @@ def test_the_fingerprint_changes_with_what_changes_answers() -> None:
     assert len({tiny().fingerprint, *(o.fingerprint for o in others)}) == 5
 
 
-def test_one_changed_weight_changes_the_fingerprint() -> None:
+def test_fingerprint_depends_on_every_weight() -> None:
     photo = tiny()
     with torch.no_grad():
         photo.tower.proj[3, 4] += 1e-3
     assert PhotoEncoder("tiny", photo.tower, photo.preprocess, TINY, "cpu").fingerprint != tiny().fingerprint
 
 
-def test_a_saved_encoder_replaces_another_whole(saved: Path) -> None:
+def test_saving_replaces_an_older_encoder(saved: Path) -> None:
     tiny(7).save(saved)
     assert PhotoEncoder.load(str(saved), device="cpu").fingerprint == tiny(7).fingerprint
 
 
-def test_describe_is_json_and_loads_again(saved: Path) -> None:
+def test_description_is_json_and_loads_the_encoder(saved: Path) -> None:
     photo = PhotoEncoder.load(str(saved), device="cpu")
     described = json.loads(json.dumps(photo.describe()))
     assert PhotoEncoder.load(described["spec"], device="cpu").fingerprint == described["fingerprint"]
@@ -142,7 +142,7 @@ def remove(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["photo.json", "photo.safetensors", "maps.json", "z06.safetensors"])
 @pytest.mark.parametrize("harm", [cut, garble, remove])
-def test_a_damaged_file_is_named(saved: Path, name: str, harm: Callable[[Path], None]) -> None:
+def test_damaged_file_is_named(saved: Path, name: str, harm: Callable[[Path], None]) -> None:
     harm(saved / name)
     with pytest.raises(EncoderError) as caught:
         MapEncoders.load(saved, PhotoEncoder.load(str(saved), device="cpu"))
@@ -150,7 +150,7 @@ def test_a_damaged_file_is_named(saved: Path, name: str, harm: Callable[[Path], 
     assert str(saved if name == "photo.json" and harm is remove else saved / name) in str(caught.value)
 
 
-def test_a_flipped_weight_is_no_longer_what_the_description_says(saved: Path) -> None:
+def test_changed_weight_does_not_match_the_description(saved: Path) -> None:
     path = saved / "photo.safetensors"
     data = bytearray(path.read_bytes())
     data[-100] ^= 1
@@ -178,7 +178,7 @@ def test_a_flipped_weight_is_no_longer_what_the_description_says(saved: Path) ->
         {"preprocess": ...},
     ],
 )
-def test_a_description_of_something_else_is_refused(saved: Path, change: dict[str, object]) -> None:
+def test_wrong_description_raises(saved: Path, change: dict[str, object]) -> None:
     config = json.loads((saved / "photo.json").read_text()) | change
     (saved / "photo.json").write_text(json.dumps({k: v for k, v in config.items() if v is not ...}))
     with pytest.raises(EncoderError):
@@ -186,14 +186,14 @@ def test_a_description_of_something_else_is_refused(saved: Path, change: dict[st
 
 
 @pytest.mark.parametrize("zooms", [[], {"x": {}}, {"4": {"file": "z04.safetensors"}}, {"4": 7}])
-def test_map_encoders_that_describe_nothing_are_refused(saved: Path, zooms: object) -> None:
+def test_wrong_map_encoder_description_raises(saved: Path, zooms: object) -> None:
     config = json.loads((saved / "maps.json").read_text()) | {"zooms": zooms}
     (saved / "maps.json").write_text(json.dumps(config))
     with pytest.raises(EncoderError, match=r"maps.json describes no map encoders"):
         MapEncoders.load(saved, tiny())
 
 
-def test_weights_of_another_architecture_are_refused(saved: Path) -> None:
+def test_weights_of_another_architecture_raise(saved: Path) -> None:
     wider = tiny(vision_cfg={**VISION, "width": 64})
     save_file(wider.tower.state_dict(), saved / "photo.safetensors")
     with pytest.raises(EncoderMismatchError, match=r"photo.safetensors does not hold the weights"):
@@ -203,7 +203,7 @@ def test_weights_of_another_architecture_are_refused(saved: Path) -> None:
 # Map encoders
 
 
-def test_map_encoders_come_back_and_differ_a_zoom(saved: Path) -> None:
+def test_saved_map_encoders_load_and_differ_between_zooms(saved: Path) -> None:
     photo = PhotoEncoder.load(str(saved), device="cpu")
     maps = MapEncoders.load(saved, photo)
     direct = MapEncoders(photo, {z: layers_of(photo, z) for z in (4, 6)}, {6: 0.5})
@@ -219,7 +219,7 @@ def test_map_encoders_come_back_and_differ_a_zoom(saved: Path) -> None:
     assert len({maps.fingerprint(z) for z in (4, 6, 8)}) == 3
 
 
-def test_a_map_fingerprint_depends_on_layers_context_and_trunk() -> None:
+def test_map_fingerprint_depends_on_layers_context_and_trunk() -> None:
     photo, other = tiny(), tiny(1)
     made = [
         MapEncoders(photo, {4: layers_of(photo, 1)}, {4: 0.0}),
@@ -230,7 +230,7 @@ def test_a_map_fingerprint_depends_on_layers_context_and_trunk() -> None:
     assert len({m.fingerprint(4) for m in made}) == 4
 
 
-def test_towers_share_the_trunks_memory() -> None:
+def test_towers_share_memory_with_the_trunk() -> None:
     photo = tiny()
     maps = MapEncoders(photo, {z: layers_of(photo, z) for z in (4, 6)}, {})
     own = set(trained_layers(photo.tower))
@@ -240,7 +240,7 @@ def test_towers_share_the_trunks_memory() -> None:
             assert (parameter.data_ptr() == photo.tower.get_parameter(name).data_ptr()) == (name not in own), name
 
 
-def test_buffers_that_no_file_holds_are_shared_too() -> None:
+def test_towers_share_buffers_outside_the_state() -> None:
     """Some towers keep tables of angles or masks outside their state."""
     photo = tiny()
     photo.tower.transformer.register_buffer("angles", torch.ones(3), persistent=False)
@@ -249,13 +249,13 @@ def test_buffers_that_no_file_holds_are_shared_too() -> None:
     assert torch.equal(maps._towers[4].transformer.angles, torch.ones(3))
 
 
-def test_paper_h_trains_two_blocks_the_norm_and_the_projection() -> None:
+def test_trained_layers_are_two_blocks_norm_and_projection() -> None:
     names = trained_layers(tiny().tower)
     heads = {n if n == "proj" else n.split(".")[0] if n.startswith("ln") else ".".join(n.split(".")[:3]) for n in names}
     assert heads == {"transformer.resblocks.1", "transformer.resblocks.2", "ln_post", "proj"}
 
 
-def test_map_encoders_of_another_photo_encoder_are_refused(saved: Path) -> None:
+def test_map_encoders_of_another_photo_encoder_raise(saved: Path) -> None:
     with pytest.raises(EncoderMismatchError, match="name the one they came from"):
         MapEncoders.load(saved, tiny(1))
 
@@ -268,7 +268,7 @@ def test_layers_that_do_not_fit_are_named(saved: Path, name: str) -> None:
         MapEncoders.load(saved, tiny())
 
 
-def test_without_a_directory_every_zoom_is_the_photo_tower() -> None:
+def test_map_encoders_without_directory_use_the_photo_tower() -> None:
     photo = tiny()
     maps = MapEncoders.load(None, photo)
     assert maps.zooms == ()
@@ -278,7 +278,7 @@ def test_without_a_directory_every_zoom_is_the_photo_tower() -> None:
 # Encoding
 
 
-def test_rows_are_of_length_one_and_in_order() -> None:
+def test_embeddings_are_unit_rows_in_order() -> None:
     photo, batch = tiny(), photos(5)
     rows = photo.encode(batch)
     assert rows.shape == (5, 16)
@@ -288,7 +288,7 @@ def test_rows_are_of_length_one_and_in_order() -> None:
     assert photo.encode(batch[:0]).shape == (0, 16)
 
 
-def test_pictures_and_tiles_of_the_same_pixels_get_the_same_vector() -> None:
+def test_picture_and_tile_with_same_pixels_get_same_embedding() -> None:
     photo = tiny(preprocess=Preprocess(24, HALF, HALF, contrast_floor=0.04))
     pixels = tiles(4)
     prepared = np.stack([photo.prepare(Image.fromarray(p)) for p in pixels])
@@ -296,7 +296,7 @@ def test_pictures_and_tiles_of_the_same_pixels_get_the_same_vector() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (1, 3, 24, 25), (1, 24, 24, 3), (2, 3, 48, 48)])
-def test_pictures_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+def test_pictures_of_wrong_shape_raise(shape: tuple[int, ...]) -> None:
     with pytest.raises(EncoderError, match=r"\(n, 3, 24, 24\), not"):
         tiny().encode(np.zeros(shape, dtype=np.float32))
 
@@ -304,7 +304,7 @@ def test_pictures_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(
     ("shape", "dtype"), [((24, 24, 3), "u1"), ((1, 3, 24, 24), "u1"), ((1, 25, 24, 3), "u1"), ((1, 24, 24, 3), "f4")]
 )
-def test_tiles_of_another_shape_or_type_are_refused(shape: tuple[int, ...], dtype: str) -> None:
+def test_tiles_of_wrong_shape_or_dtype_raise(shape: tuple[int, ...], dtype: str) -> None:
     with pytest.raises(EncoderError, match=r"uint8 tiles of shape \(n, 24, 24, 3\), not"):
         MapEncoders(tiny(), {}, {}).encode(4, np.zeros(shape, dtype=dtype))
 
@@ -318,7 +318,7 @@ def test_towers_stay_frozen() -> None:
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda"])
-def test_a_device_that_is_not_there_is_named(device: str) -> None:
+def test_missing_device_is_named(device: str) -> None:
     if device.startswith("cuda") and torch.cuda.is_available():
         pytest.skip("there is a GPU here")
     with pytest.raises(EncoderError, match=device):
@@ -344,7 +344,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     return "Tilebeam-Tiny", folder / "epoch_5.pt"
 
 
-def test_a_checkpoint_of_a_model_by_name(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
+def test_local_checkpoint_of_a_named_model_loads(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
     import open_clip
 
     name, checkpoint = tiny_clip
@@ -366,7 +366,7 @@ def test_a_checkpoint_of_a_model_by_name(tiny_clip: tuple[str, Path], tmp_path: 
 
 
 @pytest.mark.slow
-def test_vit_b_32_from_a_checkpoint(tmp_path: Path) -> None:
+def test_vit_b_32_checkpoint_loads(tmp_path: Path) -> None:
     """The default of real use: 151 million weights through the same code that loads pretrained tags."""
     import open_clip
 
@@ -379,7 +379,7 @@ def test_vit_b_32_from_a_checkpoint(tmp_path: Path) -> None:
     assert len(trained_layers(photo.tower)) == 2 * 12 + 3
 
 
-def test_a_pickle_that_would_run_code_is_refused(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
+def test_pickle_that_would_run_code_raises(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
     class Trap:
         def __reduce__(self) -> tuple[object, ...]:
             return os.mkdir, (str(tmp_path / "sprung"),)
@@ -392,7 +392,7 @@ def test_a_pickle_that_would_run_code_is_refused(tiny_clip: tuple[str, Path], tm
     assert not (tmp_path / "sprung").exists()
 
 
-def test_other_weights_than_the_models_are_refused(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
+def test_weights_of_another_model_raise(tiny_clip: tuple[str, Path], tmp_path: Path) -> None:
     name, checkpoint = tiny_clip
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     state["visual.proj"] = torch.zeros(4, 4)
@@ -412,14 +412,14 @@ def test_other_weights_than_the_models_are_refused(tiny_clip: tuple[str, Path], 
     [
         ("ViT-Z-99", "open_clip has no model 'ViT-Z-99'"),
         ("", "open_clip has no model ''"),
-        ("ViT-B-32-256", "names no weights.*datacomp_s34b_b86k"),
+        ("ViT-B-32-256", "is given without weights.*datacomp_s34b_b86k"),
         ("ViT-B-32:nosuchtag", "'nosuchtag' is neither a tag of it nor a file here"),
         ("ViT-B-32:nosuchtag", "laion2b_s34b_b79k"),
         ("ViT-B-32:/no/such/checkpoint.pt", "/no/such/checkpoint.pt"),
         (str(ROOT / "docs"), "docs is a directory without photo.json"),
     ],
 )
-def test_a_name_that_loads_nothing_says_what_would(spec: str, said: str) -> None:
+def test_unknown_spec_lists_valid_specs(spec: str, said: str) -> None:
     with pytest.raises(EncoderError, match=said):
         PhotoEncoder.load(spec, device="cpu")
 
@@ -438,7 +438,7 @@ for spec in sys.argv[1:]:
 """
 
 
-def test_told_to_be_offline_it_does_not_try(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_makes_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -449,7 +449,7 @@ def test_told_to_be_offline_it_does_not_try(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.slow
-def test_a_hub_that_cannot_be_reached_is_an_error_and_no_wait(tmp_path: Path) -> None:
+def test_unreachable_hub_raises_quickly(tmp_path: Path) -> None:
     """In a process of its own, as the hub's address is read once; nothing listens at this one."""
     environ = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     specs = ["hf-hub:nobody/nothing", "ViT-B-32:laion2b_s34b_b79k"]
@@ -465,7 +465,7 @@ def test_a_hub_that_cannot_be_reached_is_an_error_and_no_wait(tmp_path: Path) ->
         assert float(line.split()[0]) < 60
 
 
-def test_one_picture_takes_the_threads_that_are_soonest_done() -> None:
+def test_single_picture_uses_the_faster_thread_count() -> None:
     before, seen = torch.get_num_threads(), list[int]()
 
     def work(cost: dict[int, float]) -> int:

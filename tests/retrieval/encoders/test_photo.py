@@ -92,7 +92,7 @@ def corpus() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", corpus())
-def test_each_kind_decodes_to_rgb(name: str) -> None:
+def test_every_format_decodes_to_rgb(name: str) -> None:
     image = decode_photo(corpus()[name])
     assert image.mode == "RGB"
     assert image.size in ((24, 16), (16, 24))
@@ -101,20 +101,20 @@ def test_each_kind_decodes_to_rgb(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["jpeg", "jpeg cmyk", "png", "png alpha", "webp", "webp lossless alpha", "tiff", "tiff cmyk", "gif"]
 )
-def test_colours_survive(name: str) -> None:
+def test_colours_are_preserved(name: str) -> None:
     image = decode_photo(corpus()[name])
     assert is_red(image.getpixel((3, 8)))
     assert not is_red(image.getpixel((20, 8)))
 
 
 @pytest.mark.parametrize("name", ["png animated", "webp animated", "gif animated", "tiff pages"])
-def test_an_animation_gives_its_first_frame(name: str) -> None:
+def test_animation_decodes_to_its_first_frame(name: str) -> None:
     assert is_red(decode_photo(corpus()[name]).getpixel((3, 8)))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_honoured(kind: str, orientation: int) -> None:
+def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
     # Camera convention: the stored picture is the upright one, turned by the inverse of what the tag says.
     stored = {
         1: None,
@@ -135,19 +135,19 @@ def test_exif_orientation_is_honoured(kind: str, orientation: int) -> None:
     assert np.abs(np.asarray(image, dtype=int) - np.asarray(upright, dtype=int)).mean() < 12
 
 
-def test_broken_exif_turns_nothing() -> None:
+def test_broken_exif_is_ignored() -> None:
     data = encoded(flag(), "JPEG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
     assert decode_photo(data).size == (24, 16)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bit_greys_are_scaled_and_not_clipped(kind: str) -> None:
+def test_16_bit_greys_are_scaled(kind: str) -> None:
     values = np.array([[0, 257, 256 * 100, 65_535]], dtype=np.uint16)
     image = decode_photo(encoded(Image.fromarray(values), kind))
     assert np.asarray(image)[0, :, 0].tolist() == [0, 1, 100, 255]
 
 
-def test_12_bit_greys_in_16_bit_words_use_their_own_range() -> None:
+def test_12_bit_greys_are_scaled_by_their_range() -> None:
     packed = bytes([0x00, 0x0F, 0xFF])  # two 12-bit samples: 0 and 4095
     tags_of = {256: 2, 257: 1, 258: 12, 259: 1, 262: 1, 277: 1, 278: 1, 279: len(packed)}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in {**tags_of, 273: 200}.items())
@@ -157,12 +157,12 @@ def test_12_bit_greys_in_16_bit_words_use_their_own_range() -> None:
 
 
 @pytest.mark.parametrize("mode", ["F", "I"])
-def test_greys_without_a_nominal_range_are_stretched(mode: str) -> None:
+def test_float_greys_are_stretched(mode: str) -> None:
     values = np.array([[-500, 0, 500]], dtype=np.float32 if mode == "F" else np.int32)
     assert np.asarray(decode_photo(encoded(Image.fromarray(values), "TIFF")))[0, :, 0].tolist() == [0, 128, 255]
 
 
-def test_greys_that_are_no_numbers_are_unreadable() -> None:
+def test_greys_without_finite_values_are_unreadable() -> None:
     with pytest.raises(UnreadablePhotoError, match="no finite pixel"):
         decode_photo(encoded(Image.fromarray(np.full((2, 2), np.nan, dtype=np.float32)), "TIFF"))
     mixed = np.array([[np.nan, 0, np.inf, 8]], dtype=np.float32)
@@ -187,7 +187,7 @@ def test_transparent_pixels_show_the_background() -> None:
 
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000), (20_000, 30)])
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
-def test_tiny_and_very_wide_pictures_are_pictures(kind: str, size: tuple[int, int]) -> None:
+def test_tiny_and_very_wide_pictures_decode(kind: str, size: tuple[int, int]) -> None:
     assert decode_photo(encoded(Image.new("RGB", size, RED), kind)).size == size
 
 
@@ -206,13 +206,13 @@ def test_tiny_and_very_wide_pictures_are_pictures(kind: str, size: tuple[int, in
         b"MM\0*\0\0\0\x08",
     ],
 )
-def test_what_is_no_picture_is_unreadable(data: bytes) -> None:
+def test_other_bytes_are_unreadable(data: bytes) -> None:
     with pytest.raises(UnreadablePhotoError, match="send"):
         decode_photo(data)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff", "tiff lzw", "gif"])
-def test_a_picture_cut_in_half_is_unreadable(name: str) -> None:
+def test_truncated_picture_is_unreadable(name: str) -> None:
     data = corpus()[name]
     with pytest.raises(UnreadablePhotoError, match="cut off"):
         decode_photo(data[: len(data) // 2])
@@ -230,20 +230,20 @@ def test_a_picture_cut_in_half_is_unreadable(name: str) -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
     ],
 )
-def test_other_formats_are_named_and_refused(data: bytes, named: str) -> None:
+def test_unsupported_format_is_named(data: bytes, named: str) -> None:
     with pytest.raises(UnsupportedPhotoError, match=named) as caught:
         decode_photo(data)
     assert "JPEG, PNG, WebP, TIFF" in str(caught.value)
 
 
-def test_heic_follows_the_library() -> None:
+def test_heic_is_supported_only_with_its_library() -> None:
     data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
     expected = UnreadablePhotoError if "HEIC" in accepted_formats() else UnsupportedPhotoError
     with pytest.raises(expected):
         decode_photo(data)
 
 
-def test_lab_colour_is_refused_by_name() -> None:
+def test_lab_colour_is_unsupported() -> None:
     lab = ImageCms.profileToProfile(
         flag(), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
     )
@@ -252,7 +252,7 @@ def test_lab_colour_is_refused_by_name() -> None:
         decode_photo(encoded(lab, "TIFF"))
 
 
-def test_byte_limit() -> None:
+def test_byte_limit_is_enforced() -> None:
     data = corpus()["png"]
     assert decode_photo(data, PhotoLimits(max_bytes=len(data))).size == (24, 16)
     with pytest.raises(PhotoTooLargeError, match=f"{len(data):,} bytes"):
@@ -260,7 +260,7 @@ def test_byte_limit() -> None:
 
 
 @pytest.mark.parametrize("name", corpus())
-def test_pixel_limit(name: str) -> None:
+def test_pixel_limit_is_enforced(name: str) -> None:
     with pytest.raises(PhotoTooLargeError, match="383 are allowed"):
         decode_photo(corpus()[name], PhotoLimits(max_pixels=24 * 16 - 1))
 
@@ -288,14 +288,14 @@ def bombs() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", bombs())
-def test_a_bomb_is_too_large_before_anything_is_decoded(name: str) -> None:
+def test_decompression_bomb_is_rejected_by_its_header(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # Pillow's own bomb check must not be what speaks
         with pytest.raises(PhotoTooLargeError, match="pixels"):
             decode_photo(bombs()[name])
 
 
-def test_pillows_own_limit_does_not_speak_below_ours() -> None:
+def test_pillow_limit_does_not_warn_below_the_limit() -> None:
     """Between Pillow's 89 million pixels and our 100 million there is no warning, and the header alone is read."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -303,7 +303,7 @@ def test_pillows_own_limit_does_not_speak_below_ours() -> None:
             decode_photo(png_header(95_000_000, 1))
 
 
-def test_pillow_never_loads_truncated_files_here() -> None:
+def test_pillow_does_not_load_truncated_files() -> None:
     assert ImageFile.LOAD_TRUNCATED_IMAGES is False
     assert issubclass(PhotoError, RetrievalError)
 
@@ -323,7 +323,7 @@ def outcome(data: bytes) -> None:
     cut=st.floats(0.05, 1.0),
 )
 @example(name="webp animated", edits=[], cut=0.99)
-def test_damaged_pictures_never_raise_anything_else(name: str, edits: list[tuple[int, int]], cut: float) -> None:
+def test_damaged_pictures_raise_only_photo_errors(name: str, edits: list[tuple[int, int]], cut: float) -> None:
     data = bytearray(corpus()[name])
     for at, value in edits:
         data[at % len(data)] = value
@@ -332,7 +332,7 @@ def test_damaged_pictures_never_raise_anything_else(name: str, edits: list[tuple
 
 @settings(max_examples=200, deadline=None)
 @given(magic=st.sampled_from([m for m, _ in photo._MAGIC] + [b"RIFF\0\0\0\0WEBP", b""]), tail=st.binary(max_size=300))
-def test_random_bytes_never_raise_anything_else(magic: bytes, tail: bytes) -> None:
+def test_random_bytes_raise_only_photo_errors(magic: bytes, tail: bytes) -> None:
     outcome(magic + tail)
 
 
@@ -362,7 +362,7 @@ VIEWS = [
 
 
 @pytest.mark.parametrize(("name", "box", "edge"), VIEWS, ids=lambda value: str(value))
-def test_a_jpeg_decoded_smaller_says_the_same_to_the_encoder(
+def test_jpeg_decoded_smaller_gives_similar_input(
     name: str, box: tuple[int, int, int, int] | None, edge: int | None, builtin: PhotoEncoder
 ) -> None:
     data = encoded(view(name, box, edge), "JPEG", quality=90)
@@ -391,17 +391,19 @@ def builtin() -> PhotoEncoder:
         ((8001, 8003), 120, (1001, 1001)),
     ],
 )
-def test_how_much_smaller(size: tuple[int, int], min_edge: int, expected: tuple[int, int]) -> None:
+def test_jpeg_scale_keeps_min_edge_and_aspect_ratio(
+    size: tuple[int, int], min_edge: int, expected: tuple[int, int]
+) -> None:
     assert decode_photo(encoded(Image.new("RGB", size), "JPEG"), min_edge=min_edge).size == expected
     assert decode_photo(encoded(Image.new("L", size), "JPEG"), min_edge=min_edge).size == expected
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_other_formats_stay_as_large_as_they_are(kind: str) -> None:
+def test_other_formats_decode_at_full_size(kind: str) -> None:
     assert decode_photo(encoded(flag(), kind), min_edge=4).size == (24, 16)
 
 
-def test_smaller_ones_are_turned_and_limited_like_any_other() -> None:
+def test_smaller_jpeg_is_rotated_and_limited_by_full_size() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = encoded(flag().resize((240, 160)), "JPEG", exif=exif, quality=95)

@@ -23,7 +23,7 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 @pytest.mark.parametrize("size", [(64, 64), (100, 64), (101, 64), (64, 333), (17, 11), (24, 24), (500, 25), (1, 1)])
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_equals_open_clips_own_transform(size: tuple[int, int], resize: str, interpolation: str) -> None:
+def test_preprocessing_equals_open_clip_transform(size: tuple[int, int], resize: str, interpolation: str) -> None:
     """Within one step of 8 bits: Pillow may resample rows before columns in the one and not in the other."""
     from open_clip.transform import image_transform
 
@@ -38,7 +38,7 @@ def test_equals_open_clips_own_transform(size: tuple[int, int], resize: str, int
 
 
 @pytest.mark.parametrize("size", [(20000, 1), (1, 20000), (20000, 10), (1, 1), (2, 3)])
-def test_extreme_shapes_give_the_middle_at_the_encoders_size(size: tuple[int, int]) -> None:
+def test_extreme_shapes_are_cropped_to_the_middle(size: tuple[int, int]) -> None:
     columns, rows = (np.abs(np.arange(length) + 0.5 - length / 2) <= 5 for length in size)
     pixels = np.repeat(np.outer(rows, columns)[..., None] * np.uint8(255), 3, axis=2)
     for preprocess in (PLAIN, LEVELLED):
@@ -51,7 +51,7 @@ def test_extreme_shapes_give_the_middle_at_the_encoders_size(size: tuple[int, in
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 64))
 @settings(max_examples=60)
-def test_any_shape_is_taken(width: int, height: int, size: int) -> None:
+def test_any_shape_gives_encoder_input(width: int, height: int, size: int) -> None:
     found = Preprocess(size, HALF, HALF).picture(Image.new("RGB", (width, height), (255, 128, 0)))
     assert found.shape == (3, size, size)
     assert np.allclose(found, np.array([1, 128 / 127.5 - 1, -1])[:, None, None], atol=0.01)
@@ -68,7 +68,7 @@ def pictures(seed: int, n: int = 4) -> np.ndarray:
 
 @given(st.integers(0, 1000), st.floats(0.2, 1.0))
 @settings(max_examples=25)
-def test_levelling_takes_contrast_away(seed: int, contrast: float) -> None:
+def test_levelling_removes_contrast(seed: int, contrast: float) -> None:
     """Haze that pulls every colour to the picture's mean changes nothing, up to what the floor allows."""
     clear = pictures(seed)
     mean = clear.mean((2, 3), keepdims=True)
@@ -77,26 +77,26 @@ def test_levelling_takes_contrast_away(seed: int, contrast: float) -> None:
 
 @given(st.integers(0, 1000), st.floats(-0.2, 0.2))
 @settings(max_examples=25)
-def test_levelling_halves_a_shift_in_brightness(seed: int, shift: float) -> None:
+def test_levelling_halves_a_brightness_shift(seed: int, shift: float) -> None:
     clear = pictures(seed)
     apart = levelled(clear + np.float32(shift), 0.04) - levelled(clear, 0.04)
     assert np.abs(apart - shift / 2).max() < 1e-4
 
 
-def test_levelling_looks_at_each_picture_alone() -> None:
+def test_levelling_treats_each_picture_separately() -> None:
     batch = pictures(3)
     alone = np.concatenate([levelled(batch[i : i + 1], 0.04) for i in range(len(batch))])
     assert np.allclose(levelled(batch, 0.04), alone, atol=1e-6)
 
 
-def test_the_floor_keeps_a_flat_picture_flat() -> None:
+def test_floor_keeps_a_flat_picture_flat() -> None:
     grain = np.full((1, 3, 24, 24), 0.6, dtype=np.float32) + pictures(1, 1) * np.float32(0.004)
     found = levelled(grain, 0.04)
     assert np.ptp(found) < 0.03
     assert np.allclose(levelled(np.full((1, 3, 8, 8), 0.6, dtype=np.float32), 0.04), 0.55, atol=1e-5)
 
 
-def test_pixels_leave_their_input_alone() -> None:
+def test_pixels_does_not_change_its_input() -> None:
     tiles = np.random.default_rng(0).integers(0, 256, (2, 24, 24, 3), dtype=np.uint8)
     before = tiles.copy()
     LEVELLED.pixels(tiles)
@@ -104,7 +104,7 @@ def test_pixels_leave_their_input_alone() -> None:
 
 
 @pytest.mark.parametrize("made", [PLAIN, LEVELLED, Preprocess(8, HALF, HALF, "bilinear", "squash")])
-def test_survives_json(made: Preprocess) -> None:
+def test_preprocess_round_trips_through_json(made: Preprocess) -> None:
     assert Preprocess.from_json(json.loads(json.dumps(made.to_json()))) == made
 
 
@@ -126,13 +126,13 @@ def test_survives_json(made: Preprocess) -> None:
         {"sharpen": 1},
     ],
 )
-def test_nonsense_is_refused(change: dict[str, object]) -> None:
-    with pytest.raises(EncoderError, match="no preprocessing that this version knows"):
+def test_invalid_values_raise(change: dict[str, object]) -> None:
+    with pytest.raises(EncoderError, match="unknown preprocessing"):
         Preprocess.from_json({**PLAIN.to_json(), **change})
 
 
 @pytest.mark.parametrize("lacking", ["size", "mean", "std"])
-def test_what_is_lacking_is_named(lacking: str) -> None:
+def test_missing_value_is_named(lacking: str) -> None:
     values = PLAIN.to_json()
     del values[lacking]
     with pytest.raises(EncoderError, match=lacking):

@@ -15,7 +15,7 @@ def picture() -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
 
 
-def test_a_timm_encoder_survives_its_directory(tmp_path: Path) -> None:
+def test_timm_encoder_round_trips_through_directory(tmp_path: Path) -> None:
     encoder = load_image_encoder("timm:test_vit:scratch", device="cpu")
     assert encoder.preprocess.mean == IMAGENET_MEAN
     encoder.save(tmp_path)
@@ -26,7 +26,7 @@ def test_a_timm_encoder_survives_its_directory(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.linalg.norm(encoder.encode(batch), axis=1), 1, rtol=1e-5)
 
 
-def test_a_checkpoint_with_its_classifier_is_taken_without_it(tmp_path: Path) -> None:
+def test_classifier_of_checkpoint_is_ignored(tmp_path: Path) -> None:
     import timm
 
     whole = timm.create_model("resnet10t", pretrained=False, num_classes=7)
@@ -41,17 +41,17 @@ def test_a_checkpoint_with_its_classifier_is_taken_without_it(tmp_path: Path) ->
         load_image_encoder(f"timm:resnet10t:{tmp_path / 'other.safetensors'}")
 
 
-def test_the_same_seed_gives_the_same_random_weights() -> None:
+def test_random_weights_are_seeded() -> None:
     one, other = (load_image_encoder("timm:test_vit:scratch") for _ in range(2))
     assert one.fingerprint == other.fingerprint
 
 
-def test_what_timm_does_not_have_is_said() -> None:
+def test_unknown_timm_model_raises() -> None:
     with pytest.raises(EncoderError, match="no model 'vit_of_mine'"):
         load_image_encoder("timm:vit_of_mine")
 
 
-def test_other_specs_are_open_clip_s() -> None:
+def test_other_specs_load_with_open_clip() -> None:
     assert load_image_encoder("builtin", device="cpu").spec == "builtin"
     with pytest.raises(EncoderError, match="open_clip has no model"):
         load_image_encoder("no-such-model:none")

@@ -13,7 +13,7 @@ NOWHERE = ElsewhereNumbers(-1.5, {"best_4": Feature(0.3, 0.1, -2.0), "entropy_8"
 
 
 @pytest.mark.parametrize("elsewhere", [None, NOWHERE])
-def test_it_survives_its_file_with_the_keys_of_later_versions(tmp_path, elsewhere):
+def test_calibration_round_trips_with_unknown_keys(tmp_path, elsewhere):
     zooms = FITTED | {8: ZoomNumbers(0.02, -0.3, None, 0.0, kappa=1 / 3, rho=0.1 + 0.2)}
     first = Calibration(zooms, 64, "c", "p", elsewhere, {"fit": {"n": 5000}, "radius_shares": {"50": 0.4, "90": 1.0}})
     first.write(tmp_path)
@@ -54,7 +54,7 @@ def written(directory, **changes):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 100_000, '{"format": "tilebeam-calibration", "version": 9}'])
-def test_what_is_no_calibration_is_refused_with_a_way_out(tmp_path, text):
+def test_other_files_raise_with_advice(tmp_path, text):
     (tmp_path / "calibration.json").write_text(text)
     with pytest.raises(CalibrationError, match="tilebeam calibrate"):
         Calibration.read(tmp_path)
@@ -89,14 +89,14 @@ def test_what_is_no_calibration_is_refused_with_a_way_out(tmp_path, text):
         ("radius_shares", 0.5),
     ],
 )
-def test_numbers_in_the_file_that_are_none_are_refused(tmp_path, where, value):
+def test_invalid_numbers_in_the_file_raise(tmp_path, where, value):
     """By what they are, before the id is looked at: whoever makes a file may make its id."""
     written(tmp_path, **{where: value})
     with pytest.raises(CalibrationError, match=r"cannot be used.*tilebeam calibrate"):
         Calibration.read(tmp_path)
 
 
-def test_the_first_format_is_refused_with_what_to_do(tmp_path):
+def test_format_version_1_raises_with_advice(tmp_path):
     written(tmp_path, version=1)
     with pytest.raises(CalibrationError) as refused:
         Calibration.read(tmp_path)
@@ -106,11 +106,11 @@ def test_the_first_format_is_refused_with_what_to_do(tmp_path):
     assert said.endswith("run `tilebeam calibrate`, or delete it (answers are then uncalibrated)")
 
 
-def test_an_edit_by_hand_is_noticed(tmp_path):
+def test_edited_file_raises(tmp_path):
     Calibration(FITTED, 64).write(tmp_path)
     path = tmp_path / "calibration.json"
     path.write_text(path.read_text().replace("0.07", "0.08"))
-    with pytest.raises(CalibrationError, match="by hand"):
+    with pytest.raises(CalibrationError, match="was edited or damaged"):
         Calibration.read(tmp_path)
 
 
@@ -126,12 +126,12 @@ def test_an_edit_by_hand_is_noticed(tmp_path):
         {"rho": float("-inf")},
     ],
 )
-def test_numbers_that_are_none_are_refused(numbers):
+def test_invalid_numbers_raise(numbers):
     with pytest.raises(CalibrationError):
         ZoomNumbers(**numbers)
 
 
-def test_only_the_fitted_k_coverage_and_encoder_answer_as_calibrated(small):
+def test_answers_are_calibrated_only_under_fitted_conditions(small):
     directory, levels, photo = small
     query = levels[2].vectors[:1]
     locator = Locator.open(directory, encoder=photo)

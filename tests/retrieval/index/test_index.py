@@ -17,7 +17,7 @@ from retrieval.testing.fake import fake_pyramid, write_fake_index
 from retrieval.verify import verify
 
 
-def test_plain_faiss_opens_each_file_and_each_list_is_its_parents_children(small):
+def test_plain_faiss_reads_lists_of_children(small):
     directory, levels, _ = small
     for i, level in enumerate(levels):
         index = faiss.read_index(str(directory / f"z{level.zoom:02d}-0000.faiss"))
@@ -49,7 +49,7 @@ def test_search_returns_every_child_in_row_order(tmp_path, codec, mmap, shard_pa
     assert (above.codes[parents[found.slots]] == below.codes[found.rows] >> np.uint64(4)).all()
 
 
-def test_shards_change_no_answer_but_the_file_layout(tmp_path):
+def test_number_of_shards_does_not_change_results(tmp_path):
     levels = fake_pyramid(4, [2, 4, 6], 16, tiles=500, holes=0.3, thinning=0.5)
     write_fake_index(tmp_path / "one", levels)
     write_fake_index(tmp_path / "many", levels, shard_parents=31)
@@ -62,7 +62,7 @@ def test_shards_change_no_answer_but_the_file_layout(tmp_path):
     assert verify(tmp_path / "many") == []
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path):
+def test_same_input_gives_same_bytes(tmp_path):
     levels = fake_pyramid(8, [2, 4], 40, tiles=300)
     for name in ("a", "b"):
         write_fake_index(tmp_path / name, levels)
@@ -72,7 +72,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert all((tmp_path / "a" / n).read_bytes() == (tmp_path / "b" / n).read_bytes() for n in files)
 
 
-def test_the_id_follows_contents_and_nothing_else(tmp_path):
+def test_id_depends_only_on_content(tmp_path):
     levels = fake_pyramid(8, [2, 4], 16, tiles=300)
     first = write_fake_index(tmp_path / "a", levels).id
     levels[1].vectors[np.flatnonzero(~levels[1].has_vector)[0]] = 0  # no vector there: nothing was indexed
@@ -81,7 +81,7 @@ def test_the_id_follows_contents_and_nothing_else(tmp_path):
     assert write_fake_index(tmp_path / "c", levels).id != first
 
 
-def test_stored_vectors_are_numpys_halves(tmp_path):
+def test_stored_vectors_equal_numpy_half_precision(tmp_path):
     """FAISS rounds some ties upwards; 1,200 x 512 components have a few dozen of them."""
     levels = fake_pyramid(8, [6], 512, tiles=1200, holes=0)
     write_fake_index(tmp_path, levels)
@@ -89,7 +89,7 @@ def test_stored_vectors_are_numpys_halves(tmp_path):
     assert (stored.view("<f2") == levels[0].vectors.astype("<f2")).all()
 
 
-def test_a_shard_entry_survives_a_builders_record(small):
+def test_shard_entry_round_trips_through_record(small):
     directory, levels, _ = small
     entry = write_shard(
         directory,
@@ -109,7 +109,7 @@ def test_a_shard_entry_survives_a_builders_record(small):
 
 
 @pytest.mark.parametrize("broken", ["codes", "parents", "outside", "lengths", "vectors"])
-def test_a_shard_out_of_order_is_refused(tmp_path, broken):
+def test_shard_out_of_order_raises(tmp_path, broken):
     codes, parents = np.array([3, 5, 9], dtype=np.uint64), np.array([0, 0, 1])
     vectors = np.eye(3, 8, dtype=np.float32)
     flags = np.ones(3, dtype=bool)
@@ -140,18 +140,30 @@ def edit(directory: Path, change) -> None:
 
 DAMAGES = {
     "no directory": (lambda d: shutil.rmtree(d), IndexMissingError, "no index at .*tilebeam index"),
-    "no manifest": (lambda d: (d / "manifest.json").unlink(), IndexMissingError, "half-written"),
+    "no manifest": (lambda d: (d / "manifest.json").unlink(), IndexMissingError, "unfinished"),
     "cut manifest": (lambda d: (d / "manifest.json").write_text('{"format": "til'), IndexDamagedError, "manifest.json"),
     "binary manifest": (lambda d: (d / "manifest.json").write_bytes(b"\xff\xfe\x00"), IndexDamagedError, "manifest"),
-    "list manifest": (lambda d: (d / "manifest.json").write_text("[]"), IndexDamagedError, "no manifest of a Tilebeam"),
-    "other format": (lambda d: edit(d, lambda m: m.update(format="x")), IndexDamagedError, "no manifest of a Tilebeam"),
+    "list manifest": (
+        lambda d: (d / "manifest.json").write_text("[]"),
+        IndexDamagedError,
+        "not the manifest of",
+    ),
+    "other format": (
+        lambda d: edit(d, lambda m: m.update(format="x")),
+        IndexDamagedError,
+        "not the manifest of",
+    ),
     "newer version": (lambda d: edit(d, lambda m: m.update(version=2)), IndexVersionError, "version 2.* reads 1"),
     "no zooms": (lambda d: edit(d, lambda m: m.update(zooms=[])), IndexDamagedError, "lists no zooms"),
     "zooms missing": (lambda d: edit(d, lambda m: m.pop("zooms")), IndexDamagedError, "zooms"),
     "zoom order": (lambda d: edit(d, lambda m: m["zooms"].reverse()), IndexDamagedError, "damaged"),
     "rows": (lambda d: edit(d, lambda m: m["zooms"][1].update(rows=7)), IndexDamagedError, "counts 7 rows"),
     "other encoder": (lambda d: edit(d, lambda m: m["zooms"][0].update(encoder="e")), IndexDamagedError, "its id is"),
-    "unlisted file": (lambda d: edit(d, lambda m: m["files"].pop("z06-0000.faiss")), IndexDamagedError, "lists no z06"),
+    "unlisted file": (
+        lambda d: edit(d, lambda m: m["files"].pop("z06-0000.faiss")),
+        IndexDamagedError,
+        "does not list z06",
+    ),
     "escape": (
         lambda d: edit(d, lambda m: m["files"].update({"../x": {"bytes": 0, "sha256": ""}})),
         IndexDamagedError,
@@ -179,7 +191,7 @@ def flip(path: Path, at: int) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_named_when_the_index_is_opened(small, damage):
+def test_opening_a_damaged_index_names_the_damage(small, damage):
     directory, _, _ = small
     harm, error, words = DAMAGES[damage]
     harm(directory)
@@ -187,7 +199,7 @@ def test_damage_is_named_when_the_index_is_opened(small, damage):
         TileIndex.open(directory)
 
 
-def test_a_file_and_an_empty_directory_are_no_index(tmp_path):
+def test_file_or_empty_directory_raises_missing(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(IndexMissingError, match="is a file"):
         TileIndex.open(tmp_path / "file")
@@ -195,7 +207,7 @@ def test_a_file_and_an_empty_directory_are_no_index(tmp_path):
         TileIndex.open(tmp_path)
 
 
-def test_verify_finds_a_flipped_byte_that_opening_leaves_alone(tmp_path):
+def test_verify_finds_flipped_byte_in_large_file(tmp_path):
     levels = fake_pyramid(8, [5, 6], 512, tiles=1200)
     write_fake_index(tmp_path, levels)
     path = tmp_path / "z06-0000.faiss"
@@ -209,7 +221,7 @@ def test_verify_finds_a_flipped_byte_that_opening_leaves_alone(tmp_path):
     assert "z06-0000.faiss differs from the manifest" in problem
 
 
-def test_verify_checks_lists_against_tiles_even_when_every_checksum_is_right(small):
+def test_verify_checks_content_hash_if_file_hashes_match(small):
     """A builder that put a tile under the wrong parent, or another vector than it hashed."""
     directory, levels, photo = small
     wrong = fake_pyramid(99, [4, 6, 8], 32, tiles=300, thinning=0.2)

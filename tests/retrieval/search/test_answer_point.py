@@ -64,7 +64,7 @@ def test_radii_hold_their_share_of_the_frontier(located):
         assert np.mean(far <= answer.radius_90_km) == pytest.approx(0.9, abs=0.03)
 
 
-def test_no_tile_centre_does_better_than_the_point(located):
+def test_answer_has_lower_loss_than_tile_centres(located):
     """Expected min(distance, 2000 km) against every frontier tile's centre, by sampling."""
     locator, queries = located
     for query in queries[:5]:
@@ -76,7 +76,7 @@ def test_no_tile_centre_does_better_than_the_point(located):
         assert np.minimum(distances_km(at(answer.lng, answer.lat)[0], drawn), 2000).mean() <= min(losses) * 1.02 + 3
 
 
-def test_nothing_of_the_mass_is_lost(located):
+def test_support_holds_all_mass(located):
     locator, queries = located
     for query in queries:
         support = Support.of(locator.descend(query, locator.plan(LocateQuery(k=5))), None)
@@ -85,7 +85,7 @@ def test_nothing_of_the_mass_is_lost(located):
         assert np.linalg.norm(support.vectors, axis=1) == pytest.approx(1)
 
 
-def test_alternatives_stay_away_from_earlier_places(located):
+def test_alternatives_lie_outside_earlier_circles(located):
     locator, queries = located
     for answer in locator.locate(queries, LocateQuery(alternatives=20)):
         spots = at(
@@ -107,7 +107,7 @@ def two_modes(tmp_path, sure):
     return lambda b: Locator(index, Calibration({2: ZoomNumbers(0.05, b=b)}), photo), np.eye(8, dtype=np.float32)[:1]
 
 
-def test_a_second_mode_is_the_first_alternative(tmp_path):
+def test_second_mode_is_the_first_alternative(tmp_path):
     make, query = two_modes(tmp_path, 0.95)
     answer = make(None).locate(query, LocateQuery(alternatives=3))[0]
     assert (answer.levels[0].tile.x, answer.levels[0].tile.y) == (0, 0)
@@ -116,7 +116,7 @@ def test_a_second_mode_is_the_first_alternative(tmp_path):
     assert answer.alternatives[0].confidence == pytest.approx(1 / (1 + np.exp(1)), abs=1e-3)
 
 
-def test_radii_are_null_where_elsewhere_exceeds_what_is_left(tmp_path):
+def test_radii_are_none_if_elsewhere_exceeds_tile_mass(tmp_path):
     make, query = two_modes(tmp_path, 0.5)
     near = make(19.0).locate(query, LocateQuery())[0]
     assert near.elsewhere == pytest.approx(1 / (1 + np.e), abs=1e-3)
@@ -131,7 +131,7 @@ def test_radii_are_null_where_elsewhere_exceeds_what_is_left(tmp_path):
     "box", [(-178, 80, -100, 84), (-91, 66.6, -90.5, 67), (170, -85, -170, 85), (-180, -90, 180, 90)]
 )
 @pytest.mark.parametrize("scoring", ["posterior", "paper"])
-def test_a_point_stays_in_its_tile_and_its_bbox(tmp_path, box, scoring):
+def test_point_lies_in_its_tile_and_in_the_bbox(tmp_path, box, scoring):
     make, query = two_modes(tmp_path, 0.95)
     bbox = BBox(*box)
     answer = make(None).locate(query, LocateQuery(bbox=bbox, alternatives=4, scoring=scoring))[0]

@@ -96,7 +96,7 @@ def frontier_of(descent):
 
 @FEW
 @given(seed=SEEDS, kappa=st.sampled_from([0.0, 0.3, 1.0]), bbox=st.none() | boxes())
-def test_a_tile_is_scored_with_the_neighbours_that_are_candidates_too(fresh, make_case, seed, kappa, bbox):
+def test_smoothing_uses_only_candidate_neighbours(fresh, make_case, seed, kappa, bbox):
     """By dictionaries of columns and rows; the shares of a level are those of the mixed cosines."""
     case = make_case(seed, [2, 4, 6], tiles=150, b=None)
     numbers = {z: replace(n, kappa=kappa) for z, n in case.calibration.zooms.items()}
@@ -126,7 +126,7 @@ def mixed_cosines(step, kappa):
 
 @FEW
 @given(seed=SEEDS)
-def test_a_wide_beam_is_the_exhaustive_posterior(fresh, make_case, seed):
+def test_wide_beam_gives_exhaustive_posterior(fresh, make_case, seed):
     """With gamma 1, no holes and no elsewhere, levels multiply: the leaves' posterior is one softmax over paths."""
     case = make_case(seed, [1, 2, 4], tiles=400, thinning=0, holes=0, b=None, gamma=1.0)
     for i, level in enumerate(case.levels[1:], 1):  # prune what has no child, for the closed form to hold
@@ -145,7 +145,7 @@ def test_a_wide_beam_is_the_exhaustive_posterior(fresh, make_case, seed):
 
 @FEW
 @given(seed=SEEDS, k=st.sampled_from([1, 3, 16]))
-def test_paper_scoring_is_paper_h(fresh, make_case, seed, k):
+def test_paper_scoring_equals_the_hierarchical_search_paper(fresh, make_case, seed, k):
     """Top-k by cosine among the 16 children of each kept tile; the answer is the centre of the best at the end."""
     case = make_case(seed, [2, 4, 6], tiles=10_000, thinning=0, holes=0)
     kept = [int(c) for c in case.levels[0].codes]
@@ -170,7 +170,7 @@ def test_equal_tiles_tie_to_the_lower_row(fresh, make_case):
         assert [step.rows[step.beam].tolist() for step in descent.steps] == [list(range(10))] * 2
 
 
-def test_a_bbox_conditions_the_posterior_across_the_date_line(fresh, make_case):
+def test_bbox_across_the_date_line_conditions_the_posterior(fresh, make_case):
     case = make_case(5, [2, 4, 6], tiles=2000, thinning=0, holes=0)
     locator = case.locator(fresh())
     answer = locator.locate(case.query[None], LocateQuery(bbox=BBox(170, -20, -175, 5), alternatives=5))[0]
@@ -181,7 +181,7 @@ def test_a_bbox_conditions_the_posterior_across_the_date_line(fresh, make_case):
 
 
 @pytest.mark.parametrize("box", [(11.25, 0.0, 22.5, 10.0), (11.25, 0.0, 11.25, 0.0), (11.3, 1.0, 11.3, 1.0)])
-def test_a_bbox_on_tile_edges_takes_only_tiles_that_share_area_or_the_point(fresh, make_case, box):
+def test_bbox_on_tile_edges_excludes_tiles_that_only_touch(fresh, make_case, box):
     case = make_case(5, [3, 5], tiles=2000, thinning=0, holes=0)
     descent = descent_of(case, fresh(), LocateQuery(bbox=BBox(*box)))
     assert len(descent.steps[-1].rows) == (1 if box[0] == box[2] else descent.steps[-1].rows.size)

@@ -16,7 +16,7 @@ FEW = settings(max_examples=25, deadline=None, suppress_health_check=list(Health
 WEIGHTS = st.floats(-20, 20)
 
 
-def test_features_by_hand():
+def test_features_equal_values_by_hand():
     cosines = np.array([0.5, 0.1, 0.3, -0.1], dtype=np.float32)
     mass = np.array([0.4, 0.2, 0.1, 0.1])  # of 0.8 that is left
     share = mass / 0.8
@@ -27,7 +27,7 @@ def test_features_by_hand():
     assert set(names([6, 8])) == {*first, "best_8", "top_8", "entropy_8"}
 
 
-def test_the_best_are_sixteen():
+def test_top_feature_averages_sixteen_cosines():
     """So that a wider beam, which adds poor candidates, changes nothing."""
     cosines = np.linspace(-0.5, 0.5, 101, dtype=np.float32)
     found = level_features(8, cosines, np.zeros(101), first=False)
@@ -36,12 +36,12 @@ def test_the_best_are_sixteen():
     assert level_features(8, wider, np.zeros(151), first=False)["top_8"] == found["top_8"]
 
 
-def test_mass_that_underflows_is_none():
+def test_underflowing_mass_adds_no_entropy():
     found = level_features(4, np.zeros(3, dtype=np.float32), np.array([0.0, -2000.0, -np.inf]), first=True)
     assert found == {"best_4": 0, "top_4": 0, "mean_4": 0, "spread_4": 0, "entropy_4": pytest.approx(0)}
 
 
-def test_the_odds_are_a_sum_of_what_is_known_and_clipped():
+def test_odds_sum_clipped_known_features():
     numbers = ElsewhereNumbers(0.5, {"a": Feature(1.0, 2.0, 3.0), "b": Feature(0.0, 1.0, -1.0)})
     assert probability(numbers, {"a": 2.0, "b": 0.7}) == pytest.approx(1 / (1 + math.exp(-(0.5 + 3 * 0.5 - 0.7))))
     assert probability(numbers, {"b": 0.7, "unheard of": 9.0}) == pytest.approx(1 / (1 + math.exp(0.2)))
@@ -52,7 +52,7 @@ def test_the_odds_are_a_sum_of_what_is_known_and_clipped():
 
 
 @pytest.mark.parametrize(("bias", "expected"), [(-1e6, 0.0), (-700.5, 0.0), (0.0, 0.5), (1e6, 1.0)])
-def test_no_odds_are_too_long(bias, expected):
+def test_extreme_odds_do_not_overflow(bias, expected):
     assert probability(ElsewhereNumbers(bias, {}), {}) == expected
 
 
@@ -65,7 +65,7 @@ def test_no_odds_are_too_long(bias, expected):
     bias=st.sampled_from([-900.0, -2.0, 0.0, 3.0, 900.0]),
     weights=st.lists(WEIGHTS, min_size=11, max_size=11),
 )
-def test_masses_still_sum_to_one_and_nest(fresh, make_case, seed, k, thinning, b, bias, weights):
+def test_masses_sum_to_one_with_elsewhere_model(fresh, make_case, seed, k, thinning, b, bias, weights):
     """Whatever takes its part: b at every level, and the model at the end; early ends lack features."""
     case = make_case(seed, [2, 4, 6], tiles=60, thinning=thinning, b=b)
     features = {name: Feature(0.1, 0.3, weight) for name, weight in zip(names([2, 4, 6]), weights, strict=True)}
@@ -86,7 +86,7 @@ def test_masses_still_sum_to_one_and_nest(fresh, make_case, seed, k, thinning, b
     assert (answer.radius_50_km is None) == (answer.radius_90_km is None) == (answer.elsewhere > 0.5)
 
 
-def test_features_do_not_depend_on_what_elsewhere_took(fresh, make_case):
+def test_features_do_not_depend_on_elsewhere_model(fresh, make_case):
     """So that a model may be fitted to descents with or without one, and asked twice."""
     case = make_case(3, [2, 4, 6], tiles=60, b=None)
     locator = case.locator(fresh())
@@ -98,7 +98,7 @@ def test_features_do_not_depend_on_what_elsewhere_took(fresh, make_case):
     assert set(one) == set(names([2, 4, 6]))
 
 
-def test_who_says_where_it_is_is_not_asked_whether_it_is_anywhere(fresh, make_case):
+def test_constraint_disables_elsewhere_model(fresh, make_case):
     case = make_case(5, [2, 4, 6], tiles=2000, thinning=0, holes=0, b=None)
     locator = case.locator(fresh())
     sceptic = Locator(

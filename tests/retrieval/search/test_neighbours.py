@@ -20,7 +20,7 @@ def candidates(draw: st.DrawFn) -> tuple[int, np.ndarray, np.ndarray]:
 
 
 @given(candidates())
-def test_the_mean_is_that_of_the_tiles_around(case: tuple[int, np.ndarray, np.ndarray]) -> None:
+def test_mean_equals_brute_force_over_neighbours(case: tuple[int, np.ndarray, np.ndarray]) -> None:
     zoom, codes, similarities = case
     x, y = (v.astype(int).tolist() for v in morton_decode(codes))
     value = dict(zip(zip(x, y, strict=True), similarities.tolist(), strict=True))

@@ -13,7 +13,7 @@ from retrieval.search.posterior import best, log_sum_exp, share
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(-3, 3), min_size=1, max_size=60), st.integers(1, 70))
-def test_best_is_a_stable_sort_that_keeps_row_order(values, k):
+def test_best_equals_a_stable_sort(values, k):
     scores = np.array(values, dtype=np.float32)
     expected = sorted(sorted(range(len(values)), key=lambda i: (-values[i], i))[:k])
     assert best(scores, k).tolist() == expected
@@ -28,7 +28,7 @@ def test_best_is_a_stable_sort_that_keeps_row_order(values, k):
     st.floats(-600, 0),
     st.floats(0, 2),
 )
-def test_mass_is_divided_and_none_is_lost(seed, tau, gamma, b, scale, rho):
+def test_shares_sum_to_the_parents_mass(seed, tau, gamma, b, scale, rho):
     rng = np.random.default_rng(seed)
     parents, children = rng.integers(1, 9), rng.integers(1, 50)
     log_mass = scale - rng.exponential(5, parents)
@@ -39,7 +39,7 @@ def test_mass_is_divided_and_none_is_lost(seed, tau, gamma, b, scale, rho):
     assert math.exp(log_sum_exp(shares.log_mass) - total) + shares.elsewhere / math.exp(total) == pytest.approx(1)
 
 
-def test_the_formula_by_hand():
+def test_share_equals_formula_by_hand():
     """Two parents with 0.6 and 0.2 of the mass, gamma 2, lambda 0.5, b = 0: the design's formula, written out."""
     log_mass, slots = np.log([0.6, 0.2]), np.array([0, 0, 1])
     cosines, gain = np.array([0.5, 0.1, 0.4], dtype=np.float32), np.array([0.3, -0.2, 1.0])
@@ -51,7 +51,7 @@ def test_the_formula_by_hand():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 1), st.floats(0, 2), st.floats(0, 2))
-def test_a_nested_logit_divides_twice(seed, tau, gamma, rho):
+def test_nested_logit_divides_in_two_steps(seed, tau, gamma, rho):
     """Mass among parents by P(p)^gamma * (sum of exp s / tau)^rho, then among a parent's children by exp s / tau."""
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 17, rng.integers(2, 9))

@@ -130,7 +130,7 @@ def test_formats_setting_restricts_accepted_formats(
         for kind in ("JPEG", "PNG"):
             assert http.post("/locate", files={"image": make_picture(kind=kind)}).status_code == 200
         refused = http.post("/locate", files={"image": make_picture(kind="WEBP")})
-        assert "WebP is not taken here" in check_problem(refused, 415, "unsupported-photo")
+        assert "WebP is not accepted here" in check_problem(refused, 415, "unsupported-photo")
         assert http.get("/readyz").status_code == 200
 
 

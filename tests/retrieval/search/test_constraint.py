@@ -36,7 +36,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Locator:
     k=st.sampled_from([1, 16]),
     scoring=st.sampled_from(["posterior", "paper"]),
 )
-def test_every_answer_and_alternative_lies_in_the_region_and_in_its_tiles(
+def test_places_lie_in_the_region_and_in_their_tiles(
     world: Locator, seed: int, shape: dict, k: int, scoring: str
 ) -> None:
     region = Region.of_geojson(shape)
@@ -51,7 +51,7 @@ def test_every_answer_and_alternative_lies_in_the_region_and_in_its_tiles(
         assert south - 1e-9 <= answer.lat <= north + 1e-9
 
 
-def test_a_rectangle_is_searched_as_the_bounding_box_is(world: Locator) -> None:
+def test_rectangular_region_equals_bounding_box(world: Locator) -> None:
     ring = [[-50.2, -20.1], [33.3, -20.1], [33.3, 48.8], [-50.2, 48.8], [-50.2, -20.1]]
     region = Region.of_geojson(json.dumps({"type": "Polygon", "coordinates": [ring]}))
     embedding = np.random.default_rng(0).standard_normal(8).astype(np.float32)
@@ -62,7 +62,7 @@ def test_a_rectangle_is_searched_as_the_bounding_box_is(world: Locator) -> None:
         assert one.log_mass.tolist() == other.log_mass.tolist()
 
 
-def test_a_region_outside_the_bounding_box_is_refused(world: Locator) -> None:
+def test_region_outside_the_bounding_box_raises(world: Locator) -> None:
     query = LocateQuery(bbox=BBox(-120, -40, -100, -20), within=Region.of_geojson(TINY))
     with pytest.raises(QueryError, match=r"bbox .* and within covers no indexed tile"):
         world.locate(np.ones((1, 8), np.float32), query)

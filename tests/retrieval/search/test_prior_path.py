@@ -59,9 +59,7 @@ def frontier_of(descent: Descent) -> dict[tuple[int, int], float]:
 
 @FEW
 @given(seed=SEEDS, base=st.sampled_from([0, 2, 4, 6]), k=st.sampled_from([1, 3, 16, 1024]), hard=st.booleans())
-def test_without_cosines_the_posterior_is_the_prior_however_little_is_kept(
-    seed: int, base: int, k: int, hard: bool
-) -> None:
+def test_posterior_equals_prior_without_cosines(seed: int, base: int, k: int, hard: bool) -> None:
     zooms = [1, 3, 5]
     belief = belief_of(seed, base, hard=hard)
     numbers = ZoomNumbers(tau=0.1, lam=1.0)
@@ -88,7 +86,7 @@ def test_without_cosines_the_posterior_is_the_prior_however_little_is_kept(
     hard=st.booleans(),
     nowhere=st.booleans(),
 )
-def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
+def test_full_beam_with_prior_equals_exhaustive_search(
     seed: int,
     zooms: list[int],
     thinning: float,
@@ -117,7 +115,7 @@ def test_a_beam_that_keeps_everything_is_the_exhaustive_search(
     assert sum(frontier_of(beam).values()) + beam.elsewhere == pytest.approx(1)
 
 
-def test_elsewhere_gets_what_the_prior_has_outside_the_candidates(tmp_path: Path) -> None:
+def test_elsewhere_gets_prior_mass_outside_the_candidates(tmp_path: Path) -> None:
     codes = np.array([3, 7], dtype=np.uint64)
     flat = FakeLevel(2, codes, np.ones(2, dtype=bool), np.zeros((2, DIM), np.float32))
     mass = np.full(16, 0.6 / 14)
@@ -131,7 +129,7 @@ def test_elsewhere_gets_what_the_prior_has_outside_the_candidates(tmp_path: Path
 
 @FEW
 @given(seed=SEEDS, k=st.sampled_from([1, 4, 64]))
-def test_a_prior_of_weight_0_changes_no_bit(seed: int, k: int) -> None:
+def test_prior_with_weight_0_changes_nothing(seed: int, k: int) -> None:
     zooms, rng = [2, 4, 6], np.random.default_rng(seed)
     numbers = {z: ZoomNumbers(rng.uniform(0.05, 0.6), rng.uniform(0.3, 1.4), 0.5) for z in zooms}
     embedding = rng.standard_normal(DIM).astype(np.float32)
@@ -147,7 +145,7 @@ def test_a_prior_of_weight_0_changes_no_bit(seed: int, k: int) -> None:
 
 @FEW
 @given(seed=SEEDS, k=st.sampled_from([1, 3]))
-def test_a_place_to_keep_adds_its_tile_to_every_beam(seed: int, k: int) -> None:
+def test_always_keep_adds_the_tile_to_every_beam(seed: int, k: int) -> None:
     zooms, rng = [1, 3, 5], np.random.default_rng(seed)
     place = centre(tile_of_code(int(rng.integers(0, 4**5)), 5))
     embedding = rng.standard_normal(DIM).astype(np.float32)
