@@ -243,10 +243,10 @@ def cold_start(work: Path, query: NDArray[np.float32]) -> float:
 
 def table(rows: list[Row]) -> str:
     """Format as Markdown, each method's time as a multiple of Tilebeam's (mmap) at the same size and k (or at 64)."""
-    ours = {(r.leaves, r.k): r.median_ms for r in rows if r.method == "Tilebeam, mmap"}
+    tilebeam_ms = {(r.leaves, r.k): r.median_ms for r in rows if r.method == "Tilebeam, mmap"}
     lines = ["| leaves | k | method | median ms | 95% ms | times Tilebeam | |", "|---:|---:|---|---:|---:|---:|---|"]
     for r in rows:
-        base = ours.get((r.leaves, r.k if r.k is not None else 64), float("nan"))
+        base = tilebeam_ms.get((r.leaves, r.k if r.k is not None else 64), float("nan"))
         ratio = f"{r.median_ms / base:.2f}" if r.median_ms == r.median_ms else ""
         times = ("", "") if r.median_ms != r.median_ms else (f"{r.median_ms:.3f}", f"{r.p95_ms:.3f}")
         lines.append(f"| {r.leaves:,} | {r.k or ''} | {r.method} | {times[0]} | {times[1]} | {ratio} | {r.note} |")

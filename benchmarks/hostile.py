@@ -209,8 +209,8 @@ def _complaints(server: Server) -> Iterator[str]:
     other = [line for line in list(server.log) if not line.startswith("{")]
     print(f"log, its last {len(server.log):,} lines: {len(other)} are not JSON, such as {other[-1:]}")
     for line in list(server.log):
-        told = json.loads(line) if line.startswith("{") else {}
-        if told.get("level") in ("error", "critical") and not told["logger"].startswith("PIL."):
+        entry = json.loads(line) if line.startswith("{") else {}
+        if entry.get("level") in ("error", "critical") and not entry["logger"].startswith("PIL."):
             yield f"in the log: {line[:1000]}"
 
 
