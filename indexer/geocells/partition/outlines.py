@@ -14,7 +14,7 @@ from retrieval.sphere import EARTH_RADIUS_KM, cut_at_date_line, degrees_of, unit
 __all__ = ["LARGEST_GAP_KM", "outline"]
 
 LARGEST_GAP_KM = 1.0
-"""The middle of a straight edge of the outline is at most this far from the great circle."""
+"""A straight edge of the outline is at most this far from the great circle, at its quarters."""
 
 _GAP = LARGEST_GAP_KM / EARTH_RADIUS_KM
 _POLE = 1e-9  # radians (6 mm): points nearer to a pole count as the pole
@@ -58,19 +58,27 @@ def _densified(ring: Floats) -> Floats:
         following = np.roll(ring, -1, axis=0)
         middle = ring + following
         middle /= np.linalg.norm(middle, axis=1, keepdims=True)
-        split = np.linalg.norm(middle - _middle_on_map(ring, following), axis=1) > _GAP
+        split = _gap(ring, following) > _GAP
         if not split.any():
             break
         ring = np.insert(ring, np.flatnonzero(split) + 1, middle[split], axis=0)
     return ring
 
 
-def _middle_on_map(a: Floats, b: Floats) -> Floats:
-    """The middles of straight lines on the map, (n, 3); a pole takes the longitude of the line's other end."""
+def _gap(a: Floats, b: Floats) -> Floats:
+    """Distances of straight lines on the map from their great circles, (n,) radians; a, b: (n, 3) their ends.
+
+    Measured at the quarters of the line: near its inflection a great circle crosses the straight line, which is then
+    right in the middle and wrong on both sides. A pole takes the longitude of the line's other end.
+    """
     (lng_a, lat_a), (lng_b, lat_b) = degrees_of(a), degrees_of(b)
     lng_a, lng_b = np.where(_at_pole(a), lng_b, lng_a), np.where(_at_pole(b), lng_a, lng_b)
     across = (lng_b - lng_a + 180) % 360 - 180
-    return unit_vectors(lng_a + across / 2, (lat_a + lat_b) / 2)
+    normal = np.cross(a, b)
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    normal /= np.where(length > 0, length, 1)
+    points = [unit_vectors(lng_a + across * f, lat_a + (lat_b - lat_a) * f) for f in (0.25, 0.5, 0.75)]
+    return np.max([np.abs((point * normal).sum(axis=1)) for point in points], axis=0)
 
 
 def _unrolled(ring: Floats) -> Floats:
