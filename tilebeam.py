@@ -1,6 +1,6 @@
 """The program `tilebeam`, which mounts the commands of all packages; its demo; and what users import by name.
 
-    from tilebeam import AsyncClient, Client, Locator
+    from tilebeam import AsyncClient, Client, Locator, locate_picture
 
 These names are loaded on first use, and commands import heavy libraries only when they run: the client and `tilebeam
 locate --url` work without NumPy, FAISS and torch.
@@ -22,11 +22,12 @@ import service.cli
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` loads these names
     from retrieval.locator import Locator
+    from retrieval.pipeline import locate_picture
     from service.client.client import AsyncClient, Client
 
     __version__: str
 
-__all__ = ["AsyncClient", "Client", "Locator", "__version__", "app", "main"]
+__all__ = ["AsyncClient", "Client", "Locator", "__version__", "app", "locate_picture", "main"]
 
 GOOD_KM = 300.0
 """A sample counts as located when its answer lies within this distance of the true place."""
@@ -55,6 +56,10 @@ def __getattr__(name: str) -> Any:
         from retrieval.locator import Locator
 
         return Locator
+    if name == "locate_picture":
+        from retrieval.pipeline import locate_picture
+
+        return locate_picture
     if name in ("AsyncClient", "Client"):
         from service.client import client
 
