@@ -47,9 +47,9 @@ def test_train_calibrate_evaluate(made: tuple[Path, dict[str, Any]]) -> None:
         assert fitted < raw
 
     asked = ("--k", "16,64", "--scoring", "posterior,paper", "--json", "--bootstrap", 0)
-    told = tilebeam("evaluate", "--index", folder / "index", *photos, *asked, "--out", folder / "evaluation")
-    assert told["photos"]["n"] == trained["splits"]["test"]
-    assert [row["calibrated"] for row in told["rows"]] == [False, True, False, False]  # fitted at k = 64
-    median = [row["errors"]["median_km"]["value"] for row in told["rows"]]
+    report = tilebeam("evaluate", "--index", folder / "index", *photos, *asked, "--out", folder / "evaluation")
+    assert report["photos"]["n"] == trained["splits"]["test"]
+    assert [row["calibrated"] for row in report["rows"]] == [False, True, False, False]  # fitted at k = 64
+    median = [row["errors"]["median_km"]["value"] for row in report["rows"]]
     assert median[1] < 1000  # by chance it is some 10,000
     assert (folder / "evaluation/reliability-01.png").stat().st_size > 10_000

@@ -153,9 +153,9 @@ def assert_same_search(answer: dict[str, Any], expected: Found) -> None:
     for level in answer["trace"]:
         kept = {tile_of(t): t for t in level["kept"]}
         assert set(kept) == set(expected.kept[level["zoom"]])
-        for tile, told in kept.items():
-            assert told["similarity"] == pytest.approx(expected.similarity[tile], abs=1e-4)
-            assert told["confidence"] == pytest.approx(expected.confidence(tile), rel=5e-3, abs=1e-9)
+        for tile, candidate in kept.items():
+            assert candidate["similarity"] == pytest.approx(expected.similarity[tile], abs=1e-4)
+            assert candidate["confidence"] == pytest.approx(expected.confidence(tile), rel=5e-3, abs=1e-9)
     assert [level["zoom"] for level in answer["trace"]] == list(ZOOMS)
     path = [tile_of(level) for level in answer["levels"]]
     assert all(is_under(below, above) for above, below in pairwise(path))
@@ -174,8 +174,8 @@ def assert_least_loss(answer: dict[str, Any], expected: Found) -> None:
     assert loss <= min(others) * 1.02 + 1
 
 
-def tile_of(told: dict[str, Any]) -> tuple[int, int, int]:
-    tile = told["tile"]
+def tile_of(level: dict[str, Any]) -> tuple[int, int, int]:
+    tile = level["tile"]
     return tile["z"], tile["x"], tile["y"]
 
 

@@ -74,7 +74,7 @@ Tile = tuple[int, int]  # zoom, code
 
 @dataclass
 class BruteForce:
-    """Design section 5 with dictionaries and loops, masses on a linear scale; nothing shared with the code tested."""
+    """The posterior of docs/method.md with dictionaries and loops, on a linear scale; shares no code with the product."""
 
     kept: list[list[int]]  # codes, per level reached
     frontier: dict[Tile, float]

@@ -71,10 +71,10 @@ def test_installing_a_prior_keeps_id_and_answers_without_it(index: Path, picture
 def test_default_prior_is_used_unless_query_says_none(index: Path, pictures: np.ndarray) -> None:
     put(index, "noise")
     locator = Locator.open(index, encoder=FakePhotoEncoder(32))
-    unasked, named, none = (
+    default, named, none = (
         [a.to_json() for a in locator.locate(pictures, LocateQuery(prior=name))] for name in (None, "noise", "none")
     )
-    assert unasked == named
+    assert default == named
     assert all("prior" not in a for a in none)
     plain = Locator.open(index, encoder=FakePhotoEncoder(32), prior="none")
     assert [a.to_json() for a in plain.locate(pictures, LocateQuery())] == none

@@ -143,10 +143,10 @@ def test_batch_equals_single_answers(small):
 
 def test_description_hides_the_encoder_path(small):
     directory, _, photo = small
-    told = Locator.open(directory, encoder=photo).describe()
-    assert told["zooms"][2]["rows"] == 300
-    assert told["coverage"]["type"] == "Polygon"
-    assert "spec" not in json.dumps(told)
+    description = Locator.open(directory, encoder=photo).describe()
+    assert description["zooms"][2]["rows"] == 300
+    assert description["coverage"]["type"] == "Polygon"
+    assert "spec" not in json.dumps(description)
 
 
 def test_fakes_locate_a_picture_in_its_own_tile(tmp_path):

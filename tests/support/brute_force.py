@@ -89,7 +89,7 @@ def edges(tile: TileKey) -> tuple[float, float, float, float]:
 
 
 def middle(tile: TileKey) -> tuple[float, float]:
-    """Paper H's centre as (lng, lat) in degrees."""
+    """Return the centre by the hierarchical-search paper's formula, (lng, lat) in degrees."""
     z, x, y = tile
     lat = 180 / math.pi * (2 * math.atan(math.exp(2 * math.pi * (0.5 - (y + 0.5) / 2**z))) - math.pi / 2)
     return 360 * (x + 0.5) / 2**z - 180, lat

@@ -29,9 +29,9 @@ def test_preprocessing_equals_open_clip_transform(size: tuple[int, int], resize:
 
     mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
     theirs = image_transform(24, False, mean, std, resize_mode=resize, interpolation=interpolation)
-    ours = Preprocess(24, mean, std, interpolation, resize)  # type: ignore[arg-type]
+    preprocess = Preprocess(24, mean, std, interpolation, resize)  # type: ignore[arg-type]
     picture = noise(*size)
-    expected, found = theirs(picture).numpy(), ours.picture(picture)
+    expected, found = theirs(picture).numpy(), preprocess.picture(picture)
     steps = np.abs(expected - found) * np.array(std)[:, None, None] * 255
     assert steps.max() < 1.01
     assert steps.mean() < 0.05

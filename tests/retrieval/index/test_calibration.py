@@ -90,7 +90,7 @@ def test_other_files_raise_with_advice(tmp_path, text):
     ],
 )
 def test_invalid_numbers_in_the_file_raise(tmp_path, where, value):
-    """By what they are, before the id is looked at: whoever makes a file may make its id."""
+    """Numbers are checked before the id: the author of a file can also compute its id."""
     written(tmp_path, **{where: value})
     with pytest.raises(CalibrationError, match=r"cannot be used.*tilebeam calibrate"):
         Calibration.read(tmp_path)

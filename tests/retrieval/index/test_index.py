@@ -226,7 +226,7 @@ def test_verify_checks_content_hash_if_file_hashes_match(small):
     directory, levels, photo = small
     wrong = fake_pyramid(99, [4, 6, 8], 32, tiles=300, thinning=0.2)
     write_fake_index(directory.parent / "other", wrong, photo=photo)
-    ours, theirs = Manifest.read(directory), Manifest.read(directory.parent / "other")
+    manifest, theirs = Manifest.read(directory), Manifest.read(directory.parent / "other")
     shards = {z.zoom: z.shards[0] for z in theirs.zooms}
     swapped = write_shard(
         directory,
@@ -240,7 +240,7 @@ def test_verify_checks_content_hash_if_file_hashes_match(small):
         first_parent=0,
         parent_count=len(levels[1].codes),
     )
-    kept = {f.name: f for f in ours.files} | {f.name: f for f in swapped.files}
-    Manifest(**{**vars(ours), "files": tuple(kept.values())}).write(directory)
+    kept = {f.name: f for f in manifest.files} | {f.name: f for f in swapped.files}
+    Manifest(**{**vars(manifest), "files": tuple(kept.values())}).write(directory)
     assert any("content hash" in problem for problem in verify(directory))
     assert shards[8].content != swapped.content
