@@ -74,7 +74,7 @@ Tile = tuple[int, int]  # zoom, code
 
 @dataclass
 class BruteForce:
-    """The posterior of docs/method.md with dictionaries and loops, on a linear scale; shares no code with the product."""
+    """The posterior of docs/method.md with dictionaries and loops, on a linear scale, sharing no code with retrieval."""
 
     kept: list[list[int]]  # codes, per level reached
     frontier: dict[Tile, float]
