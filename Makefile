@@ -69,6 +69,7 @@ $(STAMP): pyproject.toml constraints.txt
 		echo 'make: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv' >&2; exit 1; }
 	@echo 'Installing into $(VENV). $(strip $(SIZE)).'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt --upgrade pip setuptools
 ifneq ($(TORCH_INDEX),)
 	$(BIN)/python -m pip install --no-deps --index-url $(TORCH_INDEX) -c constraints.txt torch torchvision
 endif

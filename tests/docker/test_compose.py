@@ -1,9 +1,8 @@
-"""Checks of the containers that need no engine: compose files, the entry script, the CPU image's FAISS."""
+"""Checks of the containers that need no engine: compose files and the entry script."""
 
 import os
 import re
 import subprocess
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -145,24 +144,3 @@ def test_gpu_file_adds_the_gpu_and_keeps_the_confinement() -> None:
         assert set(service) <= {"image", "build", "mem_limit", "deploy", "environment", "command"}
         assert service["image"] != base[name]["image"]
     assert gpu["service"]["command"] == base["service"]["command"].replace(":-auto", ":-cuda")
-
-
-def test_cpu_image_installs_faiss_cpu(tmp_path: Path) -> None:
-    project = tmp_path / "pyproject.toml"
-    project.write_bytes((ROOT / "pyproject.toml").read_bytes())
-    subprocess.run([ROOT / "docker/take-faiss-cpu", project], check=True)
-    before, after = (
-        tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8")) for folder in (ROOT, tmp_path)
-    )
-    engine = after["project"]["optional-dependencies"]["engine"]
-    assert [text for text in engine if "faiss" in text] == ["faiss-cpu>=1.15"]
-    before["project"]["optional-dependencies"]["engine"] = engine
-    assert before == after, "the script changed something else"
-
-
-def test_unknown_faiss_requirement_is_refused(tmp_path: Path) -> None:
-    project = tmp_path / "pyproject.toml"
-    project.write_text('engine = [\n    "faiss-gpu-cu13>=1.16",\n]\n')
-    done = subprocess.run([ROOT / "docker/take-faiss-cpu", project], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "in another way" in done.stderr
