@@ -8,6 +8,7 @@ locate --url` work without NumPy, FAISS and torch.
 
 import json
 import sys
+from contextlib import suppress
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -31,19 +32,25 @@ __all__ = ["AsyncClient", "Client", "Locator", "__version__", "app", "locate_pic
 
 GOOD_KM = 300.0
 """A sample counts as located when its answer lies within this distance of the true place."""
-ENGINE_COMMANDS = (
-    "plan",
-    "fetch",
-    "index",
-    "inspect",
-    "train",
-    "calibrate",
-    "evaluate",
-    "geocells",
-    "prior",
-    "sample-data",
-)
-"""Commands that need the engine, which a client's install lacks."""
+COMMAND_EXTRAS = {
+    "demo": "index,service",
+    "serve": "service",
+    "locate": "engine",
+    "plan": "index",
+    "fetch": "index",
+    "index": "index",
+    "inspect": "index",
+    "prior": "index",
+    "train": "learn",
+    "calibrate": "learn",
+    "evaluate": "learn",
+    "geocells": "geocells",
+    "sample-data": "sample-data",
+}
+"""The extras that install all that a command needs. The other commands need no extra."""
+MODULE_EXTRAS = {"geoclip": "geoclip", "transformers": "geoclip", "pillow_heif": "heic"}
+"""The extras of modules that a command needs for some options only."""
+OWN_PACKAGES = ("tile_cache", "retrieval", "indexer", "service")
 MIN_LOCATED = 6
 """How many of the eight samples must be located for `demo --check` to pass."""
 
@@ -53,8 +60,10 @@ def __getattr__(name: str) -> Any:
     if name == "__version__":
         return metadata.version("tilebeam")
     if name == "Locator":
-        from retrieval.locator import Locator
-
+        try:
+            from retrieval.locator import Locator
+        except ModuleNotFoundError as exc:
+            raise ImportError(f"Locator needs the module {exc.name}: pip install 'tilebeam[engine]'") from exc
         return Locator
     if name == "locate_picture":
         from retrieval.pipeline import locate_picture
@@ -68,41 +77,60 @@ def __getattr__(name: str) -> Any:
 
 
 class Commands(TyperGroup):
-    """The program's commands. Those of the indexer, which take a second to import, are mounted when one is needed."""
+    """The program's commands. Those of the indexer, which take a second to import, are mounted when one is needed.
+
+    A client's install and those with single extras lack packages that other commands need. Whichever command runs into
+    that, and wherever, ends with one line that names the extra.
+    """
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; report a package that is not installed."""
+        try:
+            return super().invoke(ctx)
+        except ImportError as exc:
+            if (exc.name or "").partition(".")[0] in OWN_PACKAGES:
+                raise  # a mistake in Tilebeam, or a damaged installation: no extra would help
+            say(missing_package(ctx.meta["tilebeam.command"], exc))
+            raise typer.Exit(1) from exc
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """List all names, for the help."""
-        self._mount()
+        """List the names, for the help; without those of the indexer where its packages are not installed."""
+        with suppress(ImportError):
+            self._mount()
         return super().list_commands(ctx)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """Return a command by name; if it needs packages that are missing, say how to install them and end."""
-        if cmd_name not in self.commands:
+        """Return a command by name. Raises ImportError if it is one of the indexer's and packages are missing."""
+        ctx.meta["tilebeam.command"] = cmd_name
+        if cmd_name in COMMAND_EXTRAS and cmd_name not in self.commands:
             self._mount()
-            if cmd_name not in self.commands and cmd_name in ENGINE_COMMANDS:
-                say(f"tilebeam: `{cmd_name}` needs the engine: pip install 'tilebeam[all]'")
-                raise typer.Exit(1)
         return super().get_command(ctx, cmd_name)
 
     def _mount(self) -> None:
-        try:
-            import indexer.cli.build
-            import indexer.cli.calibrate
-            import indexer.cli.evaluate
-            import indexer.cli.geocells
-            import indexer.cli.prior
-            import indexer.cli.sample_data
-            import indexer.cli.train
-        except ModuleNotFoundError as exc:
-            if exc.name and exc.name.partition(".")[0] in ("indexer", "tile_cache", "service"):
-                raise
-            return  # a client's install, without NumPy and mercantile
+        import indexer.cli.build
+        import indexer.cli.calibrate
+        import indexer.cli.evaluate
+        import indexer.cli.geocells
+        import indexer.cli.prior
+        import indexer.cli.sample_data
+        import indexer.cli.train
+
         offline = typer.Typer()
         calibration, evaluation = indexer.cli.calibrate, indexer.cli.evaluate
         others = (indexer.cli.geocells, indexer.cli.prior, indexer.cli.sample_data)
         for part in (indexer.cli.build, indexer.cli.train, calibration, evaluation, *others):
             part.register(offline)
         self.commands.update(get_group(offline).commands)
+
+
+def missing_package(command: str, error: ImportError) -> str:
+    """The line for a command that needs a package which is not installed, or cannot be loaded."""
+    module = (error.name or "").partition(".")[0]
+    extra = MODULE_EXTRAS.get(module) or COMMAND_EXTRAS.get(command, "all")
+    if isinstance(error, ModuleNotFoundError):
+        return f"tilebeam: `{command}` needs the module {module}, not installed: pip install 'tilebeam[{extra}]'"
+    reason = str(error).partition("\n")[0]
+    return f"tilebeam: `{command}` cannot load a package ({reason}): pip install 'tilebeam[{extra}]'"
 
 
 app = typer.Typer(
@@ -155,6 +183,8 @@ def demo(
     ] = None,
 ) -> None:
     """Build the built-in Earth's index if it is missing, locate the bundled samples, and serve on 127.0.0.1."""
+    if not check:
+        import service.app
     directory = index or builtin_index()
     build_builtin(directory)
     samples = locate_samples(directory)

@@ -24,6 +24,7 @@ __all__ = [
     "LOCK_NAME",
     "begin_run",
     "check_results_folder",
+    "check_writable",
     "disk_errors",
     "locked",
     "read_identity",
@@ -140,6 +141,15 @@ def check_results_folder(out: Path, mark: str, error: type[IndexerError]) -> Non
         raise error(f"--out {out} holds other files and no {mark}: name another folder, or empty it")
     if not out.absolute().parent.is_dir():
         raise error(f"--out {out}: there is no folder {out.absolute().parent}; make it first")
+    check_writable(out.absolute().parent, out, error)
+
+
+def check_writable(folder: Path, out: Path, error: type[IndexerError]) -> None:
+    """Raise `error` unless something can be made in an existing folder; `out`: the option that it is for."""
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".tilebeam-", dir=folder))
+    except OSError as exc:
+        raise error(f"--out {out}: {folder} cannot be written ({exc.strerror}): name another folder") from exc
 
 
 def write_results_folder(out: Path, fill: Callable[[Path], None], error: type[IndexerError]) -> None:

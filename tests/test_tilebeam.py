@@ -71,20 +71,6 @@ def test_import_loads_no_heavy_library() -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-def test_client_install_names_the_missing_extra() -> None:
-    """Without NumPy the help lists the commands that work, and another command says what to install."""
-    without = (
-        "import sys; sys.modules.update(dict.fromkeys(('numpy', 'mercantile', 'torch', 'PIL'))); import tilebeam; "
-    )
-    planned = in_a_process(without + "sys.argv = ['tilebeam', 'plan', '--world']; tilebeam.main()")
-    assert (planned.returncode, planned.stdout) == (1, "")
-    assert planned.stderr == "tilebeam: `plan` needs the engine: pip install 'tilebeam[all]'\n"
-    helped = in_a_process(without + "sys.argv = ['tilebeam', '--help']; tilebeam.main()")
-    assert helped.returncode == 0, helped.stderr
-    assert "locate" in helped.stdout
-    assert "inspect" not in helped.stdout
-
-
 def answer(lat: float, lon: float, *confidences: float) -> dict[str, Any]:
     """Build an answer with one level per confidence, in an index of three zooms."""
     levels = [{"zoom": 4 + 2 * i, "confidence": c} for i, c in enumerate(confidences)]

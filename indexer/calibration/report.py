@@ -12,6 +12,7 @@ from indexer.evaluation.bootstrap import Figure, Resamples
 from indexer.evaluation.figures import Answerable, Figures, answerable, at_zoom, circles, plain, risk_of
 from indexer.evaluation.outcomes import Outcomes
 from indexer.evaluation.tables import decimals, markdown_table, percent
+from indexer.runs import check_writable
 from retrieval.files import write_json
 
 __all__ = ["CalibrationReport", "check_folder", "numbers_in_words"]
@@ -119,9 +120,12 @@ class CalibrationReport:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a report can be written to a folder, before any work. Raises CalibrationFitError."""
+    """Check that a report can be written to a folder, before any work. Raises CalibrationFitError, EvaluationError."""
+    plots.check_library()
     if folder.exists() and not folder.is_dir():
         raise CalibrationFitError(f"--out {folder} is a file: name a folder")
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    check_writable(there, folder, CalibrationFitError)
 
 
 def _of_zoom(outcomes: Outcomes, number: int, resamples: Resamples) -> Figures:

@@ -4,8 +4,6 @@ Torch, scipy and scikit-learn take seconds to load, so the commands import what 
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +12,6 @@ import typer
 
 from indexer.cli.options import Fields, command, flag
 from indexer.cli.terminal import Bars, say
-from indexer.errors import GeocellError
 from indexer.geocells.settings import BaselineRequest, FitRequest, GeocellRequest, GeocellSettings, Grid, Pace
 from indexer.photos.read import ReadOptions
 from indexer.photos.splits import SplitPlan, parse_ratio
@@ -156,25 +153,24 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Divide the Earth into cells and clusters by where photos were taken (of a set with splits: its `train`)."""
-    with _clustering_installed():
-        from indexer.geocells.partition.fit import fit as fit_partition
-        from indexer.geocells.partition.write import check_out, summary, write_partition
+    from indexer.geocells.partition.fit import fit as fit_partition
+    from indexer.geocells.partition.write import check_out, summary, write_partition
 
-        check_out(out)
-        with Bars() as bars:
-            fitted = fit_partition(request, bars)
-            write_partition(out, fitted)
-        for line in summary(fitted):
-            say(line)
-        if as_json:
-            partition = fitted.partition
-            result = {
-                "out": str(out),
-                "fingerprint": partition.fingerprint,
-                "cells": len(partition),
-                "clusters": len(partition.clusters),
-            }
-            typer.echo(json.dumps({**result, **partition.settings}))
+    check_out(out)
+    with Bars() as bars:
+        fitted = fit_partition(request, bars)
+        write_partition(out, fitted)
+    for line in summary(fitted):
+        say(line)
+    if as_json:
+        partition = fitted.partition
+        result = {
+            "out": str(out),
+            "fingerprint": partition.fingerprint,
+            "cells": len(partition),
+            "clusters": len(partition.clusters),
+        }
+        typer.echo(json.dumps({**result, **partition.settings}))
 
 
 def train(
@@ -260,17 +256,6 @@ def baseline(
 command(geocells, go_on="nothing was written")(fit)
 for _training in (train, grid, baseline):
     command(geocells, go_on=_CONTINUE)(_training)
-
-
-@contextmanager
-def _clustering_installed() -> Iterator[None]:
-    """Turn the ImportError of a missing extra into a GeocellError that says what to install."""
-    try:
-        yield
-    except ModuleNotFoundError as exc:
-        if exc.name and exc.name.partition(".")[0] in ("scipy", "sklearn", "threadpoolctl"):
-            raise GeocellError("clustering needs scikit-learn: pip install 'tilebeam[geocells]'") from exc
-        raise
 
 
 def _number_list(option: str, text: str) -> list[float]:

@@ -10,7 +10,6 @@ import typer
 
 from indexer.cli.options import Fields, command
 from indexer.cli.terminal import Bars, say
-from indexer.errors import IndexerError
 from indexer.progress import Progress
 from indexer.sample_data.settings import Elsewhere, PhotoSet, TileFormat
 
@@ -20,10 +19,6 @@ _RESUME = "run the same command again to continue"
 
 Out = Annotated[Path, typer.Option(help="Folder to write to.")]
 Sheet = Annotated[Path | None, typer.Option(help="Also write a contact sheet to this PNG file.")]
-
-
-class MissingPackageError(IndexerError):
-    """A package of the extra `sample-data` is not installed."""
 
 
 def register(app: typer.Typer) -> None:
@@ -69,17 +64,12 @@ def elsewhere(settings: Elsewhere, out: Out, sheet: Sheet = None) -> None:
 
 @contextmanager
 def _drawing() -> Iterator[Bars]:
-    """Progress bars, and an error with the way out for a package that is not installed."""
-    try:
-        from indexer.sample_data.from_earth import limit_threads
+    """Show progress bars while the block draws with one thread per process."""
+    from indexer.sample_data.from_earth import limit_threads
 
-        limit_threads()
-        with Bars() as bars:
-            yield bars
-    except ModuleNotFoundError as exc:
-        raise MissingPackageError(
-            f"sample data need the package {exc.name}: pip install 'tilebeam[sample-data]'"
-        ) from exc
+    limit_threads()
+    with Bars() as bars:
+        yield bars
 
 
 def _write_sheet(table: Path, sheet: Path | None) -> None:

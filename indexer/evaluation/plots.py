@@ -42,6 +42,14 @@ _LOOK: dict[Any, Any] = {
 }
 
 
+def check_library() -> None:
+    """Raise EvaluationError if matplotlib is missing; call before any work whose results are drawn."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as exc:
+        raise EvaluationError("--out writes plots, which need matplotlib: pip install 'tilebeam[learn]'") from exc
+
+
 def reliability_diagram(path: Path, curves: Mapping[str, tuple[Floats, Bools]], title: str) -> None:
     """One panel per curve (a zoom): the share of right answers and the number of answers, over 15 bins of confidence.
 
@@ -214,13 +222,10 @@ def _figure(
     path: Path, columns: int = 1, *, width: float = 7.4, height: float = 4.8, rows: tuple[float, ...] = (1,)
 ) -> Iterator[tuple[Any, Any]]:
     """A figure with (rows, columns) axes; when the block ends it is written to `path`, whole or not at all."""
-    try:
-        import matplotlib
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.layout_engine import ConstrainedLayoutEngine
-    except ModuleNotFoundError as exc:
-        raise EvaluationError("plots need matplotlib: pip install 'tilebeam[learn]'") from exc
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with matplotlib.rc_context(_LOOK):
         figure = Figure(figsize=(width, height), layout=ConstrainedLayoutEngine(h_pad=0.08, w_pad=0.06))

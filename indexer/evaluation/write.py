@@ -26,7 +26,10 @@ _JSON = "evaluation.json"
 
 
 def check_out(out: Path) -> None:
-    """Raise EvaluationError unless the folder is absent, empty or an earlier evaluation; call before any work."""
+    """Raise EvaluationError, before any work, unless plots can be drawn and the folder is absent, empty or an earlier
+    evaluation.
+    """
+    plots.check_library()
     check_results_folder(out, _JSON, EvaluationError)
 
 

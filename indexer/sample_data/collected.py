@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import skimage.data
 from PIL import Image
 
 from indexer.errors import IndexerError
@@ -75,7 +76,7 @@ def _path(name: str) -> Path:
 
         path = Path(matplotlib.get_data_path()) / "sample_data" / name.removeprefix("matplotlib:")
     else:
-        path = Path(str(resources.files("skimage.data").joinpath(name)))
+        path = Path(str(resources.files(skimage.data).joinpath(name)))
     if not path.is_file():
         raise MissingSampleError(
             f"{path.parent} lacks {path.name}: reinstall the package, or pip install 'tilebeam[sample-data]'"

@@ -15,16 +15,20 @@ __all__ = ["KINDS", "Kind", "kind_of", "open_kind", "open_prior"]
 
 
 class Kind(NamedTuple):
-    """`open` takes a directory (or None), then `device` and `photo` by name; `needs_files`: None is not allowed."""
+    """`open` takes a directory (or None), then `device` and `photo` by name; `needs_files`: None is not allowed.
+
+    `extra`: the extra of Tilebeam that installs the kind's packages, if the engine does not.
+    """
 
     open: Callable[..., Prior]
     needs_files: bool
+    extra: str | None = None
 
 
 # The modules above use NumPy only. What needs torch is imported when a prior is opened.
 KINDS: dict[str, Kind] = {
     "geocells": Kind(GeocellPrior.open, needs_files=True),
-    "geoclip": Kind(GeoclipPrior.open, needs_files=False),
+    "geoclip": Kind(GeoclipPrior.open, needs_files=False, extra="geoclip"),
     "density": Kind(DensityPrior.open, needs_files=False),
 }
 
@@ -46,7 +50,8 @@ def open_kind(kind: str, directory: Path | None, *, device: str = "auto", photo:
     try:
         return KINDS[kind].open(directory, device=device, photo=photo)
     except ModuleNotFoundError as exc:
-        raise PriorError(f"a {kind} prior needs {exc.name}, which is not installed: pip install {exc.name}") from exc
+        package = f"'tilebeam[{extra}]'" if (extra := KINDS[kind].extra) else exc.name
+        raise PriorError(f"a {kind} prior needs {exc.name}, which is not installed: pip install {package}") from exc
 
 
 def kind_of(directory: Path) -> str:

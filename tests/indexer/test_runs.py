@@ -4,6 +4,7 @@ import errno
 import json
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -114,3 +115,14 @@ def test_a_folder_of_other_files_is_not_overwritten(tmp_path: Path) -> None:
         check_results_folder(tmp_path / "thesis.tex", "report.json", EvaluationError)
     with pytest.raises(EvaluationError, match="make it first"):
         check_results_folder(tmp_path / "no" / "out", "report.json", EvaluationError)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> str:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(EvaluationError, match=r"cannot be written \(Read-only file system\): name another folder"):
+        check_results_folder(tmp_path / "out", "report.json", EvaluationError)

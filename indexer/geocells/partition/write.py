@@ -27,7 +27,11 @@ _LARGEST_CELLS = 20
 
 
 def check_out(out: Path) -> None:
-    """Raise GeocellError, before any work, unless `out` is free, empty, or an earlier partition."""
+    """Raise GeocellError, before any work, unless `out` is free, empty, or an earlier partition.
+
+    Raises EvaluationError if its map cannot be drawn.
+    """
+    plots.check_library()
     check_results_folder(out, PARTITION_NAME, GeocellError)
 
 

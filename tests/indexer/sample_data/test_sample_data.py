@@ -242,7 +242,9 @@ def test_command_draws_photos_and_a_contact_sheet(tmp_path: Path) -> None:
 
 
 def test_command_names_the_extra_of_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "indexer.sample_data.elsewhere", None)
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    monkeypatch.delitem(sys.modules, "indexer.sample_data.elsewhere", raising=False)
+    monkeypatch.delitem(sys.modules, "indexer.sample_data.collected", raising=False)
     result = CliRunner().invoke(tilebeam.app, ["sample-data", "elsewhere", "--out", str(tmp_path)])
     assert result.exit_code == 1
     assert "pip install 'tilebeam[sample-data]'" in result.stderr

@@ -28,3 +28,14 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert kind_of(tmp_path) == "brainy"
     with pytest.raises(PriorError, match="a brainy prior needs brain, which is not installed: pip install brain"):
         open_prior(tmp_path)
+
+
+def test_missing_package_of_an_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+    monkeypatch.setitem(KINDS, "geoclip", KINDS["geoclip"]._replace(open=opened))  # type: ignore[arg-type]
+    with pytest.raises(
+        PriorError, match=r"needs transformers, which is not installed: pip install 'tilebeam\[geoclip\]'"
+    ):
+        open_kind("geoclip", None)
