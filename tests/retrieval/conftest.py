@@ -74,7 +74,7 @@ Tile = tuple[int, int]  # zoom, code
 
 @dataclass
 class BruteForce:
-    """The posterior of docs/method.md with dictionaries and loops, on a linear scale, sharing no code with retrieval."""
+    """The posterior of docs/method.md with dictionaries and loops, on a linear scale; no code of the product."""
 
     kept: list[list[int]]  # codes, per level reached
     frontier: dict[Tile, float]
