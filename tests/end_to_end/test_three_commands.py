@@ -1,4 +1,4 @@
-"""From a table of photos and a tile source to a calibrated index and its table: train, calibrate, evaluate."""
+"""`tilebeam train`, `calibrate` and `evaluate` in sequence, on a table of photos and a tile source."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def tilebeam(*arguments: object) -> Any:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """Photos of the Earth from above, and what training on them said."""
+    """A folder of photos of the Earth from above, and the output of training on them."""
     folder = tmp_path_factory.mktemp("three")
     write_photos(PhotoSet(count=COUNT, seed=303, style="clean"), folder / "earth", lambda done, total: None)
     learn = ("--photos", folder / "earth/photos.csv", "--source", "bluemarble", "--zooms", "4,6", "--lr", "1e-3")

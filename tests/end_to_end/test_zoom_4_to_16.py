@@ -1,7 +1,7 @@
 """Zoom 4 to 16 with CLIP's shape: tiles and labels from a server, per-zoom map encoders, an index, a service, a photo.
 
-The programs run as their users run them, in processes of their own; what they answer is compared with loops over
-vectors that open_clip alone made of the same pictures.
+The programs run in separate processes, like for a user. Their answers are compared with plain loops over embeddings
+that open_clip alone computed from the same pictures.
 """
 
 import hashlib
@@ -35,14 +35,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # 90 s on two idle c
 
 ROOT = Path(__file__).parents[2]
 FITTED_K, KS = 4, (3, 4, 64)
-"""Beams that prune the first level, later ones, and none."""
+"""Beam widths that prune at the first level, at later levels, and at none."""
 _B = (None, 13.0, 16.0, 19.0, 24.0, 22.0, 25.0)
 NUMBERS = {z: Numbers(tau=0.045 - 0.003 * n, gamma=1.1 - 0.1 * n, b=_B[n]) for n, z in enumerate(ZOOMS)}
-"""With these some mass stays at every zoom from 8 on, and some goes elsewhere."""
+"""With these numbers some mass stays at every zoom from 8 on, and some goes elsewhere."""
 
 
 class World(NamedTuple):
-    """A folder of this module's own, the towers in it, and the tile server."""
+    """A folder with the towers in it, and the tile server."""
 
     folder: Path
     towers: Towers
@@ -50,7 +50,7 @@ class World(NamedTuple):
 
 
 class Searched(NamedTuple):
-    """The index as it is served, the photo as it is posted, its embedding, and every tile's vector."""
+    """The served index, the posted photo, its embedding, and every tile's vector."""
 
     index: Path
     photo: bytes
@@ -60,14 +60,14 @@ class Searched(NamedTuple):
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    # Not pytest's own folders: it keeps three of them, and these hold over a gigabyte of weights.
+    # Not pytest's tmp_path, of which it keeps three: this holds over a gigabyte of weights.
     with tempfile.TemporaryDirectory(prefix="tilebeam-end-to-end-") as name, serving() as server:
         yield World(Path(name), Towers(Path(name)), server)
 
 
 @pytest.fixture(scope="module")
 def whole(world: World) -> dict[str, Any]:
-    """The undisturbed build's report."""
+    """The report of a build that was not interrupted."""
     process = start_build(world, "whole")
     out, err = process.communicate()
     assert process.returncode == 0, err
@@ -76,7 +76,7 @@ def whole(world: World) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def searched(world: World, whole: dict[str, Any]) -> Searched:
-    """The same index under another name, with numbers that spread the mass."""
+    """A copy of the index, with calibration numbers that spread the mass."""
     index = world.folder / "served"
     shutil.copytree(world.folder / "whole", index, copy_function=os.link)
     Calibration({z: ZoomNumbers(n.tau, n.gamma, n.b) for z, n in NUMBERS.items()}, k=FITTED_K).write(index)
@@ -140,7 +140,7 @@ def test_paper_scoring_returns_centre_of_best_deepest_tile(searched: Searched) -
 
 
 def assert_discriminating(expected: Found, k: int) -> None:
-    """The comparison would notice a wrong tile: scores differ, and no choice hangs on a rounding."""
+    """Check that the comparison can notice a wrong tile: scores differ by more than rounding."""
     assert (len(expected.margins) >= 2) == (k < 64)
     assert all(margin > 1e-3 for margin in expected.margins.values()), expected.margins
     assert 0.05 < expected.elsewhere < 0.95
@@ -168,7 +168,7 @@ def assert_same_search(answer: dict[str, Any], expected: Found) -> None:
 
 
 def assert_least_loss(answer: dict[str, Any], expected: Found) -> None:
-    """No centre of a frontier tile is better than the answer, by a finer reckoning than the engine's."""
+    """No centre of a frontier tile has a lower loss than the answer, computed more finely than in the program."""
     loss = expected_loss_km(answer["lon"], answer["lat"], expected.frontier)
     others = [expected_loss_km(*middle(t), expected.frontier) for t, m in expected.frontier.items() if m > 1e-3]
     assert loss <= min(others) * 1.02 + 1
@@ -188,7 +188,7 @@ def locate(client: httpx.Client, photo: bytes, k: int) -> dict[str, Any]:
 
 
 def start_build(world: World, name: str) -> "subprocess.Popen[str]":
-    """`tilebeam index` of the world into `name`, with a tile cache of its own."""
+    """Run `tilebeam index` into the folder `name`, with its own tile cache."""
     arguments = [
         *("--source", world.server.template("base"), "--overlay", world.server.template("labels")),
         *(
@@ -207,7 +207,7 @@ def start_build(world: World, name: str) -> "subprocess.Popen[str]":
 
 
 def kill_when(world: World, reached: Callable[[], bool], delay_s: float = 0.0) -> None:
-    """Go on with the build `killed` and kill -9 it as soon as it has come that far."""
+    """Resume the build `killed`, and kill it with SIGKILL once it has come that far."""
     world.server.delay_s = delay_s
     process = start_build(world, "killed")
     while not reached():
@@ -225,7 +225,7 @@ def hashes(directory: Path) -> dict[str, str]:
 
 @contextmanager
 def served(index: Path, *options: str) -> Iterator[httpx.Client]:
-    """A client of `tilebeam serve` on a free port, until the block ends."""
+    """Run `tilebeam serve` on a free port during the block; yields a client."""
     process = start("serve", "--index", str(index), "--port", "0", "--device", "cpu", *options)
     assert process.stderr is not None
     try:
@@ -242,7 +242,7 @@ def served(index: Path, *options: str) -> Iterator[httpx.Client]:
 
 
 def start(*arguments: str, stdout: int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
-    """`tilebeam ...` in a process of its own, offline."""
+    """Run `tilebeam ...` in another process, offline."""
     return subprocess.Popen(
         [sys.executable, "tilebeam.py", *arguments],
         cwd=ROOT,

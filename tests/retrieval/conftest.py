@@ -1,4 +1,4 @@
-"""What retrieval's tests share: pyramids whose arithmetic is exact, and a brute force written another way."""
+"""Shared by the tests of retrieval: pyramids with exact arithmetic, and an independent brute-force search."""
 
 import math
 from collections.abc import Callable
@@ -25,11 +25,11 @@ class Case:
     calibration: Calibration
     query: np.ndarray
 
-    def locator(self, directory: Path, **how: object) -> Locator:
+    def locator(self, directory: Path, **options: object) -> Locator:
         photo = FakePhotoEncoder(self.levels[0].vectors.shape[1])
-        write_fake_index(directory, self.levels, photo=photo, **how)
-        opened = Locator.open(directory, encoder=photo)
-        return Locator(opened.index, self.calibration, photo)
+        write_fake_index(directory, self.levels, photo=photo, **options)
+        locator = Locator.open(directory, encoder=photo)
+        return Locator(locator.index, self.calibration, photo)
 
 
 def build_case(
@@ -43,7 +43,7 @@ def build_case(
     gamma: float | None = None,
     rho: float = 1.0,
 ) -> Case:
-    """A random case. Temperatures are odd numbers, so that no two different paths have the same mass by chance."""
+    """A random case. Temperatures are random, so that no two different paths have the same mass by chance."""
     rng = np.random.default_rng(seed)
     levels = [
         FakeLevel(v.zoom, v.codes, v.has_vector, eighths(rng, len(v.codes)))
@@ -62,7 +62,7 @@ def eighths(rng: np.random.Generator, n: int) -> np.ndarray:
 
 @pytest.fixture
 def small(tmp_path: Path) -> tuple[Path, list[FakeLevel], FakePhotoEncoder]:
-    """An index of three zooms with holes and thinning, on disk."""
+    """An index of three zooms on disk, with holes and thinning."""
     photo = FakePhotoEncoder(32)
     levels = fake_pyramid(11, [4, 6, 8], 32, tiles=300, thinning=0.2)
     write_fake_index(tmp_path / "index", levels, photo=photo)
@@ -76,7 +76,7 @@ Tile = tuple[int, int]  # zoom, code
 class BruteForce:
     """The posterior of docs/method.md with dictionaries and loops, on a linear scale; no code of the product."""
 
-    kept: list[list[int]]  # codes, per level reached
+    beams: list[list[int]]  # codes, per level reached
     frontier: dict[Tile, float]
     elsewhere: float
 
@@ -87,19 +87,19 @@ def search_by_brute_force(case: Case, k: int, scoring: str, bbox: BBox | None = 
     above = None
     for level in case.levels:
         children = _children_of(level, case.query, mass, above, bbox)
-        alive = {parent: found for parent, found in children.items() if found}
+        alive = {parent: own for parent, own in children.items() if own}
         if not alive:
             break
         if above is not None:
             result.frontier |= {(above, parent): mass[parent] for parent in mass if parent not in alive}
         masses, nowhere = _divide(alive, mass, case.calibration.numbers(level.zoom))
         result.elsewhere += nowhere
-        similarity = {code: s for found in alive.values() for code, s in found.items()}
+        similarity = {code: s for own in alive.values() for code, s in own.items()}
         score = masses if scoring == "posterior" else similarity
         order = sorted(score, key=lambda code: (-score[code], code))
-        result.kept.append(sorted(order[:k]))
+        result.beams.append(sorted(order[:k]))
         result.frontier |= {(level.zoom, code): masses[code] for code in order[k:]}
-        mass = {code: masses[code] for code in result.kept[-1]}
+        mass = {code: masses[code] for code in result.beams[-1]}
         above = level.zoom
     result.frontier |= {(above, code): m for code, m in mass.items()}
     return result
@@ -116,13 +116,13 @@ def _children_of(level, query, mass, above, bbox):
 
 def _divide(alive, mass, numbers):
     total = math.fsum(mass[parent] for parent in alive)
-    odds = {code: math.exp(s / numbers.tau) for found in alive.values() for code, s in found.items()}
-    nests = {parent: math.fsum(odds[code] for code in found) for parent, found in alive.items()}
+    odds = {code: math.exp(s / numbers.tau) for own in alive.values() for code, s in own.items()}
+    nests = {parent: math.fsum(odds[code] for code in own) for parent, own in alive.items()}
     rho = 1.0 if len(alive) == 1 else numbers.rho
     weights = {
         code: (mass[parent] / total) ** numbers.gamma * nests[parent] ** (rho - 1) * odds[code]
-        for parent, found in alive.items()
-        for code in found
+        for parent, own in alive.items()
+        for code in own
     }
     nowhere = 0.0 if numbers.b is None else math.exp(numbers.b)
     whole = math.fsum([*weights.values(), nowhere])
@@ -138,7 +138,7 @@ def meets(code: int, zoom: int, bbox: BBox) -> bool:
 
 @pytest.fixture(scope="session")
 def make_case() -> Callable[..., Case]:
-    """`build_case`, as tests cannot import from here."""
+    """`build_case`, because tests cannot import this module."""
     return build_case
 
 

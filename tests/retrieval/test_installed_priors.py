@@ -1,4 +1,4 @@
-"""Priors in an index's directory, and a locator that is asked with one."""
+"""Priors installed into an index, and answers with them."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ ZOOMS = (4, 6, 8)
 
 @pytest.fixture(autouse=True)
 def noise_kind(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The negative control counts as a kind that needs no files."""
+    """Register the negative control as a kind that needs no files."""
     monkeypatch.setitem(KINDS, NOISE, NOISE_KIND)
 
 
@@ -106,8 +106,8 @@ def test_prior_only_query_returns_the_priors_answer(index: Path, pictures: np.nd
 def test_search_with_a_prior_runs_on_the_lists(index: Path, pictures: np.ndarray) -> None:
     put(index, "noise", default=False)
     lists = Locator.open(index, encoder=FakePhotoEncoder(32))
-    nobody: Any = object()  # whatever is asked of it, it has not
-    device = Locator(lists.index, lists.calibration, lists.encoder, nobody, lists.priors)
+    no_beam: Any = object()  # any use of it raises AttributeError
+    device = Locator(lists.index, lists.calibration, lists.encoder, no_beam, lists.priors)
     query = LocateQuery(prior="noise")
     assert device.locate(pictures, query) == lists.locate(pictures, query)
     with pytest.raises(AttributeError):
@@ -155,7 +155,7 @@ def test_installing_replaces_only_a_prior_of_the_same_name(index: Path) -> None:
     put(index, "noise", default=False)
     manifest = Manifest.read(index)
     assert sorted(manifest.priors) == ["noise", "noise-2"]
-    assert manifest.prior is None  # it was put back, and not as the default
+    assert manifest.prior is None  # installed again, but not as the default
     assert sorted(f.name for f in manifest.files if f.name.startswith("priors/")) == [
         "priors/noise-2/prior.json",
         "priors/noise/prior.json",

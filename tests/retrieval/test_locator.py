@@ -1,4 +1,4 @@
-"""Opening and asking: the answer's JSON, bad questions, other encoders, many threads at once."""
+"""The locator: the answer's JSON, invalid queries, mismatched encoders, and many threads."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -150,7 +150,7 @@ def test_description_hides_the_encoder_path(small):
 
 
 def test_fakes_locate_a_picture_in_its_own_tile(tmp_path):
-    """From pixels to place with no weights: tiles of noise, and a picture that is one of them."""
+    """Tiles of noise, and a picture that equals one of them."""
     rng = np.random.default_rng(3)
     levels, photo, maps = fake_pyramid(1, [3], 48, tiles=64, holes=0), FakePhotoEncoder(48), FakeTileEncoder(48)
     pixels = rng.integers(0, 256, (64, 16, 16, 3), dtype=np.uint8)

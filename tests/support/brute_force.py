@@ -24,21 +24,21 @@ class Numbers(NamedTuple):
 
 @dataclass
 class Found:
-    """A search: per zoom the kept tiles and every candidate's similarity; the frontier's masses."""
+    """A search: per zoom the beam and every candidate's similarity; the frontier's masses."""
 
     kept: dict[int, list[TileKey]]
     similarity: dict[TileKey, float]
     frontier: dict[TileKey, float]
     elsewhere: float
-    margins: dict[int, float]  # per zoom that was pruned: relative gap between the last kept score and the next
+    margins: dict[int, float]  # per pruned zoom: relative gap between the lowest score in the beam and the next
 
     def confidence(self, tile: TileKey) -> float:
-        """The frontier mass under a tile."""
+        """The frontier mass in a tile."""
         return sum(mass for other, mass in self.frontier.items() if is_under(other, tile))
 
 
 def is_under(tile: TileKey, ancestor: TileKey) -> bool:
-    """Whether a tile is another, or lies in it."""
+    """Whether a tile equals another or lies in it."""
     up = tile[0] - ancestor[0]
     return up >= 0 and (tile[1] >> up, tile[2] >> up) == ancestor[1:]
 
@@ -46,7 +46,7 @@ def is_under(tile: TileKey, ancestor: TileKey) -> bool:
 def search(
     photo: np.ndarray, vectors: Vectors, numbers: Mapping[int, Numbers], zooms: Sequence[int], k: int, scoring: str
 ) -> Found:
-    """Descend for one photo, (d,) float64, a level at a time."""
+    """Search for one photo, (d,) float64, level by level."""
     found = Found({}, {}, {}, 0.0, {})
     parents: list[TileKey] = [(0, 0, 0)]
     mass: dict[TileKey, float] = {(0, 0, 0): 1.0}
@@ -77,7 +77,7 @@ def search(
 
 
 def morton(tile: TileKey) -> int:
-    """Bits of x and y in turn: the order of rows."""
+    """The Morton code, which orders the rows: bits of x and y in turn."""
     return sum(((tile[1] >> i & 1) << 2 * i) | ((tile[2] >> i & 1) << 2 * i + 1) for i in range(tile[0]))
 
 
@@ -96,7 +96,7 @@ def middle(tile: TileKey) -> tuple[float, float]:
 
 
 def expected_loss_km(lng: float, lat: float, frontier: Mapping[TileKey, float], n: int = 12) -> float:
-    """Mean of min(distance, 2000 km) from a point to the frontier's mass, each tile spread over n x n sub-points."""
+    """Mean of min(distance, 2000 km) from a point to the frontier's mass; each tile is n x n points."""
     steps, loss = (np.arange(n) + 0.5) / n, 0.0
     for tile, mass in frontier.items():
         west, south, east, north = edges(tile)

@@ -1,4 +1,4 @@
-"""ViT-B/32 with seeded random weights on disk, and what its towers make of pictures, computed by open_clip alone."""
+"""ViT-B/32 with seeded random weights on disk, and its embeddings computed by open_clip alone."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 
 
 class Towers:
-    """The same weights twice: in `folder` for the program, and here for the test's own reckoning."""
+    """The same weights twice: in `folder` for the program, and in memory for the test's own computation."""
 
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(16)
@@ -41,7 +41,7 @@ class Towers:
         return _rows(self.visual, prepared[None])[0].astype(np.float64)
 
     def vectors(self) -> dict[TileKey, np.ndarray | None]:
-        """Every covered tile's vector as an index of halves stores it; None: no imagery and nothing beneath."""
+        """Every covered tile's vector as an fp16 index stores it; None: no imagery and no children."""
         found: dict[TileKey, np.ndarray | None] = dict.fromkeys(HOLES)
         for z in ZOOMS:
             tower = copy.deepcopy(self.visual)
@@ -56,7 +56,7 @@ class Towers:
 
 
 def framed(tile: TileKey, margin: float) -> np.ndarray:
-    """What the zoom's encoder sees, (224, 224, 3) float64: the middle of a mosaic of nine, if it has a margin."""
+    """The input of the zoom's encoder, (224, 224, 3) float64; with a margin, the middle of a 3 x 3 mosaic."""
     if not margin:
         return blended(tile, SIZE)
     z, x, y = tile
@@ -68,7 +68,7 @@ def framed(tile: TileKey, margin: float) -> np.ndarray:
 
 
 def blended(tile: TileKey, side: int) -> np.ndarray:
-    """Imagery under labels, (side, side, 3) float64 from 0 to 255."""
+    """Imagery with labels on top, (side, side, 3) float64 from 0 to 255."""
     base, top = imagery(tile).resize((side, side), Image.Resampling.BICUBIC), labels(tile)
     if top is None:
         return np.asarray(base, dtype=np.float64)
@@ -78,18 +78,18 @@ def blended(tile: TileKey, side: int) -> np.ndarray:
 
 
 def _random_clip() -> torch.nn.Module:
-    """Attention is made sharper than open_clip's start, else embeddings lie within a few degrees of each other."""
+    """Sharper attention than open_clip's initialisation, so that embeddings differ by more than a few degrees."""
     model = open_clip.create_model("ViT-B-32")
     with torch.no_grad():
         for block in model.visual.transformer.resblocks:
             block.attn.in_proj_weight.mul_(2)
         for tensor in model.parameters():
-            tensor.copy_(tensor.half())  # so that a file of halves holds exactly these
+            tensor.copy_(tensor.half())  # so that an fp16 file is exact
     return model
 
 
 def _changed(visual: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The last two blocks, the final norm and the projection, each tensor with a tenth of its size in noise."""
+    """The last two blocks, the final norm and the projection, with noise of a tenth of each tensor's size."""
     state = visual.state_dict()
     kept = {name: state[name] for name in trained_layers(visual)}
     return {n: (t + 0.1 * t.square().mean().sqrt() * torch.randn_like(t)).half() for n, t in kept.items()}

@@ -1,6 +1,6 @@
-"""A small made-up world: pictures and labels for every tile, a loopback server of them, and where to look.
+"""A small synthetic world: pictures and labels for every tile, a loopback server of them, and the area to index.
 
-Every picture shows its ancestors' patterns under its own, so that a photo of a place resembles all tiles above it.
+Every picture contains its ancestors' patterns, so that a photo of a place resembles the tiles of all zooms there.
 """
 
 import io
@@ -25,7 +25,7 @@ CORNER = (9, 6)
 """A corner of zoom 4, on 22.5 degrees east; it is a corner of every deeper zoom too."""
 
 _X16, _Y16 = (v << 12 for v in CORNER)
-_Z8, _Z10 = 1 << 8, 1 << 6  # tiles of zoom 16 along one of zoom 8, of zoom 10
+_Z8, _Z10 = 1 << 8, 1 << 6  # tiles of zoom 16 along the edge of one of zoom 8, of zoom 10
 BLOCKS = (  # zoom 16: x, y of the first tile, columns, rows
     (_X16 - 1, _Y16 - 1, 2, 2),  # on the corner
     (_X16 + _Z8 + 2 * _Z10 - 2, _Y16 - _Z8 - _Z10 - 2, 4, 4),  # on a corner of zoom 10
@@ -36,13 +36,13 @@ HOLE_16 = (16, BLOCKS[1][0], BLOCKS[1][1])
 HOLE_14 = (14, BLOCKS[3][0] >> 2, BLOCKS[3][1] >> 2)
 HOLES = (HOLE_16, HOLE_14)
 TWINS = ((16, BLOCKS[0][0], BLOCKS[0][1]), (16, BLOCKS[0][0] + 1, BLOCKS[0][1]))
-"""Two tiles that show the same, as open sea does."""
+"""Two tiles with the same picture, like open sea."""
 PLACE = (16, BLOCKS[1][0] + 2, BLOCKS[1][1] + 1)
 """Where the photo was taken."""
 
 
 def bbox() -> tuple[float, float, float, float]:
-    """W S E N: the 16 tiles of zoom 8 around the corner, less a hair."""
+    """W S E N of the 16 tiles of zoom 8 around the corner, slightly smaller."""
     x, y = (v << 4 for v in CORNER)
     west, _, _, north = edges((8, x - 2, y - 2))
     _, south, east, _ = edges((8, x + 1, y + 1))
@@ -50,7 +50,7 @@ def bbox() -> tuple[float, float, float, float]:
 
 
 def deep_geojson(path: Path) -> Path:
-    """The blocks of zoom 16, less a hair, as a GeoJSON file."""
+    """The blocks of zoom 16, slightly smaller, as a GeoJSON file."""
     polygons = []
     for x, y, columns, rows in BLOCKS:
         west, _, _, north = edges((16, x, y))
@@ -73,7 +73,7 @@ def covered() -> list[TileKey]:
 
 
 def imagery(tile: TileKey) -> Image.Image:
-    """The picture of a tile that is no hole, RGB."""
+    """The picture of a tile that has one, RGB."""
     if tile == TWINS[1]:
         tile = TWINS[0]
     total = np.full((SIDE, SIDE, 3), 128.0)
@@ -84,7 +84,7 @@ def imagery(tile: TileKey) -> Image.Image:
 
 
 def labels(tile: TileKey) -> Image.Image | None:
-    """A translucent border and a word, RGBA; a third of the tiles, and the twins, have none."""
+    """A translucent border and a word, RGBA; None for a third of the tiles and for the twins."""
     z, x, y = tile
     if (x + y) % 3 == 0 or tile in TWINS:
         return None
@@ -103,7 +103,7 @@ def png(image: Image.Image) -> bytes:
 
 @dataclass
 class Server:
-    """Serves /base/z/x/y.png and /labels/z/x/y.png; `answered` counts tiles, `delay_s` holds each back."""
+    """Serves /base/z/x/y.png and /labels/z/x/y.png; `answered` counts tiles, `delay_s` delays each."""
 
     port: int = 0
     delay_s: float = 0.0
@@ -125,7 +125,7 @@ class Server:
 
 @contextmanager
 def serving() -> Iterator[Server]:
-    """A tile server on loopback until the block ends."""
+    """Run a tile server on loopback during the block."""
     state = Server()
 
     class Handler(BaseHTTPRequestHandler):
@@ -148,7 +148,7 @@ def serving() -> Iterator[Server]:
         daemon_threads = True
 
         def handle_error(self, request: Any, client_address: Any) -> None:
-            """A killed client resets its connections, as it is meant to."""
+            """Ignore connections that a killed client resets."""
 
     httpd = Quiet(("127.0.0.1", 0), Handler)
     state.port = httpd.server_address[1]
@@ -163,7 +163,7 @@ def serving() -> Iterator[Server]:
 
 
 def leaves_under(tile: TileKey) -> list[TileKey]:
-    """The covered tiles of the next zoom beneath."""
+    """The covered tiles of the next deeper zoom."""
     return [t for t in covered() if t[0] == tile[0] + 2 and is_under(t, tile)]
 
 

@@ -1,4 +1,4 @@
-"""Encoders on disk and in memory: round trips, damage, sharing, and what open_clip is asked for."""
+"""open_clip encoders: round trips through files, damage, shared memory, and loading by name."""
 
 import json
 import os
@@ -37,7 +37,7 @@ Layers = dict[str, torch.Tensor]
 
 
 def tiny(seed: int = 0, *, half: bool = True, preprocess: Preprocess | None = None, **change: object) -> PhotoEncoder:
-    """A tiny encoder with random weights, as fp16 holds them if `half`."""
+    """A tiny encoder with random weights; `half`: they are exact in fp16."""
     torch.manual_seed(seed)
     architecture = {**TINY, **change}
     tower = build_tower(architecture)
@@ -47,7 +47,7 @@ def tiny(seed: int = 0, *, half: bool = True, preprocess: Preprocess | None = No
 
 
 def layers_of(photo: PhotoEncoder, seed: int) -> Layers:
-    """What training would have changed: the last two blocks, the final norm and the projection."""
+    """Layers as training would change them: the last two blocks, the final norm and the projection."""
     generator = torch.Generator().manual_seed(seed)
     state = photo.tower.state_dict()
     return {
@@ -87,7 +87,7 @@ def test_saved_photo_encoder_loads_bit_identical(tmp_path: Path, half: bool, dty
     assert (again.spec, again.local) == (str(tmp_path), True)
     assert np.array_equal(again.encode(photos()), photo.encode(photos()))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photo.json", "photo.safetensors"]
-    assert (tmp_path / "photo.safetensors").stat().st_mode & 0o044  # an index is served by another user
+    assert (tmp_path / "photo.safetensors").stat().st_mode & 0o044  # the service reads it as another user
 
 
 def test_fingerprint_is_the_same_for_fp16_and_fp32_files(saved: Path) -> None:
@@ -146,7 +146,7 @@ def test_damaged_file_is_named(saved: Path, name: str, harm: Callable[[Path], No
     harm(saved / name)
     with pytest.raises(EncoderError) as caught:
         MapEncoders.load(saved, PhotoEncoder.load(str(saved), device="cpu"))
-    # Without photo.json the directory is not known as one of encoders: it is the directory that is named.
+    # Without photo.json the directory is not recognised as an encoder, so the error names the directory.
     assert str(saved if name == "photo.json" and harm is remove else saved / name) in str(caught.value)
 
 
@@ -214,7 +214,7 @@ def test_saved_map_encoders_load_and_differ_between_zooms(saved: Path) -> None:
         assert maps.fingerprint(z) == direct.fingerprint(z)
         assert np.array_equal(vectors[z], direct.encode(z, tiles()))
     assert np.abs(vectors[4] - vectors[6]).max() > 0.01
-    # A zoom without layers of its own is seen by the photo tower.
+    # A zoom without layers is encoded by the photo tower.
     assert np.array_equal(vectors[8], photo.encode(photo.preprocess.pixels(tiles())))
     assert len({maps.fingerprint(z) for z in (4, 6, 8)}) == 3
 
@@ -357,7 +357,7 @@ def test_local_checkpoint_of_a_named_model_loads(tiny_clip: tuple[str, Path], tm
     assert float((found * expected).sum()) > 0.9999
     assert photo.local
     assert photo.dim == 16
-    assert photo.name == "Tilebeam-Tiny:epoch_5.pt"  # shown to strangers: no folder of this machine
+    assert photo.name == "Tilebeam-Tiny:epoch_5.pt"  # shown to users of the service, so without local paths
     assert photo.describe()["spec"] == f"{name}:{checkpoint}"
     photo.save(tmp_path)
     again = PhotoEncoder.load(str(tmp_path), device="cpu")
@@ -367,7 +367,7 @@ def test_local_checkpoint_of_a_named_model_loads(tiny_clip: tuple[str, Path], tm
 
 @pytest.mark.slow
 def test_vit_b_32_checkpoint_loads(tmp_path: Path) -> None:
-    """The default of real use: 151 million weights through the same code that loads pretrained tags."""
+    """The default in real use: 151 million weights, loaded by the same code as pretrained tags."""
     import open_clip
 
     torch.manual_seed(1)
@@ -408,7 +408,7 @@ def test_weights_of_another_model_raise(tiny_clip: tuple[str, Path], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("spec", "said"),
+    ("spec", "message"),
     [
         ("ViT-Z-99", "open_clip has no model 'ViT-Z-99'"),
         ("", "open_clip has no model ''"),
@@ -419,8 +419,8 @@ def test_weights_of_another_model_raise(tiny_clip: tuple[str, Path], tmp_path: P
         (str(ROOT / "docs"), "docs is a directory without photo.json"),
     ],
 )
-def test_unknown_spec_lists_valid_specs(spec: str, said: str) -> None:
-    with pytest.raises(EncoderError, match=said):
+def test_unknown_spec_lists_valid_specs(spec: str, message: str) -> None:
+    with pytest.raises(EncoderError, match=message):
         PhotoEncoder.load(spec, device="cpu")
 
 
@@ -450,7 +450,7 @@ def test_offline_mode_makes_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_unreachable_hub_raises_quickly(tmp_path: Path) -> None:
-    """In a process of its own, as the hub's address is read once; nothing listens at this one."""
+    """In another process, because the hub's address is read once. Nothing listens at this address."""
     environ = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     specs = ["hf-hub:nobody/nothing", "ViT-B-32:laion2b_s34b_b79k"]
     done = subprocess.run(
@@ -480,7 +480,7 @@ def test_single_picture_uses_the_faster_thread_count() -> None:
         assert work({1: 0.001, 2: 0.004}) == 1
         assert work({1: 0.004, 2: 0.001}) == 2
         seen.clear()
-        assert work({1: 0.2, 2: 0.1}) == 2  # long work is for all, and not tried again and again
+        assert work({1: 0.2, 2: 0.1}) == 2  # long work uses all threads after one measurement
         assert seen == [2]
         photo = tiny()
         photo.tune_for_single()

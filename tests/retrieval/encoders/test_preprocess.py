@@ -1,4 +1,4 @@
-"""Pictures of any shape to encoder input: against open_clip's own transforms, and what levelling takes away."""
+"""Preprocessing, compared with open_clip's transforms; levelling; invalid descriptions."""
 
 import json
 
@@ -24,15 +24,15 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 @pytest.mark.parametrize("resize", ["shortest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_preprocessing_equals_open_clip_transform(size: tuple[int, int], resize: str, interpolation: str) -> None:
-    """Within one step of 8 bits: Pillow may resample rows before columns in the one and not in the other."""
+    """Within one step of 8 bits, because Pillow may resample rows before columns in one and not in the other."""
     from open_clip.transform import image_transform
 
     mean, std = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
-    theirs = image_transform(24, False, mean, std, resize_mode=resize, interpolation=interpolation)
+    transform = image_transform(24, False, mean, std, resize_mode=resize, interpolation=interpolation)
     preprocess = Preprocess(24, mean, std, interpolation, resize)  # type: ignore[arg-type]
     picture = noise(*size)
-    expected, found = theirs(picture).numpy(), preprocess.picture(picture)
-    steps = np.abs(expected - found) * np.array(std)[:, None, None] * 255
+    expected, actual = transform(picture).numpy(), preprocess.picture(picture)
+    steps = np.abs(expected - actual) * np.array(std)[:, None, None] * 255
     assert steps.max() < 1.01
     assert steps.mean() < 0.05
 
@@ -42,19 +42,19 @@ def test_extreme_shapes_are_cropped_to_the_middle(size: tuple[int, int]) -> None
     columns, rows = (np.abs(np.arange(length) + 0.5 - length / 2) <= 5 for length in size)
     pixels = np.repeat(np.outer(rows, columns)[..., None] * np.uint8(255), 3, axis=2)
     for preprocess in (PLAIN, LEVELLED):
-        found = preprocess.picture(Image.fromarray(pixels))
-        assert found.shape == (3, 24, 24)
-        assert found.dtype == np.float32
-        assert np.isfinite(found).all()
-        assert found.mean() > 0  # the white middle is what is seen, and not the black ends
+        output = preprocess.picture(Image.fromarray(pixels))
+        assert output.shape == (3, 24, 24)
+        assert output.dtype == np.float32
+        assert np.isfinite(output).all()
+        assert output.mean() > 0  # the white middle is seen, not the black ends
 
 
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 64))
 @settings(max_examples=60)
 def test_any_shape_gives_encoder_input(width: int, height: int, size: int) -> None:
-    found = Preprocess(size, HALF, HALF).picture(Image.new("RGB", (width, height), (255, 128, 0)))
-    assert found.shape == (3, size, size)
-    assert np.allclose(found, np.array([1, 128 / 127.5 - 1, -1])[:, None, None], atol=0.01)
+    output = Preprocess(size, HALF, HALF).picture(Image.new("RGB", (width, height), (255, 128, 0)))
+    assert output.shape == (3, size, size)
+    assert np.allclose(output, np.array([1, 128 / 127.5 - 1, -1])[:, None, None], atol=0.01)
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
@@ -69,7 +69,7 @@ def pictures(seed: int, n: int = 4) -> np.ndarray:
 @given(st.integers(0, 1000), st.floats(0.2, 1.0))
 @settings(max_examples=25)
 def test_levelling_removes_contrast(seed: int, contrast: float) -> None:
-    """Haze that pulls every colour to the picture's mean changes nothing, up to what the floor allows."""
+    """Haze, which pulls every colour to the picture's mean, changes nothing beyond the effect of the floor."""
     clear = pictures(seed)
     mean = clear.mean((2, 3), keepdims=True)
     assert np.abs(levelled(clear, 1e-6) - levelled(mean + (clear - mean) * np.float32(contrast), 1e-6)).max() < 1e-3
@@ -91,8 +91,8 @@ def test_levelling_treats_each_picture_separately() -> None:
 
 def test_floor_keeps_a_flat_picture_flat() -> None:
     grain = np.full((1, 3, 24, 24), 0.6, dtype=np.float32) + pictures(1, 1) * np.float32(0.004)
-    found = levelled(grain, 0.04)
-    assert np.ptp(found) < 0.03
+    output = levelled(grain, 0.04)
+    assert np.ptp(output) < 0.03
     assert np.allclose(levelled(np.full((1, 3, 8, 8), 0.6, dtype=np.float32), 0.04), 0.55, atol=1e-5)
 
 
@@ -103,9 +103,9 @@ def test_pixels_does_not_change_its_input() -> None:
     assert np.array_equal(tiles, before)
 
 
-@pytest.mark.parametrize("made", [PLAIN, LEVELLED, Preprocess(8, HALF, HALF, "bilinear", "squash")])
-def test_preprocess_round_trips_through_json(made: Preprocess) -> None:
-    assert Preprocess.from_json(json.loads(json.dumps(made.to_json()))) == made
+@pytest.mark.parametrize("preprocess", [PLAIN, LEVELLED, Preprocess(8, HALF, HALF, "bilinear", "squash")])
+def test_preprocess_round_trips_through_json(preprocess: Preprocess) -> None:
+    assert Preprocess.from_json(json.loads(json.dumps(preprocess.to_json()))) == preprocess
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""timm's models as photo encoders, with random weights: written, read back, and refused by name."""
+"""timm's models as photo encoders, with random weights."""
 
 from pathlib import Path
 

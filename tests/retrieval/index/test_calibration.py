@@ -1,4 +1,4 @@
-"""Calibration numbers: a file of their own, replaceable, with an id, and honest about what they fit."""
+"""The calibration file: round trip, id, damage, and the conditions under which answers are calibrated."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_every_number_changes_the_id():
 
 
 def written(directory, **changes):
-    """A good file with something else in it; ("zooms", "4", "tau") in `path` say where."""
+    """A valid file with one value replaced; `where`: the path of the value, such as ("zooms", "4", "tau")."""
     Calibration(FITTED, 64, "c", "p", NOWHERE, {"radius_shares": {"50": 0.4, "90": 0.9}}).write(directory)
     path = directory / "calibration.json"
     data = json.loads(path.read_text())
@@ -50,7 +50,7 @@ def written(directory, **changes):
         for key in above:
             place = place[key]
         place[last] = value
-    path.write_text(json.dumps(data))  # NaN and Infinity included, which are no JSON
+    path.write_text(json.dumps(data))  # also writes NaN and Infinity, which JSON does not allow
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "[" * 100_000, '{"format": "tilebeam-calibration", "version": 9}'])

@@ -1,4 +1,4 @@
-"""The index directory: files that plain FAISS opens, shards, determinism, and damage of many kinds."""
+"""The index directory: files that plain FAISS reads, shards, determinism, and many kinds of damage."""
 
 import json
 import shutil
@@ -42,11 +42,13 @@ def test_search_returns_every_child_in_row_order(tmp_path, codec, mmap, shard_pa
     above, below = levels
     query = below.vectors[7]
     parents = np.flatnonzero(np.random.default_rng(0).random(len(above.codes)) < 0.5)
-    found = index.levels[1].search(query, parents)
+    candidates = index.levels[1].search(query, parents)
     inside = np.isin(below.codes >> np.uint64(4), above.codes[parents]) & below.has_vector
-    assert found.rows.tolist() == np.flatnonzero(inside).tolist()
-    assert found.similarities == pytest.approx(below.vectors[found.rows] @ query, abs=1e-3 if codec == "fp16" else 1e-6)
-    assert (above.codes[parents[found.slots]] == below.codes[found.rows] >> np.uint64(4)).all()
+    assert candidates.rows.tolist() == np.flatnonzero(inside).tolist()
+    assert candidates.similarities == pytest.approx(
+        below.vectors[candidates.rows] @ query, abs=1e-3 if codec == "fp16" else 1e-6
+    )
+    assert (above.codes[parents[candidates.slots]] == below.codes[candidates.rows] >> np.uint64(4)).all()
 
 
 def test_number_of_shards_does_not_change_results(tmp_path):
@@ -75,14 +77,14 @@ def test_same_input_gives_same_bytes(tmp_path):
 def test_id_depends_only_on_content(tmp_path):
     levels = fake_pyramid(8, [2, 4], 16, tiles=300)
     first = write_fake_index(tmp_path / "a", levels).id
-    levels[1].vectors[np.flatnonzero(~levels[1].has_vector)[0]] = 0  # no vector there: nothing was indexed
+    levels[1].vectors[np.flatnonzero(~levels[1].has_vector)[0]] = 0  # a row without vector
     assert write_fake_index(tmp_path / "b", levels).id == first
     levels[1].vectors[np.flatnonzero(levels[1].has_vector)[0], 0] += 0.01
     assert write_fake_index(tmp_path / "c", levels).id != first
 
 
 def test_stored_vectors_equal_numpy_half_precision(tmp_path):
-    """FAISS rounds some ties upwards; 1,200 x 512 components have a few dozen of them."""
+    """FAISS rounds some ties upwards; 1,200 x 512 components contain a few dozen ties."""
     levels = fake_pyramid(8, [6], 512, tiles=1200, holes=0)
     write_fake_index(tmp_path, levels)
     stored = ShardLists.open(tmp_path / "z06-0000.faiss").stored(0)
@@ -222,7 +224,7 @@ def test_verify_finds_flipped_byte_in_large_file(tmp_path):
 
 
 def test_verify_checks_content_hash_if_file_hashes_match(small):
-    """A builder that put a tile under the wrong parent, or another vector than it hashed."""
+    """A builder might store other vectors than it hashed."""
     directory, levels, photo = small
     wrong = fake_pyramid(99, [4, 6, 8], 32, tiles=300, thinning=0.2)
     write_fake_index(directory.parent / "other", wrong, photo=photo)

@@ -1,4 +1,4 @@
-"""The chosen point, its radii and the alternatives, against sampling and exhaustive trying."""
+"""The answer's point, its radii and the alternatives, compared with sampling and exhaustive search."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def located(request, tmp_path):
 
 
 def sample(descent, n, bbox=None):
-    """Random places of the frontier: a tile by mass, then evenly over its area; (n, 3) unit vectors."""
+    """Random places of the frontier, (n, 3) unit vectors: a tile by mass, then a point uniform over its area."""
     rng = np.random.default_rng(0)
     tiles = descent.frontier()
     drawn = rng.choice(len(tiles.mass), n, p=tiles.mass / tiles.mass.sum())
@@ -65,7 +65,7 @@ def test_radii_hold_their_share_of_the_frontier(located):
 
 
 def test_answer_has_lower_loss_than_tile_centres(located):
-    """Expected min(distance, 2000 km) against every frontier tile's centre, by sampling."""
+    """Compares the expected min(distance, 2000 km) with that of every frontier tile's centre, by sampling."""
     locator, queries = located
     for query in queries[:5]:
         descent = locator.descend(query, locator.plan(LocateQuery()))
@@ -96,7 +96,7 @@ def test_alternatives_lie_outside_earlier_circles(located):
 
 
 def two_modes(tmp_path, sure):
-    """One zoom of 4 x 4 tiles; the query likes tile 0 and, by `sure`, tile 15 less. Everything else is far off."""
+    """One zoom of 4 x 4 tiles; the query is most similar to tile 0, then to tile 15, and to no other tile."""
     codes = children_of_codes(np.zeros(1, dtype=np.uint64), 2)
     vectors = np.zeros((16, 8), dtype=np.float32)
     vectors[:, 1] = 1

@@ -28,7 +28,7 @@ def zoom_lists(draw):
 
 @st.composite
 def boxes(draw):
-    """Edges in steps of 0.1 degrees, a little off, so that none lies on a tile's edge."""
+    """Boxes with edges in steps of 0.1 degrees plus an offset, so that none lies on a tile's edge."""
     west, east = (draw(st.integers(-1799, 1798)) / 10 + 0.0123 for _ in "we")
     south, north = sorted(draw(st.integers(-849, 848)) / 10 + off for off in (0.0123, 0.0345))
     return BBox(west, south, east, north)
@@ -54,12 +54,12 @@ def test_descent_equals_brute_force(
     expected = brute_force(case, k, scoring, bbox)
     locator = case.locator(fresh(), shard_parents=shard_parents)
     query = LocateQuery(k=k, scoring=scoring, bbox=bbox)
-    if not expected.kept:
+    if not expected.beams:
         with pytest.raises(QueryError, match="covers no indexed tile" if bbox else "no vector"):
             locator.locate(case.query[None], query)
         return
     descent = locator.descend(case.query, locator.plan(query))
-    assert [s.level.codes[s.rows[s.beam]].tolist() for s in descent.steps] == expected.kept
+    assert [s.level.codes[s.rows[s.beam]].tolist() for s in descent.steps] == expected.beams
     assert frontier_of(descent) == pytest.approx(expected.frontier, rel=1e-9, abs=1e-300)
     assert descent.elsewhere == pytest.approx(expected.elsewhere, rel=1e-9)
     assert math.fsum([*frontier_of(descent).values(), descent.elsewhere]) == pytest.approx(1, abs=1e-12)
@@ -67,13 +67,13 @@ def test_descent_equals_brute_force(
 
 
 def check_confidences(descent, frontier):
-    """Each tile's confidence is the frontier's mass under it, and never less than a descendant's."""
+    """Each tile's confidence is the frontier's mass in it, and never less than a descendant's."""
     confidences = descent.confidences()
     for step, confidence in zip(descent.steps, confidences, strict=True):
         zoom = step.level.zoom
-        for code, found in zip(step.level.codes[step.rows].tolist(), confidence, strict=True):
+        for code, value in zip(step.level.codes[step.rows].tolist(), confidence, strict=True):
             under = math.fsum(m for (z, c), m in frontier.items() if z >= zoom and c >> (2 * (z - zoom)) == code)
-            assert found == pytest.approx(under, rel=1e-9, abs=1e-300)
+            assert value == pytest.approx(under, rel=1e-9, abs=1e-300)
     for above, below, finer in zip(confidences, confidences[1:], range(1, len(confidences)), strict=False):
         step = descent.steps[finer]
         assert (above[descent.steps[finer - 1].expanded[step.slots]] >= below).all()
@@ -86,18 +86,18 @@ def descent_of(case, directory, query):
 
 def frontier_of(descent):
     tiles = descent.frontier()
-    found = {}
+    masses = {}
     for i, position, mass in zip(*(column.tolist() for column in tiles), strict=True):
         level = descent.steps[i].level
-        found[level.zoom, int(level.codes[descent.steps[i].rows[position]])] = mass
-    assert len(found) == len(tiles.mass)
-    return found
+        masses[level.zoom, int(level.codes[descent.steps[i].rows[position]])] = mass
+    assert len(masses) == len(tiles.mass)
+    return masses
 
 
 @FEW
 @given(seed=SEEDS, kappa=st.sampled_from([0.0, 0.3, 1.0]), bbox=st.none() | boxes())
 def test_smoothing_uses_only_candidate_neighbours(fresh, make_case, seed, kappa, bbox):
-    """By dictionaries of columns and rows; the shares of a level are those of the mixed cosines."""
+    """Compares with dictionaries of columns and rows: a level's shares are those of the smoothed cosines."""
     case = make_case(seed, [2, 4, 6], tiles=150, b=None)
     numbers = {z: replace(n, kappa=kappa) for z, n in case.calibration.zooms.items()}
     case.calibration = replace(case.calibration, zooms=numbers)
@@ -129,7 +129,7 @@ def mixed_cosines(step, kappa):
 def test_wide_beam_gives_exhaustive_posterior(fresh, make_case, seed):
     """With gamma 1, no holes and no elsewhere, levels multiply: the leaves' posterior is one softmax over paths."""
     case = make_case(seed, [1, 2, 4], tiles=400, thinning=0, holes=0, b=None, gamma=1.0)
-    for i, level in enumerate(case.levels[1:], 1):  # prune what has no child, for the closed form to hold
+    for i, level in enumerate(case.levels[1:], 1):  # remove tiles without children, which the closed form excludes
         step = 2 * (level.zoom - case.levels[i - 1].zoom)
         assert set(case.levels[i - 1].codes.tolist()) == set((level.codes >> np.uint64(step)).tolist())
     leaf, logits = case.levels[-1], 0.0
@@ -146,7 +146,7 @@ def test_wide_beam_gives_exhaustive_posterior(fresh, make_case, seed):
 @FEW
 @given(seed=SEEDS, k=st.sampled_from([1, 3, 16]))
 def test_paper_scoring_equals_the_hierarchical_search_paper(fresh, make_case, seed, k):
-    """Top-k by cosine among the 16 children of each kept tile; the answer is the centre of the best at the end."""
+    """The k best by cosine among the children of the beam; the answer is the centre of the best at the end."""
     case = make_case(seed, [2, 4, 6], tiles=10_000, thinning=0, holes=0)
     kept = [int(c) for c in case.levels[0].codes]
     for i, level in enumerate(case.levels):
@@ -164,7 +164,7 @@ def test_paper_scoring_equals_the_hierarchical_search_paper(fresh, make_case, se
 def test_equal_tiles_tie_to_the_lower_row(fresh, make_case):
     case = make_case(1, [3, 4], tiles=1000, thinning=0, holes=0, b=None)
     for level in case.levels:
-        level.vectors[:] = level.vectors[0]  # an ocean: all tiles equal to the bit
+        level.vectors[:] = level.vectors[0]  # like an ocean: all tiles have the same bits
     for scoring in ("posterior", "paper"):
         descent = descent_of(case, fresh(), LocateQuery(k=10, scoring=scoring))
         assert [step.rows[step.beam].tolist() for step in descent.steps] == [list(range(10))] * 2

@@ -1,4 +1,4 @@
-"""Questions that say in which region the place is."""
+"""Queries that limit the answer to a region."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The model of elsewhere in the search: features by hand, odds that clip, masses that still sum to 1."""
+"""The model of elsewhere: its features, its clipped odds, and the masses of a search with it."""
 
 import math
 
@@ -18,7 +18,7 @@ WEIGHTS = st.floats(-20, 20)
 
 def test_features_equal_values_by_hand():
     cosines = np.array([0.5, 0.1, 0.3, -0.1], dtype=np.float32)
-    mass = np.array([0.4, 0.2, 0.1, 0.1])  # of 0.8 that is left
+    mass = np.array([0.4, 0.2, 0.1, 0.1])  # sums to 0.8
     share = mass / 0.8
     deeper = {"best_6": 0.5, "top_6": 0.2, "entropy_6": -(share * np.log(share)).sum()}
     assert level_features(6, cosines, np.log(mass), first=False) == pytest.approx(deeper)
@@ -28,7 +28,7 @@ def test_features_equal_values_by_hand():
 
 
 def test_top_feature_averages_sixteen_cosines():
-    """So that a wider beam, which adds poor candidates, changes nothing."""
+    """So a wider beam, which adds poor candidates, does not change the feature."""
     cosines = np.linspace(-0.5, 0.5, 101, dtype=np.float32)
     found = level_features(8, cosines, np.zeros(101), first=False)
     assert found["top_8"] == pytest.approx(cosines[-16:].mean(), abs=1e-6)
@@ -66,7 +66,7 @@ def test_extreme_odds_do_not_overflow(bias, expected):
     weights=st.lists(WEIGHTS, min_size=11, max_size=11),
 )
 def test_masses_sum_to_one_with_elsewhere_model(fresh, make_case, seed, k, thinning, b, bias, weights):
-    """Whatever takes its part: b at every level, and the model at the end; early ends lack features."""
+    """With b at every level and the model at the end; descents that end early lack features."""
     case = make_case(seed, [2, 4, 6], tiles=60, thinning=thinning, b=b)
     features = {name: Feature(0.1, 0.3, weight) for name, weight in zip(names([2, 4, 6]), weights, strict=True)}
     plain, query = case.locator(fresh()), LocateQuery(k=k, alternatives=3)
@@ -87,7 +87,7 @@ def test_masses_sum_to_one_with_elsewhere_model(fresh, make_case, seed, k, thinn
 
 
 def test_features_do_not_depend_on_elsewhere_model(fresh, make_case):
-    """So that a model may be fitted to descents with or without one, and asked twice."""
+    """So a model can be fitted to descents with or without a model, and applied twice."""
     case = make_case(3, [2, 4, 6], tiles=60, b=None)
     locator = case.locator(fresh())
     weighed = Locator(

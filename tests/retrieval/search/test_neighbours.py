@@ -1,4 +1,4 @@
-"""Neighbours by interleaved bits against a dictionary of columns and rows, date line and poles included."""
+"""Neighbour means compared with a dictionary of columns and rows, also at the date line and the poles."""
 
 import numpy as np
 from hypothesis import given
@@ -10,7 +10,7 @@ from tile_cache.addressing import morton_decode
 
 @st.composite
 def candidates(draw: st.DrawFn) -> tuple[int, np.ndarray, np.ndarray]:
-    """A zoom, ascending codes in it (crowded at the coarse ones, so that tiles touch), and a cosine for each."""
+    """A zoom, ascending codes (crowded at coarse zooms, so that tiles are adjacent), and a cosine for each."""
     zoom = draw(st.integers(2, 16))
     corner = draw(st.sampled_from([0, max(0, 4**zoom - 64), 4**zoom // 2, 4**zoom // 3]))
     codes = draw(st.sets(st.integers(corner, min(corner + 63, 4**zoom - 1)) | st.integers(0, 4**zoom - 1), min_size=1))

@@ -1,4 +1,4 @@
-"""The mathematics alone: division of mass, its prior term, and the choice of the best."""
+"""Division of mass, with and without a prior, and the choice of the k best."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_shares_sum_to_the_parents_mass(seed, tau, gamma, b, scale, rho):
 
 
 def test_share_equals_formula_by_hand():
-    """Two parents with 0.6 and 0.2 of the mass, gamma 2, lambda 0.5, b = 0: the design's formula, written out."""
+    """Two parents with 0.6 and 0.2 of the mass, gamma 2, lambda 0.5, b = 0: the formula written out."""
     log_mass, slots = np.log([0.6, 0.2]), np.array([0, 0, 1])
     cosines, gain = np.array([0.5, 0.1, 0.4], dtype=np.float32), np.array([0.3, -0.2, 1.0])
     shares = share(log_mass, slots, cosines, ZoomNumbers(0.2, 2.0, 0.0, 0.5), gain)

@@ -1,4 +1,4 @@
-"""A belief in the beam: it counts once along a path, whatever is kept, and nothing of it is lost."""
+"""A prior in the beam search: it counts once along a path, for any beam width, and none of its mass is lost."""
 
 import tempfile
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ def opened(folder: str, levels: Sequence[FakeLevel]) -> TileIndex:
 
 
 def pyramid(seed: int, zooms: list[int], *, flat: bool = False, thinning: float = 0.0, tiles: int = 60) -> list:
-    """Components in halves; `flat`: every cosine is 0."""
+    """A pyramid with components in halves; `flat`: every cosine is 0."""
     rng = np.random.default_rng(seed)
     levels = fake_pyramid(seed, zooms, DIM, tiles=tiles, holes=0.0, thinning=thinning)
     return [
