@@ -189,7 +189,7 @@ def test_wrong_description_raises(saved: Path, change: dict[str, object]) -> Non
 def test_wrong_map_encoder_description_raises(saved: Path, zooms: object) -> None:
     config = json.loads((saved / "maps.json").read_text()) | {"zooms": zooms}
     (saved / "maps.json").write_text(json.dumps(config))
-    with pytest.raises(EncoderError, match=r"maps.json describes no map encoders"):
+    with pytest.raises(EncoderError, match=r"maps.json does not describe map encoders"):
         MapEncoders.load(saved, tiny())
 
 
@@ -256,7 +256,7 @@ def test_trained_layers_are_two_blocks_norm_and_projection() -> None:
 
 
 def test_map_encoders_of_another_photo_encoder_raise(saved: Path) -> None:
-    with pytest.raises(EncoderMismatchError, match="name the one they came from"):
+    with pytest.raises(EncoderMismatchError, match="use the photo encoder that they were"):
         MapEncoders.load(saved, tiny(1))
 
 
@@ -297,7 +297,7 @@ def test_picture_and_tile_with_same_pixels_get_same_embedding() -> None:
 
 @pytest.mark.parametrize("shape", [(3, 24, 24), (1, 3, 24, 25), (1, 24, 24, 3), (2, 3, 48, 48)])
 def test_pictures_of_wrong_shape_raise(shape: tuple[int, ...]) -> None:
-    with pytest.raises(EncoderError, match=r"\(n, 3, 24, 24\), not"):
+    with pytest.raises(EncoderError, match=r"\(n, 3, 24, 24\), got"):
         tiny().encode(np.zeros(shape, dtype=np.float32))
 
 
@@ -305,7 +305,7 @@ def test_pictures_of_wrong_shape_raise(shape: tuple[int, ...]) -> None:
     ("shape", "dtype"), [((24, 24, 3), "u1"), ((1, 3, 24, 24), "u1"), ((1, 25, 24, 3), "u1"), ((1, 24, 24, 3), "f4")]
 )
 def test_tiles_of_wrong_shape_or_dtype_raise(shape: tuple[int, ...], dtype: str) -> None:
-    with pytest.raises(EncoderError, match=r"uint8 tiles of shape \(n, 24, 24, 3\), not"):
+    with pytest.raises(EncoderError, match=r"uint8 tiles of shape \(n, 24, 24, 3\), got"):
         MapEncoders(tiny(), {}, {}).encode(4, np.zeros(shape, dtype=dtype))
 
 
