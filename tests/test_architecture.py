@@ -259,5 +259,5 @@ def test_text_uses_the_words_of_the_glossary() -> None:
 def test_imports_without_the_engine(module: str) -> None:
     """Import with each library of the engine blocked, as where only the base dependencies are installed."""
     code = f"import sys; sys.modules.update(dict.fromkeys({ENGINE!r})); import {module}"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -23,7 +23,7 @@ def run(*arguments: object) -> Result:
 
 
 def in_a_process(code: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600)
 
 
 def test_help_lists_every_command() -> None:

@@ -17,7 +17,7 @@ COUNT = 1000
 def tilebeam(*arguments: object) -> Any:
     """Run a command as a user does, and read the JSON that it prints."""
     words = [sys.executable, "-m", "tilebeam", *map(str, arguments)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -42,4 +42,4 @@ def run_with_only(extras: tuple[str, ...], code: str, *arguments: object) -> "su
     """Run Python code in a process as in an installation with these extras; its arguments are in `sys.argv[1:]`."""
     blocked = f"import sys; sys.modules.update(dict.fromkeys({missing_modules(*extras)!r}))\n"
     command = [sys.executable, "-c", blocked + code, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)

@@ -124,7 +124,7 @@ def start(arguments: list[str], processes: int = 1) -> "subprocess.Popen[str]":
 
 def finished(process: "subprocess.Popen[str]") -> dict[str, Any]:
     """Wait for success; returns the JSON that it printed."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     summary: dict[str, Any] = json.loads(out)
     return summary

@@ -135,7 +135,7 @@ def start_worker(**request: Any) -> "subprocess.Popen[str]":
 def run_worker(**request: Any) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of a build in its own process."""
     process = start_worker(**request)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
 
 

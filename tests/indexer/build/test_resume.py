@@ -106,7 +106,7 @@ def test_interrupt_ends_with_one_line_and_exit_130(
     while not plan.exists() and process.poll() is None:  # pytest's own time limit ends a worker that hangs
         time.sleep(0.05)
     process.send_signal(number)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert err.strip().splitlines() == ["tilebeam: interrupted; the same command goes on from here"]
     assert not out

@@ -398,5 +398,5 @@ def test_sigkill_leaves_only_complete_rows(tmp_path: Path) -> None:
         pass
     time.sleep(0.013)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     check_after_kill(tmp_path, (50, 768), 600, minimum=150)

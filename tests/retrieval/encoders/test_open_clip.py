@@ -441,11 +441,13 @@ for spec in sys.argv[1:]:
 def test_offline_mode_makes_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    started = time.monotonic()
+    monkeypatch.setattr("socket.socket.connect", refuse)
     with pytest.raises(EncoderError, match=r"cannot load the encoder 'hf-hub:nobody/nothing'.*directory"):
         PhotoEncoder.load("hf-hub:nobody/nothing", device="cpu")
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.slow
@@ -454,7 +456,7 @@ def test_unreachable_hub_raises_quickly(tmp_path: Path) -> None:
     environ = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
     specs = ["hf-hub:nobody/nothing", "ViT-B-32:laion2b_s34b_b79k"]
     done = subprocess.run(
-        [sys.executable, "-c", OFFLINE, *specs], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", OFFLINE, *specs], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -158,7 +158,7 @@ def test_folder_with_other_files_is_not_replaced(fitted_folder: Path, photos: Pa
 def test_missing_scikit_learn_names_the_extra(photos: Path, tmp_path: Path) -> None:
     arguments = ["geocells", "fit", "--photos", str(photos), "--out", str(tmp_path / "out")]
     code = f"import sys; sys.modules['sklearn'] = None; import tilebeam; tilebeam.app({arguments!r})"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert process.returncode == 1
     assert "pip install 'tilebeam[geocells]'" in process.stderr
     assert "Traceback" not in process.stderr
