@@ -78,7 +78,7 @@ def _gap(a: Floats, b: Floats) -> Floats:
     length = np.linalg.norm(normal, axis=1, keepdims=True)
     normal /= np.where(length > 0, length, 1)
     points = [unit_vectors(lng_a + across * f, lat_a + (lat_b - lat_a) * f) for f in (0.25, 0.5, 0.75)]
-    return np.max([np.abs((point * normal).sum(axis=1)) for point in points], axis=0)
+    return np.asarray(np.max([np.abs((point * normal).sum(axis=1)) for point in points], axis=0))
 
 
 def _unrolled(ring: Floats) -> Floats:
