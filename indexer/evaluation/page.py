@@ -10,7 +10,8 @@ from indexer.evaluation.tables import decimals, markdown_table, percent, rounded
 
 __all__ = ["markdown"]
 
-Rows = Sequence[Measured]
+Rows = Sequence[tuple[str, Measured]]
+"""The rows with their names, which include the index if there are several."""
 
 
 def markdown(evaluation: Evaluation) -> str:
@@ -46,7 +47,7 @@ def _index_line(subject: Subject) -> str:
 
 
 def _sections(evaluation: Evaluation) -> Iterator[str]:
-    rows = evaluation.rows
+    rows = [(evaluation.name_of(m), m) for m in evaluation.rows]
     for make in (_errors, _zooms):
         yield from make(rows)
     yield from _ranks(evaluation.ranked)
@@ -61,26 +62,26 @@ def _section(title: str, about: str, head: Sequence[str], rows: Sequence[Sequenc
 
 def _errors(rows: Rows) -> Iterator[str]:
     limits = [f"≤ {limit:,} km %" for limit in WITHIN_KM]
-    head = ["#", "index", "search", "n", *limits, "median km", "mean km", "GeoScore"]
+    head = ["index", "search", "n", *limits, "median km", "mean km", "GeoScore"]
     body = []
-    for number, m in enumerate(rows, 1):
+    for _, m in rows:
         e = m.figures.errors
         shares = [percent(e[f"within_{limit}_km"]) for limit in WITHIN_KM]
         others = [rounded(e[name]) for name in ("median_km", "mean_km", "geoscore")]
-        body.append([str(number), m.row.index, m.row.name, f"{len(m.row.outcomes):,}", *shares, *others])
+        body.append([m.row.index, m.row.name, f"{len(m.row.outcomes):,}", *shares, *others])
     return _section("Errors", "In brackets: 95% percentile-bootstrap intervals over the photos.", head, body)
 
 
 def _zooms(rows: Rows) -> Iterator[str]:
-    head = ["#", "zoom", "indexed %", "recall@1 %", "beam recall %", "answer right %", "confidence"]
+    head = ["search", "zoom", "indexed %", "recall@1 %", "beam recall %", "answer right %", "confidence"]
     head += ["ECE", "Brier", "NLL", "AUROC"]
     body = []
-    for number, m in enumerate(rows, 1):
+    for row, m in rows:
         for zoom, f in m.figures.zooms.items():
             shares = [percent(f[name]) for name in ("recall_at_1", "beam_recall", "right")]
             values = [f"{f[name].value:.3f}" for name in ("brier", "nll", "auroc")]
             covered, confidence = f"{100 * f['covered'].value:.1f}", f"{f['confidence'].value:.3f}"
-            body.append([str(number), str(zoom), covered, *shares, confidence, decimals(f["ece"]), *values])
+            body.append([row, str(zoom), covered, *shares, confidence, decimals(f["ece"]), *values])
     about = (
         "Recall@1: the candidate with the highest score is the true tile. Beam recall: the beam kept the true tile. "
         "Answer right: the true tile is the one around the answer, which is chosen from the posterior over all zooms. "
@@ -103,14 +104,14 @@ def _ranks(ranked: Mapping[str, Mapping[int, Figures]]) -> Iterator[str]:
 
 
 def _costs(rows: Rows) -> Iterator[str]:
-    head = ["#", "50% circle holds %", "90% circle holds %", "circles given %", "calibrated"]
+    head = ["search", "50% circle holds %", "90% circle holds %", "circles given %", "calibrated"]
     head += ["search ms, median", "p95", "peak MB"]
     body = []
-    for number, m in enumerate(rows, 1):
+    for row, m in rows:
         c, ms = m.figures.circles, milliseconds(m.row.outcomes.seconds)
         costs = [f"{ms['median']:.2f}", f"{ms['p95']:.2f}", f"{m.row.peak_mb:,.0f}"]
         with_circle, calibrated = f"{100 * c['given_90'].value:.1f}", "yes" if m.row.outcomes.calibrated.all() else "no"
-        body.append([str(number), percent(c["holds_50"]), percent(c["holds_90"]), with_circle, calibrated, *costs])
+        body.append([row, percent(c["holds_50"]), percent(c["holds_90"]), with_circle, calibrated, *costs])
     about = (
         "Circle holds: the share of true places inside the circle, among the answers that give one. Search: from an "
         "embedding to its answer, one photo at a time in one thread. Peak: the highest resident memory of the whole "
@@ -120,48 +121,57 @@ def _costs(rows: Rows) -> Iterator[str]:
 
 
 def _differences(rows: Rows) -> Iterator[str]:
-    head = ["#", *(f"≤ {limit:,} km, points" for limit in WITHIN_KM), "median km", "mean km", "GeoScore", "recall@1"]
+    head = [
+        "search",
+        *(f"≤ {limit:,} km, points" for limit in WITHIN_KM),
+        "median km",
+        "mean km",
+        "GeoScore",
+        "recall@1",
+    ]
     body = []
-    for number, m in enumerate(rows, 1):
+    for row, m in rows:
         d = m.figures.differences
         if not d:
             continue
         shares = [percent(d[f"within_{limit}_km"], "+") for limit in WITHIN_KM]
         others = [rounded(d[name], "+") for name in ("median_km", "mean_km", "geoscore")]
         recalls = [f"z{n.rsplit('_', 1)[1]} {percent(f, '+')}" for n, f in d.items() if n.startswith("recall")]
-        body.append([str(number), *shares, *others, "<br>".join(recalls)])
+        body.append([row, *shares, *others, "<br>".join(recalls)])
+    first = next((row for row, _ in rows), "")
     about = (
-        "Each row less row 1, paired: on the same resamples of the same photos. A difference is significant if its "
-        "interval does not contain 0."
+        f"Each row less {first}, paired: on the same resamples of the same photos. A difference is significant "
+        "if its interval does not contain 0."
     )
-    return _section("Differences from row 1", about, head, body)
+    return _section("Differences from the first row", about, head, body)
 
 
 def _agreements(rows: Rows) -> Iterator[str]:
-    head = ["#", "exhaustive #", "same tile %", "deepest recall@1 %: beam", "exhaustive"]
+    head = ["search", "exhaustive", "same tile %", "deepest recall@1 %: beam", "exhaustive"]
     head += ["median km: beam", "exhaustive", "ms: beam", "exhaustive", "times faster"]
     body = []
-    for number, m in enumerate(rows, 1):
+    for row, m in rows:
         if m.agreement is None:
             continue
-        pair = (m, rows[m.agreement.exhaustive])
+        exhaustive, measured = rows[m.agreement.exhaustive]
+        pair = (m, measured)
         recall = [percent(list(p.figures.zooms.values())[-1]["recall_at_1"]) for p in pair]
         km = [rounded(p.figures.errors["median_km"]) for p in pair]
         ms = [milliseconds(p.row.outcomes.seconds)["median"] for p in pair]
         times = [f"{ms[0]:.2f}", f"{ms[1]:.2f}", f"{ms[1] / ms[0]:.1f}"]
         same = f"{100 * m.agreement.same_tile:.1f}"
-        body.append([str(number), str(m.agreement.exhaustive + 1), same, *recall, *km, *times])
+        body.append([row, exhaustive, same, *recall, *km, *times])
     about = "Exhaustive search scores every reachable tile of every zoom, with the same scoring, and prunes nothing."
     return _section("Beam against exhaustive search", about, head, body)
 
 
 def _risks(rows: Rows) -> Iterator[str]:
-    head = ["#", "pictures", "area under risk-coverage", *(f"wrong % at {share:.0%}" for share in COVERAGES)]
+    head = ["search", "pictures", "area under risk-coverage", *(f"wrong % at {share:.0%}" for share in COVERAGES)]
     body = []
-    for number, m in enumerate(rows, 1):
-        body.append([str(number), "photos", *_risk(m.risk)])
+    for row, m in rows:
+        body.append([row, "photos", *_risk(m.risk)])
         if m.answerable is not None:
-            body.append([str(number), "with pictures without an answer", *_risk(m.answerable.risk)])
+            body.append([row, "with pictures without an answer", *_risk(m.answerable.risk)])
     about = (
         f"Wrong: more than {WRONG_KM:g} km off, or any answer to a picture of no place. The pictures with the highest "
         "(1 - elsewhere) x confidence of the first zoom's tile are answered first."
@@ -174,15 +184,15 @@ def _risk(risk: Risk) -> list[str]:
 
 
 def _families(rows: Rows) -> Iterator[str]:
-    head = ["#", "family", "pictures", "with a place", "not answerable", "AUROC of elsewhere", "AUROC of doubt"]
+    head = ["search", "family", "pictures", "with a place", "not answerable", "AUROC of elsewhere", "AUROC of doubt"]
     head.append("mean elsewhere")
     body = []
     detailed = _first_calibrated(rows)
-    for number, m in enumerate(rows, 1):
+    for row, m in rows:
         if m.answerable is not None:
             groups = [(f"**{name}**", family) for name, family in m.answerable.groups.items()]
             families = list(m.answerable.families.items()) if m is detailed[m.row.index] else []
-            body += [[str(number), name, *_family(family)] for name, family in groups + families]
+            body += [[row, name, *_family(family)] for name, family in groups + families]
     about = (
         "How well the scores separate pictures without an answer from the photo set. Not answerable: pictures of no "
         f"place, and foreign renditions of real places that are answered more than {WRONG_KM:g} km off; renditions "
@@ -195,7 +205,7 @@ def _families(rows: Rows) -> Iterator[str]:
 def _first_calibrated(rows: Rows) -> dict[str, Measured]:
     """Each index's first row whose answers are all calibrated, or else its first row."""
     first: dict[str, Measured] = {}
-    for m in rows:
+    for _, m in rows:
         current = first.setdefault(m.row.index, m)
         if m.row.outcomes.calibrated.all() and not current.row.outcomes.calibrated.all():
             first[m.row.index] = m

@@ -73,7 +73,12 @@ def risk_coverage_plot(path: Path, curves: Mapping[str, tuple[Floats, Bools]], t
         axis = axes[0][0]
         for (name, (score, wrong)), style in zip(curves.items(), _styles(), strict=False):
             curve = risk_coverage(score, wrong)
-            axis.plot(100 * curve.coverage, 100 * curve.risk, label=f"{name}   (area {curve.aurc:.3f})", **style)
+            axis.plot(
+                100 * curve.coverage,
+                100 * curve.risk,
+                label=f"{name}   (area {curve.aurc:.3f}, n = {len(score):,})",
+                **style,
+            )
         axis.set(title=title, xlabel="% of pictures answered, highest score first", ylabel="% of those answers wrong")
         axis.set_xlim(0, 100)
         axis.set_ylim(bottom=0)
@@ -91,8 +96,16 @@ def error_curve(
         for (name, km), style in zip(rows.items(), _styles(), strict=False):
             ordered = np.sort(np.maximum(km, 0.1))
             share = 100 * np.arange(1, len(ordered) + 1) / len(ordered)
-            axis.step(ordered, share, where="post", label=f"{name}   (median {np.median(km):,.0f} km)", **style)
-        axis.set(title=title, xlabel="error, km", ylabel="% of pictures within", xscale="log", ylim=(0, 100))
+            axis.step(
+                ordered,
+                share,
+                where="post",
+                label=f"{name}   (median {np.median(km):,.0f} km, n = {len(km):,})",
+                **style,
+            )
+        axis.set(
+            title=title, xlabel="error, km (logarithmic)", ylabel="% of pictures within", xscale="log", ylim=(0, 100)
+        )
         axis.set_xlim(left, 20040)
         ticks = [km for km in (*WITHIN_KM, 10_000) if km >= left]
         axis.set_xticks(ticks, [f"{km:,}" for km in ticks])
@@ -112,7 +125,7 @@ def error_map(path: Path, lng: Floats, lat: Floats, km: Floats, title: str) -> N
             members = classes == number
             label = f"{name}: {members.mean():.0%}" if len(km) else name
             axis.scatter(lng[members], lat[members], s=size, color=colour, linewidths=0, label=label)
-        axis.set_title(title)
+        axis.set_title(f"{title} (n = {len(km):,})")
         fig.legend(loc="outside lower center", ncols=len(names), markerscale=float(np.sqrt(40 / size)))
 
 
@@ -123,19 +136,23 @@ def cells_map(
 
     `rings`: arrays of (p, 2) longitudes and latitudes in degrees; `cell`: (n,) of the photos; `dots`: (m, 2) degrees.
     """
-    drawn = slice(None, None, max(1, len(lng) // _MAX_DOTS))
-    with _figure(path, width=11, height=6) as (_, axes):
+    every = max(1, len(lng) // _MAX_DOTS)
+    drawn = slice(None, None, every)
+    photos = "photo" if every == 1 else f"one photo in {every}"
+    photos += f", in the colour of its cell ({len(_COLOURS)} colours, repeated)"
+    with _figure(path, width=11, height=6.3) as (fig, axes):
         from matplotlib.collections import LineCollection
 
         axis = axes[0][0]
         _world(axis, np.array([-180.0, 180]), np.array([-90.0, 90]))
         colours = np.array(_COLOURS)[cell[drawn] % len(_COLOURS)]
-        axis.scatter(lng[drawn], lat[drawn], s=1.5, c=colours, linewidths=0, alpha=0.5)
+        axis.scatter(lng[drawn], lat[drawn], s=1.5, c=colours, linewidths=0, alpha=0.5, label=photos)
         edges = [line for ring in rings for line in _without_map_rim(ring)]
-        axis.add_collection(LineCollection(edges, colors=_GREY, linewidths=0.5))
-        axis.scatter(dots[:, 0], dots[:, 1], s=1.2, c="black", linewidths=0)
+        axis.add_collection(LineCollection(edges, colors=_GREY, linewidths=0.5, label="edge of a cell"))
+        axis.scatter(dots[:, 0], dots[:, 1], s=1.2, c="black", linewidths=0, label="centre of a cluster")
         axis.grid(False)
         axis.set_title(title)
+        fig.legend(loc="outside lower center", ncols=3, markerscale=4)
 
 
 def _without_map_rim(ring: Floats) -> list[Floats]:
@@ -155,7 +172,7 @@ def _reliability_panel(top: Any, bottom: Any, name: str, confidence: Floats, rig
     top.bar(middle[filled], bins.accuracy[filled], width=0.9 / _BINS, color="#BFDCEC", zorder=1)
     style = {"fmt": "o", "markersize": 4, "color": _COLOURS[0], "elinewidth": 1.2, "zorder": 3}
     top.errorbar(bins.confidence[filled], bins.accuracy[filled], yerr=spread[:, filled], **style)
-    top.set(title=f"{name}\nECE {ece:.3f}", xlim=(0, 1), ylim=(0, 1.02))
+    top.set(title=f"{name}\nECE {ece:.3f}, n = {len(confidence):,}", xlim=(0, 1), ylim=(0, 1.02))
     top.title.set_fontsize(10)
     top.tick_params(labelbottom=False)
     bottom.bar(middle, bins.count, width=0.9 / _BINS, color="#8a8a8a")

@@ -1,8 +1,10 @@
 """An evaluation as JSON, and as a folder of results: the page, the JSON, a CSV of answers and plots for each row."""
 
 import csv
+import itertools
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ __all__ = ["check_out", "to_json", "write_out"]
 FORMAT, VERSION = "tilebeam-evaluation", 1
 
 _JSON = "evaluation.json"
+_LONGEST_NAME = 80
 
 
 def check_out(out: Path) -> None:
@@ -52,7 +55,10 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         "platform": f"{platform.machine()} {platform.system()}",
         "indexes": [_index_json(subject) for subject in evaluation.loaded.subjects],
         "retrieval": plain(evaluation.ranked),
-        "rows": [_row_json(number, measured) for number, measured in enumerate(evaluation.rows, 1)],
+        "rows": [
+            {"row": number, "name": evaluation.name_of(measured)} | _row_json(measured)
+            for number, measured in enumerate(evaluation.rows, 1)
+        ],
     }
 
 
@@ -70,10 +76,9 @@ def _index_json(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _row_json(number: int, measured: Measured) -> dict[str, Any]:
+def _row_json(measured: Measured) -> dict[str, Any]:
     row, figures = measured.row, measured.figures
     entries: dict[str, Any] = {
-        "row": number,
         "index": row.index,
         "k": row.k,
         "scoring": None if row.alone else row.scoring,
@@ -120,11 +125,25 @@ def _fill(folder: Path, evaluation: Evaluation) -> None:
     # The exhaustive search has a CSV but no plots: they look like a wide beam's.
     _plot_all(folder, {name: m for name, m in names.items() if not m.row.exhaustive})
     subjects = {subject.label: subject for subject in evaluation.loaded.subjects}
-    for number, (name, measured) in enumerate(names.items(), 1):
+    files = file_names(names)
+    for name, measured in names.items():
         zooms = subjects[measured.row.index].locator.index.zooms
-        _write_answers(folder / f"answers-{number:02d}.csv", photos, measured.row, zooms)
+        _write_answers(folder / f"answers-{files[name]}.csv", photos, measured.row, zooms)
         if not measured.row.exhaustive:
-            _plot(folder, number, name, measured, photos)
+            _plot(folder, files[name], name, measured, photos)
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """A distinct part of a file name for each row's name: its letters, digits and dots, with hyphens between.
+
+    `k=64 posterior + geocells` becomes `k64-posterior-geocells`.
+    """
+    files: dict[str, str] = {}
+    for name in names:
+        stem = "-".join(re.findall(r"[a-z0-9.]+", name.lower().replace("=", "")))[-_LONGEST_NAME:].strip("-.") or "row"
+        numbered = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+        files[name] = next(file for file in numbered if file not in files.values())
+    return files
 
 
 def _plot_all(folder: Path, names: Mapping[str, Measured]) -> None:
@@ -140,13 +159,13 @@ def _plot_all(folder: Path, names: Mapping[str, Measured]) -> None:
         plots.risk_coverage_plot(folder / "risk-coverage-elsewhere.png", curves, title)
 
 
-def _plot(folder: Path, number: int, name: str, measured: Measured, photos: PhotoSet) -> None:
+def _plot(folder: Path, file: str, name: str, measured: Measured, photos: PhotoSet) -> None:
     """Plots of one row."""
     outcomes = measured.row.outcomes
     curves = {f"zoom {z.zoom}": (z.confidence[z.reached], z.right[z.reached]) for z in outcomes.zooms}
     title = f"Confidence and how often it is right: {name}"
-    plots.reliability_diagram(folder / f"reliability-{number:02d}.png", curves, title)
-    plots.error_map(folder / f"map-{number:02d}.png", photos.lng, photos.lat, outcomes.km, f"Errors by place: {name}")
+    plots.reliability_diagram(folder / f"reliability-{file}.png", curves, title)
+    plots.error_map(folder / f"map-{file}.png", photos.lng, photos.lat, outcomes.km, f"Errors by place: {name}")
 
 
 def _write_answers(path: Path, photos: PhotoSet, row: Row, zooms: Sequence[int]) -> None:

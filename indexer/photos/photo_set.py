@@ -193,12 +193,13 @@ class PhotoSet:
     def write(self, path: Path) -> None:
         """Write a CSV, whole or not at all, that `read_photos` reads back equal except for lines and rejected rows.
 
-        Columns: path, name, latitude, longitude, and split and family if known. Paths of pictures below the table's
-        folder are relative to it, so that both can be moved together.
+        Columns: path, name, latitude, longitude, and split and family if known. Paths are relative to the table's
+        folder, so that it can be moved or published together with the pictures; a picture that shares no folder with
+        the table but the root keeps its absolute path.
         """
-        below = os.path.join(os.path.abspath(path.parent), "")
+        folder = os.path.abspath(path.parent)
         columns: dict[str, Iterable[str]] = {
-            "path": (p[len(below) :] if p.startswith(below) else p for p in self.paths),
+            "path": (_from_folder(p, folder) for p in self.paths),
             "name": self.names,
             "latitude": map(_degrees, self.lat.tolist()),
             "longitude": map(_degrees, self.lng.tolist()),
@@ -261,6 +262,11 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterator[Sequence[str]])
             writer.writerows(rows)
 
     write_atomically(path, write)
+
+
+def _from_folder(path: str, folder: str) -> str:
+    apart = os.path.commonpath([path, folder]) == os.path.abspath(os.sep)
+    return path if apart else os.path.relpath(path, folder)
 
 
 def _picked(values: tuple[str, ...], rows: NDArray[np.intp]) -> tuple[str, ...]:

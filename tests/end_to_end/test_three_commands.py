@@ -52,4 +52,4 @@ def test_train_calibrate_evaluate(made: tuple[Path, dict[str, Any]]) -> None:
     assert [row["calibrated"] for row in report["rows"]] == [False, True, False, False]  # fitted at k = 64
     median = [row["errors"]["median_km"]["value"] for row in report["rows"]]
     assert median[1] < 1000  # by chance it is some 10,000
-    assert (folder / "evaluation/reliability-01.png").stat().st_size > 10_000
+    assert (folder / "evaluation/reliability-k64-posterior.png").stat().st_size > 10_000

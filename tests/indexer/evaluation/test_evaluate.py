@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from indexer.cli.evaluate import register
 from indexer.evaluation import plots
+from indexer.evaluation.write import file_names
 from retrieval import locator
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.testing.fake import FakeLevel, FakePhotoEncoder, write_fake_index
@@ -124,12 +125,12 @@ def test_each_way_of_searching_gives_a_row(place: Path) -> None:
 def test_out_folder_holds_answers_json_page_and_plots(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     report = evaluated(place, "--index", place / "good", "--elsewhere", place / "odd", "--limit", "7", "--out", out)
-    names = "answers-01.csv errors.png evaluation.json evaluation.md map-01.png rejected.csv reliability-01.png "
-    names += "risk-coverage-elsewhere.png risk-coverage.png"
+    names = "answers-k64-posterior.csv errors.png evaluation.json evaluation.md map-k64-posterior.png rejected.csv "
+    names += "reliability-k64-posterior.png risk-coverage-elsewhere.png risk-coverage.png"
     assert sorted(p.name for p in out.iterdir()) == names.split()
     assert list(tmp_path.iterdir()) == [out]
     assert json.loads((out / "evaluation.json").read_text()) == report
-    with open(out / "answers-01.csv", newline="") as stream:
+    with open(out / "answers-k64-posterior.csv", newline="") as stream:
         answers = list(csv.DictReader(stream))
     assert len(answers) == report["photos"]["n"] == 7
     assert np.median([float(a["km"]) for a in answers]) == pytest.approx(
@@ -144,6 +145,29 @@ def test_out_folder_holds_answers_json_page_and_plots(place: Path, tmp_path: Pat
         assert f"## {heading}\n" in page
     for line in page.splitlines():
         assert not line.startswith("|") or line.endswith("|")
+    assert "| # |" not in page
+    assert report["rows"][0]["name"] == "k=64 posterior"
+    assert page.count("| k=64 posterior |") >= 5
+
+
+def test_file_names_are_distinct_and_say_the_row() -> None:
+    names = [
+        "k=64 posterior",
+        "maps/v1 k=all paper",
+        "k=64 posterior + geocells",
+        "k=64 posterior (geocells)",
+        "ü " * 99,
+    ]
+    files = file_names(names)
+    assert list(files.values())[:4] == [
+        "k64-posterior",
+        "maps-v1-kall-paper",
+        "k64-posterior-geocells",
+        "k64-posterior-geocells-2",
+    ]
+    odd = file_names(["x" * 99, "x" * 98, "?", "!", "ü"])
+    assert len(set(odd.values())) == 5
+    assert all(odd.values())
 
 
 def test_earlier_evaluation_is_replaced_whole_or_not_at_all(

@@ -1,9 +1,13 @@
 """Plots: PNG files that open, from arrays of any size, and no partial file after a failure."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from indexer.evaluation import plots
@@ -17,6 +21,48 @@ def picture(path: Path) -> np.ndarray:
     with Image.open(path) as opened:
         assert opened.format == "PNG"
         return np.asarray(opened.convert("RGB"))
+
+
+@pytest.fixture
+def texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every text of the figures that are saved."""
+    found: list[str] = []
+    save = Figure.savefig
+
+    def saving(figure: Figure, *arguments: Any, **options: Any) -> None:
+        save(figure, *arguments, **options)
+        found.extend(text.get_text() for text in figure.findobj(Text))
+
+    monkeypatch.setattr(Figure, "savefig", saving)
+    return found
+
+
+def test_plots_say_how_many_pictures_they_show(tmp_path: Path, texts: list[str]) -> None:
+    km, right = RNG.lognormal(5, 1, 1234), RNG.uniform(size=1234) < 0.5
+    drawings: list[Callable[[Path], None]] = [
+        lambda path: plots.error_curve(path, {"k=64": km}),
+        lambda path: plots.error_map(path, np.zeros(1234), np.zeros(1234), km, "Where"),
+        lambda path: plots.reliability_diagram(path, {"zoom 4": (RNG.uniform(size=1234), right)}, "How true"),
+        lambda path: plots.risk_coverage_plot(path, {"k=64": (km, right)}, "Risk"),
+    ]
+    for draw in drawings:
+        texts.clear()
+        draw(tmp_path / "plot.png")
+        assert [text for text in texts if "n = 1,234" in text], texts
+
+
+def test_logarithmic_axis_is_said(tmp_path: Path, texts: list[str]) -> None:
+    plots.error_curve(tmp_path / "e.png", {"k=64": RNG.lognormal(5, 1, 50)})
+    assert "error, km (logarithmic)" in texts
+
+
+@pytest.mark.parametrize(("photos", "legend"), [(50, "photo, in the"), (90_000, "one photo in 3, in the")])
+def test_partition_map_has_a_legend(tmp_path: Path, texts: list[str], photos: int, legend: str) -> None:
+    ring = np.array([[0.0, 0], [10, 0], [10, 10], [0, 0]])
+    lng, lat, cell = RNG.uniform(0, 10, photos), RNG.uniform(0, 10, photos), np.zeros(photos, np.intp)
+    plots.cells_map(tmp_path / "m.png", [ring], lng, lat, cell, np.array([[5.0, 5]]), "1 cell")
+    assert {"edge of a cell", "centre of a cluster"} < set(texts)
+    assert any(text.startswith(legend) for text in texts), texts
 
 
 @pytest.mark.parametrize("n", [0, 1, 400])

@@ -362,6 +362,25 @@ def test_written_set_reads_back_equal(
     assert not back.rejected
 
 
+def test_written_set_has_no_absolute_path_and_can_be_moved_with_its_pictures(tmp_path: Path) -> None:
+    """A run beside its photos, as `train` makes it: photos.csv names no folder of the machine."""
+    (tmp_path / "one/run").mkdir(parents=True)
+    (tmp_path / "one/earth").mkdir()
+    write_pictures(tmp_path / "one/earth")
+    table = write_table(tmp_path / "one/earth", "path,lat,lon\na.jpg,1,1\nb.jpg,1,1\n")
+    read_photos(table).write(tmp_path / "one/run/photos.csv")
+    assert str(tmp_path) not in (tmp_path / "one/run/photos.csv").read_text()
+    (tmp_path / "one").rename(tmp_path / "two")
+    back = read_photos(tmp_path / "two/run/photos.csv")
+    assert (back.names, back.paths) == (("a.jpg", "b.jpg"), tuple(str(tmp_path / "two/earth" / n) for n in back.names))
+
+
+def test_written_set_keeps_the_path_of_a_picture_that_shares_no_folder(tmp_path: Path) -> None:
+    elsewhere = PhotoSet(("/no-such-disk/a.jpg",), ("a",), np.ones(1), np.ones(1))
+    elsewhere.write(tmp_path / "photos.csv")
+    assert "\n/no-such-disk/a.jpg,a," in (tmp_path / "photos.csv").read_text().replace("\r", "")
+
+
 def test_os_errors_become_reasons_not_exceptions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests may run as root, which may read everything, so the errors are simulated."""
     write_pictures(tmp_path)
