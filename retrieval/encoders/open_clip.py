@@ -30,6 +30,10 @@ Tower = Any
 """An open_clip image tower: a torch module whose attributes have no type annotations."""
 
 _PHOTO_FILE, _PHOTO_CONFIG, _MAP_CONFIG = "photo.safetensors", "photo.json", "maps.json"
+_TIMM_IS_FOR_GEOCELLS = (
+    "encoders of timm are for `geocells train`, `grid` and `baseline`; an index and map encoders need a CLIP tower: "
+    "use builtin, MODEL:TAG, MODEL:FILE, hf-hub:ORG/NAME or a directory that `tilebeam train` wrote"
+)
 _DEFAULT_TAGS = {"ViT-B-32": "openai", "ViT-B-16": "openai", "ViT-L-14": "openai"}
 
 
@@ -65,6 +69,8 @@ class PhotoEncoder:
 
         Raises EncoderError with the specs that would work.
         """
+        if spec.startswith("timm:"):
+            raise EncoderError(f"{spec}: {_TIMM_IS_FOR_GEOCELLS}")
         if spec == "builtin":
             encoder = cls._from_directory(builtin_directory(), device)
             encoder.spec, encoder.local = "builtin", False
@@ -79,6 +85,8 @@ class PhotoEncoder:
     def _from_directory(cls, directory: Path, device: str) -> "PhotoEncoder":
         keys = ("name", "architecture", "preprocess", "fingerprint")
         config = read_config(directory / _PHOTO_CONFIG, "photo-encoder", keys)
+        if isinstance(config["architecture"], dict) and "timm" in config["architecture"]:
+            raise EncoderError(f"{directory} holds an encoder of timm: {_TIMM_IS_FOR_GEOCELLS}")
         tower = build_tower(config["architecture"])
         _assign(tower, read_tensors(directory / _PHOTO_FILE), directory / _PHOTO_FILE)
         encoder = cls(config["name"], tower, Preprocess.from_json(config["preprocess"]), config["architecture"], device)

@@ -30,11 +30,32 @@ def digest(facts: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file's tensors by name; raises EncoderError if the file is missing or unreadable."""
+    """A safetensors file's tensors by name; raises EncoderError, with the format found, for a missing or other file."""
+    if not path.is_file():
+        raise EncoderError(f"there is no file {path}: name a safetensors file of weights")
     try:
         return dict(load_file(str(path)))
     except (OSError, SafetensorError) as exc:
-        raise EncoderError(f"{path} cannot be read as safetensors ({exc}): copy it again") from exc
+        raise EncoderError(f"{path} is not a usable safetensors file: {_what_is_wrong(path, exc)}") from exc
+
+
+def _what_is_wrong(path: Path, error: Exception) -> str:
+    """What a file is instead of safetensors, by its first bytes, and the way out."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(64)
+    except OSError as exc:
+        return f"{exc.strerror}"
+    if head.startswith((b"PK\x03\x04", b"\x80")):
+        return (
+            "it is a PyTorch checkpoint (pickle), which can run code when it is read. If you trust it, convert it: "
+            "safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'weights.safetensors')"
+        )
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer, not the file itself: run `git lfs pull`"
+    if head.lstrip()[:1] in (b"<", b"{"):
+        return "it is text, perhaps a web page that was saved in its place: download it again"
+    return f"{error}. It is cut off or of another format: copy it again"
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import save_file
 
+from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.encoders.timm import IMAGENET_MEAN, load_image_encoder
 from retrieval.errors import EncoderError, EncoderMismatchError
 
@@ -55,3 +56,30 @@ def test_other_specs_load_with_open_clip() -> None:
     assert load_image_encoder("builtin", device="cpu").spec == "builtin"
     with pytest.raises(EncoderError, match="open_clip has no model"):
         load_image_encoder("no-such-model:none")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x80\x02}q\x00.", r"PyTorch checkpoint \(pickle\).*convert it"),
+        (b"PK\x03\x04" + bytes(60), r"PyTorch checkpoint \(pickle\).*convert it"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\n", "git lfs pull"),
+        (b"<!DOCTYPE html><title>Sign in</title>", "download it again"),
+        (b"\x10\0\0\0\0\0\0\0{}", "cut off or of another format: copy it again"),
+        (None, "there is no file"),
+    ],
+    ids=["old .pt", ".pt", "lfs", "page", "cut", "missing"],
+)
+def test_weights_of_another_format_are_named(tmp_path: Path, content: bytes | None, said: str) -> None:
+    path = tmp_path / "weights.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(EncoderError, match=said):
+        load_image_encoder(f"timm:test_vit:{path}")
+
+
+def test_an_index_says_that_timm_is_for_geocells(tmp_path: Path) -> None:
+    load_image_encoder("timm:test_vit:scratch", device="cpu").save(tmp_path)
+    for spec in ("timm:resnet10t", str(tmp_path)):
+        with pytest.raises(EncoderError, match=r"`geocells train`.*MODEL:TAG"):
+            PhotoEncoder.load(spec)
