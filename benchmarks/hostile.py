@@ -152,7 +152,7 @@ def main() -> None:
         work = Path(name)
         index = asked.index or built_index(work / "index", 10_000)
         key = add_key(work / "keys.json", "hostile", 0, admin=True)
-        limits = {"max_batches": str(asked.clients)}  # more batches at once would rightly get 503
+        limits = {"max_batches": str(asked.clients), "caller_share": "1"}  # more batches at once would rightly get 503
         with started(index, keys_file=str(work / "keys.json"), tiles="bluemarble", **limits) as server:
             troubles = list(measure(server, key, asked))
     for trouble in troubles:

@@ -140,10 +140,11 @@ async def measure(server: Server, photos: Sequence[bytes], asked: argparse.Names
 def bound(capacity: float, accepted: float) -> dict[str, float]:
     """Return how long a full queue takes at the capacity, in ms, and how long the single pictures in it take.
 
-    The queue holds `max_queued_images` from batches and single requests; without batches at most `max_in_flight`.
+    The queue holds `max_queued_images` from batches and single requests; of these, the benchmark is one caller and gets
+    its share.
     """
     settings = Settings()
-    singles = min(settings.max_in_flight, settings.max_queued_images)
+    singles = int(settings.caller_share * min(settings.max_in_flight, settings.max_queued_images))
     return {
         "queue_images": settings.max_queued_images,
         "bound_ms": settings.max_queued_images / capacity * 1e3,

@@ -10,6 +10,7 @@ RetrievalError
 ├── DeviceMemoryError          an index that does not fit on the device
 ├── CalibrationError           calibration numbers that are malformed, or belong to another index or prior
 ├── PriorError                 a prior that cannot be opened, or whose masses are not probabilities
+├── SearchTimeoutError         a search that took longer than its caller allowed
 ├── QueryError                 a query that this index cannot answer (also a ValueError)
 │   └── RegionError            a bounding box or GeoJSON that cannot be read, or that covers no tile
 └── PhotoError                 bytes that cannot be used as a picture
@@ -57,6 +58,10 @@ class CalibrationError(RetrievalError):
 
 class PriorError(RetrievalError):
     """A prior's directory cannot be used, or its masses are not probabilities."""
+
+
+class SearchTimeoutError(RetrievalError):
+    """A search that was ended because it took longer than allowed."""
 
 
 class QueryError(RetrievalError, ValueError):

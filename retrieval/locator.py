@@ -20,7 +20,7 @@ from retrieval.index.reader import TileIndex
 from retrieval.installed_priors import OpenPriors, open_installed
 from retrieval.priors.base import Belief, Prior
 from retrieval.search.answer import Answer, alternative_of, levels_of, trace_of
-from retrieval.search.answer_point import paper_places, places, radii_km
+from retrieval.search.answer_point import Place, paper_places, places, radii_km
 from retrieval.search.beam import Descent, descend
 from retrieval.search.own_answer import answer_alone
 from retrieval.search.plan import SearchPlan
@@ -136,9 +136,9 @@ class Locator:
 
     def answer_of(self, descent: Descent, plan: SearchPlan) -> Answer:
         """The answer that follows from a search with this plan."""
-        support = Support.of(descent, plan.constraint)
+        support = Support.of(descent, plan.constraint, plan.deadline)
         candidates = places if plan.scoring == "posterior" else paper_places
-        place, *others = islice(candidates(descent, support, plan.constraint), 1 + plan.alternatives)
+        place, *others = _in_time(islice(candidates(descent, support, plan.constraint), 1 + plan.alternatives), plan)
         confidences = descent.confidences()
         calibrated = self._is_calibrated(plan, descent)
         fitted = plan.calibration if calibrated else Calibration()
@@ -224,6 +224,13 @@ class Locator:
         prior = None if plan.prior is None else plan.prior.prior.fingerprint
         fits = plan.calibration.fits(plan.k, zooms, self._coverage_hash, photo, prior)
         return plan.scoring == "posterior" and fits
+
+
+def _in_time(found: Iterable[Place], plan: SearchPlan) -> Iterator[Place]:
+    """The same places; raises SearchTimeoutError once the plan's deadline is over."""
+    for place in found:
+        plan.deadline.check()
+        yield place
 
 
 def _load_encoder(directory: Path, description: Mapping[str, Any], device: str) -> EncodesPhotos:

@@ -5,16 +5,19 @@ pictures as one group. An answer is the JSON object of the HTTP contract. This m
 or HTTP.
 """
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.encoders.photo import PhotoLimits, decode_photo
+from retrieval.errors import SearchTimeoutError
 from retrieval.locator import Locator
+from retrieval.search.deadline import Deadline
 from retrieval.search.plan import SearchPlan
 from retrieval.search.query import LocateQuery
 
@@ -65,17 +68,20 @@ def decode(
     return DecodedPicture(locator, plan, pixels, prior_pixels, _ms_since(started))
 
 
-def locate(pictures: Sequence[DecodedPicture]) -> list[Outcome]:
+def locate(pictures: Sequence[DecodedPicture], search_timeout_s: float = math.inf) -> list[Outcome]:
     """Encode pictures of one locator together, and search those with equal plans together; outcomes in order.
 
     `timing_ms` divides shared time by the number of pictures. If a group fails, its pictures are located one by one, so
-    that only those that cause the failure get an error. Raises nothing.
+    that only those that cause the failure get an error. A search that takes longer than `search_timeout_s` a picture is
+    ended: SearchTimeoutError. Raises nothing.
     """
     started = time.perf_counter()
     try:
         embeddings = pictures[0].locator.encoder.encode(np.stack([picture.pixels for picture in pictures]))
     except Exception as error:
-        return [error] if len(pictures) == 1 else [outcome for picture in pictures for outcome in locate([picture])]
+        if len(pictures) == 1:
+            return [error]
+        return [outcome for picture in pictures for outcome in locate([picture], search_timeout_s)]
     encode_ms = _ms_since(started) / len(pictures)
     rows_of: dict[SearchPlan, list[int]] = {}
     for row, picture in enumerate(pictures):
@@ -83,23 +89,30 @@ def locate(pictures: Sequence[DecodedPicture]) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
     for rows in rows_of.values():
         group = [pictures[row] for row in rows]
-        outcomes |= zip(rows, _search(group, embeddings[rows], encode_ms), strict=True)
+        outcomes |= zip(rows, _search(group, embeddings[rows], encode_ms, search_timeout_s), strict=True)
     return [outcomes[row] for row in range(len(pictures))]
 
 
-def _search(pictures: list[DecodedPicture], embeddings: NDArray[np.float32], encode_ms: float) -> list[Outcome]:
-    """Outcomes of pictures with the same plan; after a failure one by one."""
+def _search(
+    pictures: list[DecodedPicture], embeddings: NDArray[np.float32], encode_ms: float, timeout_s: float
+) -> list[Outcome]:
+    """Outcomes of pictures with the same plan; after a failure one by one, as far as there is time."""
+    plan = replace(pictures[0].plan, deadline=Deadline.after(timeout_s * len(pictures)))
     try:
-        return list(_answers(pictures, embeddings, encode_ms))
+        return list(_answers(pictures, plan, embeddings, encode_ms))
+    except SearchTimeoutError as error:  # of the whole group: their plans are equal, and so are their costs
+        return [error] * len(pictures)
     except Exception as error:
         if len(pictures) == 1:
             return [error]
     rows = range(len(pictures))
-    return [outcome for i in rows for outcome in _search([pictures[i]], embeddings[i : i + 1], encode_ms)]
+    return [outcome for i in rows for outcome in _search([pictures[i]], embeddings[i : i + 1], encode_ms, timeout_s)]
 
 
-def _answers(pictures: list[DecodedPicture], embeddings: NDArray[np.float32], encode_ms: float) -> list[dict[str, Any]]:
-    locator, plan = pictures[0].locator, pictures[0].plan
+def _answers(
+    pictures: list[DecodedPicture], plan: SearchPlan, embeddings: NDArray[np.float32], encode_ms: float
+) -> list[dict[str, Any]]:
+    locator = pictures[0].locator
     started = time.perf_counter()
     features = None
     if plan.prior_encoder is not None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from importlib import metadata
 
 from fastapi import Depends, FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from retrieval.locator import Locator
 from service import reload
@@ -15,6 +16,7 @@ from service.access.audit import Audit
 from service.engine.inference import Inference
 from service.errors import NotReadyError
 from service.http import handlers, openapi, page, routes
+from service.http.browsers import AnswerHeadersMiddleware, SiteCheckMiddleware, cors
 from service.http.drain_upload import DrainUploadMiddleware
 from service.ops.logs import RequestLogMiddleware
 from service.ops.metrics import Metrics, MetricsMiddleware
@@ -44,7 +46,15 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
         await asyncio.to_thread(map_state.close)
 
     # FastAPI's own /docs and /redoc load their viewers from another host; service.http.page serves one from here.
-    app = FastAPI(title="Tilebeam", version=version(), lifespan=lifespan, docs_url=None, redoc_url=None)
+    # A redirect to the path without its last slash would go to whatever Host the request names.
+    app = FastAPI(
+        title="Tilebeam",
+        version=version(),
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.state.service = routes.Service(settings, inference, metrics, admission, audit)
     app.state.reloader = reloader
     for router in (routes.router, reload.router):
@@ -53,8 +63,12 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
     handlers.install(app, metrics)
     document = functools.cache(lambda: openapi.document(app.routes, app.version))
     app.openapi = document  # type: ignore[method-assign]  # the way that FastAPI documents
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors(settings))
+    app.add_middleware(SiteCheckMiddleware, settings=settings, refuse=handlers.refusing(metrics))
     app.add_middleware(DrainUploadMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
+    app.add_middleware(AnswerHeadersMiddleware, settings=settings)
     app.add_middleware(RequestLogMiddleware)
     return app
 

@@ -9,11 +9,15 @@ ServiceError
 ├── UnauthorizedError      a missing or unknown key (HTTP 401)
 ├── ForbiddenError         a key without the right for this route (HTTP 403)
 ├── ReloadError            the new index or key file was refused, the old one stays in use (HTTP 409)
+├── UnknownHostError       a service without keys, asked for under a name that is not its own (HTTP 421)
+├── CrossSiteError         a request that another site's page made a browser send (HTTP 403)
+├── NotHttpError           bytes that are not HTTP (HTTP 400)
+├── HeadersTooLargeError   an address and headers over their limit (HTTP 431)
 ├── NoTileError            a map tile that the source does not have (HTTP 404)
 ├── RequestError           parameters, form or fields that are not as documented (HTTP 422)
 ├── BodyTooLargeError      a request over its limit of bytes or images (HTTP 413)
 ├── UnsupportedBodyError   a content type that the route does not accept (HTTP 415)
-├── SlowUploadError        the client stopped sending (HTTP 408)
+├── SlowUploadError        the client stopped sending, or sends too slowly (HTTP 408)
 ├── UnavailableError       try again later (HTTP 503)
 │   ├── RateLimitedError   the key has used up its images for now (HTTP 429)
 │   ├── TooSlowError       the request took longer than allowed
@@ -63,6 +67,22 @@ class ReloadError(ServiceError):
     """A new index or key file was refused; the old one stays in use."""
 
 
+class UnknownHostError(ServiceError):
+    """A service without keys was asked for under a name that is not its own, as by DNS rebinding."""
+
+
+class CrossSiteError(ServiceError):
+    """A request that the page of another site made a browser send."""
+
+
+class NotHttpError(ServiceError):
+    """Bytes that are not an HTTP request."""
+
+
+class HeadersTooLargeError(ServiceError):
+    """A request whose address and headers are too long or too many."""
+
+
 class NoTileError(ServiceError):
     """A map tile that the source does not have."""
 
@@ -80,7 +100,7 @@ class UnsupportedBodyError(ServiceError):
 
 
 class SlowUploadError(ServiceError):
-    """The client stopped sending in the middle of its request."""
+    """The client stopped sending in the middle of its request, or sends it too slowly."""
 
 
 class UnavailableError(ServiceError):
@@ -151,6 +171,9 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     LocalFileError: ProblemType(
         400, "unreadable-file", "The file cannot be read", "photo.jpg: No such file or directory; check the path"
     ),
+    NotHttpError: ProblemType(
+        400, "not-http", "This is not an HTTP request", "this is not HTTP/1.1; send a request as an HTTP library does"
+    ),
     UnauthorizedError: ProblemType(
         401,
         "unauthorized",
@@ -162,6 +185,13 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
         "forbidden",
         "This key may not do that",
         "key 'alice' is not an admin key; use a key made with `tilebeam key new --admin`, or send SIGHUP",
+    ),
+    CrossSiteError: ProblemType(
+        403,
+        "cross-site",
+        "Another site's page sent this",
+        "a page of 'https://other.example' sent this; use the service's own page, or let its operator add that origin "
+        "to TILEBEAM_CORS_ORIGINS",
     ),
     NoTileError: ProblemType(
         404, "no-tile", "There is no such map tile", "there is no tile 12/0/0 in 'bluemarble'; it has zooms 0 to 8"
@@ -203,6 +233,13 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
         "content type 'text/plain' is not accepted; send multipart/form-data with a file field 'image', "
         "or the picture's bytes with an image/* content type",
     ),
+    UnknownHostError: ProblemType(
+        421,
+        "unknown-host",
+        "The service does not have this name",
+        "the name 'other.example' is not this service's; use 127.0.0.1 or localhost, or let its operator add the name "
+        "to TILEBEAM_ALLOWED_HOSTS",
+    ),
     QueryError: ProblemType(
         422,
         "invalid-query",
@@ -220,6 +257,12 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
         "rate-limited",
         "Too many pictures for now",
         "key 'alice' has used its 60 images a minute; try again in 12 s",
+    ),
+    HeadersTooLargeError: ProblemType(
+        431,
+        "headers-too-large",
+        "The address and headers are too large",
+        "the address and headers have more than 65,536 bytes or 100 headers; send fewer and shorter ones",
     ),
     OverloadedError: ProblemType(
         503, "overloaded", "Too much is in work", "128 images are in progress, which is the limit; try again in 3 s"
@@ -254,6 +297,9 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
 The examples are for the OpenAPI document; tests compare them with the real messages.
 """
 
+_MAX_DETAIL = 600
+"""Characters of a problem's detail. A longer one quotes a long value, and an answer should not repeat that."""
+
 INTERNAL = ProblemType(
     500,
     "internal",
@@ -276,8 +322,13 @@ def problem_of(error: BaseException) -> dict[str, Any]:
     if isinstance(error, ProblemError):
         return error.problem
     kind = problem_type_of(error)
-    detail = INTERNAL.example if kind is INTERNAL else str(error)
+    detail = INTERNAL.example if kind is INTERNAL else shortened(str(error), _MAX_DETAIL)
     return {"type": TYPE_PREFIX + kind.slug, "title": kind.title, "status": kind.status, "detail": detail}
+
+
+def shortened(text: str, most: int) -> str:
+    """A text that may quote what a client sent, cut after `most` characters, with the count of the others."""
+    return text if len(text) <= most else f"{text[:most]}... ({len(text) - most:,} more characters)"
 
 
 def headers_of(error: BaseException) -> dict[str, str]:

@@ -17,7 +17,9 @@ from service.errors import SettingsError
 PREFIX = "TILEBEAM_"
 
 _Flag = Annotated[bool, BeforeValidator(lambda value: False if value == "" else value)]
-_Seconds = Annotated[float, Field(allow_inf_nan=False)]
+_Number = Annotated[float, Field(allow_inf_nan=False)]
+_Seconds = _Number
+_Share = Annotated[float, Field(gt=0, le=1)]
 
 
 def _setting(default: Any, unit: str, description: str, minimum: float | None = 0) -> Any:
@@ -38,21 +40,42 @@ class Settings(BaseModel):
     )
     max_batch_bytes: int = _setting(2_000_000_000, "bytes", "Largest batch request; it is stored in `spool_dir`.", 1)
     max_batch_images: int = _setting(1000, "images", "Most pictures in one batch request.", 1)
-    max_batches: int = _setting(
-        2, "requests", "Batch requests at a time; `spool_dir` needs space for this many times `max_batch_bytes`.", 1
+    caller_share: _Share = _setting(
+        0.5,
+        "share",
+        "Largest share of each limit below that one caller (a key, or an address without one) may hold.",
+        None,
+    )
+    max_batches: int = _setting(4, "requests", "Batch requests at a time.", 1)
+    max_spool_bytes: int = _setting(
+        4_000_000_000, "bytes", "Batches in `spool_dir` at a time, which needs this much space.", 1
+    )
+    max_uploads: int = _setting(256, "requests", "Pictures being sent to `/locate` at a time.", 1)
+    max_upload_bytes: int = _setting(
+        256_000_000, "bytes", "Pictures of `/locate` in memory at a time, until they are decoded.", 1
     )
     max_in_flight: int = _setting(
-        64, "requests", "Requests to `/locate` at a time (being read, decoded or queued); further ones get a 503.", 1
+        128, "requests", "Requests to `/locate` whose picture has arrived and is decoded or queued.", 1
     )
     max_queued_images: int = _setting(
-        128, "images", "Pictures being decoded or queued, at most half of them from batches; further ones get a 503.", 1
+        128, "images", "Pictures being decoded or queued, at most half of them from batches.", 1
     )
     retry_after_s: int = _setting(
         1, "seconds", "Smallest `Retry-After` of a 503; the measured load may raise it to at most 60.", 1
     )
     client_timeout_s: _Seconds = _setting(
-        30.0, "seconds", "How long a client may pause while it sends an upload or reads a batch's answer.", 0.001
+        30.0, "seconds", "How long a client may pause while it sends an upload or reads an answer.", 0.001
     )
+    min_upload_rate: _Number = _setting(
+        1000.0, "bytes/s", "Least pace of an upload, on average over `client_timeout_s`; 0 is any."
+    )
+    header_timeout_s: _Seconds = _setting(
+        20.0, "seconds", "How long a request's address and headers may take to arrive, from connecting on.", 0.001
+    )
+    max_connections: int = _setting(
+        512, "connections", "Open connections; beyond it the longest idle one is closed, or the new one gets a 503.", 1
+    )
+    max_connections_per_address: int = _setting(256, "connections", "The same for one client address.", 1)
     shutdown_timeout_s: int = _setting(30, "seconds", "How long running requests may take to finish after SIGTERM.", 1)
     threads: int = _setting(
         0, "threads", "Threads of the encoder and the search; 0 leaves it to OpenMP (all cores, or OMP_NUM_THREADS)."
@@ -63,11 +86,25 @@ class Settings(BaseModel):
         60.0, "seconds", "How long one `/locate` request may take, including its upload.", 0.001
     )
     batch_upload_timeout_s: _Seconds = _setting(600.0, "seconds", "How long a batch's upload may take.", 0.001)
+    search_timeout_s: _Seconds = _setting(10.0, "seconds", "How long the search of one picture may take.", 0.001)
     keys_file: str = _setting("", "file", "API keys, as written by `tilebeam key`; if set, requests need a key.", None)
     allow_anonymous: _Flag = _setting(
         False, "0 or 1", "Accept requests without a key; beyond loopback either this or a key file is required.", None
     )
     anonymous_rate: int = _setting(0, "images", "Images a minute for all requests without a key; 0 is unlimited.")
+    allowed_hosts: str = _setting(
+        "",
+        "names",
+        "Names, with commas, under which a service without keys is reached besides `localhost` and its own address; "
+        "`*` is any. Empty: on loopback none, elsewhere any.",
+        None,
+    )
+    cors_origins: str = _setting(
+        "", "origins", "Web pages of others that may use the service: `https://a.example,...`, or `*`.", None
+    )
+    trusted_proxies: str = _setting(
+        "", "addresses", "Proxies, with commas, whose `X-Forwarded-For` names the client; `*` is all.", None
+    )
     audit_file: str = _setting("", "file", "File for a line per located picture; empty writes to the log.", None)
     log_level: Literal["debug", "info", "warning", "error"] = _setting(
         "info", "name", "`debug`, `info`, `warning` or `error`; requests are logged as `info`.", None

@@ -145,6 +145,7 @@ def descend(
     by_mass = plan.scoring == "posterior"
     path = PriorPath.start(belief) if belief is not None and by_mass else None
     for level in index.levels:
+        plan.deadline.check()
         if path is None and not level.has_vectors:
             break
         candidates = _candidates(level, embedding, parents, plan.constraint)

@@ -9,10 +9,16 @@ from dataclasses import dataclass, field
 from retrieval.encoders.base import EncodesPhotos
 from retrieval.index.calibration import Calibration
 from retrieval.priors.base import Prior
+from retrieval.search.deadline import NO_DEADLINE, Deadline
 from retrieval.search.options import DEFAULT_K, Scoring
 from retrieval.search.query import Constraint
 
 __all__ = ["InstalledPrior", "SearchPlan"]
+
+_EXPENSIVE = 10_000
+"""Corners of a region times `k` above which a search takes several times as long as one without a region. A tile costs
+as much as `_TILE_CORNERS` corners however simple the region is."""
+_TILE_CORNERS = 50
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class SearchPlan:
     """A resolved query. Two plans of one locator are equal if their pictures can be searched together.
 
     `calibration` holds the numbers to search with: the prior's where there is a prior, else the index's.
-    `prior_only`: return the prior's own answer without searching.
+    `prior_only`: return the prior's own answer without searching. `deadline`: when the search is ended.
     """
 
     calibration: Calibration = field(compare=False)  # determined by the locator and the prior
@@ -62,6 +68,13 @@ class SearchPlan:
     prior_only: bool = False
     alternatives: int = 0
     trace: bool = False
+    deadline: Deadline = field(default=NO_DEADLINE, compare=False)
+
+    @property
+    def is_expensive(self) -> bool:
+        """Whether the search takes much longer than most: a region is compared with every candidate, up to 16 k."""
+        region = None if self.constraint is None else self.constraint.region
+        return region is not None and (region.corners + _TILE_CORNERS) * self.k > _EXPENSIVE
 
     @property
     def prior_encoder(self) -> EncodesPhotos | None:

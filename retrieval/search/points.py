@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.search.beam import Descent, Frontier
+from retrieval.search.deadline import NO_DEADLINE, Deadline
 from retrieval.search.query import BBox, Constraint
 from retrieval.sphere import degrees_of, unit_vectors_of_sines
 from tile_cache.addressing import latitudes, longitudes, morton_decode, sines
@@ -65,7 +66,7 @@ class Support:
     total: float  # all mass that is not elsewhere, including the mass that no point has
 
     @classmethod
-    def of(cls, descent: Descent, constraint: Constraint | None) -> "Support":
+    def of(cls, descent: Descent, constraint: Constraint | None, deadline: Deadline = NO_DEADLINE) -> "Support":
         """Take the heaviest tiles, spread each over points, and merge the other tiles into lumps if they matter."""
         frontier = descent.frontier()
         bbox = None if constraint is None else constraint.bbox
@@ -81,7 +82,7 @@ class Support:
         support = cls(tiles, _centres(addresses, bbox), vectors, mass, owner, total)
         if constraint is None or constraint.region is None:
             return support
-        return _inside(support, addresses, constraint.region)
+        return _inside(support, addresses, constraint.region, deadline)
 
 
 def centres_of(descent: Descent, tiles: Frontier, bbox: BBox | None) -> Centres:
@@ -180,7 +181,7 @@ def _lump(descent: Descent, tiles: Frontier, bbox: BBox | None) -> tuple[Floats,
     return lumps, mass
 
 
-def _inside(support: Support, addresses: Addresses, region: "Region") -> Support:
+def _inside(support: Support, addresses: Addresses, region: "Region", deadline: Deadline) -> Support:
     """The support with the mass of each tile on those of its points that lie in the region; lumps stay as they are.
 
     A tile without such a point gets one where it meets the region. Centres outside move to the nearest point inside.
@@ -190,7 +191,7 @@ def _inside(support: Support, addresses: Addresses, region: "Region") -> Support
     inside = region.contains(*degrees_of(vectors))
     vectors, owner = vectors[inside], owner[inside]
     bare = np.setdiff1d(np.arange(len(addresses.codes)), owner)
-    vectors = np.concatenate([vectors, _points_in(bare, addresses, support.centres, region)])
+    vectors = np.concatenate([vectors, _points_in(bare, addresses, support.centres, region, deadline)])
     owner = np.concatenate([owner, bare])
     mass = support.tiles.mass[owner] / np.bincount(owner, minlength=len(addresses.codes))[owner]
     lumps = support.owner < 0
@@ -203,12 +204,13 @@ def _inside(support: Support, addresses: Addresses, region: "Region") -> Support
     )
 
 
-def _points_in(tiles: Ints, addresses: Addresses, centres: Centres, region: "Region") -> Floats:
+def _points_in(tiles: Ints, addresses: Addresses, centres: Centres, region: "Region", deadline: Deadline) -> Floats:
     """A point in both each of these tiles and the region, (b, 3); the tile's centre if there is none."""
-    points = [
-        region.inside(int(addresses.codes[i]), int(addresses.zooms[i])) or (centres.lng[i], centres.lat[i])
-        for i in tiles
-    ]
+    points = []
+    for i in tiles:
+        deadline.check()
+        point = region.inside(int(addresses.codes[i]), int(addresses.zooms[i]))
+        points.append(point or (centres.lng[i], centres.lat[i]))
     lng, lat = np.array(points, dtype=np.float64).reshape(-1, 2).T
     return unit_vectors_of_sines(lng, np.sin(np.radians(lat)))
 

@@ -3,7 +3,6 @@
 `admit` runs before the body is read, so that a rejected request costs nothing.
 """
 
-import ipaddress
 import math
 import time
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from starlette.requests import Request
 
+from service.access.addresses import client_of, is_loopback
 from service.access.keys import ANONYMOUS, KeyRing
 from service.errors import ForbiddenError, RateLimitedError, SettingsError, UnauthorizedError
 from service.settings import Settings
@@ -25,11 +25,20 @@ _RATE_LIMITED_ROUTES = frozenset({"/locate", "/locate/batch"})
 
 @dataclass(frozen=True)
 class Caller:
-    """A request's sender: the key's name, its rate in images a minute (0: unlimited), whether it is an admin key."""
+    """A request's sender: the key's name, its rate in images a minute (0: unlimited), whether it is an admin key.
+
+    `address`: where a request without a key comes from; empty with a key, which may be used from several machines.
+    """
 
     key: str
     rate: int
     admin: bool
+    address: str = ""
+
+    @property
+    def holder(self) -> str:
+        """Who holds slots and bytes: the key, or the address of a request without one. No key's name has a space."""
+        return f"{self.key} {self.address}" if self.address else self.key
 
 
 class Rates:
@@ -78,7 +87,7 @@ class Admission:
     def __init__(self, settings: Settings) -> None:
         self._file = Path(settings.keys_file) if settings.keys_file else None
         self._required = self._file is not None and not settings.allow_anonymous
-        self._anonymous = Caller(ANONYMOUS, settings.anonymous_rate, admin=False)
+        self._anonymous_rate = settings.anonymous_rate
         self._ring = KeyRing.read(self._file) if self._file else KeyRing()
         self._rates = Rates()
 
@@ -88,14 +97,14 @@ class Admission:
             self._ring = KeyRing.read(self._file)
             self._rates.forget_others({key.name for key in self._ring.keys} | {ANONYMOUS})
 
-    def caller(self, authorization: str, api_key: str) -> Caller:
-        """The sender, by the values of two headers (empty if missing); raises UnauthorizedError."""
+    def caller(self, authorization: str, api_key: str, address: str = "") -> Caller:
+        """The sender, by the values of two headers (empty if missing) and its address; raises UnauthorizedError."""
         scheme, _, presented = authorization.strip().partition(" ")
         presented = presented.strip() if scheme.lower() == "bearer" else api_key.strip()
         if not presented and self._required:
             raise UnauthorizedError("this service needs a key; send `Authorization: Bearer KEY` or `X-API-Key: KEY`")
         if not presented:  # schemes other than Bearer are for a proxy in front of the service
-            return self._anonymous
+            return Caller(ANONYMOUS, self._anonymous_rate, admin=False, address=client_of(address))
         key = self._ring.find(presented)
         if key is None:
             raise UnauthorizedError("this key is unknown or was removed; ask the service's operator for a new one")
@@ -116,7 +125,8 @@ async def admit(request: Request) -> None:
     if route in OPEN_ROUTES:
         return
     admission: Admission = request.app.state.service.admission
-    caller = admission.caller(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
+    address = request.client.host if request.client else ""
+    caller = admission.caller(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""), address)
     request.state.caller = caller
     if route in _RATE_LIMITED_ROUTES:
         admission.enter(caller)
@@ -135,16 +145,10 @@ def check_exposure(address: str, settings: Settings) -> None:
 
     `address`: the numeric address that the service listens on.
     """
-    if settings.keys_file or settings.allow_anonymous or _is_loopback(address):
+    if settings.keys_file or settings.allow_anonymous or is_loopback(address):
         return
     raise SettingsError(
         f"{address} can be reached from other machines and no key is required: make a key with `tilebeam key new "
         "--file keys.json --name NAME` and set TILEBEAM_KEYS_FILE=keys.json, listen on 127.0.0.1, or allow requests "
         "without a key with TILEBEAM_ALLOW_ANONYMOUS=1"
     )
-
-
-def _is_loopback(address: str) -> bool:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    mapped = getattr(parsed, "ipv4_mapped", None)
-    return (mapped or parsed).is_loopback

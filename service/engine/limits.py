@@ -1,108 +1,95 @@
-"""Limits of a request: how many are admitted, how many pictures are in progress, how long one takes, and its client.
+"""Limits of a request: how many pictures are in progress, how long it takes, and whether its client is still there.
 
 Used on the event loop only. It knows nothing of pictures or routes.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import OverloadedError, TooSlowError
+from service.engine.shares import Overload, Shares
+from service.errors import TooSlowError
 
 _T = TypeVar("_T")
-Overload = Callable[[str], OverloadedError]
-"""Makes the error for a reached limit, given how many of what are in progress."""
 
 
-class Gate:
-    """Admits at most `limit` requests at a time; further ones are rejected, they do not wait."""
-
-    def __init__(self, limit: int, unit: str, overload: Overload) -> None:
-        self._limit = limit
-        self._unit = unit
-        self._overload = overload
-        self._inside = 0
-
-    def enter(self) -> None:
-        """Admit one request, or raise OverloadedError. Every `enter` needs one `leave`."""
-        if self._inside >= self._limit:
-            raise self._overload(f"{self._inside} {self._unit}")
-        self._inside += 1
-
-    def leave(self) -> None:
-        """Release what `enter` took."""
-        self._inside -= 1
-
-    @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Admit one request while the block runs."""
-        self.enter()
-        try:
-            yield
-        finally:
-            self.leave()
+@dataclass(eq=False)
+class _WaitingGroup:
+    caller: str
+    images: int
+    granted: "asyncio.Future[None]"
 
 
 class Slots:
-    """Limits the pictures between upload and answer to `limit`.
+    """Limits the pictures between upload and answer to `limit`, and those of one caller to a share of it.
 
     Batches may use at most half of the slots, so they cannot starve single pictures. The slots that a waiting batch
     needs are reserved for it, so single pictures cannot starve batches. A single picture without a free slot is
     rejected; a batch waits.
     """
 
-    def __init__(self, limit: int, overload: Overload) -> None:
-        self.limit, self.batch_limit = limit, max(1, limit // 2)
+    def __init__(self, limit: int, share: float, overload: Overload) -> None:
         self.single = self.batch = 0
-        self._overload = overload
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._shares = Shares(limit, share, "images", overload)
+        self.batch_limit = min(max(1, limit // 2), self._shares.most)
+        self._waiting: list[_WaitingGroup] = []
 
-    def check(self) -> None:
-        """Raise OverloadedError if no slot is free for a single picture."""
-        reserved = min(sum(count for count, _ in self._waiting), self.batch_limit - self.batch)
-        if self.single + self.batch + reserved >= self.limit:
-            raise self._overload(f"{self.single + self.batch} images")
+    def check(self, caller: str) -> None:
+        """Raise OverloadedError if no slot is free for a single picture of this caller."""
+        own = sum(group.images for group in self._waiting if group.caller == caller)
+        others = sum(
+            g.images for g in self._waiting if g.caller != caller and self._shares.has_share(g.caller, g.images)
+        )
+        left = self.batch_limit - self.batch
+        self._shares.check(caller, reserved=min(own + others, left), own_reserved=min(own, left))
 
     @contextmanager
-    def for_single(self) -> Iterator[None]:
+    def for_single(self, caller: str) -> Iterator[None]:
         """Hold one slot while the block runs; raises OverloadedError if none is free."""
-        self.check()
+        self.check(caller)
+        self._shares.take(caller)
         self.single += 1
         try:
             yield
         finally:
             self.single -= 1
+            self._shares.give_back(caller)
             self._admit_waiting()
 
     @asynccontextmanager
-    async def for_batch(self, count: int) -> AsyncIterator[None]:
+    async def for_batch(self, caller: str, count: int) -> AsyncIterator[None]:
         """Wait in line for `count` slots, at most `batch_limit`, and hold them while the block runs."""
-        granted = asyncio.get_running_loop().create_future()
-        entry = (count, granted)
-        self._waiting.append(entry)
+        group = _WaitingGroup(caller, count, asyncio.get_running_loop().create_future())
+        self._waiting.append(group)
         self._admit_waiting()
         try:
-            await granted
+            await group.granted
             yield
         finally:
-            if entry in self._waiting:
-                self._waiting.remove(entry)
+            if group in self._waiting:
+                self._waiting.remove(group)
             else:
                 self.batch -= count
+                self._shares.give_back(caller, count)
             self._admit_waiting()
 
     def _admit_waiting(self) -> None:
-        """Admit waiting batches, in order, while there are enough free slots for the first."""
-        while self._waiting:
-            count, granted = self._waiting[0]
-            if self.batch + count > self.batch_limit or self.single + self.batch + count > self.limit:
+        """Admit waiting groups in order, as slots are free. Only a caller over its share is overtaken by others."""
+        over_share: set[str] = set()
+        for group in list(self._waiting):
+            caller, count, granted = group.caller, group.images, group.granted
+            if caller in over_share or not self._shares.has_share(caller, count):
+                over_share.add(caller)
+                continue
+            if self.batch + count > self.batch_limit or not self._shares.has_room(count):
                 return
-            self._waiting.popleft()
+            self._waiting.remove(group)
             self.batch += count
+            self._shares.take(caller, count)
             if not granted.done():  # a cancelled waiter releases its slots itself, in `for_batch`
                 granted.set_result(None)
 

@@ -14,9 +14,11 @@ from functools import partial
 from typing import Literal
 
 from retrieval.encoders.threads import available_threads, limited_threads, threads_beside_decoding
+from retrieval.errors import SearchTimeoutError
 from retrieval.locator import Locator
 from retrieval.pipeline import DecodedPicture, Outcome, locate
-from service.errors import NotReadyError
+from service.engine.shares import TurnQueue
+from service.errors import NotReadyError, TooSlowError
 from service.ops.metrics import Metrics
 
 Lane = Literal["single", "batch"]
@@ -34,6 +36,7 @@ _MIN_GROUP = 8
 @dataclass(eq=False)
 class _Queued:
     photo: DecodedPicture
+    caller: str
     outcome: "asyncio.Future[Outcome]"
     since: float = field(default_factory=time.perf_counter)
 
@@ -42,30 +45,38 @@ class ImageQueue:
     """Locates decoded pictures, group by group. `on_outcomes` is called with each group's outcomes first.
 
     `image_s`: recent average of engine time per picture, in seconds; 0 before the first. `decoding`: returns decoding
-    time per picture, in seconds, and the number of decoding threads.
+    time per picture, in seconds, and the number of decoding threads. `search_timeout_s`: a longer search is ended.
     """
 
     def __init__(
-        self, metrics: Metrics, on_outcomes: Callable[[list[Outcome]], None], decoding: Callable[[], tuple[float, int]]
+        self,
+        metrics: Metrics,
+        on_outcomes: Callable[[list[Outcome]], None],
+        decoding: Callable[[], tuple[float, int]],
+        search_timeout_s: float,
     ) -> None:
         self.image_s = 0.0
         self._decoding = decoding
         self._metrics = metrics
         self._on_outcomes = on_outcomes
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-engine")
-        self._lanes: dict[Lane, dict[_Queued, None]] = {"single": {}, "batch": {}}
+        self._search_timeout_s = search_timeout_s
+        self._lanes: dict[Lane, TurnQueue[_Queued]] = {"single": TurnQueue(), "batch": TurnQueue()}
         self._taken = 0
         self._busy = False
         self._used_threads = available_threads()
         # A weak reference, so that an index is freed after it was replaced.
         self._tuned_locator: Callable[[], Locator | None] = lambda: None
 
-    def submit(self, photos: Sequence[DecodedPicture], lane: Lane) -> "list[asyncio.Future[Outcome]]":
-        """Queue pictures; a future for each outcome. Cancelling a future removes its picture unless it is encoded."""
+    def submit(self, photos: Sequence[DecodedPicture], caller: str, lane: Lane) -> "list[asyncio.Future[Outcome]]":
+        """Queue pictures; a future for each outcome. Cancelling a future removes its picture unless it is encoded.
+
+        Callers take turns; the pictures of one caller keep their order.
+        """
         loop = asyncio.get_running_loop()
-        added = [_Queued(photo, loop.create_future()) for photo in photos]
+        added = [_Queued(photo, caller, loop.create_future()) for photo in photos]
         for item in added:
-            self._lanes[lane][item] = None
+            self._lanes[lane].add(item, caller)
             item.outcome.add_done_callback(partial(self._remove, item, lane))
         self._start_group()
         return [item.outcome for item in added]
@@ -76,7 +87,7 @@ class ImageQueue:
         self._engine.shutdown(wait=True, cancel_futures=True)
 
     def _remove(self, item: _Queued, lane: Lane, outcome: "asyncio.Future[Outcome]") -> None:
-        self._lanes[lane].pop(item, None)
+        self._lanes[lane].remove(item, item.caller)
 
     def _start_group(self) -> None:
         """Give the engine the next group, if it is idle."""
@@ -98,7 +109,7 @@ class ImageQueue:
             self._tuned_locator = weakref.ref(locator)
         started = time.perf_counter()
         with limited_threads(self._encoder_threads() if len(pictures) > 1 else None):
-            outcomes = locate(pictures)
+            outcomes = locate(pictures, self._search_timeout_s)
         return outcomes, (time.perf_counter() - started) / len(pictures)
 
     def _encoder_threads(self) -> int | None:
@@ -111,19 +122,22 @@ class ImageQueue:
         return self._used_threads
 
     def _next_group(self) -> list[_Queued]:
-        """Take the next pictures from the lanes, all of one index: a reload may have changed it in between."""
+        """Take the next pictures from the lanes, all of one index: a reload may have changed it in between.
+
+        A picture with an expensive search is a group of its own, so that no other picture waits for it.
+        """
         group: list[_Queued] = []
         while (lane := self._next_lane()) and (not group or len(group) < self._group_limit(group[0])):
-            item = next(iter(lane))
-            if group and item.photo.locator is not group[0].photo.locator:
+            item = lane.first()
+            if group and (item.photo.locator is not group[0].photo.locator or item.photo.plan.is_expensive):
                 break
-            del lane[item]
+            lane.take()
             if not item.outcome.done():
                 group.append(item)
                 self._taken += 1
         return group
 
-    def _next_lane(self) -> dict[_Queued, None]:
+    def _next_lane(self) -> TurnQueue[_Queued]:
         """The lane to take the next picture from; empty only if both are."""
         preferred, other = self._lanes["single"], self._lanes["batch"]
         if self._taken % _BATCH_EVERY == _BATCH_EVERY - 1:
@@ -131,6 +145,8 @@ class ImageQueue:
         return preferred or other
 
     def _group_limit(self, item: _Queued) -> int:
+        if item.photo.plan.is_expensive:
+            return 1
         size = item.photo.locator.encoder.batch_size
         return min(size, max(_MIN_GROUP, int(_GROUP_S / self.image_s))) if self.image_s else size
 
@@ -140,7 +156,9 @@ class ImageQueue:
         else:
             if (error := done.exception()) is None:
                 outcomes, image_s = done.result()
-                self.image_s = 0.8 * self.image_s + 0.2 * image_s if self.image_s else image_s
+                outcomes = [_as_too_slow(o) if isinstance(o, SearchTimeoutError) else o for o in outcomes]
+                if not group[0].photo.plan.is_expensive:  # otherwise the next groups would be small without a reason
+                    self.image_s = 0.8 * self.image_s + 0.2 * image_s if self.image_s else image_s
             else:  # a failure of the engine itself: answer with it, so that no request waits forever
                 outcomes = [_as_exception(error) for _ in group]
             self._busy = False
@@ -153,3 +171,9 @@ class ImageQueue:
 
 def _as_exception(error: BaseException) -> Exception:
     return error if isinstance(error, Exception) else RuntimeError(f"the engine thread ended with {error!r}")
+
+
+def _as_too_slow(error: SearchTimeoutError) -> TooSlowError:
+    too_slow = TooSlowError(str(error))
+    too_slow.__cause__ = error
+    return too_slow

@@ -30,7 +30,7 @@ from retrieval.search.query import LocateQuery
 from service.access.audit import Trail
 from service.engine.inference import Inference
 from service.errors import AuditError, problem_of, problem_type_of
-from service.http.uploads import Spool, SpooledPhoto
+from service.http.spool import Spool, SpooledPhoto
 from service.ops.metrics import Metrics
 
 _GROUPS_IN_PROGRESS = 4
@@ -108,11 +108,12 @@ class BatchWork:
         spool: Spool,
         inference: Inference,
         query: LocateQuery,
+        caller: str,
         metrics: Metrics,
         trail: Trail,
         charge: Callable[[int], None],
     ) -> None:
-        self._spool, self._inference, self._query = spool, inference, query
+        self._spool, self._inference, self._query, self._caller = spool, inference, query, caller
         self._metrics, self._trail, self._charge = metrics, trail, charge
         # As many as the encoder takes, but so few that all groups in progress fit into the slots of batches.
         limit = max(1, inference.slots.batch_limit // _GROUPS_IN_PROGRESS)
@@ -175,17 +176,17 @@ class BatchWork:
         self.start_groups()
 
     async def _outcomes(self, group: _Group, previous_queued: asyncio.Event) -> list[Outcome]:
-        async with self._inference.slots.for_batch(len(group.photos)):
-            decoded = await asyncio.gather(
-                *(self._inference.decode(partial(self._spool.read, p), self._query, "batch") for p in group.photos),
-                return_exceptions=True,
-            )
+        async with self._inference.slots.for_batch(self._caller, len(group.photos)):
+            decoded = await asyncio.gather(*map(self._decode, group.photos), return_exceptions=True)
             await previous_queued.wait()
             ready = [photo for photo in decoded if isinstance(photo, DecodedPicture)]
-            located = self._inference.submit(ready, "batch")
+            located = self._inference.submit(ready, self._caller, "batch")
             group.queued.set()
             outcomes = iter(await asyncio.gather(*located))
         return [next(outcomes) if isinstance(photo, DecodedPicture) else _error(photo) for photo in decoded]
+
+    async def _decode(self, photo: SpooledPhoto) -> DecodedPicture:
+        return await self._inference.decode(partial(self._spool.read, photo), self._query, self._caller, "batch")
 
     def _line(self, number: int, photo: SpooledPhoto, outcome: Outcome) -> _Line:
         if isinstance(outcome, Exception):

@@ -9,15 +9,39 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Scope
 
-from service.errors import MEDIA_TYPE, PROBLEM_TYPES, RequestError, headers_of, problem_of, problem_type_of
+from service.errors import (
+    MEDIA_TYPE,
+    PROBLEM_TYPES,
+    RequestError,
+    ServiceError,
+    headers_of,
+    problem_of,
+    problem_type_of,
+    shortened,
+)
 from service.http.models import LocateParams
 from service.ops.logs import REQUEST_ID_HEADER
 from service.ops.metrics import Metrics
 
 _CLIENT_CLOSED_REQUEST = 499
 """As in nginx. The client has disconnected, so the answer is only counted and logged."""
+_MOST_QUOTED = 3
+"""Invalid parameters that a detail names; the others are counted."""
+_MOST_CHARACTERS = 100
+"""Of a quoted value or path."""
 _Handler = Callable[[Request, Exception], Awaitable[Response]]
+
+
+def refusing(metrics: Metrics) -> Callable[[Scope, ServiceError], Response]:
+    """A function that answers a request with an error before it reaches the app, and counts it."""
+
+    def refuse(scope: Scope, error: ServiceError) -> Response:
+        metrics.count_problem(problem_type_of(error).slug)
+        return _response(Request(scope), problem_of(error), headers_of(error))
+
+    return refuse
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
@@ -29,7 +53,9 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 
     async def validation_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return await known_error(request, RequestError("; ".join(map(_detail, error.errors()))))
+        first, others = error.errors()[:_MOST_QUOTED], len(error.errors()) - _MOST_QUOTED
+        more = f"; and {others:,} more" if others > 0 else ""
+        return await known_error(request, RequestError("; ".join(map(_detail, first)) + more))
 
     async def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -53,15 +79,16 @@ def install(app: FastAPI, metrics: Metrics) -> None:
 def _response(request: Request, problem: dict[str, Any], headers: Mapping[str, str]) -> Response:
     # The answer to an unexpected error does not pass the middleware that sets this header, so set it here too.
     request_id = request.state.request_id
-    body = problem | {"instance": request.url.path, "request_id": request_id}
+    body = problem | {"instance": shortened(request.url.path, _MOST_CHARACTERS), "request_id": request_id}
     return JSONResponse(body, problem["status"], {**headers, REQUEST_ID_HEADER: request_id}, media_type=MEDIA_TYPE)
 
 
 def _http_problem(request: Request, error: HTTPException) -> dict[str, Any]:
     """404 and 405 in the form that RFC 9457 defines for plain HTTP statuses: `about:blank`, titled by the phrase."""
+    path = shortened(request.url.path, _MOST_CHARACTERS)
     details = {
-        404: f"no route has the path {request.url.path!r}; /docs lists all routes",
-        405: f"{request.url.path!r} does not accept {request.method}; /docs lists the methods",
+        404: f"no route has the path {path!r}; /docs lists all routes",
+        405: f"{path!r} does not accept {request.method}; /docs lists the methods",
     }
     title = HTTPStatus(error.status_code).phrase
     detail = details.get(error.status_code, error.detail)
@@ -71,8 +98,9 @@ def _http_problem(request: Request, error: HTTPException) -> dict[str, Any]:
 def _detail(error: Mapping[str, Any]) -> str:
     """One of pydantic's errors as a sentence."""
     location: Sequence[Any] = error["loc"]
-    name = location[-1] if location else "request"
+    name = shortened(str(location[-1]), _MOST_CHARACTERS) if location else "request"
     if error["type"] == "extra_forbidden":
         known = ", ".join(sorted(LocateParams.model_fields))
         return f"unknown query parameter {name!r}; use {known}"
-    return f"query parameter {name}={error.get('input')!r} is invalid: {error['msg']}"
+    value = shortened(repr(error.get("input")), _MOST_CHARACTERS)
+    return f"query parameter {name}={value} is invalid: {error['msg']}"

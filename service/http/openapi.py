@@ -98,9 +98,10 @@ def _json_of(model: type[BaseModel], **example: Any) -> _Responses:
 
 
 def _problems(instance: str, *slugs: str) -> _Responses:
-    """The responses for these problem types, by status, with an example of each type."""
+    """The responses for these problem types and those of every route, by status, with an example of each type."""
     responses: _Responses = {}
-    for kind in sorted((_TYPES_BY_SLUG[slug] for slug in (*slugs, "internal")), key=lambda kind: kind.status):
+    of_every_route = ("unknown-host", "headers-too-large", "internal")
+    for kind in sorted((_TYPES_BY_SLUG[slug] for slug in (*slugs, *of_every_route)), key=lambda kind: kind.status):
         response = responses.setdefault(kind.status, {"headers": _headers(kind.status), "content": {MEDIA_TYPE: {}}})
         response["description"] = "; ".join(filter(None, [response.get("description"), kind.title]))
         content = response["content"][MEDIA_TYPE]
@@ -143,8 +144,8 @@ def _operation(name: str, responses: _Responses, is_open: bool = False, **extra:
 
 def _locate_problems(instance: str, *slugs: str) -> _Responses:
     """The problems of both ways to locate, and `slugs`."""
-    common = ("unauthorized", "slow-upload", "body-too-large", "unsupported-body", "invalid-request", "invalid-query")
-    return _problems(instance, *common, "rate-limited", "overloaded", "too-slow", *slugs)
+    common = ("unauthorized", "cross-site", "slow-upload", "body-too-large", "unsupported-body", "invalid-request")
+    return _problems(instance, *common, "invalid-query", "rate-limited", "overloaded", "too-slow", *slugs)
 
 
 _ANSWER = example_of(Answer)
@@ -189,13 +190,13 @@ BATCH: dict[str, Any] = _operation(
 INDEX: dict[str, Any] = _operation("describe_index", _json_of(Index) | _problems("/index", "unauthorized"))
 RELOAD: dict[str, Any] = _operation(
     "reload_index",
-    _json_of(Reloaded) | _problems("/index/reload", "unauthorized", "forbidden", "reload-refused"),
+    _json_of(Reloaded) | _problems("/index/reload", "unauthorized", "cross-site", "forbidden", "reload-refused"),
 )
 RELOAD["openapi_extra"]["security"] = _KEY
 READY: dict[str, Any] = _operation(
     "ready", _json_of(Status, status="ready") | _problems("/readyz", "not-ready"), is_open=True
 )
-HEALTH: dict[str, Any] = _operation("alive", _json_of(Status, status="alive"), is_open=True)
+HEALTH: dict[str, Any] = _operation("alive", _json_of(Status, status="alive") | _problems("/healthz"), is_open=True)
 METRICS: dict[str, Any] = _operation(
     "metrics",
     _ok("text/plain", _TEXT, "tilebeam_images_total 128.0\n") | _problems("/metrics", "unauthorized"),

@@ -3,6 +3,7 @@
 Errors are raised, not answered here: `service.http.handlers` turns them into problem documents.
 """
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,12 +16,14 @@ from service.access.admission import Admission
 from service.access.audit import Audit
 from service.engine.inference import Inference
 from service.engine.limits import deadline, until_disconnect
+from service.engine.shares import Holding
 from service.errors import RequestError
 from service.http import geojson
 from service.http.batches import BatchResponse, BatchWork
 from service.http.models import LocateParams
 from service.http.openapi import BATCH, HEALTH, INDEX, LOCATE, METRICS, READY
-from service.http.uploads import Spool, UploadedPhoto, read_batch, read_photo
+from service.http.spool import Spool
+from service.http.uploads import UploadedPhoto, read_batch, read_photo
 from service.ops.metrics import Metrics
 from service.settings import Settings
 
@@ -53,7 +56,10 @@ async def _query(request: Request, params: Annotated[LocateParams, Query()], ser
     repeated = {name for name in params.model_fields_set if len(request.query_params.getlist(name)) > 1}
     if repeated:
         raise RequestError(f"query parameter {min(repeated)!r} is given more than once; give it once")
-    query = params.query(service.settings.scoring)
+    if params.within is None:
+        query = params.query(service.settings.scoring)
+    else:  # reading and checking a region takes tens of milliseconds
+        query = await asyncio.to_thread(params.query, service.settings.scoring)
     service.inference.locator.plan(query)  # reject an unknown prior before the picture is read
     return query
 
@@ -64,49 +70,64 @@ LocateQueryParam = Annotated[LocateQuery, Depends(_query)]
 @router.post("/locate", tags=["locate"], summary="Where was this picture taken?", **LOCATE)
 async def locate(request: Request, query: LocateQueryParam, service: ServiceParts) -> Response:
     """Send one picture, as the file field `image` of a form or as a raw body with an `image/*` content type."""
-    with service.inference.requests.admitted():
-        service.inference.slots.check()  # before the upload is read: reject early
+    inference, caller = service.inference, request.state.caller.holder
+    inference.requests.check(caller)  # before the upload is read: reject early
+    inference.slots.check(caller)
+    memory = Holding(inference.upload_bytes, caller)
+    try:
         async with deadline(service.settings.request_timeout_s, "answering"):
-            photo = await read_photo(request, service.settings)
-            answer = await until_disconnect(request, _answer(request, photo, query, service))
+            with inference.uploads.taken(caller):
+                photo = await read_photo(request, memory, service.settings)
+            with inference.requests.taken(caller):
+                answer = await until_disconnect(request, _answer(request, photo, memory, query, service))
+    finally:
+        memory.release()
     if geojson.preferred(request.headers.get("accept", "")):
         return JSONResponse(geojson.feature_collection(answer), headers=_VARY, media_type=geojson.MEDIA_TYPE)
     return JSONResponse(answer, headers=_VARY)
 
 
-async def _answer(request: Request, photo: UploadedPhoto, query: LocateQuery, service: Service) -> dict[str, Any]:
-    with service.audit.trail(request).picture(photo) as entry, service.inference.slots.for_single():
-        decoded = await service.inference.decode(photo.read, query)
-        entry.answer = await service.inference.locate(decoded)
+async def _answer(
+    request: Request, photo: UploadedPhoto, memory: Holding, query: LocateQuery, service: Service
+) -> dict[str, Any]:
+    inference, caller = service.inference, request.state.caller.holder
+    with service.audit.trail(request).picture(photo) as entry, inference.slots.for_single(caller):
+        decoded = await inference.decode(photo.read, query, caller)
+        photo.discard()
+        memory.release()
+        entry.answer = await inference.locate(decoded, caller)
     return entry.answer
 
 
 @router.post("/locate/batch", tags=["locate"], summary="Where was each of these taken?", **BATCH)
 async def locate_batch(request: Request, query: LocateQueryParam, service: ServiceParts) -> Response:
     """Send several pictures as file fields `images`; the answer has a line of JSON for each, in order."""
-    gate, caller = service.inference.batches, request.state.caller
-    gate.enter()
+    inference, caller = service.inference, request.state.caller
+    inference.batches.take(caller.holder)
+    disk = Holding(inference.spool_bytes, caller.holder)
     try:
         spool = Spool(service.settings)
     except BaseException:
-        gate.leave()
+        inference.batches.give_back(caller.holder)
         raise
 
     def release() -> None:
         spool.close()
-        gate.leave()
+        disk.release()
+        inference.batches.give_back(caller.holder)
 
     work = BatchWork(
         spool,
-        service.inference,
+        inference,
         query,
+        caller.holder,
         service.metrics,
         service.audit.trail(request),
         lambda images: service.admission.charge(caller, images),
     )
     try:
         async with deadline(service.settings.batch_upload_timeout_s, "the upload"):
-            await read_batch(request, service.settings, spool)
+            await read_batch(request, spool, disk, service.settings)
     except BaseException:
         await work.close()
         release()

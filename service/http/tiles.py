@@ -31,7 +31,8 @@ _MAX_QUEUED = 256
 """Tiles requested and not yet rendered; a browser requests six at a time."""
 _CACHED_TILES = 512
 """Tiles in memory, about 15 kB each."""
-_CACHE_CONTROL = "max-age=86400"
+_CACHE_CONTROL = "private, max-age=86400"
+"""`private`: tiles may be licensed, so a cache that others share must not pass them on."""
 
 router = APIRouter(tags=["map"])
 

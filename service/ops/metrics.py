@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _SECONDS_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -15,6 +15,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self.requests = Counter("tilebeam_requests", "Requests answered.", ["route", "status"], registry=self.registry)
         self.request_seconds = Histogram(
             "tilebeam_request_seconds",
@@ -52,6 +53,13 @@ class Metrics:
         self.departures = Counter(
             "tilebeam_departures", "Clients that disconnected before they were answered.", registry=self.registry
         )
+        self.connections = Gauge("tilebeam_connections", "Open connections.", registry=self.registry)
+        self.refused_connections = Counter(
+            "tilebeam_refused_connections",
+            "Connections that were closed before or between requests, by reason.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.index = Gauge(
             "tilebeam_index_info", "1 for the loaded index.", ["id", "calibration_id"], registry=self.registry
         )
@@ -71,6 +79,14 @@ class Metrics:
         """Read the number of queued pictures from these functions at each scrape."""
         self.queue.labels("single").set_function(single)
         self.queue.labels("batch").set_function(batch)
+
+    def read_connections_from(self, count: Callable[[], float]) -> None:
+        """Read the number of open connections from this function at each scrape."""
+        self.connections.set_function(count)
+
+    def count_refused_connection(self, reason: str) -> None:
+        """Count a closed connection: `too-many`, `too-large`, `slow`, `not-http`, or `stalled` in its answer."""
+        self.refused_connections.labels(reason).inc()
 
     def set_index(self, index_id: str, calibration_id: str) -> None:
         """Export the ids of the loaded index."""
@@ -92,7 +108,7 @@ class Metrics:
             self.confidence.labels(str(level["zoom"])).observe(level["confidence"])
 
     def count_overload(self, limit: str) -> None:
-        """Count one rejection because a limit was reached: `requests`, `batches` or `images`."""
+        """Count one rejection because a limit was reached, by the limit's name in docs/http-api.md."""
         self.overloads.labels(limit).inc()
 
     def count_problem(self, slug: str) -> None:

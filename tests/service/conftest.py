@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 
 from retrieval.locator import Locator
 from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
 from service.app import create_app
 from service.serving import listen
+from service.serving import server as make_server
 from service.settings import Settings
 
 ZOOMS = (4, 6, 8)
@@ -73,7 +73,7 @@ Serving = Callable[..., AbstractContextManager[str]]
 def _serving(locator: Locator, *, reopen: Callable[[Locator], Locator] | None = None, **settings: Any) -> Iterator[str]:
     listener = listen("127.0.0.1", 0)
     app = create_app(Settings(**settings), locator, reopen)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    server = make_server(app, Settings(**{"shutdown_timeout_s": 1} | settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

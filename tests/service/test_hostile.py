@@ -17,7 +17,7 @@ def victim(serving: Any, locator: Any, tmp_path_factory: pytest.TempPathFactory)
     tiles = tmp_path_factory.mktemp("map")
     (tiles / "0" / "0").mkdir(parents=True)
     Image.new("RGB", (256, 256)).save(tiles / "0" / "0" / "0.png")
-    with serving(locator, max_batches=4, tiles=str(tiles)) as url:
+    with serving(locator, max_batches=4, caller_share=1.0, tiles=str(tiles)) as url:
         yield url
 
 

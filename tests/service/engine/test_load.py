@@ -68,7 +68,7 @@ def held(serving: Any, stepped: Any, make_picture: Picture) -> Any:
         encoder = stepped.encoder
         encoder.batch_size = batch_size
         with ExitStack() as stack:
-            url = stack.enter_context(serving(stepped, **settings))
+            url = stack.enter_context(serving(stepped, **{"caller_share": 1.0} | settings))
             pool = stack.enter_context(ThreadPoolExecutor(16))
             stack.callback(encoder.steps.release, 1000)
             encoder.steps.release()
@@ -134,7 +134,7 @@ def test_engine_thread_failure_is_answered_and_next_request_works(
     with serving(locator) as url:
         assert httpx.get(f"{url}/readyz").status_code == 200
         with monkeypatch.context() as broken:
-            broken.setattr("service.engine.queue.locate", lambda work: 1 / 0)
+            broken.setattr("service.engine.queue.locate", lambda *work: 1 / 0)
             assert httpx.post(f"{url}/locate", files=files).status_code == 500
         assert httpx.post(f"{url}/locate", files=files).status_code == 200
 
@@ -177,7 +177,7 @@ def test_disconnect_frees_slot_of_single_picture(held: Any, make_picture: Pictur
     with held(2, max_in_flight=2) as service:
         host, port = service.url.removeprefix("http://").split(":")
         data = make_picture(1)
-        head = b"POST /locate HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
+        head = b"POST /locate HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
         for left in (1, 2, 3):
             with socket.create_connection((host, int(port))) as connection:
                 connection.sendall(head % len(data) + data)
@@ -202,7 +202,7 @@ def test_batch_disconnect_frees_slots_while_encoder_is_busy(held: Any, make_pict
         host, port = service.url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
-                b"POST /locate/batch HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+                b"POST /locate/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
                 b"Content-Length: %d\r\n\r\n" % len(body) + body
             )
             until(lambda: figure(service.url, 'tilebeam_queue_images{lane="batch"}') == 4)
@@ -216,7 +216,10 @@ def test_batch_disconnect_frees_slots_while_encoder_is_busy(held: Any, make_pict
 def test_many_clients_get_answers_or_503_and_all_slots_are_freed(
     serving: Any, locator: Locator, make_picture: Picture
 ) -> None:
-    with serving(locator, max_queued_images=4, max_in_flight=8) as url, ThreadPoolExecutor(24) as pool:
+    with (
+        serving(locator, max_queued_images=4, max_in_flight=8, caller_share=1.0) as url,
+        ThreadPoolExecutor(24) as pool,
+    ):
         ask = lambda seed: httpx.post(f"{url}/locate", files={"image": make_picture(seed)}, timeout=30)  # noqa: E731
         answers = list(pool.map(ask, range(60)))
         assert {answer.status_code for answer in answers} <= {200, 503}
@@ -232,21 +235,21 @@ def refusal(count: str) -> OverloadedError:
 
 def test_slots_are_reserved_for_waiting_batch() -> None:
     async def run() -> None:
-        slots = Slots(8, refusal)
+        slots = Slots(8, 1.0, refusal)
         with ExitStack() as held:
             for _ in range(6):
-                held.enter_context(slots.for_single())
+                held.enter_context(slots.for_single("a"))
             entered, leave = asyncio.Event(), asyncio.Event()
 
             async def batch() -> None:
-                async with slots.for_batch(4):
+                async with slots.for_batch("a", 4):
                     entered.set()
                     await leave.wait()
 
             task = asyncio.create_task(batch())
             await asyncio.sleep(0)
             with pytest.raises(OverloadedError, match="6 images"):
-                slots.check()  # two are free, but the batch needs four
+                slots.check("a")  # two are free, but the batch needs four
             assert not entered.is_set()
             held.pop_all().close()
             await asyncio.wait_for(entered.wait(), 5)
@@ -260,10 +263,10 @@ def test_slots_are_reserved_for_waiting_batch() -> None:
 
 def test_batches_enter_in_order_and_cancelled_ones_free_their_slots() -> None:
     async def run() -> None:
-        slots, order = Slots(4, refusal), []
+        slots, order = Slots(4, 1.0, refusal), []
 
         async def batch(number: int, count: int) -> None:
-            async with slots.for_batch(count):
+            async with slots.for_batch("a", count):
                 order.append(number)
                 await asyncio.sleep(0.01)
 
@@ -278,6 +281,6 @@ def test_batches_enter_in_order_and_cancelled_ones_free_their_slots() -> None:
         granted.cancel()  # its slots are granted, but it has not run yet
         await asyncio.gather(granted, return_exceptions=True)
         assert (slots.single, slots.batch) == (0, 0)
-        slots.check()
+        slots.check("a")
 
     asyncio.run(run())

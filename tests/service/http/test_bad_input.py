@@ -232,7 +232,8 @@ def talk(url: str, request: bytes) -> bytes:
 
 def test_wrong_content_length_is_handled(serving: Any, locator: Locator) -> None:
     with serving(locator, max_image_bytes=1000, client_timeout_s=0.3) as url:
-        head = b"POST /locate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: image/jpeg\r\nContent-Length: "
+        head = b"POST /locate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: image/jpeg\r\n"
+        head += b"Content-Length: "
         assert b"413 " in talk(url, head + b"99999999999\r\n\r\n" + b"\0" * 10)[:20]  # announces much, sends little
         assert b"408 " in talk(url, head + b"900\r\n\r\n" + b"\0" * 10)[:20]  # announces more than it sends
         assert b"400 " in talk(url, head + b"10\r\n\r\n" + b"\0" * 100)[:20]  # sends more than it announces
@@ -263,3 +264,18 @@ def test_damaged_requests_never_cause_500(
         body[start : start + len(value)] = value
     response = http.post(route, content=bytes(body), headers=FORM)
     assert response.status_code in (200, 400, 413, 415, 422), response.text
+
+
+def test_answer_does_not_repeat_long_input(http: httpx.Client, make_picture: Picture) -> None:
+    """60 kB of unknown parameters were once answered with 454 kB."""
+    files, long = {"image": make_picture()}, "a" * 50_000
+    unknown = http.post("/locate?" + "&".join(f"p{number}=1" for number in range(6000)), files=files)
+    assert "unknown query parameter 'p0'" in unknown.json()["detail"]
+    assert unknown.json()["detail"].endswith("; and 5,997 more")
+    answers = [unknown, http.get(f"/{long}"), http.post("/locate", params={"within": long}, files=files)]
+    answers += [http.post(f"/locate?{long}=1", files=files), http.post("/locate", params={"bbox": long}, files=files)]
+    answers += [http.post("/locate", params={"prior": long}, files=files), http.get(f"/tiles/1/2/{long}")]
+    answers += [http.post("/locate", content=b"a", headers={"Content-Type": long})]
+    for answer in answers:
+        assert answer.status_code in (404, 415, 422), answer.text[:200]
+        assert len(answer.content) < 2000, answer.text[:200]

@@ -171,7 +171,7 @@ def test_batch_work_pauses_while_client_does_not_read(serving: Any, locator: Loc
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         connection.connect((host, int(port)))
         connection.sendall(
-            b"POST /locate/batch?k=1024&trace=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"POST /locate/batch?k=1024&trace=1 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"
             % (count * len(body) + 7)
             + count * body
@@ -216,7 +216,7 @@ def test_disconnect_while_sending_frees_slots_and_disk(
         host, port = url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as connection:
             connection.sendall(
-                b"POST /locate/batch HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n"
+                b"POST /locate/batch HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n"
                 b"Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\n"
                 b'Content-Disposition: form-data; name="images"; filename="a"\r\n\r\n' + b"\0" * 2000
             )
@@ -236,7 +236,7 @@ def test_batch_is_cancelled_if_client_never_reads(
             connection.connect((host, int(port)))
             # About 90 kB of answer per picture, more than all buffers together.
             connection.sendall(
-                b"POST /locate/batch?k=1024&trace=1 HTTP/1.1\r\nHost: x\r\n"
+                b"POST /locate/batch?k=1024&trace=1 HTTP/1.1\r\nHost: localhost\r\n"
                 b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: %d\r\n\r\n"
                 % (80 * len(body) + 7)
                 + 80 * body

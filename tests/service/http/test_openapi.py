@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[3]
 SCHEMAS = schemas()
 ANSWER = example_of(Answer)
 CLIENT_ONLY = {"unreadable-file"}
+NOT_OF_A_ROUTE = {"not-http"}
 Operation = tuple[str, str, dict[str, Any]]
 
 
@@ -118,7 +119,7 @@ def test_every_problem_type_has_an_example_under_its_status(operations: list[Ope
                 slugs.add(slug)
         for status in ("429", "503"):
             assert "Retry-After" in operation["responses"].get(status, {"headers": "Retry-After"})["headers"]
-    assert slugs == {kind.slug for kind in PROBLEM_TYPES.values()} - CLIENT_ONLY | {"internal"}
+    assert slugs == {kind.slug for kind in PROBLEM_TYPES.values()} - CLIENT_ONLY - NOT_OF_A_ROUTE | {"internal"}
 
 
 def test_documented_details_are_the_real_messages(
@@ -128,12 +129,12 @@ def test_documented_details_are_the_real_messages(
     alice = Caller("alice", 60, admin=False)
     admission.charge(alice, 60)
     inference = Inference(locator, Settings(max_in_flight=1), metrics)
-    inference.requests.enter()
+    inference.requests.take("alice")
     raised = {}
     for slug, call in {
         "rate-limited": lambda: admission.enter(alice),
         "forbidden": lambda: check_admin(alice),
-        "overloaded": inference.requests.enter,
+        "overloaded": lambda: inference.requests.take("alice"),
     }.items():
         with pytest.raises(ServiceError) as caught:
             call()

@@ -43,7 +43,7 @@ def test_tile_equals_file_of_source(mapped: httpx.Client, folder: Path) -> None:
     assert answer.status_code == 200
     assert answer.content == (folder / "2/1/2.png").read_bytes()
     assert answer.headers["content-type"] == "image/png"
-    assert answer.headers["cache-control"] == "max-age=86400"
+    assert answer.headers["cache-control"] == "private, max-age=86400"
 
 
 @pytest.mark.parametrize("if_none_match", ['"x", {tag}', "W/{tag}", "*", "{tag}"])

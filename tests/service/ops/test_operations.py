@@ -70,7 +70,7 @@ def test_unreadable_picture_does_not_end_readiness(http: httpx.Client) -> None:
 def test_requests_over_limit_are_rejected_before_upload(
     serving: Any, stepped: Any, check_problem: Problem, make_picture: Picture
 ) -> None:
-    with serving(stepped, max_in_flight=2, retry_after_s=3) as url, ThreadPoolExecutor(2) as pool:
+    with serving(stepped, max_in_flight=2, caller_share=1.0, retry_after_s=3) as url, ThreadPoolExecutor(2) as pool:
         assert stepped.encoder.waiting.acquire(timeout=10)
         stepped.encoder.steps.release()  # the readiness inference
         assert httpx.get(f"{url}/readyz").status_code == 200
