@@ -19,7 +19,7 @@ BENCHMARKS := descent indexing locate training
 ifneq ($(TORCH_INDEX),)
 SIZE := CPU builds of PyTorch: about 1.2 GB to download, 2.6 GB on disk
 else ifeq ($(shell uname -sm),Linux x86_64)
-SIZE := PyTorch and FAISS with CUDA: about 4.0 GB to download, 7.1 GB on disk \
+SIZE := PyTorch and FAISS with CUDA: about 4.3 GB to download, 8.6 GB on disk \
 	(no GPU? make TORCH_INDEX=<index of CPU builds of PyTorch> takes about 1.2 GB instead)
 else
 SIZE := From 0.5 GB to download without CUDA to 4 GB with it (not measured for $(shell uname -sm))
