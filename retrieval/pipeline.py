@@ -123,9 +123,17 @@ def _answers(
     answers = [answer.to_json() for answer in locator.answers(embeddings, plan, features)]
     search_ms = _ms_since(started) / len(pictures)
     return [
-        answer | {"timing_ms": _rounded(decode=picture.decode_ms, encode=encode_ms, search=search_ms)}
+        answer
+        | _notes(picture.plan)
+        | {"timing_ms": _rounded(decode=picture.decode_ms, encode=encode_ms, search=search_ms)}
         for picture, answer in zip(pictures, answers, strict=True)
     ]
+
+
+def _notes(plan: SearchPlan) -> dict[str, list[str]]:
+    """The answer's `notes`: how a region was read; absent if there is nothing to say."""
+    region = None if plan.constraint is None else plan.constraint.region
+    return {} if region is None or not region.notes else {"notes": list(region.notes)}
 
 
 def _ms_since(started: float) -> float:

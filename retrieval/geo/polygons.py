@@ -1,13 +1,12 @@
-"""GeoJSON to checked shapely polygons in degrees, and tiles as rectangles to compare them with.
+"""GeoJSON's rings as checked shapely polygons in degrees, and tiles as rectangles to compare them with.
 
-Polygons may come from untrusted clients (`polygons_of`): the size of the input is bounded, and no operation is used
-whose time grows with the square of it (a union, a repair). Files of the command line's user (`repaired_polygons_of`)
-have no such limits. A GeoJSON edge is straight in longitude and latitude, and a tile is a rectangle there.
+A polygon that crosses itself is repaired: all that its rings go round belongs to it, less its holes. Input may be
+hostile: before each operation whose time grows with the square of the input (a repair, a union, a check of a large
+polygon), the meetings of edges are counted, up to a limit. A GeoJSON edge is straight in longitude and latitude, and a
+tile is a rectangle there.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,61 +14,54 @@ import shapely
 from numpy.typing import NDArray
 
 from retrieval.errors import RegionError
+from retrieval.geo.geojson import Limits, Notes, rings_of
 from tile_cache.addressing import MAX_LATITUDE, bounds_of_codes
 
-__all__ = ["CLIPPED", "Limits", "boxes_of", "pieces_of", "polygons_of", "prepared", "repaired_polygons_of"]
+__all__ = ["boxes_of", "pieces_of", "polygons_of", "prepared", "union_of"]
 
-CLIPPED = f"the Web-Mercator square ends at {MAX_LATITUDE:.4f} degrees; areas nearer to a pole have no tiles"
 _SKIN = 1e-9
 """Degrees (0.1 mm) taken off each side of a tile, so that a region that ends on a tile's edge does not reach beyond."""
-_MAX_LONGITUDE = 360.0
-_DEPTH = 200
-
-Note = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much GeoJSON is read: nested objects, polygons, and positions of all their rings."""
-
-    depth: int = 16
-    polygons: int = 256
-    positions: int = 10_000
+_SMALL = 10_000
+"""Positions of a polygon up to which its validity is checked at once; the check takes a second at most."""
+_PAIRS = 10_000_000
+"""Pairs of edges whose boxes overlap, beyond 30 for each edge, that are compared before the count is given up."""
+_SHARED = 8
+"""Times that an edge of polygons that share borders, as in a map of municipalities, meets other edges."""
+_STEP_PAIRS = 200_000
+"""Pairs that one step of the count may look at, so that it ends soon after a limit is passed."""
 
 
-def polygons_of(document: Any, name: str, limits: Limits) -> Iterator[Any]:
-    """The polygons of a GeoJSON object from an untrusted client, checked. Raises RegionError with `name`.
+def polygons_of(document: Any, name: str, limits: Limits, notes: Notes) -> Iterator[Any]:
+    """The valid polygons with area of a GeoJSON object. Raises RegionError with `name`.
 
-    A polygon that crosses itself is refused, not repaired.
+    `notes` get what was repaired and what was left out.
     """
-    left = limits.positions
-    for number, rings in enumerate(_rings_of(document, name, limits.depth), start=1):
-        if number > limits.polygons:
-            raise RegionError(f"{name} has more than {limits.polygons} polygons: simplify it")
-        left -= _positions(rings)
-        if left < 0:
-            raise RegionError(f"{name} has more than {limits.positions} positions: simplify it")
-        # Clients of a query get no notes; the documentation says how their polygons are read.
-        polygon = _polygon(rings, name, lambda text: None)
+    crossings = limits.crossings
+    for rings in rings_of(document, name, limits, notes):
+        outer, *holes = rings
+        polygon = shapely.Polygon(outer, holes)
+        if sum(map(len, rings)) > _SMALL:
+            _count_crossings(rings, name, 1, limits.crossings)
         if not polygon.is_valid:
-            raise RegionError(f"{name}: a polygon is not simple ({shapely.is_valid_reason(polygon)}): redraw it")
-        _check_area(polygon, rings, name)
+            crossings -= _count_crossings(rings, name, 1, crossings)
+            reason = shapely.is_valid_reason(polygon)
+            # The method "structure" keeps what a ring goes round twice, where the other would make a hole of it, and
+            # its time grows with the crossings, not with their square.
+            polygon = shapely.union_all(_with_area(shapely.make_valid(polygon, method="structure")))
+            if not polygon.is_empty:
+                notes.add(f"a polygon crosses itself ({reason}); it was repaired")
+        if polygon.is_empty or polygon.area == 0:
+            notes.leave_out("polygons without area")
+            continue
         yield polygon
 
 
-def repaired_polygons_of(document: Any, name: str, note: Note) -> Iterator[Any]:
-    """The polygons of a GeoJSON object from a trusted file. Raises RegionError with `name`.
-
-    A polygon that crosses itself is repaired. `note` gets a sentence about each repair, and about each edge that was
-    read as going the long way round the Earth.
-    """
-    for rings in _rings_of(document, name, _DEPTH):
-        polygon = _polygon(rings, name, note)
-        if not polygon.is_valid:
-            note(f"{name}: a polygon crosses itself ({shapely.is_valid_reason(polygon)}); it was repaired")
-            polygon = shapely.union_all(_with_area(shapely.make_valid(polygon)))
-        _check_area(polygon, rings, name)
-        yield polygon
+def union_of(polygons: Sequence[Any], name: str, limits: Limits) -> Any:
+    """Valid polygons as one geometry. Raises RegionError if their edges meet too often for that."""
+    if len(polygons) > 1:
+        rings = [shapely.get_coordinates(ring) for ring in shapely.get_rings(polygons)]
+        _count_crossings(rings, name, _SHARED, limits.crossings)
+    return shapely.union_all(polygons)
 
 
 def pieces_of(geometry: Any) -> list[Any]:
@@ -103,97 +95,32 @@ def prepared(geometry: Any) -> Any:
     return geometry
 
 
-def _rings_of(node: Any, name: str, depth: int) -> Iterator[Sequence[Any]]:
-    """The rings, still unchecked, of every polygon under a GeoJSON object. Raises RegionError with `name`."""
-    if not isinstance(node, dict) or not isinstance(node.get("type"), str):
-        raise RegionError(f"{name} is JSON but not GeoJSON: an object with a 'type' is needed, not {_short(node)}")
-    if depth <= 0:
-        raise RegionError(f"{name} is nested too deeply to be GeoJSON")
-    kind = node["type"]
-    if kind == "FeatureCollection":
-        yield from _each(node, "features", name, depth)
-    elif kind == "GeometryCollection":
-        yield from _each(node, "geometries", name, depth)
-    elif kind == "Feature":
-        if node.get("geometry") is not None:
-            yield from _rings_of(node["geometry"], name, depth - 1)
-    elif kind in ("Polygon", "MultiPolygon"):
-        coordinates = _listed(node, "coordinates", name)
-        yield from [coordinates] if kind == "Polygon" else coordinates
-    elif kind not in ("Point", "MultiPoint", "LineString", "MultiLineString"):
-        raise RegionError(f"{name}: {kind!r} is not a GeoJSON type")
-
-
-def _polygon(rings: Any, name: str, note: Note) -> Any:
-    """A polygon with its holes, its positions checked; it may still cross itself."""
-    if not isinstance(rings, list) or not rings:
-        raise RegionError(f"{name}: a polygon needs at least one ring, not {_short(rings)}")
-    outer, *holes = [_ring(ring, name, note) for ring in rings]
-    return shapely.Polygon(outer, holes)
-
-
-def _check_area(polygon: Any, rings: Any, name: str) -> None:
-    if polygon.is_empty or polygon.area == 0:
-        raise RegionError(f"{name}: the polygon at {_short(rings[0][0])} has no area")
-
-
 def _with_area(geometry: Any) -> list[Any]:
     """The polygons of a geometry; cutting or repairing one may leave points and lines behind."""
     return [p for p in shapely.get_parts(geometry) if p.geom_type in ("Polygon", "MultiPolygon") and p.area > 0]
 
 
-def _short(value: Any, limit: int = 60) -> str:
-    """A JSON value as text, cut off after `limit` characters."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= limit else text[:limit] + "..."
+def _count_crossings(rings: Sequence[NDArray[np.float64]], name: str, meetings: int, crossings: int) -> int:
+    """How often the edges of some rings meet one another, beyond `meetings` times for each edge.
 
-
-def _positions(rings: Any) -> int:
-    return sum(len(ring) for ring in rings if isinstance(ring, list)) if isinstance(rings, list) else 0
-
-
-def _each(node: dict[str, Any], key: str, name: str, depth: int) -> Iterator[Sequence[Any]]:
-    for child in _listed(node, key, name):
-        yield from _rings_of(child, name, depth - 1)
-
-
-def _listed(node: dict[str, Any], key: str, name: str) -> list[Any]:
-    value = node.get(key)
-    if not isinstance(value, list):
-        raise RegionError(f"{name}: a {node['type']} needs a list of {key}, not {_short(value)}")
-    return value
-
-
-def _ring(ring: Any, name: str, note: Note) -> NDArray[np.float64]:
-    """A ring's (lng, lat), (n, 2) float64, altitudes dropped."""
-    try:
-        xy = np.array([_position(p) for p in ring], dtype=np.float64).reshape(-1, 2)
-    except (TypeError, ValueError, OverflowError) as exc:
-        raise RegionError(f"{name}: a ring must be a list of [lng, lat] pairs, not {_short(ring)}") from exc
-    if len(xy) < 4:
-        raise RegionError(f"{name}: a ring needs 4 positions or more, the last equal to the first; got {len(xy)}")
-    outside = ~((np.abs(xy[:, 0]) <= _MAX_LONGITUDE) & (np.abs(xy[:, 1]) <= 90))  # also true of NaN
-    if outside.any():
-        lng, lat = xy[np.flatnonzero(outside)[0]]
-        raise RegionError(f"{name}: [{lng:g}, {lat:g}] is not on Earth; GeoJSON positions are [lng, lat] in degrees")
-    if np.ptp(xy[:, 0]) > 360:
-        raise RegionError(f"{name}: a ring spans {np.ptp(xy[:, 0]):g} degrees of longitude, more than the Earth has")
-    _note_long_edges(xy[:, 0], name, note)
-    return xy
-
-
-def _position(value: Any) -> tuple[float, float]:
-    if not isinstance(value, list) or len(value) < 2 or not all(type(v) in (int, float) for v in value[:2]):
-        raise ValueError(f"{value!r} is not a position")
-    return float(value[0]), float(value[1])
-
-
-def _note_long_edges(lng: NDArray[np.float64], name: str, note: Note) -> None:
-    """Note an edge such as 170 to -170: it may be meant to cross the date line, but by RFC 7946 it does not."""
-    jump = np.flatnonzero((np.abs(np.diff(lng)) > 180) & (np.abs(np.diff(lng)) < 360))
-    if jump.size:
-        a, b = lng[jump[0]], lng[jump[0] + 1]
-        note(
-            f"{name}: the edge from longitude {a:g} to {b:g} was read as the long way round (RFC 7946); "
-            f"to cross the date line write {b + np.copysign(360, a):g} instead of {b:g}"
-        )
+    Raises RegionError for more than `crossings`.
+    """
+    edges = shapely.linestrings(np.concatenate([np.stack([ring[:-1], ring[1:]], axis=1) for ring in rings]))
+    left = crossings + meetings * len(edges)
+    tree = shapely.STRtree(edges)
+    pairs = 0
+    step = max(4, _STEP_PAIRS // len(edges))
+    for start in range(0, len(edges), step):
+        block = edges[start : start + step]
+        first, second = tree.query(block)
+        later = second > first + start
+        pairs += int(later.sum())
+        if pairs > _PAIRS + 30 * len(edges):
+            raise RegionError(f"{name}: the edges of {len(edges)} positions lie too close to be compared: simplify it")
+        left -= int(shapely.intersects(block[first[later]], edges[second[later]]).sum())
+        if left < 0:
+            raise RegionError(
+                f"{name} has polygons whose edges cross too often to be repaired or merged: simplify it, "
+                "or draw it without crossings"
+            )
+    return max(0, crossings - left)

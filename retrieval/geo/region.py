@@ -2,7 +2,7 @@
 
 `Region` serves queries (`within`: the place is inside these polygons) and coverages (the tiles of an index). It decides
 in the plane of longitude and latitude, where a GeoJSON edge is straight and a tile is a rectangle. It knows nothing of
-indexes, pictures or imagery; reading GeoJSON is the task of `retrieval.geo.polygons`.
+indexes, pictures or imagery; GeoJSON is read by `retrieval.geo.geojson` and `retrieval.geo.polygons`.
 """
 
 import hashlib
@@ -18,16 +18,19 @@ import shapely
 from numpy.typing import NDArray
 
 from retrieval.errors import RegionError
-from retrieval.geo.polygons import CLIPPED, Limits, boxes_of, pieces_of, polygons_of, prepared, repaired_polygons_of
+from retrieval.geo.box import CLIPPED, check_box, spans_of
+from retrieval.geo.geojson import Limits, Notes, document_of, file_document
+from retrieval.geo.polygons import boxes_of, pieces_of, polygons_of, prepared, union_of
 from tile_cache.addressing import MAX_LATITUDE, bounds_of_codes
 
-__all__ = ["MAX_BYTES", "NAME", "OUTSIDE", "PARTLY", "WHOLLY", "Region"]
+__all__ = ["FILE", "NAME", "OUTSIDE", "PARTLY", "REQUEST", "WHOLLY", "Region"]
 
 NAME = "within"
-MAX_BYTES = 1_000_000
-"""Longest GeoJSON text of a query, in bytes. A longer one is refused unread."""
+REQUEST = Limits(bytes=1_000_000, polygons=256, positions=10_000, crossings=1_000)
+"""For GeoJSON from clients. They need not be trusted, and all wait while it is read."""
+FILE = Limits(bytes=100_000_000, polygons=1_000_000, positions=3_000_000, crossings=100_000)
+"""For files that the command line's user names."""
 OUTSIDE, PARTLY, WHOLLY = 0, 1, 2
-_LIMITS = Limits()
 _MAX_OVERLAPPING = 16
 _SKIN = 1e-9
 """Degrees beyond the Mercator square that are clipped without a note."""
@@ -49,52 +52,40 @@ class Region:
 
     @classmethod
     def of_geojson(cls, value: Mapping[str, Any] | str | bytes) -> "Region":
-        """The region of a query, from a GeoJSON object or its text.
+        """The region of a request, from a GeoJSON object or its text.
 
         Takes a Polygon, MultiPolygon, Feature, FeatureCollection or GeometryCollection. By RFC 7946 an edge from 170 to
         -170 goes the long way round; to cross the date line, let longitudes run on (170 to 190) or cut the polygon
-        there. Raises RegionError if there is no polygon, or one that crosses itself, has no area in the Mercator
-        square, exceeds `Limits`, or is one of more than 16 that overlap.
+        there. Raises RegionError if no polygon has an area in the Mercator square, or if the input exceeds `REQUEST`.
         """
-        pieces = [piece for p in polygons_of(_document(value), NAME, _LIMITS) for piece in pieces_of(p)]
-        if not pieces:
-            raise RegionError(f"{NAME} holds no polygon with area ({CLIPPED})")
-        return cls(tuple(_wkb(piece) for piece in _merged(pieces)))
+        notes = Notes(NAME)
+        document = document_of(value, NAME, REQUEST) if isinstance(value, str | bytes) else value
+        polygons = list(polygons_of(document, NAME, REQUEST, notes))
+        pieces = [piece for polygon in polygons for piece in pieces_of(polygon)]
+        _check_pieces(pieces, polygons, NAME, notes)
+        return cls(tuple(_wkb(piece) for piece in _merged(pieces)), notes.sentences())
 
     @classmethod
     def from_file(cls, path: Path) -> "Region":
-        """The region of a GeoJSON file that the user of the command line trusts: of any size, and repaired if need be.
+        """The region of a GeoJSON file, read by the rules of `of_geojson` within the limits `FILE`.
 
-        Longitudes may run beyond 180 (170 to 190) to cross the date line, or the polygon may be cut there in two, as
-        RFC 7946 wants. Raises RegionError that names the file.
+        Polygons may overlap. Raises RegionError that names the file.
         """
-        try:
-            document = json.loads(path.read_bytes())
-        except OSError as exc:
-            raise RegionError(f"{path}: {exc.strerror or exc}; give a GeoJSON file") from exc
-        except (ValueError, RecursionError) as exc:
-            raise RegionError(f"{path} is not JSON ({exc}); give a GeoJSON file with polygons") from exc
-        notes: list[str] = []
-        polygons = list(repaired_polygons_of(document, str(path), notes.append))
-        if not polygons:
-            raise RegionError(f"{path} holds no polygon; points and lines cover no tiles")
-        return cls._clipped(shapely.union_all(polygons), str(path), notes)
+        name, notes = str(path), Notes(str(path))
+        polygons = list(polygons_of(file_document(path, FILE), name, FILE, notes))
+        pieces = [] if not polygons else pieces_of(union_of(polygons, name, FILE))
+        _check_pieces(pieces, polygons, name, notes)
+        return cls.of_geometry(shapely.union_all(pieces), notes.sentences())
 
     @classmethod
     def from_bbox(cls, west: float, south: float, east: float, north: float) -> "Region":
-        """A box in degrees; west > east crosses the date line. Raises RegionError if the numbers give no box."""
-        name = f"bbox {west:g} {south:g} {east:g} {north:g}"
-        if not all(np.isfinite(v) for v in (west, south, east, north)):
-            raise RegionError(f"{name}: four finite numbers of degrees are needed: W S E N")
-        if not (-180 <= west <= 180 and -180 <= east <= 180 and -90 <= south <= 90 and -90 <= north <= 90):
-            raise RegionError(f"{name}: longitudes lie within -180 to 180 and latitudes within -90 to 90 (W S E N)")
-        if south >= north:
-            raise RegionError(f"{name}: south must be less than north; the order is W S E N")
-        if (west - east) % 360 == 0 and west >= east:
-            raise RegionError(f"{name} has no width; for the whole circle give -180 and 180")
-        spans = [(west, east)] if west < east else [(west, 180.0), (-180.0, east)]
-        boxes = [shapely.box(w, south, e, north) for w, e in spans if e > w]
-        return cls._clipped(shapely.union_all(boxes), name, [])
+        """A box in degrees; west > east crosses the date line. Raises RegionError if it covers no tile."""
+        check_box(west, south, east, north)
+        notes = Notes(f"bbox {west:g} {south:g} {east:g} {north:g}")
+        boxes = [shapely.box(w, south, e, north) for w, e in spans_of(west, east)]
+        pieces = pieces_of(shapely.union_all(boxes))
+        _note_clipping(boxes, notes)
+        return cls.of_geometry(shapely.union_all(pieces), notes.sentences())
 
     @classmethod
     def world(cls) -> "Region":
@@ -105,16 +96,6 @@ class Region:
     def of_geometry(cls, geometry: Any, notes: tuple[str, ...] = ()) -> "Region":
         """A shapely Polygon or MultiPolygon that already lies within the Mercator square."""
         return cls((_wkb(geometry),), notes)
-
-    @classmethod
-    def _clipped(cls, geometry: Any, name: str, notes: list[str]) -> "Region":
-        clipped = shapely.union_all(pieces_of(geometry))
-        if clipped.is_empty:
-            raise RegionError(f"{name} covers no tile: {CLIPPED}")
-        _, south, _, north = geometry.bounds
-        if south < -MAX_LATITUDE - _SKIN or north > MAX_LATITUDE + _SKIN:
-            notes.append(f"{name} is clipped: {CLIPPED}")
-        return cls.of_geometry(clipped, tuple(notes))
 
     @property
     def fingerprint(self) -> str:
@@ -223,24 +204,26 @@ def _wkb(geometry: Any) -> bytes:
 
 
 def _merged(pieces: list[Any]) -> list[Any]:
-    """One geometry if no two pieces overlap, because testing it costs the same however many there are; else the pieces.
+    """One geometry if no two pieces overlap, because testing it costs the same however many there are; or a few.
 
-    A union would also give one geometry, but its time grows with the square of the untrusted input.
+    Raises RegionError if their edges cross too often.
     """
     joined = shapely.MultiPolygon(pieces)
     if joined.is_valid:
         return [joined]
-    if len(pieces) > _MAX_OVERLAPPING:
-        raise RegionError(f"{NAME} has {len(pieces)} polygons that overlap or share an edge: merge them")
-    return pieces
+    return pieces if len(pieces) <= _MAX_OVERLAPPING else [union_of(pieces, NAME, REQUEST)]
 
 
-def _document(value: Mapping[str, Any] | str | bytes) -> Any:
-    if not isinstance(value, str | bytes):
-        return value
-    if len(value) > MAX_BYTES:
-        raise RegionError(f"{NAME} has {len(value)} bytes, at most {MAX_BYTES} are read: simplify it")
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as exc:
-        raise RegionError(f"{NAME} is not JSON ({exc}): give a GeoJSON polygon") from exc
+def _check_pieces(pieces: list[Any], polygons: list[Any], name: str, notes: Notes) -> None:
+    """Raise RegionError if no part of the polygons lies in the Mercator square; note what was clipped."""
+    if not polygons:
+        raise RegionError(f"{name} holds no polygon with area; points and lines cover no tiles")
+    if not pieces:
+        raise RegionError(f"{name} covers no tile: {CLIPPED}")
+    _note_clipping(polygons, notes)
+
+
+def _note_clipping(polygons: list[Any], notes: Notes) -> None:
+    _, south, _, north = shapely.total_bounds(polygons)
+    if south < -MAX_LATITUDE - _SKIN or north > MAX_LATITUDE + _SKIN:
+        notes.add(f"it is clipped: {CLIPPED}")

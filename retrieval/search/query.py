@@ -3,7 +3,6 @@
 It knows nothing of any index; `retrieval.search.plan` resolves a query against one.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
+from retrieval.geo.box import check_box, spans_of
 from retrieval.search.options import DEFAULT_K, MAX_ALTERNATIVES, MAX_K, Scoring
 from tile_cache.addressing import mercator_y, morton_decode
 
@@ -22,7 +22,7 @@ NO_PRIOR = "none"
 
 @dataclass(frozen=True)
 class BBox:
-    """A rectangle in degrees; west > east crosses the date line. Raises QueryError for values out of range."""
+    """A rectangle with area in degrees; west > east crosses the date line. Raises RegionError if it covers no tile."""
 
     west: float
     south: float
@@ -30,27 +30,18 @@ class BBox:
     north: float
 
     def __post_init__(self) -> None:
-        for name, limit in (("west", 180), ("south", 90), ("east", 180), ("north", 90)):
-            value = getattr(self, name)
-            if not math.isfinite(value) or abs(value) > limit:
-                raise QueryError(f"bbox {name} is {value}: give degrees from -{limit} to {limit}")
-        if self.south > self.north:
-            raise QueryError(f"bbox south {self.south} is greater than its north {self.north}: the order is W,S,E,N")
+        check_box(self.west, self.south, self.east, self.north)
 
     def spans(self) -> tuple[tuple[float, float], ...]:
-        """Its longitudes as (west, east) with west <= east: one span, or two where it crosses the date line."""
-        if self.west <= self.east:
-            return ((self.west, self.east),)
-        return ((self.west, 180.0), (-180.0, self.east))
+        """Its longitudes as (west, east) with west < east: one span, or two where it crosses the date line."""
+        return spans_of(self.west, self.east)
 
     def contains(self, lng: float, lat: float) -> bool:
         """Whether a point, in degrees, lies in the box."""
         return self.south <= lat <= self.north and any(west <= lng <= east for west, east in self.spans())
 
     def meets(self, codes: NDArray[np.uint64], zoom: int) -> NDArray[np.bool_]:
-        """Which tiles intersect the box: (n,) codes to (n,) bool. Sharing only an edge does not count, unless the
-        box itself is a line or a point.
-        """
+        """Which tiles share area with the box: (n,) codes to (n,) bool; sharing only an edge is not enough."""
         n = float(1 << zoom)
         x, y = morton_decode(codes)
         top, bottom = mercator_y(self.north) * n, mercator_y(self.south) * n
@@ -116,5 +107,5 @@ def _check_count(name: str, value: int, low: int, high: int) -> None:
 
 
 def _overlaps(first: NDArray[np.uint32], low: float, high: float) -> NDArray[np.bool_]:
-    """Whether [first, first + 1) and [low, high] share more than an edge; if low = high, whether the first holds it."""
-    return np.asarray((first + 1.0 > low) & ((first < high) | (first <= low)))
+    """Whether [first, first + 1) and [low, high] share more than an edge."""
+    return np.asarray((first + 1.0 > low) & (first < high))

@@ -103,6 +103,7 @@ class Answer(TypedDict):
     alternatives: list[Alternative]
     trace: NotRequired[list[TracedLevel]]
     prior: NotRequired[str]
+    notes: NotRequired[list[str]]
     elsewhere: float
     index: IndexVersion
     attribution: str

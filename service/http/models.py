@@ -183,6 +183,10 @@ class Answer(BaseModel):
     alternatives: list[Alternative]
     trace: list[TracedLevel] = Field(default_factory=_absent, description="Only with `trace=true`.")
     prior: str = Field(default_factory=_absent, description="Name of the prior that was used; absent if none was.")
+    notes: list[str] = Field(
+        default_factory=_absent,
+        description="How the input was read, where it can be read in several ways; absent if there is nothing to say.",
+    )
     elsewhere: float = Field(ge=0, le=1, description="Probability of none of the covered tiles.", examples=[0.03])
     index: IndexVersion
     attribution: Attribution = Field(description="Of the map; show it beside the answer.")

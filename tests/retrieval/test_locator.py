@@ -11,7 +11,7 @@ from retrieval.errors import EncoderMismatchError, QueryError
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.locator import BBox, LocateQuery, Locator
 from retrieval.testing.fake import FakePhotoEncoder, FakeTileEncoder, fake_pyramid, write_fake_index
-from tile_cache.addressing import quadkey, tile_at
+from tile_cache.addressing import bounds_of_codes, quadkey, tile_at
 
 
 def test_answer_json_follows_the_contract(small):
@@ -78,6 +78,12 @@ def test_unknown_scoring_raises():
         ((0, 0, float("inf"), 1), "east is inf"),
         ((-181, 0, 1, 1), "west is -181"),
         ((0, -91, 1, 1), "south is -91"),
+        ((50, 20, 60, 20), "no height"),
+        ((50, 20, 50, 30), "no width"),
+        ((180, 20, -180, 30), "no width"),
+        ((0, 90, 1, 90), "no height"),
+        ((0, 86, 1, 89), "covers no tile"),
+        ((0, -90, 1, -86), "covers no tile"),
     ],
 )
 def test_invalid_bbox_names_the_edge(box, words):
@@ -85,11 +91,14 @@ def test_invalid_bbox_names_the_edge(box, words):
         BBox(*box)
 
 
-def test_bbox_without_tiles_raises(small):
-    directory, levels, photo = small
-    locator = Locator.open(directory, encoder=photo)
-    with pytest.raises(QueryError, match="bbox 0,86,1,89 covers no indexed tile"):
-        locator.locate(levels[0].vectors[:1], LocateQuery(bbox=BBox(0, 86, 1, 89)))
+def test_bbox_without_tiles_raises(tmp_path):
+    levels = fake_pyramid(7, (4,), 32, tiles=100)
+    write_fake_index(tmp_path, levels)
+    locator = Locator.open(tmp_path, encoder=FakePhotoEncoder(32))
+    absent = np.setdiff1d(np.arange(4**4, dtype=np.uint64), levels[0].codes)[:1]
+    west, south, east, north = (float(edge[0]) for edge in bounds_of_codes(absent, 4))
+    with pytest.raises(QueryError, match="covers no indexed tile"):
+        locator.locate(levels[0].vectors[:1], LocateQuery(bbox=BBox(west + 1, south + 1, east - 1, north - 1)))
 
 
 @pytest.mark.parametrize(

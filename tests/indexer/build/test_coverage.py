@@ -161,13 +161,15 @@ def test_poles_are_clipped_with_a_note() -> None:
 @pytest.mark.parametrize(
     ("box", "words"),
     [
-        ((0, 10, 20, 10), "south must be less"),
-        ((0, 20, 20, 10), "south must be less"),
+        ((0, 10, 20, 10), "no height"),
+        ((0, 20, 20, 10), "south 20 is greater"),
         ((5, 0, 5, 10), "no width"),
         ((180, 0, -180, 10), "no width"),
         ((-190, 0, 5, 10), "-180 to 180"),
         ((0, 0, 5, 91), "-90 to 90"),
-        ((0, float("nan"), 5, 9), "finite"),
+        ((0, float("nan"), 5, 9), "south is nan"),
+        ((0, 86, 10, 90), "covers no tile"),
+        ((0, -90, 10, -86), "covers no tile"),
     ],
 )
 def test_bad_bounding_boxes_are_refused(box: tuple[float, float, float, float], words: str) -> None:
@@ -237,13 +239,13 @@ def test_geojson_that_crosses_itself_is_repaired(tmp_path: Path) -> None:
         ('{"type": "FeatureCollection"}', "features"),
         ('{"type": "FeatureCollection", "features": []}', "no polygon"),
         ('{"type": "Point", "coordinates": [1, 2]}', "no polygon"),
-        ('{"type": "Polygon", "coordinates": []}', "at least one ring"),
+        ('{"type": "Polygon", "coordinates": []}', "no polygon with area"),
         ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 1]]]}', "4 positions"),
         ('{"type": "Polygon", "coordinates": [["a", "b", "c", "d"]]}', "lng, lat"),
         ('{"type": "Polygon", "coordinates": [["10", "20", "31", "10"]]}', "lng, lat"),
         ('{"type": "Polygon", "coordinates": [[[1' + "0" * 400 + ", 5], [11, 9], [11, 6], [10, 5]]]}", "lng, lat"),
         ('{"type":"GeometryCollection","geometries":[' * 450 + "]}" * 450, "nested too deeply|no polygon"),
-        ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [2, 0], [0, 0]]]}', "no area"),
+        ('{"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [2, 0], [0, 0]]]}', "no polygon with area"),
         (
             '{"type": "Polygon", "coordinates": [[[10, 95], [11, 95], [11, 96], [10, 95]]]}',
             r"\[10, 95\] is not on Earth",

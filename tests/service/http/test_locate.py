@@ -73,6 +73,27 @@ def test_query_parameters_reach_locator(http: httpx.Client, locator: Locator, ma
             assert without_timing(response.json()) == direct(locator, data, query), text
 
 
+def test_region_notes_stand_in_the_answer(http: httpx.Client, make_picture: Picture) -> None:
+    def ask(ring: str, kind: str = "application/json") -> dict[str, Any]:
+        within = f'{{"type":"Polygon","coordinates":[{ring}]}}'
+        sent = http.post(
+            "/locate", params={"within": within}, files={"image": make_picture(2)}, headers={"Accept": kind}
+        )
+        return dict(sent.json())
+
+    long_way = "[[170,-80],[-170,-80],[-170,80],[170,80],[170,-80]]"
+    assert "the long way round" in ask(long_way)["notes"][0]
+    assert "the long way round" in ask(long_way, "application/geo+json")["features"][0]["properties"]["notes"][0]
+    assert "repaired" in ask("[[-170,-80],[170,80],[170,-80],[-170,80],[-170,-80]]")["notes"][-1]
+    assert "notes" not in ask("[[-80,-80],[80,-80],[80,80],[-80,80],[-80,-80]]")
+
+
+@pytest.mark.parametrize("bbox", ["50,20,60,20", "50,20,50,30", "180,20,-180,30", "0,86,10,90", "0,90,10,90"])
+def test_bbox_without_area_is_refused(http: httpx.Client, check_problem: Any, make_picture: Picture, bbox: str) -> None:
+    sent = http.post("/locate", params={"bbox": bbox}, files={"image": make_picture(2)})
+    assert bbox in check_problem(sent, 422, "invalid-query")
+
+
 def test_scoring_is_a_setting_of_the_service(serving: Any, locator: Locator, make_picture: Picture) -> None:
     data = make_picture(3)
     with serving(locator, scoring="paper") as url:
