@@ -1,7 +1,7 @@
 """The cost of GeoCLIP as a prior: tables, encoding a picture, its belief, and deeper tiles.
 
     python -m benchmarks.geoclip                 minutes: embeds 165,536 places first, unless they are kept already
-    python -m benchmarks.geoclip --threads 1
+    python -m benchmarks.geoclip --threads 1 [--quick]
 
 CLIP is of the real shape with random weights, as the hub may be out of reach: its time is real, its features are not.
 Features are location embeddings instead. Markdown goes to standard output.
@@ -12,6 +12,8 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
@@ -35,11 +37,23 @@ def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    threads = parser.parse_args().threads
-    torch.set_num_threads(threads)
-    places, photos = LocationEncoder.load("cpu"), of_clips_shape()
+    parser.add_argument(
+        "--quick", action="store_true", help="a small gallery and CLIP of one layer, to see that it runs"
+    )
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with TemporaryDirectory() as scratch:
+        if options.quick:
+            measure(of_clips_shape(layers=1), gallery()[:1000], Path(scratch), options.threads)
+        else:
+            measure(of_clips_shape(), gallery(), tables_folder(), options.threads)
+
+
+def measure(photos: GeoclipPhotos, known: np.ndarray, tables: Path, threads: int) -> None:
+    """Measure and print the table; `known`: (n, 2) the gallery's places; `tables`: where embeddings are kept."""
+    places = LocationEncoder.load("cpu")
     before = memory_mb()
-    prior, opened_s = timed(lambda: GeoclipPrior(places, photos, gallery(), folders=[tables_folder()]))
+    prior, opened_s = timed(lambda: GeoclipPrior(places, photos, known, folders=[tables]))
     print(f"{sentence(describe())}; {threads} thread(s), processor time.\n\n| what | |\n|---|---|")
     print(f"| opening, tables made or read | {opened_s:.1f} s |")
     print(f"| memory that it takes beside the encoders, at its peak | {memory_mb() - before:,.0f} MB |")
@@ -69,11 +83,11 @@ def deeper(belief: object) -> list[tuple[int, float, float]]:
     return times
 
 
-def of_clips_shape() -> GeoclipPhotos:
+def of_clips_shape(layers: int = 24) -> GeoclipPhotos:
     """CLIP ViT-L/14's image tower and GeoCLIP's head, both with random weights."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": layers, "num_attention_heads": 16}
     config = CLIPVisionConfig(**shape, patch_size=14, projection_dim=768)
     head = nn.Sequential(nn.Linear(768, 768), nn.ReLU(), nn.Linear(768, 512))
     return GeoclipPhotos(CLIPVisionModelWithProjection(config), head, Preprocess(224, MEAN, STD), "cpu")

@@ -1,6 +1,6 @@
 """The effect of training, calibration and beam settings on the built-in Earth: the tables of docs/experiments.md.
 
-    python -m benchmarks.learning --out DIR
+    python -m benchmarks.learning --out DIR [--quick]
 
 Draws photos and tiles (`tilebeam sample-data`), trains map encoders in several ways with `tilebeam train`, indexes
 with each, calibrates each on the validation photos and evaluates all on the test photos. Every step is one command,
@@ -16,7 +16,6 @@ from pathlib import Path
 
 from retrieval.encoders.open_clip import builtin_directory
 
-ZOOMS = "4,6,8"
 MARGINS = ("--context", "6=0.25", "--context", "8=1.0")  # as the built-in encoders have them
 
 
@@ -44,27 +43,31 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=12_000, help="photos to draw")
     parser.add_argument("--only", action="append", choices=[w.name for w in WAYS], help="some of the ways")
     parser.add_argument("--k", default="16,32,64,256", help="beam widths")
+    parser.add_argument("--zooms", default="4,6,8", help="zooms of the indexes")
+    parser.add_argument("--quick", action="store_true", help="one way, few photos, two zooms, to see that it runs")
     arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.only, arguments.count, arguments.k, arguments.zooms = ["fast"], 1500, "16", "4,6"
     out: Path = arguments.out
     ways = [w for w in WAYS if arguments.only is None or w.name in arguments.only]
-    draw(out, arguments.count)
+    draw(out, arguments.count, arguments.quick)
     for way in ways:
-        make(out, way)
+        make(out, way, arguments.zooms)
     photos = splits(out)
     for way in ways:
         calibrate(out, way, photos)
     evaluate(out, ways, photos, arguments.k)
 
 
-def draw(out: Path, count: int) -> None:
-    """Photos with places, tiles, and pictures without an answer."""
+def draw(out: Path, count: int, quick: bool) -> None:
+    """Draw photos with places, tiles, and pictures without an answer; `quick`: few of the last."""
     tilebeam("sample-data", "photos", "--out", out / "earth", "--count", count)
-    tilebeam("sample-data", "elsewhere", "--out", out / "elsewhere")
+    tilebeam("sample-data", "elsewhere", "--out", out / "elsewhere", *(("--per-family", 6) if quick else ()))
 
 
-def make(out: Path, way: Way) -> None:
+def make(out: Path, way: Way, zooms: str) -> None:
     """Build an index whose tiles are embedded by this way's encoders."""
-    tiles = ("--source", out / "earth/tiles", "--geojson", out / "earth/coverage.geojson", "--zooms", ZOOMS)
+    tiles = ("--source", out / "earth/tiles", "--geojson", out / "earth/coverage.geojson", "--zooms", zooms)
     index = out / f"{way.name}-index"
     photo = ("--photo-encoder", builtin_directory())  # by its folder: without the built-in map encoders
     if way.options is None:

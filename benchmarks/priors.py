@@ -1,6 +1,7 @@
 """Gains of a prior: tiles only, geocells only, bolted on as in the hierarchical-search paper, fused, and fused noise.
 
     python -m benchmarks.priors --index INDEX --photos photos.csv --geocells MODEL --out OUT
+    python -m benchmarks.priors --quick --out OUT
 
 Works on a copy of the index. Calibrates it three times on the photos' validation split (plainly, with the geocells,
 with the noise prior), each a `tilebeam calibrate` that is printed before it runs, and evaluates on the test split.
@@ -50,14 +51,21 @@ PAIRS = (
 def main() -> None:
     """Calibrate, evaluate, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--index", type=Path, required=True, help="an index; it is copied")
-    parser.add_argument("--photos", type=Path, required=True, help="a table with splits validation and test")
-    parser.add_argument("--geocells", type=Path, required=True, help="a model that `tilebeam geocells train` made")
+    parser.add_argument("--index", type=Path, help="an index; it is copied")
+    parser.add_argument("--photos", type=Path, help="a table with splits validation and test")
+    parser.add_argument("--geocells", type=Path, help="a model that `tilebeam geocells train` made")
     parser.add_argument("--elsewhere", type=Path, help="pictures without an answer, for calibrating")
     parser.add_argument("--out", type=Path, required=True, help="a folder; results that it already holds are reused")
     parser.add_argument("--k", type=int, default=64, help="beam width")
     parser.add_argument("--limit", type=int, help="at most so many test photos, for a quick look")
+    parser.add_argument(
+        "--quick", action="store_true", help="make a small index, photos and a model, to see that it runs"
+    )
     arguments = parser.parse_args()
+    if arguments.quick:
+        make_inputs(arguments)
+    elif None in (arguments.index, arguments.photos, arguments.geocells):
+        parser.error("--index, --photos and --geocells are needed, or --quick")
     KINDS[NOISE] = NOISE_KIND
     calibrate(arguments)
     ways = named(measured(arguments))
@@ -67,6 +75,20 @@ def main() -> None:
     print(text)
     (arguments.out / "priors.md").write_text(text + "\n", encoding="utf-8")
     write_json(arguments.out / "priors.json", report(arguments.out / "index", ways, pairs) | {"machine": machine})
+
+
+def make_inputs(arguments: argparse.Namespace) -> None:
+    """Make a small index of zooms 4 and 6, 2,400 photos and a geocell model trained for one epoch."""
+    out: Path = arguments.out
+    photos, model = out / "earth/photos.csv", out / "geocell-run"
+    tilebeam("sample-data", "photos", "--out", out / "earth", "--count", 2400, "--no-folder-tiles")
+    limits = ("--min-samples", "5", "--cells", "5", "200")
+    tilebeam("geocells", "fit", "--photos", photos, *limits, "--out", out / "partition")
+    train = ("--photos", photos, "--partition", out / "partition", "--lr-encoder", 0, "--epochs", 1)
+    tilebeam("geocells", "train", *train, "--split-ratio", "8:2:2", "--out", model)
+    tilebeam("index", "--source", "bluemarble", "--world", "--zooms", "4,6", "--out", out / "original")
+    arguments.index, arguments.photos = out / "original", model / "photos.csv"
+    arguments.geocells, arguments.limit = model / "model", 100
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
