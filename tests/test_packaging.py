@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from installs import run_with_only
+from installs import installed_by, run_with_only
 from setuptools import find_packages
+
+from tilebeam import COMMAND_EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -115,3 +117,36 @@ def test_locating_by_url_needs_the_base_dependencies_alone(url: str, tmp_path: P
     done = run_with_only((), code, "locate", "--url", url, "--json", tmp_path / "photo.jpg")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"lat": 46.5, "lon": 8.0}
+
+
+def test_the_documents_list_every_extra() -> None:
+    text = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
+    rows = set(re.findall(r"^\| `([a-z-]+)` \|", text[text.index("| extra | for |") :].split("\n\n")[0], re.M))
+    assert rows == set(PROJECT["project"]["optional-dependencies"])
+
+
+def install_blocks() -> Iterator[tuple[str, set[str], set[str]]]:
+    """The documented blocks with an install line: the document, its extras, and the commands after it."""
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for block in re.findall(r"```sh\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            if found := re.search(r"pip install [^\n]*'(?:\.|tilebeam)\[([a-z,-]+)\]'", block):
+                commands = set(re.findall(r"^tilebeam ([a-z-]+)", block[found.end() :], re.M))
+                yield path.name, set(found[1].split(",")), commands
+
+
+def test_documented_installs_contain_what_their_next_lines_need() -> None:
+    blocks = list(install_blocks())
+    assert {name for name, _, _ in blocks} >= {"priors.md", "street-photos.md"}
+    for name, extras, commands in blocks:
+        installed = installed_by(f"tilebeam[{','.join(extras)}]").keys()
+        for command in commands & COMMAND_EXTRAS.keys():
+            needed = installed_by(f"tilebeam[{COMMAND_EXTRAS[command]}]").keys()
+            assert needed <= installed, f"{name}: `tilebeam {command}` after {sorted(extras)}"
+
+
+def test_the_page_of_an_index_has_no_link_into_the_repository() -> None:
+    text = (ROOT / PROJECT["project"]["readme"]).read_text(encoding="utf-8")
+    assert [link for link in re.findall(r"\]\(([^)]+)\)", text) if not link.startswith("https://")] == []
+    assert f"!{PROJECT['project']['readme']}" in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    extras = PROJECT["project"]["optional-dependencies"].keys() - {"all", "dev"}
+    assert {extra for extra in extras if f"`{extra}`" not in text} == set()
