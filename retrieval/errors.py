@@ -19,6 +19,11 @@ RetrievalError
     └── UnsupportedPhotoError  a format or pixel type that is not supported
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_SHOWN = 300  # characters of another library's message
+
 
 class RetrievalError(Exception):
     """Base of this package's errors. A message names the offending value and what to do."""
@@ -86,3 +91,21 @@ class PhotoTooLargeError(PhotoError):
 
 class UnsupportedPhotoError(PhotoError):
     """The picture's format or pixel type is not supported."""
+
+
+@contextmanager
+def damage_as(
+    error: type[RetrievalError], what: object, way_out: str, *, but: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Turn every exception but RetrievalErrors and `but` into `error`, whose message names `what` and the way out.
+
+    For files that may come from anywhere: libraries raise many kinds of exceptions for damaged ones, MemoryError and
+    RecursionError among them.
+    """
+    try:
+        yield
+    except Exception as exc:
+        if isinstance(exc, (RetrievalError, *but)):
+            raise
+        reason = f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+        raise error(f"{what} cannot be used ({reason[:_SHOWN]}): {way_out}") from exc

@@ -5,7 +5,6 @@ numbers, no pictures.
 """
 
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.encoders.base import EncodesPhotos
-from retrieval.errors import PriorError, QueryError
+from retrieval.errors import PriorError, QueryError, damage_as
+from retrieval.files import check_tree, is_inside, real_path
 from retrieval.index.calibration import Calibration
-from retrieval.index.manifest import FileEntry, Manifest, file_entry
+from retrieval.index.manifest import FileEntry, Manifest, file_entry, is_prior_name
 from retrieval.index.reader import TileIndex
 from retrieval.priors.base import Prior, write_kind
 from retrieval.priors.registry import kind_of, open_kind, open_prior
@@ -26,7 +26,6 @@ from retrieval.search.query import NO_PRIOR
 __all__ = ["OpenPriors", "check_name", "install", "open_installed", "staged"]
 
 PRIORS = "priors"
-_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -94,18 +93,20 @@ def _open(index: TileIndex, name: str, device: str, photo: EncodesPhotos) -> Pri
     entry = index.manifest.priors.get(name)
     if entry is None:
         return open_kind(check_name(name), None, device=device, photo=photo)
-    prior = open_prior(index.directory / PRIORS / name, device=device, photo=photo)
+    directory = index.directory / PRIORS / name
+    with damage_as(PriorError, directory, "copy the index again, or install the prior again"):
+        real_path(directory, index.directory)
+    prior = open_prior(directory, device=device, photo=photo)
     if prior.fingerprint != entry.get("fingerprint"):
         raise PriorError(
-            f"{index.directory / PRIORS / name} differs from the prior that was installed: run `tilebeam calibrate "
-            "--prior` with it again"
+            f"{directory} differs from the prior that was installed: run `tilebeam calibrate --prior` with it again"
         )
     return prior
 
 
 def check_name(name: str) -> str:
     """Return a prior's name, or raise PriorError: the name becomes part of file names."""
-    if name == NO_PRIOR or not _NAME.fullmatch(name):
+    if not is_prior_name(name):
         raise PriorError(
             f"{name!r} is not a valid name of a prior: use up to 40 of a-z, 0-9, - and _, and not {NO_PRIOR!r}"
         )
@@ -134,6 +135,7 @@ def staged(index: Path, name: str, source: Path | None) -> Iterator[Path]:
 def _stage(name: str, origin: Path | None, directory: Path) -> None:
     try:
         if origin is not None:
+            check_tree(origin)  # a copy of a FIFO or of a link to a device would not end
             shutil.copytree(origin, directory)
             return
         directory.mkdir(parents=True)
@@ -167,4 +169,7 @@ def install(index: Path, name: str, directory: Path, fingerprint: str, *, defaul
 def _file_entries(index: Path, directory: Path) -> Iterator[FileEntry]:
     for path in sorted(directory.rglob("*")):
         if path.is_file():
-            yield file_entry(index, path.relative_to(index).as_posix())
+            name = path.relative_to(index).as_posix()
+            if not is_inside(name):
+                raise PriorError(f"an index cannot hold a file named {name!r}: rename it")
+            yield file_entry(index, name)

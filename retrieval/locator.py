@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.encoders.base import NO_ENCODER, EncodesPhotos, NoEncoder
-from retrieval.errors import DeviceMemoryError, EncoderMismatchError, QueryError
+from retrieval.errors import DeviceMemoryError, EncoderMismatchError, IndexDamagedError, QueryError, damage_as
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import FORMAT_VERSION
-from retrieval.index.reader import TileIndex
+from retrieval.index.reader import MEMORY_BYTES, TileIndex
 from retrieval.installed_priors import OpenPriors, open_installed
 from retrieval.priors.base import Belief, Prior
 from retrieval.search.answer import Answer, alternative_of, levels_of, trace_of
@@ -68,23 +68,25 @@ class Locator:
         priors: Iterable[str] | None = None,
         prior: str | None = None,
         reuse_priors: Mapping[str, Prior] | None = None,
+        memory_bytes: int = MEMORY_BYTES,
     ) -> "Locator":
         """Open an index directory; `encoder` and `calibration` replace the ones that it names.
 
         On a GPU the search runs on the device too; if the index does not fit and `device` is `auto`, it runs on the
         CPU. An encoder that is loaded here computes in half precision on a GPU if that keeps its embeddings.
         `priors`: the names to open, None for all of the index. `prior`: the default prior, None for the manifest's.
-        `reuse_priors`: see `open_installed`. Raises the IndexFormatErrors, CalibrationError, EncoderError,
-        EncoderMismatchError for a different encoder, PriorError, and DeviceMemoryError.
+        `reuse_priors`: see `open_installed`; `memory_bytes`: see `TileIndex.open`. Raises the IndexFormatErrors,
+        CalibrationError, EncoderError, EncoderMismatchError for a different encoder, PriorError, and DeviceMemoryError.
         """
-        index = TileIndex.open(directory)
-        calibration = Calibration.read(directory) if calibration is None else calibration
-        encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device)
-        device_beam = _device_beam(index, calibration, encoder, device)
-        open_priors = open_installed(
-            index, calibration, encoder, device=device, names=priors, default=prior, reuse=reuse_priors
-        )
-        return cls(index, calibration, encoder, device_beam, open_priors)
+        with damage_as(IndexDamagedError, directory, "copy the index again or build it again"):
+            index = TileIndex.open(directory, memory_bytes=memory_bytes)
+            calibration = Calibration.read(directory) if calibration is None else calibration
+            encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device)
+            device_beam = _device_beam(index, calibration, encoder, device)
+            open_priors = open_installed(
+                index, calibration, encoder, device=device, names=priors, default=prior, reuse=reuse_priors
+            )
+            return cls(index, calibration, encoder, device_beam, open_priors)
 
     def plan(self, query: LocateQuery) -> SearchPlan:
         """Resolve a query against this index; raises QueryError for a prior that it does not have or cannot use."""

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.encoders.base import EncodesPhotos
 from retrieval.encoders.photo import PhotoLimits, decode_photo
-from retrieval.errors import SearchTimeoutError
+from retrieval.errors import EncoderError, SearchTimeoutError
 from retrieval.locator import Locator
 from retrieval.search.deadline import Deadline
 from retrieval.search.plan import SearchPlan
@@ -77,7 +78,7 @@ def locate(pictures: Sequence[DecodedPicture], search_timeout_s: float = math.in
     """
     started = time.perf_counter()
     try:
-        embeddings = pictures[0].locator.encoder.encode(np.stack([picture.pixels for picture in pictures]))
+        embeddings = _encoded(pictures[0].locator.encoder, [picture.pixels for picture in pictures])
     except Exception as error:
         if len(pictures) == 1:
             return [error]
@@ -117,7 +118,7 @@ def _answers(
     features = None
     if plan.prior_encoder is not None:
         prior_pixels = [picture.prior_pixels for picture in pictures if picture.prior_pixels is not None]
-        features = plan.prior_encoder.encode(np.stack(prior_pixels))
+        features = _encoded(plan.prior_encoder, prior_pixels)
         encode_ms += _ms_since(started) / len(pictures)
     started = time.perf_counter()
     answers = [answer.to_json() for answer in locator.answers(embeddings, plan, features)]
@@ -134,6 +135,14 @@ def _notes(plan: SearchPlan) -> dict[str, list[str]]:
     """The answer's `notes`: how a region was read; absent if there is nothing to say."""
     region = None if plan.constraint is None else plan.constraint.region
     return {} if region is None or not region.notes else {"notes": list(region.notes)}
+
+
+def _encoded(encoder: EncodesPhotos, pixels: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Embeddings of prepared pictures, (n, d). Raises EncoderError if one is not finite: no fault of the picture."""
+    embeddings = encoder.encode(np.stack(pixels))
+    if not np.isfinite(embeddings).all():
+        raise EncoderError(f"an embedding by {encoder.name} is not finite: the encoder failed on this picture")
+    return embeddings
 
 
 def _ms_since(started: float) -> float:

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import CalibrationError, IndexDamagedError
+from retrieval.files import read_npy
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import Manifest, ShardEntry, check_file
 from retrieval.index.reader import Level, TileIndex
 from retrieval.index.shards import ShardLists, content_hash
+from retrieval.index.structure import wrong_codes
 
 
 def verify(directory: Path, on_file: Callable[[str, int], None] | None = None) -> list[str]:
@@ -51,24 +53,10 @@ def _wrong_structure(directory: Path) -> Iterator[str]:
         yield str(exc)
         return
     for i, level in enumerate(index.levels):
-        yield from _wrong_codes(level, index.levels[i - 1] if i else None)
+        above = index.levels[i - 1] if i else None
+        yield from wrong_codes(level.zoom, level.codes, *((None, None) if above is None else (above.zoom, above.codes)))
         for shard, lists in zip(index.manifest.zooms[i].shards, level.shards, strict=True):
             yield from _wrong_lists(directory, level, shard, lists)
-
-
-def _wrong_codes(level: Level, above: Level | None) -> Iterator[str]:
-    codes = level.codes
-    if (codes[1:] <= codes[:-1]).any():
-        yield f"zoom {level.zoom}: Morton codes do not ascend: build the index again"
-    if len(codes) and int(codes[-1]) >= 4**level.zoom:
-        yield f"zoom {level.zoom}: Morton code {codes[-1]} lies outside the zoom: build the index again"
-    if above is None:
-        return
-    parents = codes >> np.uint64(2 * (level.zoom - above.zoom))
-    positions = np.minimum(np.searchsorted(above.codes, parents), max(len(above.codes) - 1, 0))
-    orphans = len(codes) if not len(above.codes) else int(np.count_nonzero(above.codes[positions] != parents))
-    if orphans:
-        yield f"zoom {level.zoom}: {orphans} tiles have no parent at zoom {above.zoom}: build the index again"
 
 
 def _wrong_lists(directory: Path, level: Level, shard: ShardEntry, lists: ShardLists) -> Iterator[str]:
@@ -88,5 +76,5 @@ def _has_vector(directory: Path, shard: ShardEntry) -> NDArray[np.bool_]:
     """Whether each row of a shard has a vector, (rows,) bool."""
     flags = np.full(shard.rows, shard.file is not None)
     if shard.holes is not None:
-        flags[np.load(directory / shard.holes, allow_pickle=False)] = False
+        flags[read_npy(directory / shard.holes, np.dtype("<i8"), inside=directory)] = False
     return flags

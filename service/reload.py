@@ -24,7 +24,7 @@ from retrieval.pipeline import locate_picture
 from service.access.admission import Admission, check_admin
 from service.access.audit import Audit
 from service.engine.inference import Inference, sample_picture
-from service.errors import KeyFileError, ReloadError, SettingsError
+from service.errors import KeyFileError, ReloadError, ServiceError, SettingsError
 from service.http.openapi import RELOAD
 from service.serving import hangup_was_remembered
 
@@ -80,6 +80,13 @@ class Reloader:
             except OSError as exc:
                 _log.exception("reload refused")
                 raise ReloadError(f"a file cannot be opened ({exc.strerror}); the old index stays in use") from exc
+            except ServiceError:
+                raise
+            except Exception as exc:  # whatever the new index makes the libraries raise
+                _log.exception("reload refused")
+                raise ReloadError(
+                    "what was to be loaded cannot be opened; the log has the reason, the old index stays in use"
+                ) from exc
             self._inference.adopt(locator)
             put_in_use()
             after = _ids(locator)

@@ -8,13 +8,15 @@ kept. `indexer.calibration` fits the numbers; docs/method.md has the formulas an
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from retrieval.errors import CalibrationError
+from retrieval.errors import CalibrationError, damage_as
 from retrieval.files import read_json, write_json
+from tile_cache.addressing import MAX_ZOOM
 
 FORMAT = "tilebeam-calibration"
 FORMAT_VERSION = 2
@@ -22,6 +24,8 @@ CALIBRATION_NAME = "calibration.json"
 DEFAULT_TAU = 0.01
 """The temperature of CLIP's logits, 1 / 100, which ViT-B-32 was trained to."""
 
+_MOST = 1e6
+"""The largest number of a calibration, and the inverse of the smallest temperature: beyond it, sums overflow."""
 _WAY_OUT = "run `tilebeam calibrate`, or delete it (answers are then uncalibrated)"
 _DAMAGE = (OSError, ArithmeticError, ValueError, KeyError, TypeError, AttributeError, RecursionError, CalibrationError)
 
@@ -54,6 +58,8 @@ class ZoomNumbers:
             )
         if not 0 <= self.kappa <= 1:
             raise CalibrationError(f"kappa is {self.kappa}: it must lie between 0 and 1")
+        if max(map(abs, (self.tau, 1 / self.tau, self.gamma, self.lam, self.rho, self.b or 0.0))) > _MOST:
+            raise CalibrationError(f"a number is beyond {_MOST:g}, or tau below its inverse: {self}")
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -105,6 +111,10 @@ class ElsewhereNumbers:
         values = [self.bias, *(v for feature in self.features.values() for v in feature)]
         if not all(math.isfinite(v) for v in values) or any(f.scale <= 0 for f in self.features.values()):
             raise CalibrationError("the model of elsewhere must have finite numbers and positive scales")
+        if any(abs(v) > _MOST for v in values) or any(f.scale < 1 / _MOST for f in self.features.values()):
+            raise CalibrationError(
+                f"a number of the model of elsewhere is beyond {_MOST:g}, or a scale below its inverse"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -192,24 +202,33 @@ class Calibration:
         Raises CalibrationError if the file is damaged.
         """
         path = directory / name_for(prior)
-        if not path.exists():
+        if not os.path.lexists(path):
             return cls()
-        try:
-            data = read_json(path)
-            _check_format(data)
-            calibration = cls._from_json(data)
-        except _DAMAGE as exc:
-            raise CalibrationError(f"{path} cannot be used ({exc}): {_WAY_OUT}") from exc
-        if calibration.id != data["id"]:
-            raise CalibrationError(f"{path} was edited or damaged, as its id does not match its content: {_WAY_OUT}")
-        if calibration.prior != prior:
-            raise CalibrationError(f"{path} was fitted with the prior {calibration.prior}, not {prior}: {_WAY_OUT}")
-        return calibration
+        with damage_as(CalibrationError, path, _WAY_OUT):
+            try:
+                data = read_json(path, inside=directory)
+                _check_format(data)
+                calibration = cls._from_json(data)
+            except _DAMAGE as exc:
+                raise CalibrationError(f"{path} cannot be used ({exc}): {_WAY_OUT}") from exc
+            if calibration.id != data["id"]:
+                raise CalibrationError(
+                    f"{path} was edited or damaged, as its id does not match its content: {_WAY_OUT}"
+                )
+            if calibration.prior != prior:
+                raise CalibrationError(f"{path} was fitted with the prior {calibration.prior}, not {prior}: {_WAY_OUT}")
+            return calibration
 
     @classmethod
     def _from_json(cls, data: Mapping[str, Any]) -> "Calibration":
         known = {"format", "version", "id", "zooms", "k", "coverage", "photo_encoder", "elsewhere"}
         zooms = {int(z): ZoomNumbers.from_json(n) for z, n in data["zooms"].items()}
+        if any(not 0 <= zoom <= MAX_ZOOM for zoom in zooms):
+            raise CalibrationError(f"zooms {sorted(zooms)!s:.80} do not lie between 0 and {MAX_ZOOM}")
+        if data["k"] is not None and (type(data["k"]) is not int or data["k"] < 1):
+            raise CalibrationError(f"k is {data['k']!r:.60}: a beam width or null is expected")
+        if not all(isinstance(data.get(name), str | None) for name in ("coverage", "photo_encoder")):
+            raise CalibrationError("coverage and photo_encoder must be texts or null")
         extra = {name: value for name, value in data.items() if name not in known}
         for percent, share in extra.get("radius_shares", {}).items():
             if not 0 < float(share) <= 1:

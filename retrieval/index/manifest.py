@@ -7,14 +7,17 @@ directory.
 
 import hashlib
 import json
+import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from retrieval.errors import IndexDamagedError, IndexMissingError, IndexVersionError
-from retrieval.files import read_json, write_json
+from retrieval.errors import IndexDamagedError, IndexMissingError, IndexVersionError, damage_as
+from retrieval.files import is_inside, open_regular, read_json, write_json
+from tile_cache.addressing import MAX_ZOOM
 
 __all__ = [
     "FORMAT",
@@ -24,7 +27,9 @@ __all__ = [
     "Manifest",
     "ShardEntry",
     "ZoomEntry",
+    "check_file",
     "file_entry",
+    "is_prior_name",
 ]
 
 FORMAT = "tilebeam-index"
@@ -32,6 +37,13 @@ FORMAT_VERSION = 1
 MANIFEST_NAME = "manifest.json"
 SMALL_FILE_BYTES = 1 << 20
 """Files up to this size are hashed whenever an index is opened, larger files only by `verify`."""
+
+CODECS = ("fp16", "fp32")
+MAX_DIM = 16_384
+"""Components of a vector; the widest encoders have 4,096."""
+_MOST = 1 << 53  # counts of rows and bytes: every whole number up to here is exact in JSON readers too
+_MAX_CONTEXT = 64.0  # tile widths
+_PRIOR_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,16 @@ class ShardEntry:
     def from_json(cls, data: Mapping[str, Any]) -> "ShardEntry":
         """The inverse of `to_json` and of `to_record`."""
         files = tuple(FileEntry(**f) for f in data.get("files", ()))
-        return cls(**{name: data[name] for name in cls.__dataclass_fields__ if name != "files"}, files=files)
+        entry = cls(**{name: data[name] for name in cls.__dataclass_fields__ if name != "files"}, files=files)
+        for name in ("first_row", "rows", "first_parent", "parents", "vectors"):
+            _count(getattr(entry, name), name)
+        for name in ("tiles", "content"):
+            _text(getattr(entry, name), name)
+        for name in ("file", "holes"):
+            _text(getattr(entry, name) or "", name)
+        if entry.holes is None and entry.vectors not in (0, entry.rows):
+            raise ValueError(f"{entry.tiles} has {entry.vectors} vectors for {entry.rows} rows and lists no holes")
+        return entry
 
 
 @dataclass(frozen=True)
@@ -107,7 +128,12 @@ class ZoomEntry:
     def from_json(cls, data: Mapping[str, Any]) -> "ZoomEntry":
         """The inverse of `to_json`."""
         shards = tuple(ShardEntry.from_json(s) for s in data["shards"])
-        entry = cls(int(data["zoom"]), shards, str(data["encoder"]), float(data["context"]), int(data["inferred"]))
+        zoom, context = _count(data["zoom"], "zoom", MAX_ZOOM), float(data["context"])
+        entry = cls(zoom, shards, _text(data["encoder"], "encoder"), context, _count(data["inferred"], "inferred"))
+        if not (math.isfinite(context) and 0 <= context <= _MAX_CONTEXT):
+            raise ValueError(f"zoom {zoom} has context {context}: 0 to {_MAX_CONTEXT:g} tile widths are expected")
+        if entry.rows > 4**zoom:
+            raise ValueError(f"zoom {zoom} has {entry.rows} rows, and the Earth {4**zoom} tiles")
         if (entry.rows, entry.vectors) != (data["rows"], data["vectors"]):
             raise ValueError(f"zoom {entry.zoom} counts {data['rows']} rows, its shards have {entry.rows}")
         return entry
@@ -177,11 +203,15 @@ class Manifest:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Manifest":
         """The inverse of `to_json`; raises KeyError, TypeError or ValueError for anything else."""
-        files = tuple(FileEntry(n, int(f["bytes"]), str(f["sha256"])) for n, f in data["files"].items())
+        files = tuple(
+            FileEntry(n, _count(f["bytes"], "bytes"), _text(f["sha256"], "sha256")) for n, f in data["files"].items()
+        )
         zooms = tuple(ZoomEntry.from_json(z) for z in data["zooms"])
         kept = {n: data[n] for n in ("photo_encoder", "map_encoders", "source", "attribution", "coverage")}
         kept |= {n: data[n] for n in ("priors", "prior") if n in data}
-        manifest = cls(zooms=zooms, dim=int(data["dim"]), codec=str(data["codec"]), files=files, **kept)
+        dim = _count(data["dim"], "dim", MAX_DIM)
+        manifest = cls(zooms=zooms, dim=dim, codec=_text(data["codec"], "codec"), files=files, **kept)
+        _check_descriptions(manifest)
         _check_runs(manifest)
         _check_names(manifest)
         if manifest.id != data["id"]:
@@ -196,16 +226,25 @@ class Manifest:
     def read(cls, directory: Path) -> "Manifest":
         """Read and check a manifest; raises IndexMissingError, IndexVersionError or IndexDamagedError."""
         path = directory / MANIFEST_NAME
-        if not path.is_file():
+        if not path.exists():
             raise IndexMissingError(_why_missing(directory))
-        try:
-            data = read_json(path)
-            _check_version(path, data)
-            return cls.from_json(data)
-        except OSError as exc:
-            raise IndexDamagedError(f"{path} cannot be read ({exc}): check the disk and its permissions") from exc
-        except (ValueError, KeyError, TypeError, AttributeError) as exc:
-            raise IndexDamagedError(f"{path} is damaged ({exc}): build the index again") from exc
+        with damage_as(IndexDamagedError, path, "build the index again"):
+            try:
+                data = read_json(path, inside=directory)
+                _check_version(path, data)
+                return cls.from_json(data)
+            except OSError as exc:
+                raise IndexDamagedError(
+                    f"{path} cannot be read ({exc.strerror}): check the disk and its permissions"
+                ) from exc
+            except (ValueError, KeyError, TypeError, AttributeError) as exc:
+                raise IndexDamagedError(f"{path} is damaged ({exc}): build the index again") from exc
+
+    @property
+    def shard_bytes(self) -> int:
+        """The size of all shards' files together."""
+        named = {name for z in self.zooms for s in z.shards for name in (s.file, s.tiles, s.holes)}
+        return sum(f.bytes for f in self.files if f.name in named)
 
     def check_files(self, directory: Path) -> None:
         """Check the sizes of all files and the contents of small ones; IndexDamagedError names the first difference."""
@@ -214,8 +253,8 @@ class Manifest:
 
 
 def file_entry(directory: Path, name: str) -> FileEntry:
-    """The size and hash of one file of the directory."""
-    with open(directory / name, "rb") as stream:
+    """The size and hash of one file of the directory. Raises OSError if it is not a regular file inside it."""
+    with open_regular(directory / name, inside=directory) as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return FileEntry(name, os.fstat(stream.fileno()).st_size, digest)
 
@@ -223,15 +262,41 @@ def file_entry(directory: Path, name: str) -> FileEntry:
 def check_file(directory: Path, entry: FileEntry, *, contents: bool) -> None:
     """Compare one file with its entry; IndexDamagedError names the file and the difference."""
     path = directory / entry.name
-    if not path.is_file():
-        raise IndexDamagedError(f"{path} is missing, the manifest lists it: copy the index again or rebuild it")
-    if (size := path.stat().st_size) != entry.bytes:
+    try:
+        with open_regular(path, inside=directory) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            matches = size == entry.bytes
+            actual = hashlib.file_digest(stream, "sha256").hexdigest() if contents and matches else entry.sha256
+    except FileNotFoundError as exc:
+        raise IndexDamagedError(
+            f"{path} is missing, the manifest lists it: copy the index again or rebuild it"
+        ) from exc
+    except OSError as exc:
+        raise IndexDamagedError(f"{path} cannot be read ({exc.strerror}): copy the index again or rebuild it") from exc
+    if not matches:
         raise IndexDamagedError(f"{path} has {size} bytes, the manifest says {entry.bytes}: copy or build it again")
-    if contents and (actual := file_entry(directory, entry.name).sha256) != entry.sha256:
+    if actual != entry.sha256:
         raise IndexDamagedError(
             f"{path} differs from the manifest (sha256 {actual[:12]}, expected {entry.sha256[:12]}): "
             "copy the index or build it again"
         )
+
+
+def is_prior_name(name: str) -> bool:
+    """Whether a prior may have this name, which becomes part of file names."""
+    return _PRIOR_NAME.fullmatch(name) is not None and name != "none"
+
+
+def _count(value: Any, name: str, most: int = _MOST) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError(f"{name} is {value!r:.60}: a whole number from 0 to {most} is expected")
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r:.60}: a text is expected")
+    return value
 
 
 def _indexed(entry: ZoomEntry) -> dict[str, Any]:
@@ -262,9 +327,27 @@ def _check_names(manifest: Manifest) -> None:
     if unlisted := named - {entry.name for entry in manifest.files}:
         raise ValueError(f"it does not list {min(unlisted)}, which a shard needs")
     for entry in manifest.files:
-        path = PurePosixPath(entry.name)
-        if path.is_absolute() or ".." in path.parts or "\\" in entry.name:
-            raise ValueError(f"it names a file outside the index: {entry.name!r}")
+        if not is_inside(entry.name):
+            raise ValueError(f"it names a file outside the index: {entry.name!r:.200}")
+    if wrong := [name for name in manifest.priors if not is_prior_name(name)]:
+        raise ValueError(f"it names a prior {wrong[0]!r:.60}: up to 40 of a-z, 0-9, - and _ are allowed")
+
+
+def _check_descriptions(manifest: Manifest) -> None:
+    """What the rest of the program takes for granted about the builder's JSON."""
+    for name in ("photo_encoder", "map_encoders", "source", "coverage", "priors"):
+        if not isinstance(getattr(manifest, name), dict):
+            raise ValueError(f"{name} is {getattr(manifest, name)!r:.60}: an object is expected")
+    _text(manifest.attribution, "attribution")
+    _text(manifest.photo_encoder["fingerprint"], "the photo encoder's fingerprint")
+    _text(manifest.source["identity"], "the source's identity")
+    for name, entry in manifest.priors.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("fingerprint"), str):
+            raise ValueError(f"the prior {name!r:.60} has no fingerprint")
+    if manifest.codec not in CODECS:
+        raise ValueError(f"codec is {manifest.codec!r:.60}: this program reads {' and '.join(CODECS)}")
+    if not manifest.dim and any(zoom.vectors for zoom in manifest.zooms):
+        raise ValueError("dim is 0, and it lists vectors")
 
 
 def _check_runs(manifest: Manifest) -> None:

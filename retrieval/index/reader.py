@@ -11,11 +11,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import IndexDamagedError
+from retrieval.errors import IndexDamagedError, damage_as
+from retrieval.files import read_npy
+from retrieval.index.faiss_file import Shape
 from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry
-from retrieval.index.shards import NoLists, ShardLists
+from retrieval.index.shards import CODECS, NoLists, ShardLists
+from retrieval.index.structure import wrong_codes
 
-__all__ = ["Candidates", "Level", "TileIndex"]
+__all__ = ["MEMORY_BYTES", "Candidates", "Level", "TileIndex"]
+
+MEMORY_BYTES = 256_000_000
+"""An index of at most this size is read into memory by default."""
 
 Codes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -90,18 +96,22 @@ class TileIndex:
         self.levels = levels
 
     @classmethod
-    def open(cls, directory: Path, *, mmap: bool = True) -> "TileIndex":
+    def open(cls, directory: Path, *, mmap: bool | None = None, memory_bytes: int = MEMORY_BYTES) -> "TileIndex":
         """Open a directory after checking version, file sizes and the contents of small files.
 
-        `mmap`: map the files instead of reading them into memory. Raises IndexMissingError, IndexVersionError or
-        IndexDamagedError.
+        `mmap`: map the files, or read them into memory; None reads an index of at most `memory_bytes`. Where a mapped
+        file is cut off, the next access ends the process (SIGBUS). In memory that cannot happen, and codes and lists
+        are checked when it is opened. Raises IndexMissingError, IndexVersionError or IndexDamagedError.
         """
         manifest = Manifest.read(directory)
-        manifest.check_files(directory)
-        levels: list[Level] = []
-        for entry in manifest.zooms:
-            levels.append(_open_level(directory, manifest, entry, levels[-1] if levels else None, mmap))
-        return cls(directory, manifest, tuple(levels))
+        with damage_as(IndexDamagedError, directory, "copy the index again or build it again"):
+            manifest.check_files(directory)
+            if mmap is None:
+                mmap = manifest.shard_bytes > memory_bytes
+            levels: list[Level] = []
+            for entry in manifest.zooms:
+                levels.append(_open_level(directory, manifest, entry, levels[-1] if levels else None, mmap))
+            return cls(directory, manifest, tuple(levels))
 
     @property
     def zooms(self) -> list[int]:
@@ -120,31 +130,39 @@ def _shifted(result: tuple[Rows, NDArray[np.float32]], first_row: np.int64) -> t
 
 
 def _open_level(directory: Path, manifest: Manifest, entry: ZoomEntry, above: Level | None, mmap: bool) -> Level:
-    codes = _joined([_load(directory / s.tiles, np.uint64, s.rows, mmap) for s in entry.shards], np.uint64)
+    codes = _joined([_load(directory, s.tiles, "<u8", s.rows, mmap) for s in entry.shards], np.uint64)
+    if not mmap:
+        for problem in wrong_codes(entry.zoom, codes, *((None, None) if above is None else (above.zoom, above.codes))):
+            raise IndexDamagedError(f"{directory}: {problem}")
     starts = _child_starts(codes, above, entry.zoom)
-    shards = tuple(_open_shard(directory, manifest, s, mmap) for s in entry.shards)
+    holes = [_holes(directory, s) for s in entry.shards]
+    vector_starts = _vector_starts(entry, holes, starts)
+    shards = tuple(
+        _open_shard(
+            directory, manifest, s, np.diff(vector_starts[s.first_parent : s.first_parent + s.parents + 1]), h, mmap
+        )
+        for s, h in zip(entry.shards, holes, strict=True)
+    )
     return Level(
         zoom=entry.zoom,
         codes=codes,
         starts=starts,
-        vector_starts=_vector_starts(directory, entry, starts),
+        vector_starts=vector_starts,
         shards=shards,
         first_rows=np.array([s.first_row for s in entry.shards], dtype=np.int64),
         first_parents=np.array([s.first_parent for s in entry.shards] + [len(starts) - 1], dtype=np.int64),
     )
 
 
-def _open_shard(directory: Path, manifest: Manifest, shard: ShardEntry, mmap: bool) -> ShardLists:
+def _open_shard(
+    directory: Path, manifest: Manifest, shard: ShardEntry, sizes: Rows, holes: Rows, mmap: bool
+) -> ShardLists:
+    """`sizes`: children with a vector of each parent, (parents,); `holes`: local rows without a vector."""
     if shard.file is None:
         return NoLists(directory / shard.tiles, manifest.dim, shard.parents)
-    lists = ShardLists.open(directory / shard.file, mmap=mmap)
-    actual, expected = (lists.dim, lists.lists, lists.vectors), (manifest.dim, shard.parents, shard.vectors)
-    if actual != expected:
-        raise IndexDamagedError(
-            f"{directory / shard.file} has (dimension, lists, vectors) {actual}, but the manifest says {expected}: "
-            "build the index again"
-        )
-    return lists
+    shape = Shape(manifest.dim, shard.parents, shard.vectors, manifest.dim * CODECS[manifest.codec].itemsize)
+    rows = None if mmap else np.delete(np.arange(shard.rows), holes)
+    return ShardLists.open(directory / shard.file, mmap=mmap, inside=directory, shape=shape, sizes=sizes, rows=rows)
 
 
 def _child_starts(codes: Codes, above: Level | None, zoom: int) -> Rows:
@@ -156,32 +174,36 @@ def _child_starts(codes: Codes, above: Level | None, zoom: int) -> Rows:
     return np.append(starts, len(codes)).astype(np.int64)
 
 
-def _vector_starts(directory: Path, entry: ZoomEntry, starts: Rows) -> Rows:
+def _vector_starts(entry: ZoomEntry, holes: list[Rows], starts: Rows) -> Rows:
     if all(shard.vectors == shard.rows for shard in entry.shards):
         return starts
     if entry.vectors == 0:
         return np.zeros_like(starts)
-    holes = _joined([_holes(directory, s) + s.first_row for s in entry.shards if s.vectors < s.rows], np.int64)
-    return starts - np.searchsorted(holes, starts)
+    missing = _joined([h + s.first_row for h, s in zip(holes, entry.shards, strict=True) if len(h)], np.int64)
+    return starts - np.searchsorted(missing, starts)
 
 
 def _holes(directory: Path, shard: ShardEntry) -> Rows:
     """The local rows of a shard that have no vector."""
     if shard.holes is None:
-        return np.arange(shard.rows)
-    return _load(directory / shard.holes, np.int64, shard.rows - shard.vectors, False)
+        return np.arange(0 if shard.vectors else shard.rows)
+    holes = _load(directory, shard.holes, "<i8", shard.rows - shard.vectors, False)
+    if len(holes) and (holes[0] < 0 or holes[-1] >= shard.rows or (holes[1:] <= holes[:-1]).any()):
+        raise IndexDamagedError(
+            f"{directory / shard.holes} does not list rows in ascending order: build the index again"
+        )
+    return holes
 
 
-def _load(path: Path, dtype: type, rows: int, mmap: bool) -> NDArray[Any]:
+def _load(directory: Path, name: str, dtype: str, rows: int, mmap: bool) -> NDArray[Any]:
+    path = directory / name
     try:
-        array = np.load(path, mmap_mode="r" if mmap and rows else None, allow_pickle=False)
+        array = read_npy(path, np.dtype(dtype), mapped=mmap, inside=directory)
     except (OSError, ValueError) as exc:
         raise IndexDamagedError(f"{path} is not an array file ({exc}): copy the index again or build it again") from exc
-    if array.dtype != dtype or array.shape != (rows,):
-        raise IndexDamagedError(
-            f"{path} is {array.shape} {array.dtype}, expected ({rows},) {np.dtype(dtype)}: build the index again"
-        )
-    return np.asarray(array)
+    if array.shape != (rows,):
+        raise IndexDamagedError(f"{path} has shape {array.shape}, expected ({rows},): build the index again")
+    return array
 
 
 def _joined(parts: list[NDArray[Any]], dtype: type) -> NDArray[Any]:

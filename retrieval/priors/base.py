@@ -68,10 +68,10 @@ def write_kind(directory: Path, kind: str, more: dict[str, Any] | None = None) -
 def read_kind(directory: Path, kinds: Sequence[str]) -> str:
     """The kind that a directory's `prior.json` names, which must be one of `kinds`. Raises PriorError."""
     path = directory / PRIOR_NAME
-    if not path.is_file():
+    if not path.exists():
         raise PriorError(f"no prior at {directory} (no {PRIOR_NAME}): give a directory that `geocells train` made")
     try:
-        data = read_json(path)
+        data = read_json(path, inside=directory)
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise ValueError(f"its format is not {_FORMAT}")
         if data.get("version") != _FORMAT_VERSION:

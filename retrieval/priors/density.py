@@ -6,6 +6,7 @@ a kernel of any width (docs/priors.md). It knows no pictures: every picture gets
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from retrieval.encoders.base import EncodesPhotos
 from retrieval.errors import PriorError
-from retrieval.files import write_npy
+from retrieval.files import read_npy, write_npy
 from retrieval.priors.base import Belief, write_kind
 from retrieval.priors.geoclip_data import gallery
 from retrieval.priors.grid import GridBelief
@@ -109,7 +110,7 @@ class DensityPrior:
 
         Raises PriorError.
         """
-        if directory is not None and (directory / _PLACES).exists():
+        if directory is not None and os.path.lexists(directory / _PLACES):
             return cls(Density(_read(directory / _PLACES)))
         places = gallery()
         return cls(Density.of(places[:, 0], places[:, 1]))
@@ -128,7 +129,7 @@ class DensityPrior:
 
 def _read(path: Path) -> Codes:
     try:
-        codes: NDArray[Any] = np.load(path, allow_pickle=False)
+        codes: NDArray[Any] = read_npy(path, np.dtype("<u8"), inside=path.parent)
     except (OSError, ValueError) as exc:
         raise PriorError(f"{path} cannot be read as an array ({exc}): copy or make the prior again") from exc
     valid = codes.dtype == np.uint64 and codes.ndim == 1 and len(codes) > 0

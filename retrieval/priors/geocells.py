@@ -107,7 +107,11 @@ class GeocellModel:
             raise ValueError(f"clusters' embeddings of shape {self.cluster_embeddings.shape}")
         if config["partition"] != self.partition.fingerprint:
             raise ValueError("its partition is not the one that it was trained with")
-        if self.top < 1 or not all(t > 0 for t in (self.temperatures["cells"], self.temperatures["clusters"])):
+        if not all(np.isfinite(array).all() for head in self._heads.values() for array in head):
+            raise ValueError("a number of its heads is not finite")
+        if not np.isfinite(self.cluster_embeddings).all():
+            raise ValueError("a number of its clusters' embeddings is not finite")
+        if self.top < 1 or not all(0 < t < np.inf for t in (self.temperatures["cells"], self.temperatures["clusters"])):
             raise ValueError(f"top {self.top}, temperatures {self.temperatures}")
 
     @classmethod

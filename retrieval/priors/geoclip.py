@@ -241,7 +241,7 @@ def _settings(directory: Path | None) -> GeoclipSettings:
     if path is None or not path.exists():
         return GeoclipSettings()
     try:
-        settings: dict[str, Any] = read_json(path).get("settings", {})
+        settings: dict[str, Any] = read_json(path, inside=directory).get("settings", {})
         return GeoclipSettings(**settings)
     except (OSError, ValueError, TypeError, AttributeError) as exc:
         raise PriorError(

@@ -18,7 +18,7 @@ from cachetools import LRUCache
 from numpy.typing import NDArray
 
 from retrieval.errors import PriorError
-from retrieval.files import cache_folder, write_npy
+from retrieval.files import cache_folder, read_npy, write_npy
 from tile_cache.addressing import centres_of_codes, children_of_codes
 
 __all__ = [
@@ -132,10 +132,10 @@ class QuarterTable:
 def _load(path: Path, rows: int, dim: int) -> NDArray[np.float16] | None:
     """The table in a file; None if there is none or it is damaged, as it can be made again."""
     try:
-        table = np.load(path, allow_pickle=False)
+        table: NDArray[np.float16] = read_npy(path, np.dtype("<f2"), inside=path.parent)
     except (OSError, ValueError):
         return None
-    valid = table.shape == (rows, dim) and table.dtype == np.float16 and bool(np.isfinite(table).all())
+    valid = table.shape == (rows, dim) and bool(np.isfinite(table).all())
     return table if valid else None
 
 

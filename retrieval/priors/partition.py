@@ -6,7 +6,6 @@ docs/priors.md describes the directory.
 """
 
 import hashlib
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import PriorError
-from retrieval.files import read_json, write_json, write_npy
+from retrieval.files import read_json, read_npy, read_whole, write_json, write_npy
 from retrieval.sphere import unit_vectors
 
 __all__ = ["CELLS", "CLUSTERS", "PARTITION_NAME", "TILES", "TILE_ZOOM", "Partition"]
@@ -183,7 +182,7 @@ def _read_description(directory: Path) -> dict[str, Any]:
     """The contents of partition.json, with the format and the types of its entries checked."""
     path = directory / PARTITION_NAME
     try:
-        description = read_json(path)
+        description = read_json(path, inside=directory)
     except OSError as exc:
         raise PriorError(
             f"no partition at {directory} ({path.name}: {exc.strerror}): make one with `tilebeam geocells fit`"
@@ -205,20 +204,18 @@ def _read_description(directory: Path) -> dict[str, Any]:
 
 def _read_table(path: Path, dtype: np.dtype[Any], description: Mapping[str, Any]) -> NDArray[np.void]:
     try:
-        size = path.stat().st_size
-        if size > _MAX_BYTES:
-            raise PriorError(f"{path} has {size:,} bytes, the limit is {_MAX_BYTES:,}: copy the partition again")
-        data = path.read_bytes()
+        data = read_whole(path, _MAX_BYTES, inside=path.parent)
     except OSError as exc:
         raise PriorError(f"{path} cannot be read ({exc.strerror}): copy the partition again") from exc
     if description["files"].get(path.name) != _entry(data):
         raise PriorError(f"{path} is not the file that {PARTITION_NAME} names: copy the partition again")
     try:
-        table = np.load(io.BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError) as exc:
-        raise PriorError(f"{path} cannot be read as an array ({exc}): copy the partition again") from exc
-    if not isinstance(table, np.ndarray) or table.dtype != dtype or table.ndim != 1:
-        raise PriorError(f"{path} has other columns than {', '.join(dtype.names or ())}: fit the partition again")
+        table: NDArray[np.void] = read_npy(path, dtype, inside=path.parent)
+    except (OSError, ValueError) as exc:
+        columns = ", ".join(dtype.names or ())
+        raise PriorError(f"{path} cannot be read as an array of {columns} ({exc}): fit or copy it again") from exc
+    if table.ndim != 1:
+        raise PriorError(f"{path} has {table.ndim} dimensions, 1 is expected: fit the partition again")
     return table
 
 

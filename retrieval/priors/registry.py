@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from retrieval.encoders.base import EncodesPhotos
-from retrieval.errors import PriorError
+from retrieval.errors import PriorError, damage_as
 from retrieval.priors.base import Prior, read_kind
 from retrieval.priors.density import DensityPrior
 from retrieval.priors.geocells import GeocellPrior
@@ -48,7 +48,8 @@ def open_kind(kind: str, directory: Path | None, *, device: str = "auto", photo:
     if directory is None and KINDS[kind].needs_files:
         raise PriorError(f"the index has no prior {kind}: install one by `tilebeam calibrate --prior {kind}=DIR`")
     try:
-        return KINDS[kind].open(directory, device=device, photo=photo)
+        with damage_as(PriorError, directory or kind, "copy or make the prior again", but=(ModuleNotFoundError,)):
+            return KINDS[kind].open(directory, device=device, photo=photo)
     except ModuleNotFoundError as exc:
         package = f"'tilebeam[{extra}]'" if (extra := KINDS[kind].extra) else exc.name
         raise PriorError(f"a {kind} prior needs {exc.name}, which is not installed: pip install {package}") from exc

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from retrieval.files import write_atomically
+from retrieval.files import read_json, write_atomically
 from service.errors import KeyFileError
 
 ANONYMOUS = "anonymous"
@@ -51,7 +51,7 @@ class KeyRing:
     def read(cls, path: Path) -> "KeyRing":
         """Read a key file; raises KeyFileError with what is wrong in it."""
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_json(path)
         except OSError as exc:
             raise KeyFileError(
                 f"the key file {path} cannot be read ({exc.strerror}); make one with `tilebeam key new --file {path}`"

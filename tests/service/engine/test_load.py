@@ -126,6 +126,19 @@ def test_encoder_failure_affects_only_the_picture_that_causes_it(index_dir: Any,
     assert [isinstance(outcome, RuntimeError) for outcome in found] == [False, True, False]
 
 
+def test_encoder_that_gives_nan_is_a_fault_of_the_service(
+    serving: Any, index_dir: Any, make_picture: Picture, check_problem: Problem
+) -> None:
+    class Broken(FakePhotoEncoder):
+        def encode(self, batch: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return super().encode(batch) * np.float32(np.nan)
+
+    with serving(Locator.open(index_dir, encoder=Broken())) as url:
+        answer = httpx.post(f"{url}/locate", files={"image": make_picture()})
+        assert "finite" not in check_problem(answer, 500, "internal")
+        assert httpx.get(f"{url}/readyz").status_code == 503
+
+
 def test_engine_thread_failure_is_answered_and_next_request_works(
     serving: Any, locator: Locator, make_picture: Picture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
