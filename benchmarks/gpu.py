@@ -34,11 +34,11 @@ from benchmarks import machine, pyramid
 from benchmarks.locate import MEAN, STD, VIT_B_32
 from retrieval.encoders.device import use_half
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower
-from retrieval.encoders.photo import decode_photo
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import TileIndex
 from retrieval.locator import LocateQuery, Locator
+from retrieval.pictures.photo import decode_photo
 from retrieval.search.beam import Descent, descend
 from retrieval.search.gpu.beam import DeviceBeam
 from retrieval.search.plan import SearchPlan

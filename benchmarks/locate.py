@@ -32,8 +32,8 @@ from PIL import Image
 
 from benchmarks import machine, pyramid
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower, builtin_directory
-from retrieval.encoders.photo import decode_photo
 from retrieval.encoders.preprocess import Preprocess
+from retrieval.pictures.photo import decode_photo
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"1 MP": (1200, 900), "12 MP": (4000, 3000)}

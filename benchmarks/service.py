@@ -30,7 +30,8 @@ import torch
 from benchmarks import machine, pyramid
 from benchmarks.locate import SIZES, _photo, encoders, serving
 from retrieval.encoders.open_clip import PhotoEncoder
-from retrieval.encoders.photo import PhotoLimits, decode_photo
+from retrieval.pictures.limits import PhotoLimits
+from retrieval.pictures.photo import decode_photo
 from service.settings import Settings
 
 CONCURRENCY = (1, 8, 32)

@@ -7,6 +7,7 @@ RetrievalError
 │   └── IndexDamagedError      a file that is missing, truncated, or differs from the manifest
 ├── EncoderError               an encoder that cannot be loaded or run
 │   └── EncoderMismatchError   an encoder other than the one that the index was made with
+├── DecodeMemoryError          not enough memory free to decode a picture that is within the limits
 ├── DeviceMemoryError          an index that does not fit on the device
 ├── CalibrationError           calibration numbers that are malformed, or belong to another index or prior
 ├── PriorError                 a prior that cannot be opened, or whose masses are not probabilities
@@ -55,6 +56,10 @@ class EncoderMismatchError(EncoderError):
 
 class DeviceMemoryError(RetrievalError):
     """The index needs more memory than the device has free."""
+
+
+class DecodeMemoryError(RetrievalError):
+    """The machine has not enough memory free to decode a picture that is within the limits."""
 
 
 class CalibrationError(RetrievalError):

@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.encoders.base import NO_ENCODER, EncodesPhotos, NoEncoder
-from retrieval.errors import DeviceMemoryError, EncoderMismatchError, IndexDamagedError, QueryError, damage_as
+from retrieval.errors import (
+    DeviceMemoryError,
+    EncoderError,
+    EncoderMismatchError,
+    IndexDamagedError,
+    QueryError,
+    damage_as,
+)
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import FORMAT_VERSION
 from retrieval.index.reader import MEMORY_BYTES, TileIndex
@@ -191,7 +198,7 @@ class Locator:
         if rows.ndim != 2 or rows.shape[1] != self.index.dim:
             raise QueryError(f"embeddings have shape {rows.shape}: this index needs (n, {self.index.dim})")
         if not np.isfinite(rows).all():
-            raise QueryError("an embedding is not finite: the photo encoder failed on this picture")
+            raise EncoderError("an embedding is not finite: the photo encoder failed on this picture")
         return rows
 
     def _beliefs(

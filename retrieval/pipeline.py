@@ -15,14 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.encoders.base import EncodesPhotos
-from retrieval.encoders.photo import PhotoLimits, decode_photo
 from retrieval.errors import EncoderError, SearchTimeoutError
 from retrieval.locator import Locator
+from retrieval.pictures.limits import PhotoLimits, View
+from retrieval.pictures.photo import Photo, read_photo
 from retrieval.search.deadline import Deadline
 from retrieval.search.plan import SearchPlan
 from retrieval.search.query import LocateQuery
 
-__all__ = ["DecodedPicture", "Outcome", "decode", "locate", "locate_picture"]
+__all__ = ["DecodedPicture", "Outcome", "decode", "locate", "locate_picture", "prepared", "views_for"]
 
 _DEFAULT_QUERY = LocateQuery()
 _DEFAULT_LIMITS = PhotoLimits()
@@ -35,7 +36,7 @@ class DecodedPicture:
     """A picture ready for the encoders, and the plan to locate it with. `decode_ms`: the time that decoding took.
 
     `pixels`: (3, s, s) float32, for the locator's photo encoder; `prior_pixels`: for the prior's own encoder, if it has
-    one.
+    one. `notes`: what was done to the samples that is not plain decoding.
     """
 
     locator: Locator
@@ -43,12 +44,13 @@ class DecodedPicture:
     pixels: NDArray[np.float32]
     prior_pixels: NDArray[np.float32] | None
     decode_ms: float
+    notes: tuple[str, ...] = ()
 
 
 def locate_picture(
     locator: Locator, data: bytes, query: LocateQuery = _DEFAULT_QUERY, limits: PhotoLimits = _DEFAULT_LIMITS
 ) -> dict[str, Any]:
-    """Locate one picture file's bytes; raises PhotoError, QueryError, or what an encoder raises."""
+    """Locate one picture file's bytes; raises PhotoError, DecodeMemoryError, QueryError, or what an encoder raises."""
     [outcome] = locate([decode(locator, data, query, limits)])
     if isinstance(outcome, Exception):
         raise outcome
@@ -58,15 +60,27 @@ def locate_picture(
 def decode(
     locator: Locator, data: bytes, query: LocateQuery = _DEFAULT_QUERY, limits: PhotoLimits = _DEFAULT_LIMITS
 ) -> DecodedPicture:
-    """Resolve the query and decode the picture; raises QueryError, or PhotoError for bytes that are not a picture."""
+    """Resolve the query and decode the picture.
+
+    Raises QueryError, PhotoError for bytes that are not a picture, DecodeMemoryError.
+    """
     started = time.perf_counter()
     plan = locator.plan(query)
+    return prepared(locator, plan, read_photo(data, limits, views_for(locator, plan)), started)
+
+
+def views_for(locator: Locator, plan: SearchPlan) -> tuple[View, ...]:
+    """The views of a picture that this plan's encoders take: the locator's, and the prior's if it has its own."""
     encoders = [locator.encoder] if plan.prior_encoder is None else [locator.encoder, plan.prior_encoder]
-    edges = [encoder.min_edge for encoder in encoders]
-    image = decode_photo(data, limits, None if None in edges else max(edge or 0 for edge in edges))
-    pixels = locator.encoder.prepare(image)
-    prior_pixels = None if plan.prior_encoder is None else plan.prior_encoder.prepare(image)
-    return DecodedPicture(locator, plan, pixels, prior_pixels, _ms_since(started))
+    # An encoder without `preprocess` takes the whole picture.
+    return tuple(View(encoder.min_edge, getattr(encoder, "preprocess", None)) for encoder in encoders)
+
+
+def prepared(locator: Locator, plan: SearchPlan, photo: Photo, started: float) -> DecodedPicture:
+    """The encoders' input from a photo's views, made for `views_for`. `started`: time.perf_counter() at the begin."""
+    pixels = locator.encoder.prepare(photo.images[0])
+    prior_pixels = None if plan.prior_encoder is None else plan.prior_encoder.prepare(photo.images[1])
+    return DecodedPicture(locator, plan, pixels, prior_pixels, _ms_since(started), photo.notes)
 
 
 def locate(pictures: Sequence[DecodedPicture], search_timeout_s: float = math.inf) -> list[Outcome]:
@@ -124,17 +138,17 @@ def _answers(
     answers = [answer.to_json() for answer in locator.answers(embeddings, plan, features)]
     search_ms = _ms_since(started) / len(pictures)
     return [
-        answer
-        | _notes(picture.plan)
-        | {"timing_ms": _rounded(decode=picture.decode_ms, encode=encode_ms, search=search_ms)}
+        answer | _notes(picture) | {"timing_ms": _rounded(decode=picture.decode_ms, encode=encode_ms, search=search_ms)}
         for picture, answer in zip(pictures, answers, strict=True)
     ]
 
 
-def _notes(plan: SearchPlan) -> dict[str, list[str]]:
-    """The answer's `notes`: how a region was read; absent if there is nothing to say."""
-    region = None if plan.constraint is None else plan.constraint.region
-    return {} if region is None or not region.notes else {"notes": list(region.notes)}
+def _notes(picture: DecodedPicture) -> dict[str, list[str]]:
+    """The answer's `notes`: how region and picture were read; absent if there is nothing to say."""
+    constraint = picture.plan.constraint
+    region = None if constraint is None else constraint.region
+    notes = [*(() if region is None else region.notes), *picture.notes]
+    return {"notes": notes} if notes else {}
 
 
 def _encoded(encoder: EncodesPhotos, pixels: list[NDArray[np.float32]]) -> NDArray[np.float32]:

@@ -202,6 +202,8 @@ def _print(photo: Path, outcome: dict[str, Any], as_json: bool) -> bool:
         typer.echo(_sentence(photo, outcome))
     if problem is not None:
         _report(f"tilebeam: {photo}: {problem['detail']}")
+    for note in outcome.get("notes", ()):
+        _report(f"tilebeam: {photo}: {note}")
     return problem is not None
 
 

@@ -23,6 +23,7 @@ ServiceError
 │   ├── TooSlowError       the request took longer than allowed
 │   ├── AuditError         the audit line cannot be written
 │   ├── OverloadedError    no slot is free
+│   ├── OutOfMemoryError   not enough memory is free to decode a picture
 │   ├── SpoolError         the temporary store cannot be written
 │   └── NotReadyError      no inference has succeeded yet on the loaded index
 └── ClientError            raised by the client: no service at the URL, or an answer that is not the service's
@@ -113,6 +114,10 @@ class UnavailableError(ServiceError):
 
 class OverloadedError(UnavailableError):
     """No slot is free."""
+
+
+class OutOfMemoryError(UnavailableError):
+    """Not enough memory is free to decode a picture that is within the limits."""
 
 
 class RateLimitedError(UnavailableError):
@@ -224,7 +229,7 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
         415,
         "unsupported-photo",
         "This kind of picture is not taken",
-        "BMP is not taken; send JPEG, PNG, WebP, TIFF or GIF",
+        "JPEG 2000 is not supported; send JPEG, PNG, WebP, TIFF, GIF, BMP or AVIF",
     ),
     UnsupportedBodyError: ProblemType(
         415,
@@ -266,6 +271,12 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     ),
     OverloadedError: ProblemType(
         503, "overloaded", "Too much is in work", "128 images are in progress, which is the limit; try again in 3 s"
+    ),
+    OutOfMemoryError: ProblemType(
+        503,
+        "out-of-memory",
+        "Not enough memory is free",
+        "there is not enough memory free to decode the PNG; try again later",
     ),
     SpoolError: ProblemType(
         503,

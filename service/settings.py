@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from retrieval.encoders.photo import accepted_formats
+from retrieval.pictures.formats import accepted_formats
 from retrieval.search.options import Scoring
 from service.errors import SettingsError
 

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 import tilebeam
-from retrieval.encoders.photo import decode_photo
+from retrieval.pictures.photo import decode_photo
 from tilebeam import GOOD_KM, LocatedSample, Sample, app, builtin_index, bundled_samples, show
 
 ROOT = Path(__file__).parents[1]

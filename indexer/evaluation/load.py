@@ -15,8 +15,8 @@ from indexer.photos.embed import Embedded, embed_photos, known_under
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import ReadOptions, read_photos
 from indexer.progress import OnProgress, counter
-from retrieval.encoders.photo import decode_photo
 from retrieval.locator import Locator
+from retrieval.pictures.photo import decode_photo
 from retrieval.priors.base import Prior
 
 __all__ = ["Loaded", "Subject", "load"]

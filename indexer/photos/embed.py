@@ -25,7 +25,7 @@ from indexer.photos.files import read_picture
 from indexer.photos.photo_set import Fault, PhotoSet, Reason
 from indexer.threads import ahead
 from retrieval.encoders.base import EncodesPhotos
-from retrieval.encoders.photo import PhotoLimits
+from retrieval.pictures.limits import PhotoLimits
 from retrieval.priors.base import Belief, Prior
 from tile_cache.addressing import codes_at
 

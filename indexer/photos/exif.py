@@ -12,7 +12,8 @@ from PIL import ExifTags
 
 from indexer.photos.files import file_fault, read_picture
 from indexer.photos.photo_set import Fault, Place, Reason, check_place
-from retrieval.encoders.photo import PhotoLimits, open_photo
+from retrieval.pictures.limits import PhotoLimits
+from retrieval.pictures.photo import open_photo
 
 __all__ = ["place_of"]
 

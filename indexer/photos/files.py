@@ -13,13 +13,9 @@ from pathlib import Path
 from PIL import Image
 
 from indexer.photos.photo_set import Fault, Reason
-from retrieval.encoders.photo import (
-    PhotoError,
-    PhotoLimits,
-    PhotoTooLargeError,
-    UnsupportedPhotoError,
-    decode_photo,
-)
+from retrieval.errors import PhotoError, PhotoTooLargeError, UnsupportedPhotoError
+from retrieval.pictures.limits import PhotoLimits
+from retrieval.pictures.photo import decode_photo
 
 __all__ = ["PICTURE_SUFFIXES", "Finder", "file_fault", "os_fault", "read_picture", "walk_pictures"]
 

@@ -21,7 +21,7 @@ from indexer.photos.files import Finder, walk_pictures
 from indexer.photos.photo_set import NOWHERE, SPLITS, Fault, PhotoSet, Place, Reason, Rejection, parse_place
 from indexer.photos.table import Table, TextTable, open_table
 from indexer.threads import ahead
-from retrieval.encoders.photo import PhotoLimits
+from retrieval.pictures.limits import PhotoLimits
 
 __all__ = ["ReadOptions", "read_photos"]
 

@@ -65,12 +65,28 @@ class Preprocess:
 
     def resized(self, image: Image.Image) -> Image.Image:
         """The picture scaled and cropped to the encoder's size, still 8-bit RGB."""
-        image, size, filter_ = image.convert("RGB"), self.size, _FILTERS[self.interpolation]
-        if self.resize == "squash":
-            return image.resize((size, size), filter_)
-        (left, right), (top, bottom) = (_middle(length, min(image.size), size) for length in image.size)
+        # `convert` would copy a picture that is RGB already, which may have hundreds of megabytes.
+        image = image if image.mode == "RGB" else image.convert("RGB")
         # Crop while scaling, so that a panorama of 20,000 x 10 pixels is not enlarged before it is cropped.
-        return image.resize((size, size), filter_, box=(left, top, right, bottom))
+        return image.resize((self.size, self.size), _FILTERS[self.interpolation], box=self._box(image.size))
+
+    def narrowed(self, strip: Image.Image, whole: tuple[int, int]) -> Image.Image:
+        """Scale rows of an RGB picture of size `whole` to `size` columns: the first half of `resized`."""
+        left, _, right, _ = self._box(whole)
+        box = (left, 0, right, strip.height)
+        return strip.resize((self.size, strip.height), _FILTERS[self.interpolation], box=box)
+
+    def shortened(self, narrow: Image.Image, whole: tuple[int, int]) -> Image.Image:
+        """Scale all narrowed rows of a picture of size `whole` to `size` rows: the same pixels as from `resized`."""
+        _, top, _, bottom = self._box(whole)
+        return narrow.resize((self.size, self.size), _FILTERS[self.interpolation], box=(0, top, self.size, bottom))
+
+    def _box(self, whole: tuple[int, int]) -> tuple[float, float, float, float]:
+        """The part of a picture that is used: left, top, right, bottom."""
+        if self.resize == "squash":
+            return 0, 0, *whole
+        (left, right), (top, bottom) = (_middle(length, min(whole), self.size) for length in whole)
+        return left, top, right, bottom
 
     def pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Pictures of the encoder's size, (n, size, size, 3) uint8, to (n, 3, size, size) float32."""

@@ -38,8 +38,8 @@ def locate_there(client: Client, photos: Sequence[Path], **options: Unpack[Locat
 
 def locate_here(locator: "Locator", photos: Sequence[Path], query: "LocateQuery") -> Iterator[Outcome]:
     """Locate with an open index; raises QueryError if the query has no answer on it."""
-    from retrieval.encoders.photo import PhotoLimits
     from retrieval.errors import PhotoError
+    from retrieval.pictures.limits import PhotoLimits
     from retrieval.pipeline import DecodedPicture, decode, locate
 
     limits = PhotoLimits()

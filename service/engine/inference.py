@@ -16,15 +16,15 @@ from typing import Any
 
 from PIL import Image
 
-from retrieval.encoders.photo import PhotoLimits
-from retrieval.errors import QueryError
+from retrieval.errors import DecodeMemoryError, QueryError
 from retrieval.locator import Locator
+from retrieval.pictures.limits import PhotoLimits
 from retrieval.pipeline import DecodedPicture, Outcome, decode
 from retrieval.search.query import LocateQuery
 from service.engine.limits import Slots
 from service.engine.queue import ImageQueue, Lane
 from service.engine.shares import Shares, Turns
-from service.errors import NotReadyError, OverloadedError, TooSlowError
+from service.errors import NotReadyError, OutOfMemoryError, OverloadedError, TooSlowError
 from service.ops.metrics import Metrics
 from service.settings import Settings
 
@@ -61,11 +61,14 @@ class Inference:
     async def decode(
         self, read: Callable[[], bytes], query: LocateQuery, caller: str, lane: Lane = "single"
     ) -> DecodedPicture:
-        """Read and decode a picture in a decoding thread; raises PhotoError, QueryError."""
+        """Read and decode a picture in a decoding thread; raises PhotoError, QueryError, OutOfMemoryError."""
         locator, loop = self.locator, asyncio.get_running_loop()
 
         def work() -> DecodedPicture:
-            return decode(locator, read(), query, self._limits)
+            try:
+                return decode(locator, read(), query, self._limits)
+            except DecodeMemoryError as exc:
+                raise OutOfMemoryError(str(exc)) from exc
 
         async with self._turns.taken(f"{lane} {caller}"):
             photo = await loop.run_in_executor(self._decoders, work)

@@ -185,7 +185,8 @@ class Answer(BaseModel):
     prior: str = Field(default_factory=_absent, description="Name of the prior that was used; absent if none was.")
     notes: list[str] = Field(
         default_factory=_absent,
-        description="How the input was read, where it can be read in several ways; absent if there is nothing to say.",
+        description="How the region was read and what was done to the picture's samples; absent if there is nothing "
+        "to say.",
     )
     elsewhere: float = Field(ge=0, le=1, description="Probability of none of the covered tiles.", examples=[0.03])
     index: IndexVersion

@@ -145,7 +145,8 @@ def _operation(name: str, responses: _Responses, is_open: bool = False, **extra:
 def _locate_problems(instance: str, *slugs: str) -> _Responses:
     """The problems of both ways to locate, and `slugs`."""
     common = ("unauthorized", "cross-site", "slow-upload", "body-too-large", "unsupported-body", "invalid-request")
-    return _problems(instance, *common, "invalid-query", "rate-limited", "overloaded", "too-slow", *slugs)
+    more = ("invalid-query", "rate-limited", "overloaded", "out-of-memory", "too-slow")
+    return _problems(instance, *common, *more, *slugs)
 
 
 _ANSWER = example_of(Answer)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.errors import EncoderMismatchError, QueryError
+from retrieval.errors import EncoderError, EncoderMismatchError, QueryError
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.locator import BBox, LocateQuery, Locator
 from retrieval.testing.fake import FakePhotoEncoder, FakeTileEncoder, fake_pyramid, write_fake_index
@@ -101,13 +101,18 @@ def test_bbox_without_tiles_raises(tmp_path):
         locator.locate(levels[0].vectors[:1], LocateQuery(bbox=BBox(west + 1, south + 1, east - 1, north - 1)))
 
 
-@pytest.mark.parametrize(
-    "embedding", [np.zeros(32), np.zeros((1, 31)), np.full((1, 32), np.nan), np.full((1, 32), np.inf)]
-)
+@pytest.mark.parametrize("embedding", [np.zeros(32), np.zeros((1, 31))])
 def test_invalid_embeddings_raise(small, embedding):
     directory, _, photo = small
     with pytest.raises(QueryError):
         Locator.open(directory, encoder=photo).locate(embedding, LocateQuery())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_embedding_that_is_not_finite_is_the_encoders_fault(small, value):
+    directory, _, photo = small
+    with pytest.raises(EncoderError, match="not finite"):
+        Locator.open(directory, encoder=photo).locate(np.full((1, 32), value), LocateQuery())
 
 
 def test_k_larger_than_the_index_keeps_all_tiles(small):

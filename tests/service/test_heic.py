@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from retrieval.encoders.photo import decode_photo
+from retrieval.pictures.photo import decode_photo
 
 
 def heic(image: Image.Image, turn: int = 1) -> bytes:

@@ -12,12 +12,12 @@ from terminal import unwrapped
 from typer.testing import CliRunner
 
 from benchmarks.noise_prior import NoisePrior
-from retrieval.encoders.photo import decode_photo
 from retrieval.geo.region import Region
 from retrieval.index.calibration import Calibration
 from retrieval.index.reader import TileIndex
 from retrieval.installed_priors import OpenPriors
 from retrieval.locator import LocateQuery, Locator
+from retrieval.pictures.photo import decode_photo
 from retrieval.pipeline import DecodedPicture, decode, locate
 from retrieval.search.plan import InstalledPrior
 from retrieval.testing.fake import FakePhotoEncoder

@@ -16,10 +16,10 @@ import pytest
 from geoclip_stand_ins import SeededPlaces, photos_around, tiny_clip
 from typer.testing import CliRunner
 
-from retrieval.encoders.photo import decode_photo
 from retrieval.errors import EncoderError
 from retrieval.installed_priors import install, staged
 from retrieval.locator import Locator
+from retrieval.pictures.photo import decode_photo
 from retrieval.priors.geoclip import GeoclipPrior, GeoclipSettings
 from service.reload import reopening
 from tile_cache.addressing import LngLat, Tile, code_of_tile

@@ -62,7 +62,7 @@ def test_environment_overrides_defaults_and_arguments_override_both() -> None:
         ("SCORING", "best", "'posterior' or 'paper'"),
         ("SPOOL_DIR", "/no/such/folder", "not a directory"),
         ("ALLOW_ANONYMOUS", "maybe", "valid boolean"),
-        ("FORMATS", "JPEG,BMP", "'bmp' cannot be decoded here"),
+        ("FORMATS", "JPEG,PSD", "'psd' cannot be decoded here"),
         ("FORMATS", "", "cannot be decoded here"),
         ("LOG_LEVEL", "loud", "'debug', 'info', 'warning' or 'error'"),
         ("ANONYMOUS_RATE", "-1", "greater than or equal to 0"),

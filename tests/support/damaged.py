@@ -41,7 +41,7 @@ KINDS: dict[str, str] = {
     "cut off": "unreadable image",
     "bits flipped": "unreadable image",
     "bomb of pixels": "image too large",
-    "BMP as JPEG": "unsupported format",
+    "JPEG 2000 as JPEG": "unsupported format",
 }
 """Each kind of damage, and the reason that must be reported for it."""
 
@@ -193,7 +193,7 @@ class _Maker:
             "text as JPEG": b"<html>404 Not Found</html>",
             "cut off": whole[: len(whole) // 2],
             "bomb of pixels": _bomb(),
-            "BMP as JPEG": encoded(image, "BMP"),
+            "JPEG 2000 as JPEG": encoded(image, "JPEG2000"),
         }
         return special.get(kind, whole)
 

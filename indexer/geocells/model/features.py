@@ -31,7 +31,7 @@ from indexer.photos.splits import SplitPlan, split
 from indexer.progress import OnProgress, Progress, counter
 from indexer.threads import ahead
 from retrieval.encoders.open_clip import PhotoEncoder
-from retrieval.encoders.photo import PhotoLimits
+from retrieval.pictures.limits import PhotoLimits
 
 __all__ = ["EncoderFeatures", "Features", "PhotoData", "SplitData", "TableFeatures", "TailFeatures", "features_of"]
 

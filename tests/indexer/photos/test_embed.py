@@ -15,7 +15,8 @@ from indexer.photos.embed import embed_photos
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import read_photos
 from indexer.photos.splits import split
-from retrieval.encoders.photo import PhotoLimits, decode_photo
+from retrieval.pictures.limits import PhotoLimits
+from retrieval.pictures.photo import decode_photo
 from retrieval.testing.fake import FakePhotoEncoder
 
 

@@ -18,7 +18,7 @@ from indexer.errors import PhotoSetError
 from indexer.photos.files import read_picture
 from indexer.photos.photo_set import Fault, PhotoSet, Reason, Rejection, check_place, write_rejections
 from indexer.photos.read import ReadOptions, read_photos
-from retrieval.encoders.photo import PhotoLimits
+from retrieval.pictures.limits import PhotoLimits
 
 PLACES = {"a.jpg": (2.35, 48.85), "b.jpg": (-0.12, 51.5), "c,1.jpg": (139.7, 35.7)}
 
@@ -270,7 +270,7 @@ def test_folder_lists_each_unusable_file_with_its_reason(tmp_path: Path) -> None
         with_gps(tmp_path / f"broken {name}.jpg", gps)
     with_gps(tmp_path / "none.jpg", {})
     with_gps(tmp_path / "pole.jpg", {**PARIS, 2: (89.0, 0.0, 0.0)})
-    (tmp_path / "bitmap.bmp").write_bytes(encoded(picture(np.random.default_rng(0)), "BMP"))
+    (tmp_path / "wavelets.jp2").write_bytes(encoded(picture(np.random.default_rng(0)), "JPEG2000"))
     (tmp_path / "moving.gif").write_bytes(encoded(picture(np.random.default_rng(0)), "GIF"))
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "page.jpg").write_text("<html>")
@@ -287,7 +287,7 @@ def test_folder_lists_each_unusable_file_with_its_reason(tmp_path: Path) -> None
         **{f"broken {name}.jpg": "broken EXIF GPS" for name in broken},
         **dict.fromkeys(("none.jpg", "moving.gif"), "EXIF without GPS"),
         "pole.jpg": "beyond Web-Mercator's limit",
-        "bitmap.bmp": "unsupported format",
+        "wavelets.jp2": "unsupported format",
         "empty.jpg": "empty file",
         "cut.jpg": "unreadable image",
         "page.jpg": "unreadable image",

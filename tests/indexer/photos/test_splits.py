@@ -16,7 +16,7 @@ from indexer.errors import PhotoSetError
 from indexer.photos.duplicates import MAX_BITS, components, dhash, near_duplicates
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.splits import SPLIT_ZOOM, SplitPlan, parse_ratio, split
-from retrieval.encoders.photo import decode_photo
+from retrieval.pictures.photo import decode_photo
 from tile_cache.addressing import codes_at
 
 

@@ -14,8 +14,8 @@ import httpx
 import numpy as np
 import pytest
 
-from retrieval.encoders.photo import decode_photo
 from retrieval.locator import LocateQuery, Locator
+from retrieval.pictures.photo import decode_photo
 from retrieval.pipeline import decode, locate
 from retrieval.testing.fake import FakePhotoEncoder
 from service.engine.limits import Slots

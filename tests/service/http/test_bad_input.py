@@ -41,7 +41,7 @@ FORM = {"Content-Type": "multipart/form-data; boundary=x"}
         (b"just text", 400, "unreadable-photo"),
         (b"<html><body>Not found</body></html>", 400, "unreadable-photo"),
         (b"\xff\xd8\xff\xe0 cut", 400, "unreadable-photo"),
-        (encoded(Image.new("RGB", (8, 8)), "BMP"), 415, "unsupported-photo"),
+        (encoded(Image.new("RGB", (8, 8)), "ICO"), 415, "unsupported-photo"),
         (b"%PDF-1.7", 415, "unsupported-photo"),
         (b"GIF89a" + b"\xff" * 100, 413, "photo-too-large"),
     ],

@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 import pytest
 
-from retrieval.encoders.photo import decode_photo
 from retrieval.locator import LocateQuery, Locator
+from retrieval.pictures.photo import decode_photo
 
 Problem = Callable[[httpx.Response, int, str], str]
 Picture = Callable[..., bytes]
@@ -66,7 +66,7 @@ def test_batch_answers_are_in_order_and_equal_locator(
 
 def test_batch_continues_after_unreadable_image(serving: Any, locator: Locator, make_picture: Picture) -> None:
     good = make_picture(1)
-    sent = [good, b"", b"text", good[: len(good) // 2], b"BM" + good, good + b"\0" * 10_000, good]
+    sent = [good, b"", b"text", good[: len(good) // 2], b"8BPS" + good, good + b"\0" * 10_000, good]
     with serving(locator, max_image_bytes=5000, max_image_pixels=10_000) as url:
         files = parts([*sent, make_picture(2, size=(200, 200)), good])
         answered = lines(httpx.post(f"{url}/locate/batch", files=files))

@@ -8,8 +8,8 @@ import httpx
 import numpy as np
 import pytest
 
-from retrieval.encoders.photo import decode_photo
 from retrieval.locator import BBox, LocateQuery, Locator
+from retrieval.pictures.photo import decode_photo
 
 Problem = Callable[[httpx.Response, int, str], str]
 Picture = Callable[..., bytes]

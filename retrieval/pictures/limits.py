@@ -1,0 +1,39 @@
+"""What a picture may be before it is decoded, and what a caller wants of it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from retrieval.encoders.preprocess import Preprocess
+
+__all__ = ["DEFAULT_LIMITS", "MAX_MEMORY", "PhotoLimits", "View"]
+
+MAX_MEMORY = 420_000_000
+"""Bytes. Enough for 100 megapixels in colour where no other copy of them is needed."""
+
+
+@dataclass(frozen=True)
+class PhotoLimits:
+    """Limits of a picture.
+
+    `max_bytes`: of the file. `max_pixels`: width times height. `formats`: names; empty for all that can be decoded.
+    `max_memory`: bytes that decoding may take at its peak, as computed from the header.
+    """
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 100_000_000
+    formats: tuple[str, ...] = ()
+    max_memory: int = MAX_MEMORY
+
+
+DEFAULT_LIMITS = PhotoLimits()
+
+
+class View(NamedTuple):
+    """A form of the picture that a caller wants.
+
+    `min_edge`: a JPEG may be decoded at a fraction of its size if both edges keep this many pixels; None: never.
+    `preprocess`: scale and crop it as this says; None: the whole picture.
+    """
+
+    min_edge: int | None = None
+    preprocess: Preprocess | None = None
