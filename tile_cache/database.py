@@ -1,7 +1,8 @@
 """A pool of connections to one SQLite file, for many threads. The only module that imports sqlite3.
 
 A connection serves one caller at a time and then returns to the pool; after a fork the child process opens its own.
-sqlite3's errors become StoreError here. Knows nothing of tiles.
+sqlite3's errors become StoreError here. A file may come from a stranger: values have a largest size, and with a
+deadline no query runs for ever, whatever its views compute. Knows nothing of tiles.
 """
 
 import os
@@ -14,18 +15,27 @@ from sqlite3 import Connection
 
 from tile_cache.errors import StoreError
 
-__all__ = ["Connection", "Database", "enter_wal_mode"]
+__all__ = ["MAX_VALUE_BYTES", "Connection", "Database", "enter_wal_mode", "is_writable", "lost_log"]
 
 BUSY_S = 60.0
 """Seconds to wait for another process's transaction."""
 
+MAX_VALUE_BYTES = 33 << 20
+"""Largest row or value that is read or written."""
+
+_INSTRUCTIONS = 20_000  # of SQLite's machine between two looks at the clock: about a millisecond
+
 
 class Database:
-    """A pool of connections to one file. Raises StoreError for every error of sqlite3."""
+    """A pool of connections to one file. Raises StoreError for every error of sqlite3.
 
-    def __init__(self, path: Path, *, read_only: bool) -> None:
+    `deadline_s`: longest time that a connection is lent, in seconds; its query is interrupted then. None: no limit.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool, deadline_s: float | None = None) -> None:
         self.path = path
         self.read_only = read_only
+        self.deadline_s = deadline_s
         self._pid = os.getpid()
         self._idle: list[Connection] = []
         self._inherited: list[Connection] = []
@@ -44,6 +54,7 @@ class Database:
                 connection = self._idle.pop()
             except IndexError:
                 connection = self._connect()
+            self._limit_time(connection)
             try:
                 yield connection
             except BaseException:
@@ -74,6 +85,11 @@ class Database:
         while self._idle:
             self._idle.pop().close()
 
+    def _limit_time(self, connection: Connection) -> None:
+        if self.deadline_s is not None:
+            end = time.monotonic() + self.deadline_s
+            connection.set_progress_handler(lambda: time.monotonic() > end, _INSTRUCTIONS)
+
     def _connect(self) -> Connection:
         if not self.read_only:
             return self._open("rwc")
@@ -84,8 +100,7 @@ class Database:
             connection.close()
             # Write-ahead mode needs to create files beside the database. If the folder is read-only, nobody can be
             # writing, so the file may be opened as immutable, unless there is a log: its contents must be read too.
-            log = self.path.with_name(self.path.name + "-wal")
-            if os.access(self.path.parent, os.W_OK) or (log.exists() and log.stat().st_size):
+            if is_writable(self.path) or _has_content(_log_of(self.path)):
                 raise
             connection = self._open("ro&immutable=1")
         return connection
@@ -93,6 +108,9 @@ class Database:
     def _open(self, mode: str) -> Connection:
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
+        connection.execute("PRAGMA trusted_schema = OFF")  # a view must not call functions with side effects
         if not self.read_only:
             # A power cut may lose the last transactions but cannot damage the file; a killed process loses none.
             connection.execute("PRAGMA synchronous = NORMAL")
@@ -103,18 +121,60 @@ class Database:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as exc:  # damaged text cannot be decoded
-            raise StoreError(f"{self.path}: {_explained(exc)}") from exc
+            raise StoreError(f"{self.path}: {self._explained(exc)}") from exc
+
+    def _explained(self, exc: Exception) -> str:
+        text = str(exc)
+        if "locked" in text or "busy" in text:
+            return f"locked by another process for over {BUSY_S:.0f} s; end that process, or run this again later"
+        if "full" in text:
+            return "the disk is full; stored tiles are kept, so free some space and run this again"
+        if "interrupted" in text:
+            return (
+                f"a query took over {self.deadline_s:g} s: it has no index for its tiles, or its views compute them;"
+                " copy the tiles into a plain table with a unique index (zoom_level, tile_column, tile_row)"
+            )
+        if "too big" in text:
+            return f"it holds a value over {MAX_VALUE_BYTES:,} bytes, which no tile has: repair the file"
+        if "readonly" in text or ("unable to open" in text and not is_writable(self.path)):
+            log = _log_of(self.path)
+            beside = f", and {log.name} beside it holds writes that are not merged yet" if _has_content(log) else ""
+            return (
+                f"the file, its folder or its disk is read-only{beside}: copy it to a folder that can be written"
+                f" ({self.path.name} and what begins with {self.path.name}-), or change the permissions"
+            )
+        lost = lost_log(self.path)
+        if "no such" in text:
+            return f"not laid out as MBTiles ({text}){lost}"
+        return f"damaged or cannot be opened ({text}){lost}; restore a copy, or delete it and fetch again"
 
 
-def _explained(exc: Exception) -> str:
-    text = str(exc)
-    if "locked" in text or "busy" in text:
-        return f"locked by another process for over {BUSY_S:.0f} s; end that process, or run this again later"
-    if "full" in text:
-        return "the disk is full; stored tiles are kept, so free some space and run this again"
-    if "no such" in text:
-        return f"not laid out as MBTiles ({text})"
-    return f"damaged or cannot be opened ({text}); restore a copy, or delete it and fetch again"
+def is_writable(path: Path) -> bool:
+    """Whether a database can be written: the file, if there is one, and its folder, for the log beside it."""
+    return (not path.exists() or os.access(path, os.W_OK)) and os.access(path.absolute().parent, os.W_OK)
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0
+
+
+def lost_log(path: Path) -> str:
+    """What to say of a file that keeps a write-ahead log and has none beside it; empty for another file."""
+    try:
+        with path.open("rb") as file:
+            keeps_log = file.read(20)[18:20] == b"\2\2"
+    except OSError:
+        return ""
+    if not keeps_log or _has_content(_log_of(path)):  # reading creates an empty one
+        return ""
+    return (
+        f"; if it was copied, {path.name}-wal was left behind, which holds the last writes: copy both,"
+        " or let the program that writes end first"
+    )
 
 
 def enter_wal_mode(c: Connection) -> None:

@@ -11,12 +11,39 @@ from typing import Literal
 
 from PIL import Image
 
-__all__ = ["BadImageError", "ImageFormat", "check_decodes", "check_whole", "image_size", "sniff"]
+__all__ = [
+    "MAX_TILE_BYTES",
+    "BadImageError",
+    "ImageFormat",
+    "check_decodes",
+    "check_whole",
+    "image_size",
+    "is_uniform",
+    "kind_in_words",
+    "sniff",
+]
 
 ImageFormat = Literal["png", "jpg", "webp"]
 
 MAX_SIDE = 4096
 """Pixels. Tiles are 256 or 512 wide; a larger image is not a tile and may be a decompression bomb."""
+
+MAX_TILE_BYTES = 32 << 20
+"""Bytes. A tile of 4,096 pixels whose PNG does not compress has 50 MB; whatever is as large is not a tile."""
+
+_UNIFORM_LEVELS = 8
+"""Levels of 256 between the darkest and the lightest pixel of a plain picture, which JPEG may blur a little."""
+
+_OTHER_KINDS = (
+    (b"\x1f\x8b", "gzip data, as vector tiles are"),
+    (b"\x78\x9c", "zlib data, as vector tiles are"),
+    (b"\x1a", "protobuf, as vector tiles are"),
+    (b"GIF8", "GIF"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"BM", "BMP"),
+    (b"{", "JSON"),
+)
 
 
 class BadImageError(ValueError):
@@ -45,6 +72,8 @@ def check_whole(data: bytes) -> ImageFormat:
     """The format of an image that has its end mark too. Raises BadImageError for anything else."""
     if not data:
         raise BadImageError("empty body")
+    if len(data) > MAX_TILE_BYTES:
+        raise BadImageError(f"over {MAX_TILE_BYTES:,} bytes")
     kind = sniff(data)
     if kind is None:
         raise BadImageError("HTML instead of an image" if _looks_like_html(data) else "not a PNG, JPEG or WebP image")
@@ -76,6 +105,35 @@ def image_size(data: bytes) -> tuple[int, int]:
                 return image.size
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as exc:
         raise BadImageError("image header unreadable") from exc
+
+
+def is_uniform(data: bytes) -> bool:
+    """Whether an image has one colour all over, as open sea or an empty tile has; False if it does not decode."""
+    try:
+        check_decodes(data)
+        with Image.open(io.BytesIO(data)) as image:
+            plain = image.convert("RGBA")
+    except (BadImageError, OSError, ValueError):
+        return False
+    extremes = [plain.getchannel(band).getextrema() for band in "RGBA"]
+    if extremes[3] == (0, 0):
+        return True
+    return all(high - low <= _UNIFORM_LEVELS for low, high in extremes)  # type: ignore[operator]
+
+
+def kind_in_words(data: bytes) -> str:
+    """What bytes are by their beginning, in words: "PNG", "HTML", "text", "gzip data, as vector tiles are", ..."""
+    if not data:
+        return "empty"
+    kind = sniff(data)
+    if kind is not None:
+        return {"png": "PNG", "jpg": "JPEG", "webp": "WebP"}[kind]
+    if _looks_like_html(data):
+        return "HTML"
+    for start, words in _OTHER_KINDS:
+        if data.startswith(start):
+            return words
+    return "text" if data[:64].isascii() and b"\0" not in data[:64] else f"unknown (it begins with {data[:4].hex()})"
 
 
 def _looks_like_html(data: bytes) -> bool:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from tile_cache import mbtiles_format as fmt
 from tile_cache.addressing import MAX_ZOOM, Tile, check_tile, check_zoom, morton_decode
-from tile_cache.database import Connection, Database, enter_wal_mode
+from tile_cache.database import Connection, Database, enter_wal_mode, lost_log
 from tile_cache.errors import StoreError
 from tile_cache.images import BadImageError, image_size, sniff
+from tile_cache.layout.decide import check_grid, decide
+from tile_cache.mbtiles_survey import as_bytes, survey
 from tile_cache.source import SourceInfo
 
 __all__ = ["MBTilesSource", "TileRecord", "TileStore", "Validators"]
@@ -29,7 +31,12 @@ __all__ = ["MBTilesSource", "TileRecord", "TileStore", "Validators"]
 Codes = NDArray[np.uint64]
 
 _ROWS = 100_000
+_METADATA_ROWS = 10_000
+_IMAGES = ("PNG", "JPEG", "WebP")
 NOT_MODIFIED = 304
+
+QUERY_S = 20.0
+"""Longest time of a query of a file that others made, in seconds; the slowest honest ones take a few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,49 +65,62 @@ class TileRecord:
 
 
 class MBTilesSource:
-    """An MBTiles file of any origin, read-only; `tiles` may be a table or a view. Raises StoreError for other files."""
+    """An MBTiles file of any origin, read-only; `tiles` may be a table or a view.
+
+    Rows count from the south, as the standard has it, unless the metadata say `scheme` xyz. Raises StoreError for other
+    files and SourceError for tiles that are not in Web Mercator or do not fit what the metadata say.
+    """
 
     def __init__(self, path: Path) -> None:
         fmt.check_header(path)
         self.path = path
-        self._database = Database(path, read_only=True)
-        self._metadata = self._read_metadata()
-        self._zooms = self._read_zooms()
+        self._database = Database(path, read_only=True, deadline_s=QUERY_S)
+        try:
+            with self._database.connection() as c:
+                self._metadata = _metadata(c)
+            self._survey = survey(str(path), self._database.connection)
+            for extent in self._survey.extents:
+                check_grid(str(path), extent)
+            claims = fmt.claims_of(self._metadata)
+            self._layout = decide(str(path), claims, lambda: self._survey.extents, south_first=True)
+        except BaseException:
+            self._database.close()
+            raise
 
     @cached_property
     def info(self) -> SourceInfo:
         """The description by the metadata rows or, where they lack, the tiles. Its identity is `content_identity`."""
         # In a tile store these rows describe its whole source, but the file may hold only some of the tiles.
         described = {k: v for k, v in self._metadata.items() if not k.startswith("tilebeam:")}
-        return fmt.info_of(described, self.path, fmt.content_identity(self.path), self._zooms, self._tile_size())
+        identity = fmt.content_identity(self.path) + ("" if self._layout.south_first else ":rows from the north")
+        zooms = self._survey.extents[0].zoom, self._survey.extents[-1].zoom
+        return fmt.info_of(described, self.path, identity, zooms, self._tile_size())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader should know: rows from the north, tiles that are not images, a missing index."""
+        notes = [self._survey.slow] if self._survey.slow else []
+        if not self._layout.south_first:
+            notes.append(f"{self.path}: rows are read from the north, as its metadata say (scheme xyz)")
+        kinds = self._survey.kinds
+        if others := [kind for kind in kinds if kind not in _IMAGES]:
+            looked_at = ", ".join(f"{kinds[kind]} {kind}" for kind in [k for k in kinds if k in _IMAGES] + others)
+            notes.append(f"{self.path} holds tiles that are not images: of those looked at, {looked_at}")
+        return tuple(notes)
 
     def read(self, tile: Tile) -> bytes | None:
         """The tile's bytes, or None if the file does not have it."""
-        return _read(self._database, tile)
+        return _read(self._database, tile, south_first=self._layout.south_first)
 
     def close(self) -> None:
         self._database.close()
 
-    def _read_metadata(self) -> dict[str, str]:
-        with self._database.connection() as c:
-            return _metadata(c)
-
-    def _read_zooms(self) -> tuple[int, int]:
-        with self._database.connection() as c:
-            low, high = c.execute(
-                "SELECT (SELECT min(zoom_level) FROM tiles), (SELECT max(zoom_level) FROM tiles)"
-            ).fetchone()
-        if low is None:
-            raise StoreError(f"{self.path} holds no tile: give another file")
-        return int(low), int(high)
-
     def _tile_size(self) -> int:
-        with self._database.connection() as c:
-            data = c.execute("SELECT tile_data FROM tiles LIMIT 1").fetchone()[0]
-        if not isinstance(data, bytes) or sniff(data) is None:
-            raise StoreError(f"{self.path} holds no PNG, JPEG or WebP tiles (vector tiles cannot be used as imagery)")
+        if self._survey.image is None:
+            looked_at = ", ".join(f"{n} {kind}" for kind, n in self._survey.kinds.most_common())
+            raise StoreError(f"{self.path} holds no PNG, JPEG or WebP tiles: of those looked at, {looked_at}")
         try:
-            return image_size(data)[0]
+            return image_size(self._survey.image)[0]
         except BadImageError:
             return 256
 
@@ -142,6 +162,11 @@ class TileStore:
             database.close()
             raise
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the store was opened for reading only."""
+        return self._database.read_only
+
     def __enter__(self) -> "TileStore":
         return self
 
@@ -158,6 +183,10 @@ class TileStore:
         Makes one query per 100,000 codes.
         """
         return self._selected(codes, z, _UNKNOWN)
+
+    def absent(self, codes: Codes, z: int) -> Codes:
+        """Those of `codes`, (n,) uint64 in their order, of tiles that are known to be absent."""
+        return self._selected(codes, z, _ABSENT)
 
     def stale(self, codes: Codes, z: int, now: int, default_age: int) -> Codes:
         """Those of `codes`, (n,) uint64 in their order, that are known and past their time at unix second `now`.
@@ -225,25 +254,25 @@ _UNKNOWN = (
     " WHERE NOT EXISTS (SELECT 1 FROM map WHERE zoom_level = :z AND tile_column = x AND tile_row = :top - y)"
     " AND NOT EXISTS (SELECT 1 FROM fetched AS f WHERE f.z = :z AND f.x = wanted.x AND f.y = wanted.y)"
 )
+_ABSENT = (
+    _TILES + "SELECT i FROM wanted CROSS JOIN fetched AS f ON f.z = :z AND f.x = wanted.x AND f.y = wanted.y"
+    " WHERE NOT EXISTS"
+    " (SELECT 1 FROM map WHERE zoom_level = :z AND tile_column = wanted.x AND tile_row = :top - wanted.y)"
+)
 _STALE = (
     _TILES + "SELECT i FROM wanted CROSS JOIN fetched AS f ON f.z = :z AND f.x = wanted.x AND f.y = wanted.y"
     " WHERE coalesce(f.expires, f.fetched_at + :age) <= :now"
 )
 
 
-def _read(database: Database, tile: Tile) -> bytes | None:
+def _read(database: Database, tile: Tile, *, south_first: bool = True) -> bytes | None:
     check_tile(tile)
     with database.connection() as c:
         row = c.execute(
             "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
-            (tile.z, tile.x, fmt.flip(tile.y, tile.z)),
+            (tile.z, tile.x, fmt.flip(tile.y, tile.z) if south_first else tile.y),
         ).fetchone()
-    if not row or not row[0]:
-        return None
-    if not isinstance(row[0], bytes):  # SQLite allows any type in any column
-        kind = type(row[0]).__name__
-        raise StoreError(f"{database.path}: tile {tile.z}/{tile.x}/{tile.y} is {kind}, not an image: repair the file")
-    return row[0]
+    return as_bytes(row[0]) or None if row else None
 
 
 def _put(c: Connection, record: TileRecord) -> None:
@@ -285,7 +314,8 @@ def _image_id(c: Connection, data: bytes) -> str:
 
 
 def _metadata(c: Connection) -> dict[str, str]:
-    return {str(name): str(value) for name, value in c.execute("SELECT name, value FROM metadata")}
+    rows = c.execute(f"SELECT name, value FROM metadata LIMIT {_METADATA_ROWS}")
+    return {str(name): str(value) for name, value in rows if value is not None}
 
 
 def _lay_out(database: Database, info: SourceInfo | None) -> None:
@@ -298,6 +328,7 @@ def _lay_out(database: Database, info: SourceInfo | None) -> None:
             raise StoreError(
                 f"{database.path} is not a tile store of Tilebeam (no tables map, images and fetched):"
                 " choose another file name for the cache; an MBTiles file can be used as a source"
+                f"{lost_log(database.path)}"
             )
         enter_wal_mode(c)
     with database.transaction() as c:

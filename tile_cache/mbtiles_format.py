@@ -11,9 +11,23 @@ from pathlib import Path
 
 from tile_cache.addressing import MAX_LATITUDE, MAX_ZOOM, Bounds, Tile, bounds
 from tile_cache.errors import StoreError
+from tile_cache.layout.decide import Claim, Claims
+from tile_cache.layout.folder_claims import numbers
+from tile_cache.regular_files import IrregularFileError, open_regular, read_regular
 from tile_cache.source import SourceInfo
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "SCHEMA_VERSION", "check_header", "content_identity", "flip", "grown_extent"]
+__all__ = [
+    "APPLICATION_ID",
+    "SCHEMA",
+    "SCHEMA_VERSION",
+    "check_header",
+    "claims_of",
+    "content_identity",
+    "flip",
+    "grown_extent",
+    "info_of",
+    "metadata_of",
+]
 
 APPLICATION_ID = 0x4D504258
 """`MPBX`: the mark by which SQLite's magic list and GDAL recognise MBTiles."""
@@ -51,11 +65,15 @@ def flip(y: int, z: int) -> int:
 
 
 def check_header(path: Path) -> None:
-    """Raise StoreError unless the file begins like a SQLite database and is as long as its header says."""
+    """Raise StoreError unless a regular file begins like a SQLite database and is as long as its header says."""
     try:
+        head = read_regular(path, 99)
         size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(100)
+        for beside in (_log_of(path), path.with_name(path.name + "-shm"), path.with_name(path.name + "-journal")):
+            if beside.exists():  # SQLite opens these too, and would wait for a FIFO
+                open_regular(beside).close()
+    except IrregularFileError as exc:
+        raise StoreError(f"{exc.filename} is not a regular file: give an .mbtiles file") from exc
     except OSError as exc:
         raise StoreError(f"{path} cannot be read ({exc.strerror}): check its permissions") from exc
     if not head.startswith(_MAGIC):
@@ -87,7 +105,9 @@ def content_identity(path: Path) -> str:
                     file.seek(i * (size - _BLOCK) // (_BLOCKS - 1))
                     digest.update(file.read(_BLOCK))
         if _log_of(path).exists():
-            digest.update(_log_of(path).read_bytes())
+            with _log_of(path).open("rb") as log:
+                while block := log.read(_WHOLE_BELOW):
+                    digest.update(block)
     except OSError as exc:
         raise StoreError(f"{path} cannot be read ({exc.strerror}): check its permissions") from exc
     return f"mbtiles:{digest.hexdigest()}"
@@ -118,6 +138,17 @@ def info_of(metadata: Mapping[str, str], path: Path, identity: str, zooms: tuple
         max_zoom=_zoom(metadata, "tilebeam:max_zoom", zooms[1]),
         tile_size=_number(metadata, "tilebeam:tile_size", size),
     )
+
+
+def claims_of(metadata: Mapping[str, str]) -> Claims:
+    """What the metadata rows say about rows, projection and bounds."""
+    claims = Claims()
+    claims.schemes.append(Claim("metadata 'scheme'", metadata.get("scheme", "")))
+    for name in ("crs", "srs", "projection", "profile"):
+        claims.projections.append(Claim(f"metadata {name!r}", metadata.get(name, "")))
+    if "bounds" in metadata:
+        claims.add_bounds("metadata 'bounds'", metadata["bounds"], numbers(metadata["bounds"]))
+    return claims
 
 
 def grown_extent(metadata: Mapping[str, str], tiles: Iterable[Tile], image_format: str | None) -> dict[str, str]:

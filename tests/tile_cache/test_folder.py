@@ -1,6 +1,7 @@
 """z/x/y folders as other programs write them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -88,10 +89,12 @@ def test_identity_depends_on_names_and_sizes(root, tmp_path_factory):
     assert FolderSource(root).info.identity != identity
 
 
-@pytest.mark.parametrize("marker", ["tilemapresource.xml", "metadata.json"])
-def test_tms_folder_is_flipped(tmp_path, marker):
+@pytest.mark.parametrize(
+    ("marker", "text"), [("tilemapresource.xml", "<TileMap/>"), ("metadata.json", '{"scheme": "TMS"}')]
+)
+def test_tms_folder_is_flipped(tmp_path, marker, text):
     lay(tmp_path, Tile(0, 7, 3), image(1))
-    (tmp_path / marker).write_text(json.dumps({"scheme": "tms"}))
+    (tmp_path / marker).write_text(text)
     source = FolderSource(tmp_path)
     assert source.read(Tile(0, 0, 3)) == image(1)
     assert source.read(Tile(0, 7, 3)) is None
@@ -123,3 +126,36 @@ def test_unreadable_tile_is_named(root):
         source.read(Tile(1, 2, 3))
     with pytest.raises(SourceUnavailableError, match=r"2\.png cannot be read"):
         FolderSource(root)
+
+
+@pytest.mark.parametrize("extension", ["PNG", "JPG", "Jpeg", "WEBP"])
+def test_extensions_in_capitals_are_read(tmp_path, extension):
+    lay(tmp_path, Tile(0, 0, 1), image(1), extension)
+    source = FolderSource(tmp_path)
+    assert source.read(Tile(0, 0, 1)) == image(1)
+    assert source.info.tile_size == 32
+
+
+def test_only_regular_files_are_tiles(root):
+    before = FolderSource(root).info
+    os.mkfifo(root / "3/1/0.png")
+    (root / "3/1/4.png").symlink_to("/dev/zero")
+    (root / "3/1/5.png").symlink_to("2.png")
+    source = FolderSource(root)
+    assert source.read(Tile(1, 0, 3)) is None
+    assert source.read(Tile(1, 4, 3)) is None
+    assert source.read(Tile(1, 5, 3)) == tile_image(Tile(1, 2, 3)), "a link to a tile is a tile"
+    assert source.info.min_zoom == before.min_zoom
+
+
+@pytest.mark.parametrize("name", ["metadata.json", "tilemapresource.xml", "openlayers.html"])
+def test_fifo_in_place_of_a_description_is_refused_at_once(root, name):
+    os.mkfifo(root / name)
+    with pytest.raises(SourceError, match=f"{name} cannot be read"):
+        FolderSource(root)
+
+
+def test_file_larger_than_any_tile_is_not_read_whole(root, monkeypatch):
+    monkeypatch.setattr("tile_cache.folder.MAX_TILE_BYTES", 1000)
+    lay(root, Tile(1, 4, 3), bytes(5000))
+    assert len(FolderSource(root).read(Tile(1, 4, 3))) == 1001
