@@ -10,6 +10,7 @@ from tile_cache.errors import SourceError
 from tile_cache.folder import FolderSource
 from tile_cache.mbtiles import MBTilesSource
 from tile_cache.source import TileSource
+from tile_cache.urls import shown_template
 from tile_cache.xyz import XyzSource, provider_names
 
 __all__ = ["open_source"]
@@ -32,10 +33,12 @@ def open_source(spec: str, environ: Mapping[str, str] = os.environ) -> TileSourc
         return XyzSource.from_template(spec, environ)
     if (path := _existing(spec)) is not None:
         return FolderSource(path) if path.is_dir() else MBTilesSource(path)
-    if "{" in spec:
-        raise SourceError(f"{spec!r} looks like a URL template without a scheme: start it with https://")
+    if "{" in spec or "%7b" in spec.lower():
+        shown = shown_template(spec)
+        raise SourceError(f"{shown!r} looks like a URL template without a scheme: start it with https://")
     if "/" in spec or os.sep in spec or spec.endswith(".mbtiles"):
-        raise SourceError(f"{spec!r} does not exist: give an existing z/x/y folder or .mbtiles file")
+        shown = shown_template(spec) if "?" in spec else spec  # perhaps a URL without its scheme
+        raise SourceError(f"{shown!r} does not exist: give an existing z/x/y folder or .mbtiles file")
     return _open_named(spec, environ)
 
 

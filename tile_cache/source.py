@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from tile_cache.addressing import Tile
 
-__all__ = ["LandAware", "RasterSource", "SourceInfo", "TileSource"]
+__all__ = ["LandAware", "RasterSource", "SourceInfo", "TileSource", "notes_of"]
 
 
 @dataclass(frozen=True)
@@ -58,3 +58,8 @@ class LandAware(Protocol):
     """A source that knows how much of a tile is land: (n,) uint64 codes of zoom `z` to (n,) float32 from 0 to 1."""
 
     def land_fraction(self, codes: NDArray[np.uint64], z: int) -> NDArray[np.float32]: ...
+
+
+def notes_of(source: object) -> tuple[str, ...]:
+    """What people should know of how a source is read, a sentence each; most sources have nothing to say."""
+    return tuple(getattr(source, "notes", ()))

@@ -2,11 +2,11 @@
 
 `XyzSource` makes a tile's URL; `tile_cache.fetch` requests it. An API key appears in the template as `{key}` (or
 `{apikey}`) and comes from TILEBEAM_TILE_KEY. It is put into URLs only, never into the source's name or identity, a
-message or a file. This module resolves no host and opens no socket.
+message or a file. Nor is anything else of a query, because it may hold a key under any name. This module resolves no
+host and opens no socket.
 """
 
 import hashlib
-import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,9 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 from tile_cache.addressing import MAX_ZOOM, Tile, check_tile, quadkey
 from tile_cache.errors import RefusedSourceError, SourceError
+from tile_cache.layout.decide import check_url, is_web_mercator
 from tile_cache.source import SourceInfo
+from tile_cache.urls import HIDDEN, is_key_name, redact_urls, refusal, shown_template
 
 __all__ = ["KEY_VARIABLE", "XyzSource", "provider_names"]
 
@@ -24,9 +26,8 @@ KEY_VARIABLE = "TILEBEAM_TILE_KEY"
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _KEYS = frozenset(("key", "apikey"))
 _KNOWN = {"z", "x", "y", "-y", "quadkey", "s", "r", *_KEYS}
-_KEY_PARAMETER = re.compile(r"^(api_?|access_?|subscription-?)?(key|token)$|^(sig|signature|password)$", re.IGNORECASE)
+_ESCAPED = re.compile(r"%7b([a-z-]+)%7d", re.IGNORECASE)
 _DEFAULT_MAX_ZOOM = 22
-_HIDDEN = "***"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class XyzSource:
     """A slippy-map server. `template` is the URL with its placeholders; `subdomains` fill `{s}` in turn."""
 
     info: SourceInfo
-    template: str
+    template: str = field(repr=False)
     subdomains: tuple[str, ...] = ("a", "b", "c")
     key: str = field(default="", repr=False)
 
@@ -46,6 +47,8 @@ class XyzSource:
         `#attribution=...&name=...&min_zoom=0&max_zoom=12&tile_size=512&subdomains=1234`. Raises SourceError.
         """
         template, _, fragment = url.partition("#")
+        # Browsers and some documents write braces as %7B and %7D.
+        template = _ESCAPED.sub(lambda m: "{" + m[1] + "}", template)
         _check_template(template)
         options = _options(fragment, template)
         info = SourceInfo(
@@ -62,7 +65,7 @@ class XyzSource:
     def from_provider(cls, name: str, environ: Mapping[str, str]) -> "XyzSource":
         """A source by its name in xyzservices, with the attribution and zooms given there. Raises SourceError."""
         provider = _providers()[name]
-        if str(provider.get("crs", "EPSG:3857")).upper() not in ("EPSG:3857", "EPSG:900913"):
+        if not is_web_mercator(str(provider.get("crs", "EPSG:3857"))):
             raise SourceError(f"{name} is in {provider['crs']}, not in Web Mercator (EPSG:3857): choose another source")
         template = _filled(provider)
         _check_template(template)
@@ -98,19 +101,19 @@ class XyzSource:
 
     def url(self, tile: Tile) -> str:
         """The tile's URL with the API key, for requests only. Raises TileAddressError."""
-        return self._fill(tile, quote(self.key, safe=""))
+        return self._fill(tile, quote(self.key, safe=""), self.template)
 
     def public_url(self, tile: Tile) -> str:
-        """The tile's URL for messages, with asterisks in place of the API key."""
-        return self._fill(tile, _HIDDEN)
+        """The tile's URL for messages, with asterisks in place of the API key and of all values of the query."""
+        return self._fill(tile, HIDDEN, shown_template(self.template))
 
     def redact(self, text: str) -> str:
-        """`text` with asterisks in place of the API key, whether as written or as quoted in URLs."""
+        """`text` with asterisks in place of the API key and of the query of every URL."""
         for secret in {self.key, quote(self.key, safe="")} - {""}:
-            text = text.replace(secret, _HIDDEN)
-        return text
+            text = text.replace(secret, HIDDEN)
+        return redact_urls(text)
 
-    def _fill(self, tile: Tile, key: str) -> str:
+    def _fill(self, tile: Tile, key: str, template: str) -> str:
         check_tile(tile)
         # A tile always uses the same subdomain, so that HTTP caches between here and the server are effective.
         subdomain = self.subdomains[(tile.x + tile.y) % len(self.subdomains)] if self.subdomains else ""
@@ -124,7 +127,7 @@ class XyzSource:
             "r": "",
             **dict.fromkeys(_KEYS, key),
         }
-        return _PLACEHOLDER.sub(lambda m: values[m[1]], self.template)
+        return _PLACEHOLDER.sub(lambda m: values[m[1]], template)
 
 
 def provider_names() -> list[str]:
@@ -156,27 +159,35 @@ def _filled(provider: Mapping[str, Any]) -> str:
 
 def _check_template(template: str) -> None:
     """Raise SourceError for a template that cannot address tiles, or that contains a secret."""
+    shown = shown_template(template)
     try:
         parts = urlsplit(template)
-    except ValueError as exc:
-        raise SourceError(f"the source URL cannot be parsed ({exc}): check its brackets and port") from exc
-    # Messages show the URL without its query, which may contain a key.
-    shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        host, _ = parts.hostname, parts.port
+    except ValueError as exc:  # its text may repeat a user name or password
+        raise SourceError(
+            f"{shown!r} cannot be parsed as a URL: check its host, port and brackets,"
+            " in which an IPv6 address stands (http://[::1]:8000/)"
+        ) from exc
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise SourceError(
             f"{shown!r} is not an http or https URL: a template looks like https://host/{{z}}/{{x}}/{{y}}.jpg"
         )
+    if not host:
+        raise SourceError(f"{shown!r} names no host: a template looks like https://host/{{z}}/{{x}}/{{y}}.jpg")
+    if "${" in template:
+        raise SourceError(f"{shown!r} has a dollar sign before a placeholder: write {{z}}, not ${{z}}")
     _check_placeholders(set(_PLACEHOLDER.findall(template)), shown)
     if "@" in parts.netloc:
         raise SourceError(
             f"{shown!r} contains a user name or password: remove it, because sources are shown and stored"
         )
     for name, values in parse_qs(parts.query, keep_blank_values=True).items():
-        if _KEY_PARAMETER.match(name) and not all(_PLACEHOLDER.fullmatch(v) for v in values):
+        if is_key_name(name) and not all(_PLACEHOLDER.fullmatch(v) for v in values):
             raise SourceError(
                 f"{shown!r} contains a key in its parameter {name!r}, but sources are shown and stored: write"
                 f" {name}={{key}} and set the environment variable {KEY_VARIABLE}"
             )
+    check_url(shown, template)
 
 
 def _check_placeholders(names: set[str], shown: str) -> None:
@@ -215,50 +226,3 @@ def _whole(options: Mapping[str, str], name: str, default: int, maximum: int) ->
     if not (text.isascii() and text.isdigit() and int(text) <= maximum):
         raise SourceError(f"{name}={text} in the source must be a whole number from 0 to {maximum}")
     return int(text)
-
-
-_OSM = (
-    "OpenStreetMap's tile servers are run by volunteers and their usage policy forbids bulk download"
-    " (https://operations.osmfoundation.org/policies/tiles/)"
-)
-_GOOGLE = "Google's terms forbid downloading and storing its map tiles (https://cloud.google.com/maps-platform/terms)"
-
-_ESRI = "Esri's terms forbid downloading its basemaps in bulk and storing them (https://www.esri.com/legal)"
-_MICROSOFT = "Bing Maps' terms forbid storing its tiles (https://www.microsoft.com/maps/product/terms.html)"
-_MAPBOX = "Mapbox's terms forbid downloading its tiles in bulk (https://www.mapbox.com/legal/tos)"
-
-_REFUSED = (
-    (re.compile(r"(^|\.)(openstreetmap|osm)\.org$"), _OSM),
-    (re.compile(r"(^|\.)(google(apis|usercontent)?|gstatic)\.com$"), _GOOGLE),
-    (re.compile(r"(^|\.)google\.([a-z]{2,3}|com?\.[a-z]{2})$"), _GOOGLE),
-    (re.compile(r"(^|\.)arcgisonline\.com$"), _ESRI),
-    (re.compile(r"(^|\.)virtualearth\.net$"), _MICROSOFT),
-    (re.compile(r"(^|\.)mapbox\.com$"), _MAPBOX),
-)
-
-
-def refusal(host: str) -> str | None:
-    """The reason why tiles of `host` must not be downloaded in bulk; None if no reason is known."""
-    host = host.lower().rstrip(".")
-    return next((reason for pattern, reason in _REFUSED if pattern.search(host)), None)
-
-
-def redirect_refusal(scheme: str, host: str, to_scheme: str, to_host: str) -> str | None:
-    """The reason why a redirect must not be followed; None if it may be. The rules are those for sources."""
-    if to_scheme not in ("http", "https") or (scheme == "https" and to_scheme == "http"):
-        return f"redirect from {scheme} to {to_scheme}"
-    if refusal(to_host) is not None:
-        return f"redirect to {to_host}, whose terms forbid bulk download"
-    if is_local(to_host) and not is_local(host):
-        return "redirect into a private network"
-    return None
-
-
-def is_local(host: str) -> bool:
-    """Whether a host is this machine, or an address that is not routed on the public internet."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return not ipaddress.ip_address(host.strip("[]")).is_global
-    except ValueError:
-        return False

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tile_cache.addressing import Tile, quadkey
 from tile_cache.errors import RefusedSourceError, SourceError, StoreError
 from tile_cache.open import open_source
-from tile_cache.xyz import XyzSource, is_local, provider_names, redirect_refusal, refusal
+from tile_cache.urls import is_local, redirect_refusal, refusal
+from tile_cache.xyz import XyzSource, provider_names
 
 KEY = {"TILEBEAM_TILE_KEY": "s3cret/&key"}
 TILE = Tile(5, 2, 3)

@@ -6,12 +6,9 @@ that refuses requests, asks for a long wait, or keeps failing ends the fetch; th
 """
 
 import asyncio
-import importlib.util
-import logging
+import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Coroutine, Iterable
 
 import httpx
 import numpy as np
@@ -20,17 +17,19 @@ from numpy.typing import NDArray
 from tile_cache.addressing import Tile
 from tile_cache.errors import SourceError, SourceUnavailableError
 from tile_cache.fetch.feed import BatchWriter, Feed
+from tile_cache.fetch.network import PrivateAddressError, open_client, tls_error
 from tile_cache.fetch.politeness import Breaker, Pace, backoff_s, expires_at, retry_after_s
-from tile_cache.fetch.settings import CONTACT_VARIABLE, FailedTile, FetchReport, FetchSettings
+from tile_cache.fetch.settings import FailedTile, FetchReport, FetchSettings
 from tile_cache.images import BadImageError, check_decodes, check_whole
 from tile_cache.mbtiles import NOT_MODIFIED, TileRecord, TileStore, Validators
-from tile_cache.xyz import KEY_VARIABLE, XyzSource, is_local, redirect_refusal
+from tile_cache.urls import redirect_refusal
+from tile_cache.xyz import KEY_VARIABLE, XyzSource
 
 __all__ = ["FailedTile", "FetchReport", "FetchSettings", "fetch"]
 
 _BUSY = (429, 503)
 _TRY_AGAIN = (408, 425, *_BUSY)
-_IMAGE_TYPES = ("image/", "application/octet-stream", "binary/octet-stream")
+_PAGE_TYPES = ("text/html", "application/xhtml+xml")
 _PROGRESS_S = 0.2
 
 
@@ -50,7 +49,7 @@ async def fetch(
     report = FetchReport()
     started = time.monotonic()
     try:
-        async with _client(source, settings) as client:
+        async with open_client(source, settings) as client:
             under_way: set[Tile] = set()
             writer = BatchWriter(store, settings, report, under_way)
             try:
@@ -60,6 +59,7 @@ async def fetch(
                 await _together(workers, beside=[writer.flush_regularly(), _show(on_progress, report, started)])
             finally:
                 writer.close()
+            report.repeated = await asyncio.to_thread(writer.repeats.often, store.read, named=settings.absent_images)
         if settings.refresh and report.kept:
             await asyncio.to_thread(store.drop_orphans)
     except SourceUnavailableError as exc:
@@ -184,7 +184,11 @@ class _Download:
                 return await self._request(tile, validators)
         except (TimeoutError, httpx.TimeoutException) as exc:
             raise _RetryError("no complete response in time") from exc
+        except PrivateAddressError as exc:
+            raise _BadTileError(f"led into a private network: {exc}") from exc
         except httpx.ConnectError as exc:
+            if (error := tls_error(exc)) is not None:
+                self._check_tls(error)
             raise _RetryError(f"no connection: {exc}") from exc
         except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.DecodingError) as exc:
             raise _BadTileError("unreadable response") from exc
@@ -216,6 +220,10 @@ class _Download:
             raise SourceError(self._refused(tile, status))
         if status != 200:
             raise _BadTileError(f"HTTP {status}")
+        # Many servers send images with another type or none, so the bytes decide; but a page is not read.
+        kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()[:60]
+        if kind in _PAGE_TYPES:
+            raise _BadTileError(f"content type {kind!r} instead of an image")
         data = await self._body(response)
         try:
             # A truncated body raises no error in httpx if the server sent no length.
@@ -224,15 +232,17 @@ class _Download:
             else:
                 check_whole(data)
         except BadImageError as exc:
-            raise _RetryError(str(exc)) if exc.cut else _BadTileError(str(exc)) from exc
+            reason = str(exc) if not kind or kind.startswith("image/") else f"{exc} (content type {kind!r})"
+            raise _RetryError(reason) if exc.cut else _BadTileError(reason) from exc
         return _record(tile, response, data)
 
     async def _body(self, response: httpx.Response) -> bytes:
-        kind = response.headers.get("content-type", _IMAGE_TYPES[0]).strip().lower()
-        if not kind.startswith(_IMAGE_TYPES):
-            raise _BadTileError(f"content type {kind.partition(';')[0][:60]!r} instead of an image")
+        """The body as it was sent: an encoding, which was not asked for, could unpack to any size."""
+        encoding = response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise _BadTileError(f"content encoding {encoding[:40]!r}, which was not asked for")
         body = bytearray()
-        async for chunk in response.aiter_bytes():
+        async for chunk in response.aiter_raw():
             body += chunk
             if len(body) > self.settings.max_tile_bytes:
                 raise _BadTileError(f"over {self.settings.max_tile_bytes:,} bytes")
@@ -248,10 +258,25 @@ class _Download:
             401: f"the API key is missing or wrong ({KEY_VARIABLE})",
             403: "access is forbidden, or the key is wrong",
         }
+        absent = "" if status in (401, 407) else f"; if it means that there is no such tile, give --absent {status}"
         return (
             f"{self._source.info.name} answers HTTP {status} to {self._source.public_url(tile)}:"
-            f" {reasons.get(status, 'the request is not accepted')}; the fetch ends. Check the source's URL and terms"
+            f" {reasons.get(status, 'the request is not accepted')}; the fetch ends. Check the source's URL and"
+            f" terms{absent}"
         )
+
+    def _check_tls(self, error: ssl.SSLError) -> None:
+        """Raise SourceError for what no later attempt can mend."""
+        name = self._source.info.name
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise SourceError(
+                f"{name} has a certificate that is not trusted ({error.verify_message}): check the host's name; if your"
+                " organisation has an authority of its own, set SSL_CERT_FILE to its certificate (PEM)"
+            ) from error
+        if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNSUPPORTED_PROTOCOL"):
+            raise SourceError(
+                f"{name} does not speak TLS there ({error.reason}): check the port, or write http:// in place of https://"
+            ) from error
 
 
 def _record(tile: Tile, response: httpx.Response, data: bytes | None) -> TileRecord:
@@ -272,49 +297,3 @@ def _conditions(validators: Validators | None) -> dict[str, str]:
         return {}
     headers = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
     return {name: value for name, value in headers.items() if value}
-
-
-@asynccontextmanager
-async def _client(source: XyzSource, settings: FetchSettings) -> AsyncIterator[httpx.AsyncClient]:
-    if not settings.contact and not all(map(is_local, source.hosts)):
-        raise SourceError(
-            f"fetching from {source.info.name} needs a contact: give an e-mail address or a page (--contact or the"
-            f" environment variable {CONTACT_VARIABLE}); it is sent in the User-Agent"
-        )
-    agent = f"tilebeam/{_version()}" + (f" (+{settings.contact})" if settings.contact else "")
-    client = httpx.AsyncClient(
-        http2=importlib.util.find_spec("h2") is not None,
-        # Images do not compress further, and without an encoding there can be no decompression bomb.
-        headers={"User-Agent": agent, "Accept": "image/*", "Accept-Encoding": "identity"},
-        timeout=httpx.Timeout(settings.deadline_s, connect=settings.connect_timeout_s),
-        limits=httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=settings.concurrency),
-        follow_redirects=False,
-    )
-    # httpx logs whole URLs at level INFO, which may contain the API key.
-    key_filter = _KeyFilter(source)
-    logger = logging.getLogger("httpx")
-    logger.addFilter(key_filter)
-    try:
-        async with client:
-            yield client
-    finally:
-        logger.removeFilter(key_filter)
-
-
-class _KeyFilter(logging.Filter):
-    """Removes a source's API key from log records."""
-
-    def __init__(self, source: XyzSource) -> None:
-        super().__init__()
-        self._source = source
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = self._source.redact(record.getMessage()), None
-        return True
-
-
-def _version() -> str:
-    try:
-        return version("tilebeam")
-    except PackageNotFoundError:
-        return "0"

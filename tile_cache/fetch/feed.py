@@ -3,6 +3,9 @@
 A plan may have millions of tiles: `Feed` holds at most one slice of codes, and `BatchWriter` at most one batch of
 responses. Both use the store in threads, so the event loop is not blocked. They share the set `under_way` of tiles that
 were given to a worker and are not written yet. They know nothing of HTTP.
+
+A run in which every tile is absent is more likely a wrong address or a broken server than an empty Earth. So absences
+are written only when an image has come; without any, none is remembered, and no stored image is deleted.
 """
 
 import asyncio
@@ -13,15 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tile_cache.addressing import Tile, code_of_tile, tile_of_code
-from tile_cache.errors import SourceError
+from tile_cache.errors import SourceError, SourceUnavailableError, StoreError
 from tile_cache.fetch.settings import FetchReport, FetchSettings
 from tile_cache.mbtiles import NOT_MODIFIED, TileRecord, TileStore
+from tile_cache.repeats import Repeats, picture_hash
 from tile_cache.source import SourceInfo
 
 __all__ = ["BatchWriter", "Feed"]
 
 Codes = NDArray[np.uint64]
 _SLICE = 50_000
+
+_MOST_ABSENT = 100_000
+"""Absent tiles that wait for the first image; more of them need too much memory."""
 
 
 class Feed:
@@ -70,13 +77,21 @@ class Feed:
         # `under_way` is read before the store. A tile that leaves it in between has been written, so the store has it,
         # and no tile that the plan names twice is requested twice.
         under_way = [code_of_tile(t) for t in self._under_way.copy() if t.z == z]
-        wanted = self._store.unknown(codes, z)
+        unknown = self._store.unknown(codes, z)
+        absent = self._store.absent(codes, z)
+        wanted = unknown
         if self._settings.refresh:
             stale = self._store.stale(codes, z, self._now, self._settings.default_age_s)
-            wanted = np.union1d(wanted, stale)
+            wanted = np.union1d(wanted, np.union1d(stale, absent))
         wanted = np.setdiff1d(wanted, np.array(under_way, dtype=np.uint64), assume_unique=True)
+        if len(wanted) and self._store.read_only:
+            raise StoreError(
+                f"{self._store.path} cannot be written, and {len(wanted):,} tiles of zoom {z} are not in it: copy it to"
+                " a folder that can be written, or give another --cache"
+            )
         self._report.planned += len(codes)
         self._report.known += len(codes) - len(wanted)
+        self._report.stored += len(codes) - len(unknown) - len(absent)
         return wanted
 
     def _check_zoom(self, z: int) -> None:
@@ -91,15 +106,36 @@ class BatchWriter:
     def __init__(self, store: TileStore, settings: FetchSettings, report: FetchReport, under_way: set[Tile]) -> None:
         self._store, self._settings, self._report, self._under_way = store, settings, report, under_way
         self._waiting: list[TileRecord] = []
+        self._absent: list[TileRecord] = []  # until an image has come
+        self._images = 0
+        self.repeats = Repeats()
         # One thread, so that transactions do not overlap and closing can wait for the current one.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tile-writer")
         self._error: Exception | None = None
 
     async def add(self, record: TileRecord) -> None:
-        """Add a response, and write the batch if it is full. Raises StoreError."""
-        self._waiting.append(record)
+        """Add a response, and write the batch if it is full. Raises StoreError or SourceUnavailableError."""
+        if record.data is None and record.status != NOT_MODIFIED:
+            self._report.miss(record.tile, record.status)
+            self._absent.append(record)
+            if not self._images:
+                self._check_absent()
+                return
+        else:
+            self._images += 1
+            self._waiting.append(record)
+        self._waiting += self._absent
+        self._absent = []
         if len(self._waiting) >= self._settings.batch_tiles:
             await self.flush()
+
+    def _check_absent(self) -> None:
+        """Give up if there is no image among very many tiles; but a run that only completes others may go on."""
+        if len(self._absent) < _MOST_ABSENT:
+            return
+        if self._settings.refresh or not self._report.stored:
+            raise SourceUnavailableError(f"the first {_MOST_ABSENT:,} tiles are all absent, and none is remembered so")
+        self._images += 1
 
     async def flush(self) -> None:
         """Write the collected responses. Raises StoreError."""
@@ -138,8 +174,9 @@ class BatchWriter:
         for record in batch:
             if record.status == NOT_MODIFIED:
                 self._report.not_modified += 1
-            elif record.data is None:
-                self._report.absent += 1
-            else:
+            elif record.data is not None:
                 self._report.kept += 1
                 self._report.bytes += len(record.data)
+                sha256 = picture_hash(record.data)
+                self.repeats.add(sha256, record.tile)
+                self._report.placeholders += sha256 in self._settings.absent_images

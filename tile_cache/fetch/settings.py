@@ -7,10 +7,16 @@ from typing import Any, NamedTuple
 
 from tile_cache.addressing import Tile
 from tile_cache.errors import SourceError
+from tile_cache.repeats import Repeated
 
-__all__ = ["CONTACT_VARIABLE", "FailedTile", "FetchReport", "FetchSettings"]
+__all__ = ["ABSENT_STATUSES", "CONTACT_VARIABLE", "FailedTile", "FetchReport", "FetchSettings"]
 
 CONTACT_VARIABLE = "TILEBEAM_CONTACT"
+
+ABSENT_STATUSES = frozenset((204, 404, 410))
+"""HTTP statuses that mean everywhere that there is no such tile."""
+
+_NEVER_ABSENT = frozenset((401, 407, 408, 425, 429, 503))
 _EXAMPLES = 20
 
 
@@ -44,12 +50,14 @@ class FetchSettings:
     """Largest body in bytes; a tile with a larger one counts as failed."""
     max_redirects: int = 5
     """Maximum redirects of one request. None is followed from https to http, or to a host that forbids bulk use."""
-    absent_statuses: frozenset[int] = frozenset((204, 404, 410))
-    """HTTP statuses that mean that there is no such tile, which is stored. Some S3 buckets use 403."""
+    absent_statuses: frozenset[int] = ABSENT_STATUSES
+    """HTTP statuses that mean that there is no such tile, which is remembered. S3 without list rights uses 403."""
+    absent_images: frozenset[str] = frozenset()
+    """Pictures that mean that there is no data: each a file, or the SHA-256 of its bytes. They are not imagery."""
     verify: bool = True
     """Decode every image before it is stored; takes about a millisecond per tile, in a thread."""
     refresh: bool = False
-    """Request known tiles that have expired again, with If-None-Match and If-Modified-Since."""
+    """Request known tiles again: those that have expired, with If-None-Match and If-Modified-Since, and absent ones."""
     default_age_s: int = 30 * 86400
     """Seconds until a response without an expiry time expires."""
     batch_tiles: int = 256
@@ -64,6 +72,12 @@ class FetchSettings:
             self._check_minimum(name, exclusive=True)
         for name in ("backoff_s", "max_backoff_s", "max_wait_s", "max_redirects", "default_age_s"):
             self._check_minimum(name, exclusive=False)
+        for status in self.absent_statuses - ABSENT_STATUSES:
+            if not 400 <= status <= 599 or status in _NEVER_ABSENT:
+                raise SourceError(
+                    f"status {status} cannot mean that there is no such tile: give one from 400 to 599, but not"
+                    f" {', '.join(map(str, sorted(_NEVER_ABSENT)))}"
+                )
         if not self.contact.isascii() or not self.contact.isprintable() or set(self.contact) & set("()"):
             raise SourceError(
                 f"contact {self.contact!r} must be printable ASCII without brackets: give an e-mail or a URL"
@@ -90,15 +104,20 @@ class FailedTile(NamedTuple):
 
 @dataclass
 class FetchReport:
-    """Counts of one fetch, updated while it runs. `kept`, `absent` and `not_modified` count written responses."""
+    """Counts of one fetch, updated while it runs. `kept` and `not_modified` count written responses."""
 
     planned: int = 0
     """Tiles of the plan read so far."""
     known: int = 0
     """Planned tiles that needed no request: stored or known to be absent, and not expired."""
+    stored: int = 0
+    """Planned tiles whose image the store had before."""
     kept: int = 0
     absent: int = 0
+    """Tiles that the server does not have."""
     not_modified: int = 0
+    placeholders: int = 0
+    """Kept tiles that show one of the settings' `absent_images`."""
     bytes: int = 0
     """Bytes of the stored images; equal images count each time."""
     retries: int = 0
@@ -107,6 +126,17 @@ class FetchReport:
     """Number of tiles given up, by reason."""
     examples: list[FailedTile] = field(default_factory=list)
     """The first 20 tiles given up."""
+    absent_statuses: Counter[int] = field(default_factory=Counter)
+    """Number of absent tiles by HTTP status."""
+    absent_example: Tile | None = None
+    """The first absent tile."""
+    repeated: tuple[Repeated, ...] = ()
+    """Pictures, not of one colour, that stand at many of the tiles kept in this run."""
+
+    @property
+    def found(self) -> bool:
+        """Whether there is an image of any planned tile."""
+        return self.stored + self.kept - self.placeholders + self.not_modified > 0
 
     @property
     def failed(self) -> int:
@@ -117,6 +147,12 @@ class FetchReport:
     def done(self) -> int:
         """Tiles that are finished, with whatever outcome."""
         return self.known + self.kept + self.absent + self.not_modified + self.failed
+
+    def miss(self, tile: Tile, status: int) -> None:
+        """Count an absent tile."""
+        self.absent += 1
+        self.absent_statuses[status] += 1
+        self.absent_example = self.absent_example or tile
 
     def fail(self, tile: Tile, reason: str) -> None:
         """Count a tile that was given up."""

@@ -370,6 +370,6 @@ def test_unwritable_store_ends_the_fetch(server, store, hasty, tmp_path):
     store.put([TileRecord(Tile(0, 0, 0), image())])
     with (
         TileStore.open(tmp_path / "cache.mbtiles", read_only=True) as read_only,
-        pytest.raises(StoreError, match="reading only"),
+        pytest.raises(StoreError, match="cannot be written, and 12 tiles of zoom 5 are not in it"),
     ):
         run(server, read_only, hasty)
