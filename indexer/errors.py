@@ -9,6 +9,7 @@ IndexerError
 ├── GeocellError           photos that cannot be divided into cells, or no place for the results
 ├── RunMismatchError       a folder that holds a run with other arguments or data
 ├── RunLockedError         a folder in which another process works
+├── NothingFoundError      a source without one usable tile where tiles were asked for
 ├── DiskError              the disk is full or refuses to write; the run can be resumed
 └── BuildError             an index that cannot be built as requested
     └── ExistingIndexError `--out` holds something else
@@ -53,6 +54,10 @@ class RunLockedError(IndexerError):
 
 class DiskError(IndexerError):
     """The disk is full or refuses to write; what was written stays, and a later run goes on."""
+
+
+class NothingFoundError(IndexerError):
+    """No tile at all could be had or used; the message counts what came instead."""
 
 
 class BuildError(IndexerError):

@@ -16,6 +16,7 @@ from indexer.build.request import BuildReport, BuildRequest, Encoders
 from indexer.build.shards import shard
 from indexer.build.units import cover
 from indexer.build.workdir import is_finished, open_workdir, remove_leftovers
+from indexer.errors import NothingFoundError
 from indexer.progress import OnProgress, silent
 from indexer.runs import disk_errors
 from retrieval.index.manifest import Manifest
@@ -39,14 +40,20 @@ def build_index(
             return _report(request.out, Manifest.read(request.out), already=True)
         counts = inputs.coverage.counts()
         work = stack.enter_context(open_workdir(request.out, inputs.identity, overwrite=request.overwrite))
-        levels = cover(work, inputs.coverage, counts, request.unit_rows)
-        fetched = fetch(work, inputs, stack, on_progress)
-        embedded = embed(work, inputs, levels, fetched.layers, on_progress)
-        zooms = shard(work, inputs, levels, on_progress)
-        published = publish(work, inputs, levels, zooms)
+        try:
+            levels = cover(work, inputs.coverage, counts, request.unit_rows)
+            fetched = fetch(work, inputs, stack, on_progress)
+            embedded = embed(work, inputs, levels, fetched.layers, on_progress)
+            zooms = shard(work, inputs, levels, on_progress)
+            published = publish(work, inputs, levels, zooms, fetched.layers)
+        except NothingFoundError:
+            work.discard()  # so that the next attempt may have another source, and asks again
+            raise
     report = _report(request.out, published.manifest)
     report.encoded, report.kept, report.fetches = embedded.encoded, embedded.kept, fetched.summaries
     report.problems, report.calibrated = published.problems, published.calibrated
+    report.repeated = [r.to_json() for r in published.repeated]
+    report.absent_images = sorted(request.fetch.absent_images)
     report.seconds = time.monotonic() - started
     return report
 

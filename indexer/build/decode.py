@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tile_cache.addressing import Tile
-from tile_cache.images import MAX_SIDE, BadImageError, check_whole, sniff
+from tile_cache.images import MAX_SIDE, MAX_TILE_BYTES, BadImageError, check_whole, sniff
+from tile_cache.repeats import picture_hash
 from tile_cache.source import RasterSource, TileSource
 
 __all__ = ["NO_IMAGERY", "Decoded", "TileProblem", "decode_tile", "resized"]
@@ -34,23 +35,36 @@ class TileProblem(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """A tile's pixels, (t, t, 3) uint8, or None without imagery; and the problems on the way."""
+    """A tile's pixels, (t, t, 3) uint8, or None without imagery; and the problems on the way.
+
+    `opacity`: (t, t) uint8, or None if every pixel is opaque; transparent pixels lie on black. `sha256`: that of the
+    tile's bytes; empty if the source draws pixels, or has no tile.
+    """
 
     pixels: Pixels | None
     problems: tuple[TileProblem, ...]
+    opacity: Pixels | None = None
+    sha256: str = ""
 
 
-def decode_tile(tile: Tile, source: TileSource, overlay: TileSource | None, side: int) -> Decoded:
+def decode_tile(
+    tile: Tile, source: TileSource, overlay: TileSource | None, side: int, absent: frozenset[str] = frozenset()
+) -> Decoded:
     """Read and decode a tile to (side, side, 3) uint8, overlay included.
 
-    Bytes that are not an image count as missing imagery and are returned as a problem. Errors of the source pass
-    through.
+    Bytes that are not an image count as missing imagery and are returned as a problem; pictures whose SHA-256 is in
+    `absent` count as missing imagery. Errors of the source pass through.
     """
     problems: list[TileProblem] = []
-    pixels = _base(tile, source, side, problems)
+    if isinstance(source, RasterSource):
+        base = Decoded(source.render(tile, side), ())
+    else:
+        base = _base(tile, source, side, absent, problems)
+    pixels = base.pixels
     if pixels is not None and overlay is not None:
-        pixels = _with_overlay(pixels, _image(tile, overlay, "overlay", problems))
-    return Decoded(pixels, tuple(problems))
+        label = _read(tile, overlay, absent)[0]
+        pixels = _with_overlay(pixels, _image(tile, label, "overlay", problems))
+    return base._replace(pixels=pixels, problems=tuple(problems))
 
 
 def resized(pixels: Pixels, side: int) -> Pixels:
@@ -60,18 +74,28 @@ def resized(pixels: Pixels, side: int) -> Pixels:
     return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def _base(tile: Tile, source: TileSource, side: int, problems: list[TileProblem]) -> Pixels | None:
-    if isinstance(source, RasterSource):
-        return source.render(tile, side)
-    image = _image(tile, source, "source", problems)
-    if image is None:
-        return None
-    if image.mode == "RGBA":
-        if image.getchannel("A").getextrema() == (0, 0):
-            return None  # many servers send a transparent tile where they have no imagery
+def _base(tile: Tile, source: TileSource, side: int, absent: frozenset[str], problems: list[TileProblem]) -> Decoded:
+    data, sha256 = _read(tile, source, absent)
+    image = _image(tile, data, "source", problems)
+    opacity = None
+    if image is not None and image.mode == "RGBA":
+        alpha = image.getchannel("A")
+        if alpha.getextrema() == (0, 0):
+            return Decoded(None, (), sha256=sha256)  # many servers send a transparent tile where they have no imagery
+        if alpha.getextrema() != (255, 255):
+            opacity = np.asarray(alpha.resize((side, side), Image.Resampling.BICUBIC))
         # Composited onto black, which mosaics show at their edges.
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-    return resized(np.asarray(image), side)
+    return Decoded(None if image is None else resized(np.asarray(image), side), (), opacity, sha256)
+
+
+def _read(tile: Tile, source: TileSource, absent: frozenset[str]) -> tuple[bytes | None, str]:
+    """A tile's bytes, None without a tile or if its picture is in `absent`; and their SHA-256."""
+    data = source.read(tile)
+    if data is None:
+        return None, ""
+    sha256 = picture_hash(data)
+    return None if sha256 in absent else data, sha256
 
 
 def _with_overlay(pixels: Pixels, overlay: Image.Image | None) -> Pixels:
@@ -85,8 +109,7 @@ def _with_overlay(pixels: Pixels, overlay: Image.Image | None) -> Pixels:
     return np.asarray(Image.alpha_composite(base, top).convert("RGB"))
 
 
-def _image(tile: Tile, source: TileSource, layer: str, problems: list[TileProblem]) -> Image.Image | None:
-    data = source.read(tile)
+def _image(tile: Tile, data: bytes | None, layer: str, problems: list[TileProblem]) -> Image.Image | None:
     if data is None:
         return None
     try:
@@ -99,7 +122,7 @@ def _image(tile: Tile, source: TileSource, layer: str, problems: list[TileProble
 def _decoded(data: bytes) -> Image.Image:
     """Bytes to an RGB image, or RGBA where there is transparency; raises BadImageError with a short reason."""
     kind = sniff(data)
-    if kind is None:
+    if kind is None or len(data) > MAX_TILE_BYTES:
         check_whole(data)  # raises and says what the bytes are instead
     try:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))  # reads the header only

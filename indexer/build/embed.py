@@ -55,7 +55,9 @@ def embed(
         return totals
     maps = inputs.encoders.maps
     for rows in levels:
-        composer = Composer(layers[0], layers[1] if len(layers) > 1 else None, maps.input_size, maps.context(rows.zoom))
+        overlay = layers[1] if len(layers) > 1 else None
+        absent = inputs.request.fetch.absent_images
+        composer = Composer(layers[0], overlay, maps.input_size, maps.context(rows.zoom), absent)
         on_rows = counter(on_progress, "embed", f"Embedding zoom {rows.zoom}")
         threads = inputs.request.threads or _cores()
         counts = embed_zoom(rows, maps, composer, dtype=inputs.dtype, threads=threads, on_rows=on_rows)
@@ -147,10 +149,14 @@ class UnitMaker:
         self._places: list[int] = []  # per row: which distinct picture, or -1
         self._batches: list[Future[Vectors]] = []
         self._problems: dict[TileProblem, None] = {}
+        self._tiles: dict[str, tuple[int, int]] = {}  # SHA-256 of a tile's bytes: how often it came, first row
 
     def add(self, composed: Composed) -> None:
         """Add the next row's picture."""
         self._problems.update(dict.fromkeys(composed.problems))
+        if composed.sha256:
+            count, row = self._tiles.get(composed.sha256, (0, self._first_row + len(self._places)))
+            self._tiles[composed.sha256] = count + 1, row
         pixels = composed.pixels
         self._places.append(-1 if pixels is None else self._distinct.place(pixels, composed.digest))
         self._encode(at_least=self._lane.encoder.batch_size)
@@ -172,6 +178,7 @@ class UnitMaker:
             encoded=len(self._distinct.pictures),
             codes_hash=hash_codes(self._codes),
             problems=tuple(sorted(self._problems)),
+            repeats=tuple((sha256, count, row) for sha256, (count, row) in self._tiles.items() if count > 1),
         )
 
     def _encode(self, at_least: int) -> None:

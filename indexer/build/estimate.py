@@ -23,7 +23,7 @@ from tile_cache.addressing import tile_of_code
 from tile_cache.fetch.settings import FetchSettings
 from tile_cache.mbtiles import TileStore
 from tile_cache.open import open_source
-from tile_cache.source import TileSource
+from tile_cache.source import TileSource, notes_of
 from tile_cache.xyz import XyzSource
 
 __all__ = ["Estimate", "Plan", "PlanRequest", "ZoomPlan", "estimate_cost"]
@@ -144,7 +144,7 @@ def estimate_cost(request: PlanRequest) -> Plan:
             index_bytes=index,
             work_bytes=index + vectors + 8 * rows,
             overlay_to_fetch=sum(z.to_fetch for z in overlay_zooms),
-            notes=coverage.notes,
+            notes=(*coverage.notes, *notes_of(source), *(notes_of(overlay) if overlay is not None else ())),
         )
 
 

@@ -20,9 +20,10 @@ from indexer.build.coverage import Coverage
 from indexer.build.inputs import EncoderFacts, Inputs
 from indexer.build.request import TileRequest
 from indexer.build.workdir import Workdir
-from indexer.errors import BuildError
+from indexer.errors import BuildError, NothingFoundError
 from indexer.progress import OnProgress, counter
 from retrieval.files import cache_folder, read_json, write_json
+from tile_cache.database import is_writable
 from tile_cache.errors import SourceError
 from tile_cache.fetch import client
 from tile_cache.fetch.settings import FetchReport, FetchSettings
@@ -121,7 +122,11 @@ def cache_file(cache: Path | None, info: SourceInfo, *, overlay: bool = False) -
 
 
 def open_cache(path: Path, info: SourceInfo) -> TileStore:
-    """The store at `path`; creates its folder. Raises StoreError or SourceError."""
+    """The store at `path`; creates its folder. On a read-only disk it is opened for reading, which is enough for a
+    complete one. Raises StoreError or SourceError.
+    """
+    if path.is_file() and not is_writable(path):
+        return TileStore.open(path, info, read_only=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as exc:
@@ -155,9 +160,11 @@ def fetch_coverage(
         "known": report.known,
         "kept": report.kept,
         "absent": report.absent,
+        "absent_by_status": {str(status): n for status, n in report.absent_statuses.items()},
         "failed": report.failed,
         "reasons": dict(report.reasons),
         "bytes": report.bytes,
+        "repeated": [r.to_json() for r in report.repeated],
         "seconds": round(report.seconds, 1),
     }
 
@@ -172,7 +179,26 @@ def fetch_tiles(
 ) -> FetchReport:
     """Fetch the tiles that `store` lacks. `chunks`: zooms with Morton codes, (n,) uint64; `total` counts the codes.
 
-    Raises what `tile_cache.fetch.client.fetch` raises.
+    Raises what `tile_cache.fetch.client.fetch` raises, and NothingFoundError if there is not one image of these tiles.
     """
     step = counter(on_progress, "fetch", f"Fetching {source.info.name}")
-    return asyncio.run(client.fetch(source, store, chunks, settings, lambda report: step(report.done, total)))
+    report = asyncio.run(client.fetch(source, store, chunks, settings, lambda report: step(report.done, total)))
+    if report.planned and not report.found:
+        raise NothingFoundError(_nothing(source, report))
+    return report
+
+
+def _nothing(source: XyzSource, report: FetchReport) -> str:
+    """What came back instead of images: counts by status and reason, and an example."""
+    counts = [f"{n:,} x HTTP {status}" for status, n in report.absent_statuses.items()]
+    counts += [f"{n:,} x {reason}" for reason, n in report.reasons.items()]
+    if report.placeholders:
+        counts.append(f"{report.placeholders:,} x a picture that is named as absent")
+    if remembered := report.known:
+        counts.append(f"{remembered:,} known to be absent from before (--refresh asks again)")
+    example = report.absent_example or (report.examples[0].tile if report.examples else None)
+    where = f", e.g. {source.public_url(example)}" if example is not None else ""
+    return (
+        f"{source.info.name}: not one of {report.planned:,} tiles is an image: {', '.join(counts)}{where}; check the"
+        " template (the order of {z}, {x} and {y}; {-y} for rows from the south), the zooms and the area"
+    )

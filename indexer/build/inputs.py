@@ -17,8 +17,9 @@ from indexer.build.request import BuildRequest, Encoders, TileRequest
 from indexer.errors import BuildError
 from indexer.progress import OnProgress, Progress
 from retrieval.encoders.base import EncodesPhotos
+from tile_cache.fetch.settings import ABSENT_STATUSES
 from tile_cache.open import open_source
-from tile_cache.source import TileSource
+from tile_cache.source import RasterSource, TileSource, notes_of
 from tile_cache.xyz import XyzSource
 
 __all__ = ["EncoderFacts", "Inputs", "describe_photo", "load_encoders", "open_inputs"]
@@ -77,7 +78,21 @@ class Inputs:
             "codec": request.codec,
             "rows a unit": request.unit_rows,
             "rows a shard": request.shard_rows,
+            **self._special,
         }
+
+    @property
+    def _special(self) -> dict[str, Any]:
+        """What decides the bytes of some indexes only; others keep the identity that they had before it existed."""
+        special: dict[str, Any] = {}
+        fetching, source = self.request.fetch, self.sources[0]
+        if any(self.margins.values()) and not isinstance(source, RasterSource):
+            special["margins show through"] = 1  # transparent neighbours: before, they were black
+        if fetching.absent_images:
+            special["absent images"] = sorted(fetching.absent_images)
+        if fetching.absent_statuses != ABSENT_STATUSES and any(isinstance(s, XyzSource) for s in self.sources):
+            special["absent statuses"] = sorted(fetching.absent_statuses)
+        return special
 
 
 def open_inputs(stack: ExitStack, request: BuildRequest, encoders: Encoders | None, on_progress: OnProgress) -> Inputs:
@@ -90,7 +105,7 @@ def open_inputs(stack: ExitStack, request: BuildRequest, encoders: Encoders | No
         raise BuildError("a build with vectors needs a source: give --source, or --rows-only")
     sources = tuple(_opened(stack, spec) for spec in (request.source, request.overlay) if spec is not None)
     coverage = coverage_of(request.area, request.zooms, sources[0] if request.source is not None else None)
-    for note in coverage.notes:
+    for note in (*coverage.notes, *(note for source in sources for note in notes_of(source))):
         on_progress(Progress("note", note))
     if request.rows_only:
         return Inputs(request, coverage, (), None)

@@ -16,6 +16,7 @@ from indexer.build.inputs import Inputs, describe_photo
 from indexer.build.request import BuildRequest, ProblemCounts
 from indexer.build.units import ZoomRows
 from indexer.build.workdir import IDENTITY_NAME, Workdir
+from indexer.errors import NothingFoundError
 from retrieval.encoders.base import EncodesPhotos, NoEncoder
 from retrieval.errors import CalibrationError
 from retrieval.files import read_json, write_atomically, write_json
@@ -23,6 +24,7 @@ from retrieval.index.calibration import CALIBRATION_NAME, Calibration
 from retrieval.index.manifest import Manifest, ZoomEntry
 from retrieval.index.writer import ENCODERS, write_manifest
 from tile_cache.addressing import Tile, code_of_tile, tile_of_code
+from tile_cache.repeats import Repeated, Repeats
 from tile_cache.source import TileSource
 from tile_cache.xyz import XyzSource
 
@@ -32,23 +34,53 @@ PROBLEMS_NAME = "problems.jsonl"
 
 
 class Published(NamedTuple):
-    """The manifest of a published index, its problems, and whether a calibration went in."""
+    """The manifest of a published index, its problems, and whether a calibration went in.
+
+    `repeated`: pictures that stand at many tiles, and those that the request names as absent.
+    """
 
     manifest: Manifest
     problems: ProblemCounts
     calibrated: bool
+    repeated: tuple[Repeated, ...]
 
 
-def publish(work: Workdir, inputs: Inputs, levels: Sequence[ZoomRows], zooms: Sequence[ZoomEntry]) -> Published:
-    """Complete work/index and rename it to the index's place. `zooms`: the entries of the written shards."""
+def publish(
+    work: Workdir,
+    inputs: Inputs,
+    levels: Sequence[ZoomRows],
+    zooms: Sequence[ZoomEntry],
+    layers: Sequence[TileSource],
+) -> Published:
+    """Complete work/index and rename it to the index's place. `zooms`: the entries of the written shards.
+
+    `layers`: the sources that were embedded. Raises NothingFoundError if not one tile has a vector.
+    """
     # A zoom above the source's first has no imagery anywhere, which is no problem of any tile.
     with_imagery = [rows for rows in levels if inputs.sources and rows.zoom >= inputs.sources[0].info.min_zoom]
-    problems = _write_problems(work.index, with_imagery)
+    repeats = Repeats()
+    problems = _write_problems(work.index, with_imagery, repeats)
+    repeated: tuple[Repeated, ...] = ()
+    if layers:
+        named, tiles = inputs.request.fetch.absent_images, sum(len(rows.codes) for rows in with_imagery)
+        repeated = repeats.often(layers[0].read, named=named, tiles=tiles)
+    if inputs.encoders is not None and not any(z.vectors for z in zooms):
+        raise NothingFoundError(_nothing(inputs.sources[0].info.name, problems, repeated))
     write_json(work.index / IDENTITY_NAME, read_json(work.identity))
     manifest = _write_manifest(work.index, inputs, zooms)
     calibrated = _add_calibration(inputs.request, manifest, work.index)
     work.publish(overwrite=inputs.request.overwrite)
-    return Published(manifest, problems, calibrated)
+    return Published(manifest, problems, calibrated, repeated)
+
+
+def _nothing(name: str, problems: ProblemCounts, repeated: Sequence[Repeated]) -> str:
+    examples = [f"{p.z}/{p.x}/{p.y}: {p.reason}" for p in problems.examples[:1]]
+    named = [f"{r.count:,} show a picture that is named as absent" for r in repeated]
+    found = "; ".join([f"{problems.missing:,} without imagery, {problems.broken:,} broken", *named, *examples])
+    return (
+        f"no tile of {name} in this area has imagery ({found}), so no index is made: check the source and the area; an"
+        " index without vectors is made with --rows-only"
+    )
 
 
 def _write_manifest(directory: Path, inputs: Inputs, zooms: Sequence[ZoomEntry]) -> Manifest:
@@ -110,14 +142,14 @@ def _add_calibration(request: BuildRequest, manifest: Manifest, directory: Path)
     return True
 
 
-def _write_problems(directory: Path, levels: Sequence[ZoomRows]) -> ProblemCounts:
-    """Write problems.jsonl if there are problems."""
+def _write_problems(directory: Path, levels: Sequence[ZoomRows], repeats: Repeats) -> ProblemCounts:
+    """Write problems.jsonl if there are problems, and count repeated pictures on the way."""
     counts = ProblemCounts()
 
     def write(path: Path) -> None:
         with open(path, "w", encoding="utf-8") as stream:
             for rows in levels:
-                for problem in _problems(rows):
+                for problem in _problems(rows, repeats):
                     counts.add(problem)
                     stream.write(json.dumps(problem._asdict()) + "\n")
 
@@ -128,7 +160,7 @@ def _write_problems(directory: Path, levels: Sequence[ZoomRows]) -> ProblemCount
     return counts
 
 
-def _problems(rows: ZoomRows) -> Iterator[TileProblem]:
+def _problems(rows: ZoomRows, repeats: Repeats) -> Iterator[TileProblem]:
     """Each problem of a zoom once, in row order; those of tiles outside the coverage last.
 
     A broken tile is in the problems of every unit whose margins it touches; only the unit of its own row lists it.
@@ -136,6 +168,8 @@ def _problems(rows: ZoomRows) -> Iterator[TileProblem]:
     outside: set[TileProblem] = set()
     for number in range(rows.unit_count):
         unit = rows.original(number)
+        for sha256, count, row in unit.repeats:
+            repeats.add(sha256, tile_of_code(int(rows.codes[row]), rows.zoom), count)
         stop = unit.first_row + len(unit.has_imagery)
         places = [(_row_of(rows, p), p) for p in unit.problems]
         own = {(row, p) for row, p in places if unit.first_row <= row < stop}

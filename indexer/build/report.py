@@ -3,7 +3,7 @@
 Reads an index's manifest and calibration, no vectors. It does not know where the figures of a report come from.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,14 @@ from indexer.build.request import BuildReport
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import FORMAT_VERSION, Manifest
 
-__all__ = ["describe_index", "fetch_in_words", "index_in_words", "plan_in_words", "report_in_words"]
+__all__ = [
+    "describe_index",
+    "fetch_in_words",
+    "index_in_words",
+    "plan_in_words",
+    "repeated_in_words",
+    "report_in_words",
+]
 
 
 def plan_in_words(plan: Plan) -> list[str]:
@@ -36,9 +43,24 @@ def plan_in_words(plan: Plan) -> list[str]:
 def fetch_in_words(summary: dict[str, Any]) -> str:
     """The summary of a fetch in one line."""
     parts = [f"{summary[k]:,} {k}" for k in ("kept", "known", "absent", "failed")]
+    if by_status := summary.get("absent_by_status"):
+        parts[2] += f" ({', '.join(f'{n:,} x HTTP {status}' for status, n in by_status.items())})"
     reasons = "".join(f"; {n:,} x {reason}" for reason, n in summary["reasons"].items())
     where = f" ({summary['cache']})" if "cache" in summary else ""
     return f"{summary['source']}: {', '.join(parts)}, {_bytes(summary['bytes'])}{reasons}{where}"
+
+
+def repeated_in_words(repeated: Sequence[Mapping[str, Any]], absent: Collection[str]) -> list[str]:
+    """Pictures that stand at many tiles, one line each; `absent`: those that were named as absent."""
+    lines = []
+    for r in repeated:
+        where = (
+            f"{r['count']:,} of {r['tiles']:,} tiles show the same picture, e.g. {r['example']} (SHA-256 {r['sha256']})"
+        )
+        named = "named with --absent-image: they count as tiles without imagery"
+        way_out = f"if it says that there is no data, leave it out with --absent-image {r['sha256']}"
+        lines.append(f"{where}: {named if r['sha256'] in absent else way_out}")
+    return lines
 
 
 def report_in_words(report: BuildReport) -> list[str]:
@@ -55,6 +77,13 @@ def report_in_words(report: BuildReport) -> list[str]:
             f"{problems.missing:,} tiles without imagery and {problems.broken:,} broken ones, e.g. {where}; "
             f"all of them are in {report.out / 'problems.jsonl'}"
         )
+    lines += repeated_in_words(report.repeated, report.absent_images)
+    if any(report.vectors.values()):
+        lines += [
+            f"zoom {z}: not one of its {n:,} tiles has a vector"
+            for z, n in report.rows.items()
+            if not report.vectors[z]
+        ]
     inferred = sum(report.inferred.values())
     means = f", {inferred:,} of them means of their children" if inferred else ""
     lines.append(f"{report.out}: {rows} tiles, {sum(report.vectors.values()):,} vectors{means}")

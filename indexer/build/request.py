@@ -46,7 +46,10 @@ class TileRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildRequest(TileRequest):
-    """One index. Every field but `cache`, `device`, `fetch`, `overwrite` and `threads` decides the index's bytes."""
+    """One index. Every field but `cache`, `device`, `fetch`, `overwrite` and `threads` decides the index's bytes.
+
+    So do two fields of `fetch`: `absent_images`, and `absent_statuses` for a server.
+    """
 
     out: Path
     """The index directory to create."""
@@ -96,7 +99,8 @@ class BuildReport:
     """The result of a build. `rows`, `vectors` and `inferred` (means of children) are per zoom.
 
     `already`: the index existed; `encoded`: distinct pictures encoded; `kept`: rows embedded by an earlier attempt;
-    `fetches`: a summary for each server.
+    `fetches`: a summary for each server; `repeated`: pictures that stand at many tiles; `absent_images`: those that
+    were named as absent.
     """
 
     out: Path
@@ -110,6 +114,8 @@ class BuildReport:
     calibrated: bool = False
     problems: ProblemCounts = field(default_factory=ProblemCounts)
     fetches: list[dict[str, Any]] = field(default_factory=list)
+    repeated: list[dict[str, Any]] = field(default_factory=list)
+    absent_images: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Unit:
     """Rows [first_row, first_row + len(has_imagery)) of a zoom.
 
     `has_imagery`: (n,) bool; `vectors`: (m, d) float16 or float32, those of the rows with imagery, in order;
-    `encoded`: distinct pictures among them; `codes_hash`: SHA-256 of the rows' codes, by which a unit fits its rows.
+    `encoded`: distinct pictures among them; `codes_hash`: SHA-256 of the rows' codes, by which a unit fits its rows;
+    `repeats`: tiles with equal bytes, as (their SHA-256, how many, the first one's row), for two and more.
     """
 
     zoom: int
@@ -49,6 +50,7 @@ class Unit:
     encoded: int
     codes_hash: str
     problems: tuple[TileProblem, ...] = ()
+    repeats: tuple[tuple[str, int, int], ...] = ()
 
 
 class ZoomRows:
@@ -138,6 +140,7 @@ def write_unit(path: Path, unit: Unit) -> None:
             "encoded": unit.encoded,
             "codes": unit.codes_hash,
             "problems": unit.problems,
+            "repeats": unit.repeats,
         }
     ).encode()
     rest = struct.pack("<Q", len(header)) + header + np.packbits(unit.has_imagery).tobytes() + vectors.tobytes()
@@ -173,6 +176,7 @@ def _parsed(header: dict[str, Any], data: bytes, start: int) -> Unit:
         encoded=header["encoded"],
         codes_hash=header["codes"],
         problems=tuple(TileProblem(*p) for p in header["problems"]),
+        repeats=tuple((str(sha256), int(count), int(row)) for sha256, count, row in header.get("repeats", ())),
     )
 
 

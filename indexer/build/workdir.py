@@ -46,6 +46,10 @@ class Workdir:
         shutil.rmtree(retired, ignore_errors=True)
         shutil.rmtree(self.root, ignore_errors=True)
 
+    def discard(self) -> None:
+        """Delete the work directory, because nothing in it is worth going on from."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
     def empty(self) -> None:
         """Delete everything but the lock file."""
         for child in list(self.root.iterdir()):

@@ -8,7 +8,14 @@ import typer
 
 from indexer.build.estimate import PlanRequest, estimate_cost
 from indexer.build.fetch import FetchRequest, fetch_servers
-from indexer.build.report import describe_index, fetch_in_words, index_in_words, plan_in_words, report_in_words
+from indexer.build.report import (
+    describe_index,
+    fetch_in_words,
+    index_in_words,
+    plan_in_words,
+    repeated_in_words,
+    report_in_words,
+)
 from indexer.build.request import BuildRequest
 from indexer.cli.options import Fields, command
 from indexer.cli.shared_options import FETCHING, ZOOMS, AsJson, area_from_options, fetching
@@ -43,7 +50,8 @@ def fetch(
     with Bars() as bars:
         summaries = fetch_servers(request, bars)
     for summary in summaries:
-        say(fetch_in_words(summary))
+        for line in (fetch_in_words(summary), *repeated_in_words(summary["repeated"], request.fetch.absent_images)):
+            say(line)
         if as_json:
             typer.echo(json.dumps(summary))
 

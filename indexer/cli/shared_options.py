@@ -9,7 +9,8 @@ import typer
 from indexer.build.area import Area
 from indexer.cli.options import Fields, flag
 from indexer.photos.read import ReadOptions
-from tile_cache.fetch.settings import CONTACT_VARIABLE, FetchSettings
+from tile_cache.fetch.settings import ABSENT_STATUSES, CONTACT_VARIABLE, FetchSettings
+from tile_cache.repeats import absent_images
 
 __all__ = [
     "FETCHING",
@@ -92,11 +93,35 @@ def area_from_options(world: World = False, *, area: Annotated[Area, Fields(bbox
 
 
 def fetching(*more: str) -> Any:
-    """Fetch settings from --rate, --concurrency and --contact, and from `more` fields of FetchSettings."""
-    contact = flag(parser=str.strip, envvar=CONTACT_VARIABLE)
+    """Fetch settings from --rate, --concurrency, --contact, --absent, --absent-image and `more` fields."""
     return Annotated[
         FetchSettings,
-        Fields("rate_per_s", "concurrency", "contact", *more, rate_per_s=flag("--rate"), contact=contact),
+        Fields(
+            "rate_per_s",
+            "concurrency",
+            "contact",
+            "absent_statuses",
+            "absent_images",
+            *more,
+            rate_per_s=flag("--rate"),
+            contact=flag(parser=str.strip, envvar=CONTACT_VARIABLE),
+            absent_statuses=flag(
+                "--absent",
+                parser=lambda statuses: ABSENT_STATUSES | {int(status) for status in statuses},
+                kind=list[int],
+                metavar="STATUS",
+                help="An HTTP status that means that there is no such tile, beside 204, 404 and 410; S3 without list"
+                " rights uses 403. May be repeated.",
+            ),
+            absent_images=flag(
+                "--absent-image",
+                parser=absent_images,
+                kind=list[str],
+                metavar="FILE|SHA256",
+                help="A picture that means that there is no data: a file, or the SHA-256 of its bytes. Its tiles count"
+                " as tiles without imagery. May be repeated.",
+            ),
+        ),
     ]
 
 

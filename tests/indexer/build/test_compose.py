@@ -118,6 +118,45 @@ def test_transparent_tile_has_no_imagery_and_half_transparent_is_composited_on_b
     assert np.abs(pixels[0, 0].astype(int) - [100, 50, 0]).max() <= 1
 
 
+def sliver(tile: Tile, columns: int, side: int = 64) -> bytes:
+    """A tile of which only the first columns are opaque."""
+    image = Image.new("RGBA", (side, side), (0, 0, 0, 0))
+    image.paste((200, 100, 0, 255), (0, 0, columns, side))
+    return encoded(image)
+
+
+@pytest.mark.parametrize("columns", [1, 32, 63])
+def test_transparent_part_of_a_neighbour_repeats_the_tiles_edge(columns: int) -> None:
+    own = encoded(Image.new("RGB", (64, 64), (90, 150, 210)))
+    source = MemorySource(lambda t: sliver(t, columns) if t.x == 4 else own)
+    pixels = Composer(source, None, 192, 1.0).compose(Tile(3, 3, 3)).pixels
+    assert pixels is not None
+    assert (pixels[:, 128 + columns :] == (90, 150, 210)).all()
+    assert (pixels[:, 128 : 128 + columns] == (200, 100, 0)).all()
+    assert (pixels[:, :128] == (90, 150, 210)).all()
+
+
+def test_half_transparent_neighbour_counts_by_half() -> None:
+    half = encoded(Image.new("RGBA", (16, 16), (200, 100, 0, 128)))
+    own = encoded(Image.new("RGB", (16, 16), (100, 200, 50)))
+    source = MemorySource(lambda t: half if t.x == 4 else own)
+    pixels = Composer(source, None, 48, 1.0).compose(Tile(3, 3, 3)).pixels
+    assert pixels is not None
+    assert np.abs(pixels[20, 40].astype(int) - [150, 150, 25]).max() <= 1
+
+
+@given(st.integers(0, 255), st.integers(1, 64))
+def test_no_transparency_darkens_a_margin_of_one_colour(alpha: int, columns: int) -> None:
+    """Where the neighbour has the tile's colour, its transparency must not be seen but for the ringing of an edge."""
+    image = Image.new("RGBA", (64, 64), (90, 150, 210, alpha))
+    image.paste((90, 150, 210, 255), (0, 0, columns, 64))
+    own = encoded(Image.new("RGB", (64, 64), (90, 150, 210)))
+    source = MemorySource(lambda t: encoded(image) if t.x == 4 else own)
+    pixels = Composer(source, None, 72, 1.0).compose(Tile(3, 3, 3)).pixels
+    assert pixels is not None
+    assert np.abs(pixels.astype(int) - [90, 150, 210]).max() <= 16
+
+
 def test_overlay_is_composited_where_it_exists() -> None:
     label = Image.new("RGBA", (16, 16), (0, 0, 0, 0))
     label.paste((255, 0, 0, 255), (0, 0, 8, 16))
