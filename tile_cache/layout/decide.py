@@ -167,19 +167,19 @@ def _reason(layout: Layout) -> str:
     return f"rows counted from the {_from(layout.south_first)}, as {said}"
 
 
-def _check_box(name: str, layout: Layout, told: TileBox) -> None:
-    z, row = told.tile.z, told.tile.y
-    here = f"{told.tile.z}/{told.tile.x}/{row}"
-    if _same_box(told.box, bounds(told.tile._replace(y=_north(row, z, layout.south_first)))):
+def _check_box(name: str, layout: Layout, stated: TileBox) -> None:
+    z, row = stated.tile.z, stated.tile.y
+    here = f"{stated.tile.z}/{stated.tile.x}/{row}"
+    if _same_box(stated.box, bounds(stated.tile._replace(y=_north(row, z, layout.south_first)))):
         return
-    if _same_box(told.box, bounds(told.tile._replace(y=_north(row, z, not layout.south_first)))):
+    if _same_box(stated.box, bounds(stated.tile._replace(y=_north(row, z, not layout.south_first)))):
         raise SourceError(
-            f"{name}: with {_reason(layout)}, tile {here} lies elsewhere than {told.where} says: write"
+            f"{name}: with {_reason(layout)}, tile {here} lies elsewhere than {stated.where} says: write"
             f' {{"scheme": "{"xyz" if layout.south_first else "tms"}"}} into metadata.json'
         )
     raise SourceError(
-        f"{name} is not in Web Mercator: {told.where} says that tile {here} reaches from {told.box.south:g} to"
-        f" {told.box.north:g} degrees of latitude; {_WAY_OUT}"
+        f"{name} is not in Web Mercator: {stated.where} says that tile {here} reaches from {stated.box.south:g} to"
+        f" {stated.box.north:g} degrees of latitude; {_WAY_OUT}"
     )
 
 
@@ -194,15 +194,15 @@ def _check_bounds(
     """Compare rows with bounds: refuse if they fit only when counted from the other side, or do not touch at all."""
     if not extents or any(_fits(r, extents, layout.south_first) for r in readings):
         return
-    told = f"{claim.where} {claim.value[:60]!r}"
+    stated_bounds = f"{claim.where} {claim.value[:60]!r}"
     if any(_within(r, extents, not layout.south_first) for r in readings):
         raise SourceError(
-            f"{name}: {_reason(layout)}, do not fit its {told}; counted from the"
+            f"{name}: {_reason(layout)}, do not fit its {stated_bounds}; counted from the"
             f" {_from(not layout.south_first)} they would: correct the scheme or the bounds"
         )
     if all(_apart(r, extents, layout.south_first) for r in readings):
         raise SourceError(
-            f"{name}: its tiles, {_reason(layout)}, lie outside its {told}: correct or remove the bounds, if the tiles"
+            f"{name}: its tiles, {_reason(layout)}, lie outside its {stated_bounds}: correct or remove the bounds, if the tiles"
             f" are right; {_WAY_OUT}"
         )
 
