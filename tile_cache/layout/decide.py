@@ -202,8 +202,8 @@ def _check_bounds(
         )
     if all(_apart(r, extents, layout.south_first) for r in readings):
         raise SourceError(
-            f"{name}: its tiles, {_reason(layout)}, lie outside its {stated_bounds}: correct or remove the bounds, if the tiles"
-            f" are right; {_WAY_OUT}"
+            f"{name}: its tiles, {_reason(layout)}, lie outside its {stated_bounds}: correct or remove the"
+            f" bounds, if the tiles are right; {_WAY_OUT}"
         )
 
 
