@@ -47,7 +47,7 @@ def test_open_sea_and_rare_repetitions_are_left_alone():
     assert counted(twins).often(twins.get) == ()
 
 
-def test_named_picture_is_always_told():
+def test_named_picture_is_always_reported():
     sea = jpeg(np.full((64, 64, 3), 200, dtype=np.uint8))
     answers = {Tile(0, 0, 3): sea}
     (found,) = counted(answers).often(answers.get, named=frozenset([picture_hash(sea)]))

@@ -167,7 +167,7 @@ def test_view_that_counts_to_a_large_value_is_stopped(path, monkeypatch):
         MBTilesSource(view(path, grows))
 
 
-def test_many_tiles_without_an_index_are_told_with_the_line_that_mends_it(path, monkeypatch):
+def test_many_tiles_without_an_index_are_reported_with_the_line_that_mends_it(path, monkeypatch):
     monkeypatch.setattr("tile_cache.mbtiles_survey.MANY_TILES", 20)
     rows = [(6, x, y, image(1)) for x in range(6) for y in range(6)]
     (note,) = MBTilesSource(made(path, rows, index=False)).notes
@@ -178,7 +178,7 @@ def test_many_tiles_without_an_index_are_told_with_the_line_that_mends_it(path, 
     assert MBTilesSource(path).notes == ()
 
 
-def test_missing_index_behind_a_view_is_told_too(path, monkeypatch):
+def test_missing_index_behind_a_view_is_reported_too(path, monkeypatch):
     monkeypatch.setattr("tile_cache.mbtiles_survey.MANY_TILES", 20)
     with closing(sqlite3.connect(path)) as c:
         c.execute("CREATE TABLE metadata (name text, value text)")
@@ -204,7 +204,7 @@ def test_fifo_in_place_of_a_file_is_refused_at_once(path, suffix):
         MBTilesSource(path)
 
 
-def test_copy_without_its_log_is_told_so(tmp_path):
+def test_copy_without_its_log_is_explained(tmp_path):
     with TileStore.open(tmp_path / "live.mbtiles", INFO) as store:
         store.put([TileRecord(Tile(1, 2, 3), image(1))])
         shutil.copy(tmp_path / "live.mbtiles", tmp_path / "copy.mbtiles")

@@ -89,7 +89,8 @@ def test_refresh_asks_again_for_absent_tiles(server, store, hasty):
 def test_run_in_which_all_are_absent_is_not_remembered(server, store, hasty):
     server.answer = lambda r: http(404)
     report = run(server, store, hasty)
-    assert (report.absent, report.found, report.absent_example) == (12, False, tile_of_code(0, Z))
+    assert (report.absent, report.found) == (12, False)
+    assert report.absent_example in {tile_of_code(int(c), Z) for c in CODES}  # several are asked for at once
     assert dict(report.absent_statuses) == {404: 12}
     server.answer = lambda r: http(200, tile_image(r.tile))
     assert run(server, store, hasty).kept == 12
