@@ -18,8 +18,8 @@ from service.errors import NotReadyError
 from service.http import handlers, openapi, page, routes
 from service.http.browsers import AnswerHeadersMiddleware, SiteCheckMiddleware, cors
 from service.http.drain_upload import DrainUploadMiddleware
-from service.ops.logs import RequestLogMiddleware
 from service.ops.metrics import Metrics, MetricsMiddleware
+from service.ops.request_log import RequestLogMiddleware
 from service.settings import Settings
 
 
@@ -65,11 +65,12 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
     app.openapi = document  # type: ignore[method-assign]  # the way that FastAPI documents
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors(settings))
-    app.add_middleware(SiteCheckMiddleware, settings=settings, refuse=handlers.refusing(metrics))
+    respond = handlers.responder(metrics)
+    app.add_middleware(SiteCheckMiddleware, settings=settings, refuse=respond)
     app.add_middleware(DrainUploadMiddleware)
     app.add_middleware(MetricsMiddleware, metrics=metrics)
+    app.add_middleware(RequestLogMiddleware, respond=respond)
     app.add_middleware(AnswerHeadersMiddleware, settings=settings)
-    app.add_middleware(RequestLogMiddleware)
     return app
 
 

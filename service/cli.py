@@ -78,21 +78,27 @@ def serve(
     """Serve an index over HTTP until interrupted."""
     remember_hangup()
     with _errors_reported():
+        from service.access.addresses import is_loopback
         from service.access.admission import check_exposure
-        from service.ops.logs import configure
+        from service.ops.logs import capture_everything, configure, say_started
         from service.settings import Settings
 
         settings = Settings.from_env() if scoring is None else Settings.from_env(scoring=scoring)
         configure(settings.log_level)
         listener = listen(host, port)
-        check_exposure(listener.getsockname()[0], settings)
+        address = listener.getsockname()[0]
+        check_exposure(address, settings)
         with _threads(settings.threads):
             from service.app import create_app
             from service.reload import reopening
 
             app = create_app(settings, _open(index, device, prior), reopening(index, device, prior))
         bound_port = listener.getsockname()[1]
-        _report(f"Tilebeam serves {index} at http://{host}:{bound_port} (API: /docs). Ctrl-C stops it.")
+        capture_everything()
+        say_started(
+            f"Tilebeam serves {index} at http://{host}:{bound_port} (API: /docs). Ctrl-C stops it.",
+            audit_is_kept=bool(settings.audit_file) or is_loopback(address),
+        )
         run(app, listener, settings)
 
 

@@ -9,6 +9,7 @@ import datetime
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,10 +18,13 @@ from typing import Any, Protocol
 from starlette.requests import Request
 
 from service.errors import AuditError, SettingsError, problem_type_of
+from service.ops.line_writer import LineWriter
+from service.ops.logs import AUDIT_LOGGER, AuditHandler
 
 MAX_ZOOM = 8
 
-_log = logging.getLogger("tilebeam.audit")
+_log = logging.getLogger(AUDIT_LOGGER)
+_service_log = logging.getLogger("tilebeam.service")
 
 
 class Hashed(Protocol):
@@ -37,11 +41,15 @@ class Entry:
 
 
 class Audit:
-    """Destination of the lines: a file that is appended to, or the logger `tilebeam.audit`."""
+    """Destination of the lines: a file that is appended to, or the logger `tilebeam.audit`, at any level of the log."""
 
     def __init__(self, file: str) -> None:
         self._path = Path(file) if file else None
-        self._descriptor = -1
+        self._writer: LineWriter | None = None
+        if not file:
+            _log.setLevel(logging.INFO)
+            if not _log.hasHandlers():  # an app in a process that does not log
+                _log.addHandler(AuditHandler(LineWriter(sys.stderr.fileno())))
         try:
             self.reopen()
         except OSError as exc:
@@ -54,33 +62,42 @@ class Audit:
         if self._path:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             self.close()
-            self._descriptor = descriptor
+            self._writer = LineWriter(descriptor, is_torn=_ends_within_a_line(self._path))
 
     def close(self) -> None:
         """Close the file."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        if self._writer is not None:
+            os.close(self._writer.descriptor)
+            self._writer = None
 
     def trail(self, request: Request) -> "Trail":
         """The trail of one request: its lines share the request id, the key and the route."""
         state = request.state
         route = getattr(request.scope.get("route"), "path", "")
-        return Trail(self, {"request_id": state.request_id, "key": state.caller.key, "route": route})
+        return Trail(self, {**state.ids, "key": state.caller.key, "route": route})
 
     def write(self, line: dict[str, Any]) -> None:
         """Append one line; raises AuditError, because an answer must not be sent without its line."""
-        if not self._path:
-            _log.info("picture", extra={"fields": line})
-            return
-        text = json.dumps(line, allow_nan=False).encode() + b"\n"
         try:
-            # One write per line, because several processes may append to the same file.
-            if os.write(self._descriptor, text) < len(text):
+            if self._path is None:
+                _log.info("picture", extra={"fields": line})
+            elif self._writer is None or not self._writer.write(json.dumps(line, allow_nan=False).encode() + b"\n"):
                 raise OSError(0, "the line was written only in part")
         except OSError as exc:
-            _log.error("an audit line cannot be written: %s", exc.strerror)
+            _service_log.error("an audit line cannot be written: %s", exc.strerror)
             raise AuditError("the audit log cannot be written, so the answer is withheld; try again later") from exc
+
+
+def _ends_within_a_line(path: Path) -> bool:
+    """Whether a file ends in the middle of a line, as a full disk or a crash leaves it."""
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 1))
+            return file.read() not in (b"", b"\n")
+    except OSError:  # a file that may be appended to, but not read
+        return False
 
 
 class Trail:

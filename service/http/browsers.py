@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.addresses import is_loopback
-from service.errors import CrossSiteError, ServiceError, UnknownHostError
+from service.errors import CrossSiteError, UnknownHostError
 from service.settings import Settings
 
 _LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -102,7 +102,7 @@ class SiteCheck:
 class SiteCheckMiddleware:
     """Refuses requests that `SiteCheck` does; `refuse` answers with the error."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, refuse: Callable[[Scope, ServiceError], ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, refuse: Callable[[Scope, Exception], ASGIApp]) -> None:
         self.app = app
         self._check, self._refuse = SiteCheck(settings), refuse
 

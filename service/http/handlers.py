@@ -15,14 +15,12 @@ from service.errors import (
     MEDIA_TYPE,
     PROBLEM_TYPES,
     RequestError,
-    ServiceError,
     headers_of,
     problem_of,
     problem_type_of,
     shortened,
 )
 from service.http.models import LocateParams
-from service.ops.logs import REQUEST_ID_HEADER
 from service.ops.metrics import Metrics
 
 _CLIENT_CLOSED_REQUEST = 499
@@ -34,14 +32,14 @@ _MOST_CHARACTERS = 100
 _Handler = Callable[[Request, Exception], Awaitable[Response]]
 
 
-def refusing(metrics: Metrics) -> Callable[[Scope, ServiceError], Response]:
-    """A function that answers a request with an error before it reaches the app, and counts it."""
+def responder(metrics: Metrics) -> Callable[[Scope, Exception], Response]:
+    """A function that makes the answer to an error outside the app, and counts it."""
 
-    def refuse(scope: Scope, error: ServiceError) -> Response:
+    def respond(scope: Scope, error: Exception) -> Response:
         metrics.count_problem(problem_type_of(error).slug)
         return _response(Request(scope), problem_of(error), headers_of(error))
 
-    return refuse
+    return respond
 
 
 def install(app: FastAPI, metrics: Metrics) -> None:
@@ -70,17 +68,15 @@ def install(app: FastAPI, metrics: Metrics) -> None:
         RequestValidationError: validation_error,
         HTTPException: http_error,
         ClientDisconnect: client_disconnect,
-        Exception: known_error,
     }
     for cls, handler in handlers.items():
         app.add_exception_handler(cls, handler)
 
 
 def _response(request: Request, problem: dict[str, Any], headers: Mapping[str, str]) -> Response:
-    # The answer to an unexpected error does not pass the middleware that sets this header, so set it here too.
-    request_id = request.state.request_id
-    body = problem | {"instance": shortened(request.url.path, _MOST_CHARACTERS), "request_id": request_id}
-    return JSONResponse(body, problem["status"], {**headers, REQUEST_ID_HEADER: request_id}, media_type=MEDIA_TYPE)
+    instance = shortened(request.url.path, _MOST_CHARACTERS)
+    body = problem | {"instance": instance, "request_id": request.state.ids["request_id"]}
+    return JSONResponse(body, problem["status"], headers, media_type=MEDIA_TYPE)
 
 
 def _http_problem(request: Request, error: HTTPException) -> dict[str, Any]:

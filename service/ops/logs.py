@@ -1,30 +1,25 @@
-"""Logging as JSON lines, and a request id that log lines, the answer and problem documents share.
+"""Logging as JSON lines on stderr. A line contains the route's template, never path, query, address or picture.
 
-A line contains the route's template, never the path, query, address or picture of a request.
+Lines are written by a thread, so that a stderr that nobody reads does not stop the service; what does not fit is
+dropped and counted. Audit lines are written at once, and the caller gets an error where that is not possible.
 """
 
 import contextvars
 import datetime
 import json
 import logging
-import re
-import secrets
 import sys
-import time
+import threading
 import warnings
-from typing import Any, TextIO
+from typing import Any
 
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from service.ops.line_writer import BackgroundLines, LineWriter
 
-REQUEST_ID_HEADER = "X-Request-ID"
+AUDIT_LOGGER = "tilebeam.audit"
+START_LOGGER = "tilebeam.start"
 
-_VALID_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_DEBUG_ROUTES = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Routes that machines poll every few seconds; they are logged at level debug."""
-
-_request_id: contextvars.ContextVar[str] = contextvars.ContextVar("tilebeam_request_id", default="")
-_log = logging.getLogger("tilebeam.request")
+request_ids: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("tilebeam_request_ids")
+"""The ids of the request that is being worked on, as items of its log lines."""
 
 
 class JsonLines(logging.Formatter):
@@ -38,73 +33,126 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if request_id := _request_id.get():
-            line["request_id"] = request_id
+        line |= request_ids.get({})
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=True, default=str)
 
 
-class StderrHandler(logging.StreamHandler[TextIO]):
-    """Writes to what `sys.stderr` is when a record arrives, not to what it was when the handler was made.
+class _StderrHandler(logging.Handler):
+    """Writes to stderr. A command line's test runner replaces `sys.stderr` by an object without a descriptor."""
 
-    A command line's test runner replaces and closes `sys.stderr`; later records would fail on the closed file.
-    """
+    def __init__(self, writer: LineWriter | None) -> None:
+        super().__init__()
+        self.setFormatter(JsonLines())
+        self._writer = writer
+
+    def _line(self, record: logging.LogRecord) -> bytes:
+        return self.format(record).encode() + b"\n"
+
+
+class LogHandler(_StderrHandler):
+    """Hands records to a thread that writes them."""
+
+    def __init__(self, writer: LineWriter | None) -> None:
+        super().__init__(writer)
+        self._lines = None if writer is None else BackgroundLines(writer, self._dropped)
+        self.addFilter(lambda record: record.name != AUDIT_LOGGER)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue one record."""
+        try:
+            if self._lines is None:
+                sys.stderr.write(self._line(record).decode())
+            else:
+                self._lines.put(self._line(record))
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Write what is queued, within two seconds."""
+        if self._lines is not None:
+            self._lines.close()
+        super().close()
+
+    def _dropped(self, count: int) -> bytes:
+        message = "log lines were dropped, because stderr was not read fast enough"
+        record = logging.LogRecord("tilebeam.log", logging.WARNING, __file__, 0, message, None, None)
+        record.fields = {"dropped": count}
+        return self._line(record)
+
+
+class AuditHandler(_StderrHandler):
+    """Writes an audit line at once; raises OSError, through the logger, where that is not possible."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
-        self.stream = sys.stderr
-        super().emit(record)
+        if self._writer is None:
+            sys.stderr.write(self._line(record).decode())
+        elif not self._writer.write(self._line(record)):
+            raise BlockingIOError("the line was written only in part")
 
 
 def configure(level: str) -> None:
     """Write the service's log, and the warnings of uvicorn and all libraries, to stderr as JSON lines."""
-    handler = StderrHandler()
-    handler.setFormatter(JsonLines())
+    writer = _stderr_writer()
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    for handler in root.handlers:
+        if isinstance(handler, LogHandler):
+            handler.close()
+    root.handlers[:] = [LogHandler(writer)]
     root.setLevel(logging.WARNING)
-    # Pillow's warnings about pictures are not JSON lines, and Python would keep every distinct text in memory.
+    logging.captureWarnings(True)
+    # Pillow's warnings about pictures quote what was sent, and Python would keep every distinct text in memory.
     warnings.filterwarnings("ignore", module="PIL")
     logging.getLogger("tilebeam").setLevel(level.upper())
+    for name in (AUDIT_LOGGER, START_LOGGER):  # whatever the level of the log
+        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger(AUDIT_LOGGER).handlers[:] = [AuditHandler(writer)]
 
 
-class RequestLogMiddleware:
-    """Gives every request an id, or takes it from the header X-Request-ID, and logs one line at its end."""
+def capture_everything() -> None:
+    """Make JSON lines of what libraries print to stderr by themselves. Call it once they are loaded.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    Some have a handler of their own for plain text, beside which the root's would write the same again. Errors that
+    nothing catches in a thread or a destructor are printed by Python.
+    """
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.name != AUDIT_LOGGER:
+            logger.handlers[:] = [each for each in logger.handlers if not _is_plain_stderr(each)]
+            logger.propagate = True
+    log = logging.getLogger("tilebeam.service")
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Forward the request and log it, also if it fails."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        client_id = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
-        request_id = client_id if _VALID_ID.fullmatch(client_id) else secrets.token_hex(8)
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id
-        status, started = 500, time.perf_counter()
+    def in_thread(caught: threading.ExceptHookArgs) -> None:
+        log.error("a thread ended", exc_info=caught.exc_value)
 
-        async def send_tracked(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
-            await send(message)
+    def unraisable(caught: "sys.UnraisableHookArgs") -> None:
+        log.error("an error that nothing could catch", exc_info=caught.exc_value)
 
-        token = _request_id.set(request_id)
-        try:
-            await self.app(scope, receive, send_tracked)
-        finally:
-            _log_request(scope, status, (time.perf_counter() - started) * 1000)
-            _request_id.reset(token)
+    threading.excepthook, sys.unraisablehook = in_thread, unraisable
 
 
-def _log_request(scope: Scope, status: int, ms: float) -> None:
-    route = getattr(scope.get("route"), "path", "other")
-    fields: dict[str, Any] = {"method": scope["method"], "route": route, "status": status, "ms": round(ms, 1)}
-    if caller := scope["state"].get("caller"):
-        fields["key"] = caller.key
-    _log.log(logging.DEBUG if route in _DEBUG_ROUTES else logging.INFO, "request", extra={"fields": fields})
+def say_started(message: str, audit_is_kept: bool) -> None:
+    """Say where the service is: as a line of the log, or in words where a person reads it."""
+    if sys.stderr.isatty():
+        print(message, file=sys.stderr, flush=True)
+    else:
+        logging.getLogger(START_LOGGER).info(message)
+    if not audit_is_kept:
+        logging.getLogger(START_LOGGER).warning(
+            "other machines can reach this service, and its audit is part of this log: it is kept as long as the log "
+            "is; set TILEBEAM_AUDIT_FILE to keep it in a file of its own"
+        )
+
+
+def _stderr_writer() -> LineWriter | None:
+    try:
+        return LineWriter(sys.stderr.fileno())
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _is_plain_stderr(handler: logging.Handler) -> bool:
+    stream = getattr(handler, "stream", None)
+    return isinstance(handler, logging.StreamHandler) and stream in (sys.stderr, sys.__stderr__)

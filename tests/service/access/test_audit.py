@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -86,7 +88,7 @@ def test_audit_lines_go_to_log_without_file(
         httpx.post(f"{url}/locate", files={"image": make_picture()}, headers={"X-Request-ID": "abc-1"})
     [record] = [record for record in caplog.records if record.name == "tilebeam.audit"]
     line = json.loads(JsonLines().format(record))
-    assert line.items() >= {"logger": "tilebeam.audit", "key": "anonymous", "request_id": "abc-1"}.items()
+    assert line.items() >= {"logger": "tilebeam.audit", "key": "anonymous", "client_request_id": "abc-1"}.items()
     assert set(line["tile"]) == {"z", "x", "y"}
 
 
@@ -146,7 +148,8 @@ def test_log_lines_are_json_with_request_id(
         client_id = http.get("/index?k=secret", headers={"X-Request-ID": "Trace.7_a-b"})
         generated = [http.get("/healthz", headers={"X-Request-ID": bad}) for bad in ("", "a b", "x" * 65, '"}')]
         missing = http.get("/no/such")
-    assert client_id.headers["x-request-id"] == "Trace.7_a-b"
+    assert client_id.headers["x-client-request-id"] == "Trace.7_a-b"
+    assert all("x-client-request-id" not in answer.headers for answer in generated)
     ids = [answer.headers["x-request-id"] for answer in generated]
     assert all(re.fullmatch("[0-9a-f]{16}", each) for each in ids)
     assert len(set(ids)) == 4
@@ -156,6 +159,50 @@ def test_log_lines_are_json_with_request_id(
     assert [(f["route"], f["status"]) for f in fields] == [("/index", 200)] + 4 * [("/healthz", 200)] + [("other", 404)]
     assert [record.levelname for record in records] == ["INFO"] + 4 * ["DEBUG"] + ["INFO"]
     assert "secret" not in str(fields)
+
+
+def test_requests_with_the_same_client_id_have_ids_of_their_own(
+    serving: Any, locator: Locator, tmp_path: Path, make_picture: Picture
+) -> None:
+    file = tmp_path / "audit.jsonl"
+    with serving(locator, audit_file=str(file)) as url:
+        send = lambda: httpx.post(f"{url}/locate", files={"image": make_picture()}, headers={"X-Request-ID": "same"})  # noqa: E731
+        answers = [send(), send()]
+    lines = audited(file)
+    assert [line["client_request_id"] for line in lines] == ["same", "same"]
+    ids = [line["request_id"] for line in lines]
+    assert ids == [answer.headers["x-request-id"] for answer in answers]
+    assert len(set(ids)) == 2
+
+
+def test_torn_audit_line_does_not_run_into_the_next_one(tmp_path: Path) -> None:
+    """A disk that is full takes a part of a line; here the limit on file sizes is the disk."""
+    file = tmp_path / "audit.jsonl"
+    program = f"""
+import resource
+from service.access.audit import Audit
+from service.errors import AuditError
+audit = Audit({str(file)!r})
+audit.write({{"n": 1}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
+for number in (2, 3):
+    try:
+        audit.write({{"n": number, "text": "x" * 50}})
+    except AuditError:
+        print("withheld")
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+audit.write({{"n": 4}})
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "withheld\nwithheld\n"
+    first, torn, last = file.read_text().splitlines()
+    assert (json.loads(first), json.loads(last)) == ({"n": 1}, {"n": 4})
+    assert torn.startswith('{"n": 2')
+    file.write_text(first + "\n" + torn)  # as a crash leaves it
+    audit = Audit(str(file))
+    audit.write({"n": 5})
+    audit.close()
+    assert json.loads(file.read_text().splitlines()[-1]) == {"n": 5}
 
 
 def test_log_record_with_line_breaks_is_one_line() -> None:
