@@ -194,28 +194,16 @@ def _check_bounds(
     """Compare rows with bounds: refuse if they fit only when counted from the other side, or do not touch at all."""
     if not extents or any(_fits(r, extents, layout.south_first) for r in readings):
         return
-<<<<<<< HEAD
     stated_bounds = f"{claim.where} {claim.value[:60]!r}"
     if any(_within(r, extents, not layout.south_first) for r in readings):
         raise SourceError(
             f"{name}: {_reason(layout)}, do not fit its {stated_bounds}; counted from the"
-=======
-    stated = f"{claim.where} {claim.value[:60]!r}"
-    if any(_within(r, extents, not layout.south_first) for r in readings):
-        raise SourceError(
-            f"{name}: {_reason(layout)}, do not fit its {stated}; counted from the"
->>>>>>> 4c01374 (tile_cache: name the folder layout in the architecture)
             f" {_from(not layout.south_first)} they would: correct the scheme or the bounds"
         )
     if all(_apart(r, extents, layout.south_first) for r in readings):
         raise SourceError(
-<<<<<<< HEAD
             f"{name}: its tiles, {_reason(layout)}, lie outside its {stated_bounds}: correct or remove the"
             f" bounds, if the tiles are right; {_WAY_OUT}"
-=======
-            f"{name}: its tiles, {_reason(layout)}, lie outside its {stated}: correct or remove the bounds, if the"
-            f" tiles are right; {_WAY_OUT}"
->>>>>>> 4c01374 (tile_cache: name the folder layout in the architecture)
         )
 
 
