@@ -206,7 +206,7 @@ def test_a_strip_that_ends_early_is_damage() -> None:
     with pytest.raises(UnreadablePhotoError, match="cut off"):
         read_photo(data[:-100])
     packed = bytearray(tiff(scene(3000).astype("u2"), compression="zlib"))
-    packed[len(packed) // 2 :] = bytes(len(packed) - len(packed) // 2)
+    packed[-4:] = bytes(4)  # the checksum of the last strip
     with pytest.raises(UnreadablePhotoError, match="damaged"):
         read_photo(bytes(packed))
 
