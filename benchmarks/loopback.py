@@ -23,7 +23,8 @@ class Answered(NamedTuple):
 def request(path: str, body: bytes, content_type: str) -> bytes:
     """The bytes of a POST request."""
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: loopback\r\nContent-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 

@@ -265,7 +265,10 @@ def main() -> None:
     photos = [_photo(SIZES[asked.size], seed) for seed in range(PHOTOS)]
     with tempfile.TemporaryDirectory() as name:
         index = asked.index or built_index(Path(name), asked.leaves)
-        with started(index, log_level="warning") as server:
+        # This process is all clients together, so the limits of one caller and one address do not apply.
+        connections = str(asked.connections + 64)
+        limits = {"max_connections": connections, "max_connections_per_address": connections, "caller_share": "1"}
+        with started(index, log_level="warning", **limits) as server:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 figures = runner.run(measure(server, photos, asked))
             counts = (100, asked.images)
