@@ -101,7 +101,9 @@ def test_group_forms_while_encoder_is_busy(held: Any, make_picture: Picture, loc
 
 def test_each_query_of_a_group_gets_its_own_answer(held: Any, make_picture: Picture) -> None:
     with held(8) as service:
-        pending = [service.ask(make_picture(1), query) for query in ("?k=1", "?bbox=-150,83,-145,84", "?trace=1", "?k=1")]
+        pending = [
+            service.ask(make_picture(1), query) for query in ("?k=1", "?bbox=-150,83,-145,84", "?trace=1", "?k=1")
+        ]
         until(lambda: singles(service.url) == 5)
         service.go_on()
         narrow, nowhere, traced, again = (answer.result() for answer in pending)
