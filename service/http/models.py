@@ -306,7 +306,9 @@ class TileJSON(BaseModel):
 
     tilejson: str = Field(examples=["3.0.0"])
     name: str = Field(examples=["bluemarble"])
-    tiles: list[str] = Field(examples=[["/tiles/{z}/{x}/{y}"]])
+    tiles: list[str] = Field(
+        description="Addresses of tiles, relative to that of this document.", examples=[["tiles/{z}/{x}/{y}?of=5d0c"]]
+    )
     scheme: str = Field(examples=["xyz"])
     minzoom: Zoom = Field(examples=[0])
     maxzoom: Zoom

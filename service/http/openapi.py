@@ -74,6 +74,8 @@ def document(routes: Sequence[BaseRoute], version: str) -> dict[str, Any]:
         parameter["schema"] = _without_null(parameter["schema"])
     for response in (each for operation in operations for each in operation["responses"].values()):
         response["headers"] = {"X-Request-ID": _REQUEST_ID} | response.get("headers", {})
+    # Relative to the document's own address, because the service may lie below a sub-path of a proxy.
+    described["servers"] = [{"url": "."}]
     described["components"] = {"schemas": schemas(), "securitySchemes": _SECURITY}
     return described
 

@@ -29,8 +29,10 @@ from tile_cache.xyz import XyzSource
 BUILT_IN = "bluemarble"
 _MAX_QUEUED = 256
 """Tiles requested and not yet rendered; a browser requests six at a time."""
-_CACHED_TILES = 512
-"""Tiles in memory, about 15 kB each."""
+_CACHED_BYTES = 16 << 20
+"""Tiles in memory: a thousand of the usual size. A source may have tiles of several megabytes."""
+_ENTRY_BYTES = 500
+"""Of an entry besides its image, such as that of a tile that the source does not have."""
 _CACHE_CONTROL = "private, max-age=86400"
 """`private`: tiles may be licensed, so a cache that others share must not pass them on."""
 
@@ -46,22 +48,25 @@ class TileImage(NamedTuple):
 
 
 class MapTiles:
-    """One local tile source, used from one thread, with an LRU cache of encoded tiles. `spec`: text that names it."""
+    """One local tile source, used from one thread, with a cache of encoded tiles that is bounded in bytes. `spec`: text that names it."""
 
     def __init__(self, source: TileSource, spec: str) -> None:
         self.spec = spec
         self._source = source
         changed = Path(spec).stat().st_mtime_ns if Path(spec).exists() else 0
         self._version = hashlib.sha256(f"{source.info.identity} {changed}".encode()).hexdigest()[:12]
-        self._cache: LRUCache[Tile, TileImage | None] = LRUCache(_CACHED_TILES)
+        self._cache: LRUCache[Tile, TileImage | None] = LRUCache(_CACHED_BYTES, getsizeof=_size)
         self._queued = 0
         # One thread: rendering the whole Earth as one tile takes 200 MB.
         self._renderer = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-tiles")
 
     def describe(self) -> dict[str, Any]:
-        """TileJSON 3.0. The tile address changes with the source, because browsers cache tiles by address for a day."""
+        """TileJSON 3.0. The tile address changes with the source, because browsers cache tiles by address for a day.
+
+        It is relative to the TileJSON's own address, because the service may lie below a sub-path of a proxy.
+        """
         info = self._source.info
-        address = f"/tiles/{{z}}/{{x}}/{{y}}?of={self._version}"
+        address = f"tiles/{{z}}/{{x}}/{{y}}?of={self._version}"
         head = {"tilejson": "3.0.0", "name": info.name, "tiles": [address], "scheme": "xyz"}
         return head | {"minzoom": info.min_zoom, "maxzoom": info.max_zoom, "attribution": info.attribution}
 
@@ -76,7 +81,8 @@ class MapTiles:
             image = await asyncio.get_running_loop().run_in_executor(self._renderer, self._read, tile)
         finally:
             self._queued -= 1
-        self._cache[tile] = image
+        if _size(image) <= self._cache.maxsize:
+            self._cache[tile] = image
         return image
 
     def close(self) -> None:
@@ -130,6 +136,10 @@ def open_tiles(setting: str, index_source: str) -> MapTiles | None:
 
 def _is_built_in(spec: str) -> bool:
     return spec == BUILT_IN or spec.startswith(f"{BUILT_IN}:")
+
+
+def _size(image: TileImage | None) -> int:
+    return _ENTRY_BYTES + (len(image.data) if image else 0)
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -1,6 +1,6 @@
 // Swagger UI for this service's OpenAPI document. `validatorUrl` is null so that it loads no badge from another host.
 SwaggerUIBundle({
-  url: "/openapi.json",
+  url: "openapi.json",
   dom_id: "#docs",
   validatorUrl: null,
   deepLinking: true,

@@ -35,7 +35,7 @@ async function locate(blob, name, truePlace = null) {
   showStatus("Searching…");
   document.body.classList.add("busy");
   try {
-    const response = await fetch(`/locate?${params}`, {method: "POST", body: form, headers: headers(), signal: current.signal});
+    const response = await fetch(`locate?${params}`, {method: "POST", body: form, headers: headers(), signal: current.signal});
     const body = await response.json();
     if (response.ok) show(body, truePlace);
     else showRefusal(body);
@@ -159,7 +159,7 @@ window.addEventListener("drop", event => { event.preventDefault(); dragDepth = 0
 window.addEventListener("paste", event => { if (event.clipboardData.files.length) locateFirstFile(event.clipboardData); });
 
 async function locateSample({file, lat, lon}) {
-  const response = await fetch(`/static/samples/${file}`);
+  const response = await fetch(`static/samples/${file}`);
   if (response.ok) await locate(await response.blob(), file, {lat, lon});
   else showProblem(`The sample ${file} does not exist.`);
 }
@@ -182,7 +182,7 @@ setTheme(localStorage.getItem("theme"));
 
 async function loadMapAndSamples() {
   updatePadding();
-  const [tileJson, samples] = await Promise.all(["/tiles", "/static/samples/samples.json"].map(
+  const [tileJson, samples] = await Promise.all(["tiles", "static/samples/samples.json"].map(
     path => fetch(path, {headers: headers()}).then(r => (r.ok ? r.json() : null)).catch(() => null)));
   map.setBackground(tileJson);
   showSamples(samples ?? [], locateSample);

@@ -126,7 +126,7 @@ export function showPreview(blob) {
 export function showSamples(samples, choose) {
   $("samples").hidden = !samples.length;
   $("samples").replaceChildren(...samples.map((sample, i) => {
-    const image = element("img", {src: `/static/samples/${sample.file}`, alt: "", loading: "lazy", width: 64, height: 64});
+    const image = element("img", {src: `static/samples/${sample.file}`, alt: "", loading: "lazy", width: 64, height: 64});
     const button = element("button", {type: "button", title: `Sample ${i + 1}`, onclick: () => choose(sample)}, image);
     button.setAttribute("aria-label", `Sample ${i + 1}`);
     return button;

@@ -1,12 +1,6 @@
-"""The page in a headless Chromium: dropping, answers, steps, errors, layout, themes. Skipped without a browser.
+"""The page in a headless Chromium: dropping, answers, steps, errors, layout, themes. Skipped without a browser."""
 
-Playwright drives whatever Chromium there is: its own (`playwright install chromium`) or the system's
-(Debian: `apt-get install chromium`).
-"""
-
-import base64
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,23 +9,15 @@ import httpx
 import pytest
 from PIL import Image
 
-api = pytest.importorskip("playwright.sync_api", reason="the page's tests need Playwright: pip install playwright")
+from chromium import drop, launched, level
 
 STATIC = Path(__file__).parents[3] / "service" / "http" / "static"
-SYSTEMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with api.sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        executable = own if Path(own).exists() else next(filter(None, map(shutil.which, SYSTEMS)), None)
-        if executable is None:
-            pytest.skip("no Chromium: `playwright install chromium`, or Debian's package chromium")
-        # Root in a container cannot use Chromium's sandbox; the pages are trusted.
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +53,6 @@ def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
     for context in opened:
         context.close()
     assert problems == []
-
-
-def drop(page: Any, data: bytes, name: str = "photo.jpg", kind: str = "image/jpeg") -> None:
-    """Drop a file on the page, as a browser does."""
-    transfer = page.evaluate_handle(
-        """([text, name, type]) => {
-            const bytes = Uint8Array.from(atob(text), c => c.charCodeAt(0)), transfer = new DataTransfer();
-            transfer.items.add(new File([bytes], name, {type}));
-            return transfer;
-        }""",
-        [base64.b64encode(data).decode(), name, kind],
-    )
-    page.dispatch_event("body", "drop", {"dataTransfer": transfer})
-
-
-def level(page: Any, wanted: str) -> Any:
-    """Wait until the map shows this step."""
-    return page.wait_for_selector(f'#map[data-level="{wanted}"]')
 
 
 def test_dropped_picture_shows_answer_on_map_and_panel(visit: Any, make_picture: Any) -> None:
@@ -171,6 +139,34 @@ def test_phone_layout_has_no_horizontal_scroll_and_visible_map(visit: Any, make_
     assert box["width"] == 360
 
 
+ATTRIBUTION_IS_VISIBLE = """() => {
+    const text = document.querySelector(".leaflet-control-attribution"), box = text.getBoundingClientRect();
+    const at = (x, y) => text.contains(document.elementFromPoint(x, y));
+    return box.width > 0 && [box.left + 2, (box.left + box.right) / 2, box.right - 2].every(
+        x => [box.top + 2, (box.top + box.bottom) / 2, box.bottom - 2].every(y => at(x, y)));
+}"""
+
+
+@pytest.mark.parametrize("size", [(320, 600), (360, 740), (818, 600), (820, 600), (1200, 800)])
+def test_attribution_of_the_map_is_never_covered(
+    visit: Any, site: str, make_picture: Any, size: tuple[int, int]
+) -> None:
+    page = visit(viewport={"width": size[0], "height": size[1]})
+    page.route(
+        "**/tiles",
+        lambda route: route.fulfill(
+            json=httpx.get(f"{site}/tiles").json()
+            | {"tiles": ["tiles/{z}/{x}/{y}?of=b"], "attribution": "Imagery of a provider with a long name, " * 2}
+        ),
+    )
+    drop(page, make_picture(1))
+    level(page, "answer")
+    page.wait_for_selector("text=Imagery of a provider")
+    assert page.evaluate(ATTRIBUTION_IS_VISIBLE)
+    page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
+    assert page.evaluate(ATTRIBUTION_IS_VISIBLE)
+
+
 def test_light_and_dark_themes(visit: Any) -> None:
     paper = "getComputedStyle(document.querySelector('#panel')).backgroundColor"
     dark, light = visit(color_scheme="dark"), visit(color_scheme="light")
@@ -184,7 +180,7 @@ def test_light_and_dark_themes(visit: Any) -> None:
 def test_page_updates_map_and_samples_after_index_reload(visit: Any, site: str, make_picture: Any) -> None:
     page = visit()
     assert not page.is_visible("#samples")
-    about = httpx.get(f"{site}/tiles").json() | {"tiles": ["/tiles/{z}/{x}/{y}?of=another"]}
+    about = httpx.get(f"{site}/tiles").json() | {"tiles": ["tiles/{z}/{x}/{y}?of=another"]}
     page.route("**/tiles", lambda route: route.fulfill(json=about))
     sample = [{"file": "sample-1.jpg", "lat": 1, "lon": 2}]
     page.route("**/samples/samples.json", lambda route: route.fulfill(json=sample))

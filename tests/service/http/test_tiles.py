@@ -1,15 +1,17 @@
 """Map tiles over HTTP: the built-in Earth, a folder, no map, and invalid sources."""
 
+import asyncio
 import io
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import pytest
 from PIL import Image
 
 from service.errors import SettingsError
-from service.http.tiles import open_tiles
+from service.http.tiles import TileImage, open_tiles
 from tile_cache.addressing import Tile
 
 
@@ -35,7 +37,9 @@ def test_tilejson_describes_source(mapped: httpx.Client, folder: Path) -> None:
     about = mapped.get("/tiles").json()
     assert about["tilejson"] == "3.0.0"
     assert (about["minzoom"], about["maxzoom"], about["name"]) == (1, 2, folder.name)
-    assert [address.split("?of=")[0] for address in about["tiles"]] == ["/tiles/{z}/{x}/{y}"]
+    assert [address.split("?of=")[0] for address in about["tiles"]] == ["tiles/{z}/{x}/{y}"]
+    address = urljoin(str(mapped.base_url.join("/beam/tiles")), about["tiles"][0])
+    assert address.startswith(f"{mapped.base_url}/beam/tiles/{{z}}/")
 
 
 def test_tile_equals_file_of_source(mapped: httpx.Client, folder: Path) -> None:
@@ -104,6 +108,30 @@ def test_index_of_built_in_earth_gets_its_map() -> None:
     assert tiles._read(_tile(12, 0, 0)) is None
     tiles.close()
     assert open_tiles("", "some folder") is None
+
+
+def test_cache_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """512 tiles of any size were held before: of 1 MB each, half a gigabyte."""
+    monkeypatch.setattr("service.http.tiles._CACHED_BYTES", 100_000)
+    noise = Image.effect_noise((128, 128), 90)
+    for x in range(16):
+        (tmp_path / "4" / str(x)).mkdir(parents=True)
+        noise.save(tmp_path / "4" / str(x) / "0.png")
+    Image.effect_noise((400, 400), 90).save(tmp_path / "4" / "0" / "1.png")
+    tiles = open_tiles(str(tmp_path), "")
+    assert tiles is not None
+
+    async def read_all() -> list[TileImage | None]:
+        addresses = [*(Tile(x, 0, 4) for x in range(16)), Tile(0, 1, 4), *(Tile(x, 5, 4) for x in range(16))]
+        return [await tiles.image(tile) for _ in range(3) for tile in addresses]
+
+    images = asyncio.run(read_all())
+    assert sum(len(image.data) for image in images[:16] if image) > 200_000
+    assert images[16] is not None
+    assert len(images[16].data) > 100_000  # larger than the whole cache, and answered all the same
+    held = [image for image in tiles._cache.values() if image]
+    assert 0 < sum(len(image.data) for image in held) <= tiles._cache.currsize <= 100_000
+    tiles.close()
 
 
 def _tile(z: int, x: int, y: int) -> Any:
