@@ -24,6 +24,8 @@ _KEPT = 0.75
 
 Codes = NDArray[np.uint64]
 
+_WORLD = [[-180, -85], [180, -85], [180, 85], [-180, 85], [-180, -85]]
+
 
 def codes_of(zoom: int, leaves: int) -> Codes:
     """Every tile down to WORLD_ZOOM; deeper, the ancestors of `leaves` consecutive tiles in the middle of zoom 16."""
@@ -55,7 +57,11 @@ def build(directory: Path, leaves: int, dim: int, seed: int = 0, photo: dict[str
         map_encoders={},
         source={"identity": f"random {seed}"},
         attribution="",
-        coverage={"leaves": leaves},
+        coverage={
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [_WORLD]},
+            "properties": {"zooms": list(ZOOMS), "leaves": leaves},
+        },
     )
 
 

@@ -134,7 +134,11 @@ def write_fake_index(
         map_encoders={"name": "fake"},
         source={"name": "fake", "identity": "fake"},
         attribution="nobody's tiles",
-        coverage={"type": "Polygon", "coordinates": [_WORLD]},
+        coverage={
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [_WORLD]},
+            "properties": {"zooms": [level.zoom for level in levels]},
+        },
     )
 
 

@@ -20,7 +20,7 @@ OPEN_ROUTES = frozenset({"/", "/healthz", "/readyz"})
 """Routes without a key: probes, and the page, which is public. `/docs` and `/openapi.json` contain nothing that is not
 in the repository and are open, too. `/metrics` needs a key, because it shows how the service is used."""
 
-_RATE_LIMITED_ROUTES = frozenset({"/locate", "/locate/batch"})
+_RATE_LIMITED_ROUTES = frozenset({"/locate", "/locate/geojson", "/locate/batch"})
 
 
 @dataclass(frozen=True)

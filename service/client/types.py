@@ -3,7 +3,7 @@
 Generated from service/http/models.py by scripts/export-openapi: edit the models, not this file.
 """
 
-from typing import Any, NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 
 class LocateOptions(TypedDict, total=False):
@@ -135,6 +135,84 @@ class IndexZoom(TypedDict):
 
     zoom: int
     rows: int
+    vectors: int
+    inferred: int
+
+
+class Polygon(TypedDict):
+    """A GeoJSON polygon: its outer ring, then its holes."""
+
+    type: Literal["Polygon"]
+    coordinates: list[list[list[float]]]
+
+
+class MultiPolygon(TypedDict):
+    """Several GeoJSON polygons, such as one that is cut at the date line."""
+
+    type: Literal["MultiPolygon"]
+    coordinates: list[list[list[list[float]]]]
+
+
+class DeepCoverage(TypedDict):
+    """The smaller region that the deep zooms cover."""
+
+    from_zoom: int
+    geometry: Polygon | MultiPolygon
+
+
+class CoverageProperties(TypedDict):
+    """How the area is covered."""
+
+    zooms: list[int]
+    land: NotRequired[float]
+    deep: NotRequired[DeepCoverage]
+
+
+class Coverage(TypedDict):
+    """The covered area as a GeoJSON Feature."""
+
+    type: Literal["Feature"]
+    geometry: Polygon | MultiPolygon
+    properties: CoverageProperties
+
+
+class PhotoPreprocess(TypedDict):
+    """How pictures become the encoder's input."""
+
+    size: NotRequired[int]
+    mean: NotRequired[list[float]]
+    std: NotRequired[list[float]]
+
+
+class PhotoEncoderInfo(TypedDict):
+    """The encoder of pictures."""
+
+    name: str
+    fingerprint: str
+    dim: int
+    preprocess: PhotoPreprocess
+
+
+class MapEncoderInfo(TypedDict):
+    """The encoder of one zoom's tiles."""
+
+    fingerprint: str | None
+    context: float
+
+
+class MapEncodersInfo(TypedDict):
+    """The encoders of tiles; `zooms`: by zoom."""
+
+    name: NotRequired[str]
+    input_size: NotRequired[int]
+    zooms: dict[str, MapEncoderInfo]
+
+
+class IndexEncoders(TypedDict):
+    """The encoders that an index was built with."""
+
+    photo: PhotoEncoderInfo
+    map: MapEncodersInfo
 
 
 class IndexPrior(TypedDict):
@@ -154,8 +232,8 @@ class Index(TypedDict):
     zooms: list[IndexZoom]
     dim: int
     codec: str
-    coverage: dict[str, Any]
-    encoders: dict[str, Any]
+    coverage: Coverage
+    encoders: IndexEncoders
     attribution: str
     priors: list[IndexPrior]
     prior: str | None

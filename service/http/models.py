@@ -76,7 +76,7 @@ def _box(text: str) -> tuple[float, float, float, float]:
         raise RequestError(str(exc)) from exc
 
 
-def _absent() -> Any:
+def absent() -> Any:
     """Default factory of a field that may be missing: the schema then neither requires it nor names a default."""
 
 
@@ -181,10 +181,10 @@ class Answer(BaseModel):
     zoom: int = Field(description="Zoom of the deepest level.", examples=[8])
     levels: list[Level] = Field(min_length=1, description="Nested tiles that contain the point, coarse to fine.")
     alternatives: list[Alternative]
-    trace: list[TracedLevel] = Field(default_factory=_absent, description="Only with `trace=true`.")
-    prior: str = Field(default_factory=_absent, description="Name of the prior that was used; absent if none was.")
+    trace: list[TracedLevel] = Field(default_factory=absent, description="Only with `trace=true`.")
+    prior: str = Field(default_factory=absent, description="Name of the prior that was used; absent if none was.")
     notes: list[str] = Field(
-        default_factory=_absent,
+        default_factory=absent,
         description="How the region was read and what was done to the picture's samples; absent if there is nothing "
         "to say.",
     )
@@ -201,49 +201,49 @@ class Problem(BaseModel):
     title: str
     status: int = Field(ge=400, le=599)
     detail: str = Field(description="Names the wrong value and what to do.")
-    instance: str = Field(default_factory=_absent, description="Path of the request; absent in a batch's line.")
+    instance: str = Field(default_factory=absent, description="Path of the request; absent in a batch's line.")
     request_id: str = Field(
-        default_factory=_absent, description="As in the header X-Request-ID; absent in a batch's line."
+        default_factory=absent, description="As in the header X-Request-ID; absent in a batch's line."
     )
 
 
 class Line(BaseModel):
     """One line of a batch's answer: the `result` or the `error` of one picture."""
 
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["result"]}, {"required": ["error"]}]})
+    # Exactly one of `result` and `error`. By their number, because generators of clients make types of a `oneOf`.
+    model_config = ConfigDict(json_schema_extra={"minProperties": 3, "maxProperties": 3})
 
     index: Count = Field(description="Position in the request, from 0.")
     name: str = Field(description="File name.")
-    result: Answer = Field(default_factory=_absent)
-    error: Problem = Field(default_factory=_absent)
+    result: Answer = Field(default_factory=absent)
+    error: Problem = Field(default_factory=absent)
 
 
-class Geometry(BaseModel):
-    """Degrees; cut at the date line."""
-
-    type: Literal["Point", "Polygon", "MultiPolygon"]
-    coordinates: list[Any]
+Position = Annotated[list[float], Field(min_length=2, max_length=3, description="Longitude, latitude in degrees.")]
 
 
-class FeatureProperties(BaseModel):
-    """`kind` says which part of the answer the feature is; the other properties depend on it."""
+class Point(BaseModel):
+    """A GeoJSON point."""
 
-    kind: Literal["answer", "radius", "tile", "kept", "alternative"]
-
-
-class Feature(BaseModel):
-    """One part of the answer, as `properties.kind` says."""
-
-    type: Literal["Feature"]
-    geometry: Geometry
-    properties: FeatureProperties
+    type: Literal["Point"]
+    coordinates: Position
 
 
-class FeatureCollection(BaseModel):
-    """The answer as GeoJSON (RFC 7946)."""
+class Polygon(BaseModel):
+    """A GeoJSON polygon: its outer ring, then its holes."""
 
-    type: Literal["FeatureCollection"]
-    features: list[Feature]
+    type: Literal["Polygon"]
+    coordinates: list[list[Position]]
+
+
+class MultiPolygon(BaseModel):
+    """Several GeoJSON polygons, such as one that is cut at the date line."""
+
+    type: Literal["MultiPolygon"]
+    coordinates: list[list[list[Position]]]
+
+
+Area = Annotated[Polygon | MultiPolygon, Field(discriminator="type")]
 
 
 class IndexZoom(BaseModel):
@@ -251,6 +251,8 @@ class IndexZoom(BaseModel):
 
     zoom: Zoom
     rows: Count = Field(examples=[65536])
+    vectors: Count = Field(description="Rows with a vector.", examples=[65536])
+    inferred: Count = Field(description="Rows whose vector is the mean of their children's.", examples=[0])
 
 
 class IndexPrior(BaseModel):
@@ -259,6 +261,68 @@ class IndexPrior(BaseModel):
     name: str = Field(examples=["geocells"])
     fingerprint: str = Field(examples=["5b1e0c8d9f27"])
     calibration_id: CalibrationId = Field(examples=["77ab31f00c2e"])
+
+
+class DeepCoverage(BaseModel):
+    """The smaller region that the deep zooms cover."""
+
+    from_zoom: Zoom
+    geometry: Area
+
+
+class CoverageProperties(BaseModel):
+    """How the area is covered."""
+
+    zooms: list[int] = Field(examples=[[4, 6, 8]])
+    land: float = Field(default_factory=absent, description="Least share of land of a covered tile; absent: any.")
+    deep: DeepCoverage = Field(default_factory=absent, description="Absent if all zooms cover the same area.")
+
+
+class Coverage(BaseModel):
+    """The covered area as a GeoJSON Feature."""
+
+    type: Literal["Feature"] = Field(examples=["Feature"])
+    geometry: Area = Field(examples=[{"type": "Polygon", "coordinates": [[[5, 45], [11, 45], [8, 48], [5, 45]]]}])
+    properties: CoverageProperties
+
+
+class PhotoPreprocess(BaseModel):
+    """How pictures become the encoder's input."""
+
+    size: int = Field(default_factory=absent, description="Edge in pixels.", examples=[64])
+    mean: list[float] = Field(default_factory=absent)
+    std: list[float] = Field(default_factory=absent)
+
+
+class PhotoEncoderInfo(BaseModel):
+    """The encoder of pictures."""
+
+    name: str = Field(examples=["builtin"])
+    fingerprint: str = Field(examples=["91c4be02d7aa"])
+    dim: Count = Field(examples=[128])
+    preprocess: PhotoPreprocess = Field(examples=[{"size": 64}])
+
+
+class MapEncoderInfo(BaseModel):
+    """The encoder of one zoom's tiles."""
+
+    fingerprint: str | None = Field(description="Null at a zoom without vectors.", examples=["e07a113b6f59"])
+    context: float = Field(description="Margin around a tile, in tile widths.", examples=[0.5])
+
+
+class MapEncodersInfo(BaseModel):
+    """The encoders of tiles; `zooms`: by zoom."""
+
+    name: str = Field(default_factory=absent)
+    input_size: int = Field(default_factory=absent, description="Edge in pixels.")
+    zooms: dict[str, MapEncoderInfo] = Field(examples=[{"4": {"fingerprint": "e07a113b6f59", "context": 0.5}}])
+
+
+class IndexEncoders(BaseModel):
+    """The encoders that an index was built with."""
+
+    photo: PhotoEncoderInfo
+    map: MapEncodersInfo
 
 
 class Index(BaseModel):
@@ -270,10 +334,8 @@ class Index(BaseModel):
     zooms: list[IndexZoom]
     dim: Count = Field(examples=[128])
     codec: str = Field(examples=["fp16"])
-    coverage: dict[str, Any] = Field(
-        description="Covered area, with its outline as GeoJSON unless it is the world.", examples=[{"world": True}]
-    )
-    encoders: dict[str, Any] = Field(examples=[{"photo": {"name": "builtin"}, "map": {}}])
+    coverage: Coverage
+    encoders: IndexEncoders
     attribution: Attribution
     priors: list[IndexPrior]
     prior: str | None = Field(description="The prior that is used if a query names none.", examples=["geocells"])
@@ -295,10 +357,16 @@ class Reloaded(BaseModel):
     previous: IndexIds
 
 
-class Status(BaseModel):
-    """A probe's answer."""
+class Alive(BaseModel):
+    """The answer of /healthz."""
 
-    status: Literal["alive", "ready"]
+    status: Literal["alive"] = Field(examples=["alive"])
+
+
+class Ready(BaseModel):
+    """The answer of /readyz."""
+
+    status: Literal["ready"] = Field(examples=["ready"])
 
 
 class TileJSON(BaseModel):
@@ -315,7 +383,7 @@ class TileJSON(BaseModel):
     attribution: Attribution
 
 
-ANSWERS: tuple[type[BaseModel], ...] = (Answer, Line, Problem, FeatureCollection, Index, Reloaded, Status, TileJSON)
+ANSWERS: tuple[type[BaseModel], ...] = (Answer, Line, Problem, Index, Reloaded, Alive, Ready, TileJSON)
 """Models of whole answers; the others are parts of these."""
 
 

@@ -16,14 +16,15 @@ from starlette.routing import BaseRoute
 
 from service.errors import INTERNAL, MEDIA_TYPE, PROBLEM_TYPES, TYPE_PREFIX, ProblemType
 from service.http import geojson
+from service.http.geojson_models import FeatureCollection
 from service.http.models import (
     ANSWERS,
+    Alive,
     Answer,
-    FeatureCollection,
     Index,
     Problem,
+    Ready,
     Reloaded,
-    Status,
     TileJSON,
     example_of,
 )
@@ -56,8 +57,9 @@ class _WithoutFieldTitles(GenerateJsonSchema):
 
 def schemas() -> dict[str, dict[str, Any]]:
     """The JSON schemas of all models by name: the document's components."""
+    models: tuple[type[BaseModel], ...] = (*ANSWERS, FeatureCollection)
     _, found = models_json_schema(
-        [(model, "validation") for model in ANSWERS],
+        [(model, "validation") for model in models],
         ref_template="#/components/schemas/{model}",
         schema_generator=_WithoutFieldTitles,
     )
@@ -155,23 +157,32 @@ _ANSWER = example_of(Answer)
 _FEATURES = geojson.feature_collection(_ANSWER)
 _FEATURES["features"] = [each for each in _FEATURES["features"] if each["properties"]["kind"] != "radius"]  # too long
 _RAW = "The picture's bytes, with any image/* content type. The format is detected from the contents."
-_ANSWERED = _ok("application/json", _ref(Answer), _ANSWER, "Answered, in the form that Accept prefers")
-_ANSWERED[200]["content"][geojson.MEDIA_TYPE] = {"schema": _ref(FeatureCollection), "example": _FEATURES}
+_ONE_PICTURE = _body(
+    description="One picture, as the file field `image` of a form or as the body itself.",
+    content={
+        **_form("image", _BINARY | {"description": "The picture, as a file."}),
+        "image/*": {"schema": _BINARY | {"description": _RAW}},
+    },
+)
 
+
+def _picture_problems(instance: str) -> _Responses:
+    own = ("unreadable-photo", "photo-too-large", "unsupported-photo", "audit-unavailable", "not-ready")
+    return _locate_problems(instance, *own)
+
+
+# Each form of the answer has an operation of its own, because a generated client makes a union of two media types.
 LOCATE: dict[str, Any] = _operation(
     "locate",
-    _ANSWERED
-    | _locate_problems(
-        "/locate", "unreadable-photo", "photo-too-large", "unsupported-photo", "audit-unavailable", "not-ready"
-    ),
-    **_body(
-        description="One picture, as the file field `image` of a form or as the body itself.",
-        content={
-            **_form("image", _BINARY | {"description": "The picture, as a file."}),
-            "image/*": {"schema": _BINARY | {"description": _RAW}},
-        },
-    ),
+    _ok("application/json", _ref(Answer), _ANSWER, "Answered; as GeoJSON where Accept prefers it")
+    | _picture_problems("/locate"),
+    **_ONE_PICTURE,
 )
+LOCATE_GEOJSON: dict[str, Any] = _operation(
+    "locate_geojson",
+    _ok(geojson.MEDIA_TYPE, _ref(FeatureCollection), _FEATURES) | _picture_problems("/locate/geojson"),
+    **_ONE_PICTURE,
+) | {"response_class": Response}
 _LINES = (
     {"index": 0, "name": "a.jpg", "result": _ANSWER},
     {"index": 1, "name": "b.jpg", "error": _problem(_TYPES_BY_SLUG["unreadable-photo"])},
@@ -196,10 +207,8 @@ RELOAD: dict[str, Any] = _operation(
     _json_of(Reloaded) | _problems("/index/reload", "unauthorized", "cross-site", "forbidden", "reload-refused"),
 )
 RELOAD["openapi_extra"]["security"] = _KEY
-READY: dict[str, Any] = _operation(
-    "ready", _json_of(Status, status="ready") | _problems("/readyz", "not-ready"), is_open=True
-)
-HEALTH: dict[str, Any] = _operation("alive", _json_of(Status, status="alive") | _problems("/healthz"), is_open=True)
+READY: dict[str, Any] = _operation("ready", _json_of(Ready) | _problems("/readyz", "not-ready"), is_open=True)
+HEALTH: dict[str, Any] = _operation("alive", _json_of(Alive) | _problems("/healthz"), is_open=True)
 METRICS: dict[str, Any] = _operation(
     "metrics",
     _ok("text/plain", _TEXT, "tilebeam_images_total 128.0\n") | _problems("/metrics", "unauthorized"),

@@ -21,7 +21,7 @@ from service.errors import RequestError
 from service.http import geojson
 from service.http.batches import BatchResponse, BatchWork
 from service.http.models import LocateParams
-from service.http.openapi import BATCH, HEALTH, INDEX, LOCATE, METRICS, READY
+from service.http.openapi import BATCH, HEALTH, INDEX, LOCATE, LOCATE_GEOJSON, METRICS, READY
 from service.http.spool import Spool
 from service.http.uploads import UploadedPhoto, read_batch, read_photo
 from service.ops.metrics import Metrics
@@ -69,7 +69,25 @@ LocateQueryParam = Annotated[LocateQuery, Depends(_query)]
 
 @router.post("/locate", tags=["locate"], summary="Where was this picture taken?", **LOCATE)
 async def locate(request: Request, query: LocateQueryParam, service: ServiceParts) -> Response:
-    """Send one picture, as the file field `image` of a form or as a raw body with an `image/*` content type."""
+    """Send one picture, as the file field `image` of a form or as a raw body with an `image/*` content type.
+
+    With `Accept: application/geo+json` the answer is that of `/locate/geojson`.
+    """
+    answer = await _located(request, query, service)
+    if geojson.preferred(request.headers.get("accept", "")):
+        return JSONResponse(geojson.feature_collection(answer), headers=_VARY, media_type=geojson.MEDIA_TYPE)
+    return JSONResponse(answer, headers=_VARY)
+
+
+@router.post("/locate/geojson", tags=["locate"], summary="The answer of /locate as GeoJSON", **LOCATE_GEOJSON)
+async def locate_geojson(request: Request, query: LocateQueryParam, service: ServiceParts) -> Response:
+    """The same as `/locate`; the answer is a GeoJSON FeatureCollection, whatever Accept says."""
+    answer = await _located(request, query, service)
+    return JSONResponse(geojson.feature_collection(answer), media_type=geojson.MEDIA_TYPE)
+
+
+async def _located(request: Request, query: LocateQuery, service: Service) -> dict[str, Any]:
+    """The answer for the picture in this request's body."""
     inference, caller = service.inference, request.state.caller.holder
     inference.requests.check(caller)  # before the upload is read: reject early
     inference.slots.check(caller)
@@ -79,12 +97,9 @@ async def locate(request: Request, query: LocateQueryParam, service: ServicePart
             with inference.uploads.taken(caller):
                 photo = await read_photo(request, memory, service.settings)
             with inference.requests.taken(caller):
-                answer = await until_disconnect(request, _answer(request, photo, memory, query, service))
+                return await until_disconnect(request, _answer(request, photo, memory, query, service))
     finally:
         memory.release()
-    if geojson.preferred(request.headers.get("accept", "")):
-        return JSONResponse(geojson.feature_collection(answer), headers=_VARY, media_type=geojson.MEDIA_TYPE)
-    return JSONResponse(answer, headers=_VARY)
 
 
 async def _answer(

@@ -48,7 +48,10 @@ class TileImage(NamedTuple):
 
 
 class MapTiles:
-    """One local tile source, used from one thread, with a cache of encoded tiles that is bounded in bytes. `spec`: text that names it."""
+    """One local tile source, used from one thread, with a cache of encoded tiles that is bounded in bytes.
+
+    `spec`: text that names it.
+    """
 
     def __init__(self, source: TileSource, spec: str) -> None:
         self.spec = spec

@@ -181,9 +181,16 @@ def test_real_answers_match_their_schemas(
 ) -> None:
     responses = {path: operation["responses"] for path, _, operation in operations}
     question = {"k": 4, "alternatives": 2, "trace": "true"}
-    for accept in ("application/json", "application/geo+json"):
-        answer = http.post("/locate", files={"image": make_picture()}, params=question, headers={"Accept": accept})
-        assert wrong(responses["/locate"]["200"]["content"][accept]["schema"], answer.json()) == []
+    for path, accept in (
+        ("/locate", "application/json"),
+        ("/locate/geojson", "application/json"),
+        ("/locate", "application/geo+json"),
+    ):
+        answer = http.post(path, files={"image": make_picture()}, params=question, headers={"Accept": accept})
+        described = "/locate" if answer.headers["content-type"] == "application/json" else "/locate/geojson"
+        content = responses[described]["200"]["content"][answer.headers["content-type"]]
+        assert wrong(content["schema"], answer.json()) == []
+        assert (described == "/locate/geojson") == ("geojson" in path or "geo+json" in accept)
     batch = http.post("/locate/batch", files=[("images", ("a", make_picture())), ("images", ("b", b"none"))])
     content = responses["/locate/batch"]["200"]["content"][batch.headers["content-type"]]
     assert [wrong(content["x-item-schema"], json.loads(line)) for line in batch.text.splitlines()] == [[], []]

@@ -7,9 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
-
 from chromium import drop, launched, level
+from PIL import Image
 
 STATIC = Path(__file__).parents[3] / "service" / "http" / "static"
 

@@ -23,7 +23,7 @@ def test_index_route_describes_loaded_index(http: httpx.Client, locator: Locator
     body = http.get("/index").json()
     assert body["id"] == locator.describe()["id"]
     assert [zoom["zoom"] for zoom in body["zooms"]] == [4, 6, 8]
-    assert body["coverage"]["type"] == "Polygon"
+    assert body["coverage"]["geometry"]["type"] == "Polygon"
 
 
 def test_alive_at_once_and_ready_after_first_inference(serving: Any, stepped: Any, check_problem: Problem) -> None:
@@ -161,7 +161,7 @@ def test_page_and_docs_are_served(http: httpx.Client) -> None:
     assert http.get("/docs").status_code == 200
     paths = http.get("/openapi.json").json()["paths"]
     about = {"/index", "/index/reload", "/healthz", "/readyz", "/metrics", "/tiles", "/tiles/{z}/{x}/{y}"}
-    assert set(paths) == {"/locate", "/locate/batch"} | about
+    assert set(paths) == {"/locate", "/locate/geojson", "/locate/batch"} | about
     body = paths["/locate"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "image/*"}
     assert {p["name"] for p in paths["/locate"]["post"]["parameters"]} == {
