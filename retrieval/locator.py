@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.encoders.base import NO_ENCODER, EncodesPhotos, NoEncoder
+from retrieval.encoders.hub import hub_access
 from retrieval.errors import (
     DeviceMemoryError,
     EncoderError,
@@ -76,16 +77,22 @@ class Locator:
         prior: str | None = None,
         reuse_priors: Mapping[str, Prior] | None = None,
         memory_bytes: int = MEMORY_BYTES,
+        allow_download: bool = False,
     ) -> "Locator":
         """Open an index directory; `encoder` and `calibration` replace the ones that it names.
 
         On a GPU the search runs on the device too; if the index does not fit and `device` is `auto`, it runs on the
         CPU. An encoder that is loaded here computes in half precision on a GPU if that keeps its embeddings.
         `priors`: the names to open, None for all of the index. `prior`: the default prior, None for the manifest's.
-        `reuse_priors`: see `open_installed`; `memory_bytes`: see `TileIndex.open`. Raises the IndexFormatErrors,
-        CalibrationError, EncoderError, EncoderMismatchError for a different encoder, PriorError, and DeviceMemoryError.
+        `reuse_priors`: see `open_installed`; `memory_bytes`: see `TileIndex.open`. `allow_download`: weights that the
+        index or a prior names may be fetched from a model hub; otherwise only what earlier downloads left in its cache
+        is used, and no request is made. Raises the IndexFormatErrors, CalibrationError, EncoderError,
+        EncoderMismatchError for a different encoder, PriorError, and DeviceMemoryError.
         """
-        with damage_as(IndexDamagedError, directory, "copy the index again or build it again"):
+        with (
+            hub_access(allow_download),
+            damage_as(IndexDamagedError, directory, "copy the index again or build it again"),
+        ):
             index = TileIndex.open(directory, memory_bytes=memory_bytes)
             calibration = Calibration.read(directory) if calibration is None else calibration
             encoder = encoder or _load_encoder(directory, index.manifest.photo_encoder, device)
@@ -249,8 +256,11 @@ def _load_encoder(directory: Path, description: Mapping[str, Any], device: str) 
     from retrieval.encoders.device import use_half
     from retrieval.encoders.open_clip import PhotoEncoder
 
-    saved = directory / "encoders"
-    encoder = PhotoEncoder.load(str(saved) if saved.is_dir() else str(description["spec"]), device=device)
+    saved = directory.absolute() / "encoders"
+    if saved.is_dir():
+        encoder = PhotoEncoder.load(str(saved), device=device)
+    else:
+        encoder = PhotoEncoder.load_listed(str(description["spec"]), device=device)
     if _on_gpu(encoder):
         use_half(encoder)
     return encoder

@@ -39,6 +39,14 @@ KeyFile = Annotated[Path, typer.Option("--file", help="The key file, TILEBEAM_KE
 KeyName = Annotated[str, typer.Option("--name", help="Name of the key, shown in the audit log.", show_default=False)]
 ScoringOption = Annotated[Scoring | None, typer.Option(help="How tiles are ranked.", show_default="posterior")]
 DeviceOption = Annotated[Device, typer.Option(help="Where the encoder and the search run.")]
+AllowDownload = Annotated[
+    bool,
+    typer.Option(
+        "--allow-download",
+        envvar="TILEBEAM_ALLOW_DOWNLOAD",
+        help="Fetch weights that the index or a prior names from a model hub.",
+    ),
+]
 Prior = Annotated[
     str | None,
     typer.Option(help="Name of a prior (geoclip, density, ...), or none.", show_default="the index's default"),
@@ -74,6 +82,7 @@ def serve(
     scoring: ScoringOption = None,
     device: DeviceOption = "auto",
     prior: Prior = None,
+    allow_download: AllowDownload = False,
 ) -> None:
     """Serve an index over HTTP until interrupted."""
     remember_hangup()
@@ -83,7 +92,8 @@ def serve(
         from service.ops.logs import capture_everything, configure, say_started
         from service.settings import Settings
 
-        settings = Settings.from_env() if scoring is None else Settings.from_env(scoring=scoring)
+        chosen: dict[str, Any] = {} if scoring is None else {"scoring": scoring}
+        settings = Settings.from_env(**chosen, allow_download=allow_download)
         configure(settings.log_level)
         listener = listen(host, port)
         address = listener.getsockname()[0]
@@ -92,7 +102,9 @@ def serve(
             from service.app import create_app
             from service.reload import reopening
 
-            app = create_app(settings, _open(index, device, prior), reopening(index, device, prior))
+            locator = _open(index, device, prior, allow_download=settings.allow_download)
+            again = reopening(index, device, prior, allow_download=settings.allow_download)
+            app = create_app(settings, locator, again)
         bound_port = listener.getsockname()[1]
         capture_everything()
         say_started(
@@ -121,6 +133,7 @@ def locate(
     ] = "beam",
     scoring: ScoringOption = None,
     device: DeviceOption = "auto",
+    allow_download: AllowDownload = False,
     api_key: Annotated[
         str | None,
         typer.Option(envvar="TILEBEAM_API_KEY", help="API key of the service (with --url).", show_default=False),
@@ -144,7 +157,7 @@ def locate(
             options |= {"scoring": scoring or "posterior"}
             if method != "beam":
                 options |= {"prior": method, "prior_only": True}
-            outcomes = _locate_by_index(index, images, options, device)
+            outcomes = _locate_by_index(index, images, options, device, allow_download)
         failed = [_print(photo, outcome, as_json) for photo, outcome in zip(images, outcomes, strict=True)]
     if any(failed):
         raise typer.Exit(1)
@@ -161,7 +174,7 @@ def _locate_by_service(
 
 
 def _locate_by_index(
-    index: Path, images: list[Path], options: dict[str, Any], device: Device
+    index: Path, images: list[Path], options: dict[str, Any], device: Device, allow_download: bool
 ) -> Iterator[dict[str, Any]]:
     from retrieval.search.query import BBox, LocateQuery
     from service.client.files import locate_here
@@ -172,7 +185,8 @@ def _locate_by_index(
 
         within = Region.of_geojson(within)
     query = LocateQuery(**options | {"bbox": None if box is None else BBox(*box), "within": within})
-    yield from locate_here(_open(index, device, query.prior, ()), images, query)
+    locator = _open(index, device, query.prior, (), allow_download=allow_download)
+    yield from locate_here(locator, images, query)
 
 
 def _text(path: Path) -> str:
@@ -182,13 +196,23 @@ def _text(path: Path) -> str:
         raise typer.BadParameter(f"{path} cannot be read ({exc})", param_hint="--within") from exc
 
 
-def _open(index: Path, device: Device, prior: str | None = None, priors: tuple[str, ...] | None = None) -> "Locator":
+def _open(
+    index: Path,
+    device: Device,
+    prior: str | None = None,
+    priors: tuple[str, ...] | None = None,
+    *,
+    allow_download: bool,
+) -> "Locator":
     """Open an index. `prior`: the default prior; `priors`: other priors to open, None for all of the index."""
     from retrieval.locator import Locator
 
     # In a thread that ends: OpenMP keeps a pool for each thread that used it, which would slow down the engine.
     with ThreadPoolExecutor(1) as executor:
-        return executor.submit(Locator.open, index, device=device, prior=prior, priors=priors).result()
+        opening = executor.submit(
+            Locator.open, index, device=device, prior=prior, priors=priors, allow_download=allow_download
+        )
+        return opening.result()
 
 
 def _bbox(text: str | None) -> tuple[float, float, float, float] | None:

@@ -37,20 +37,27 @@ _log = logging.getLogger("tilebeam.service")
 router = APIRouter()
 
 
-def reopening(directory: Path, device: str, prior: str | None = None) -> Reopen:
+def reopening(directory: Path, device: str, prior: str | None = None, *, allow_download: bool = False) -> Reopen:
     """A function that opens the directory again, where another index may lie by now; reuses equal encoders and priors.
 
-    `prior`: name of the default prior, as for `Locator.open`.
+    `prior`: name of the default prior, `allow_download`: as for `Locator.open`.
     """
 
     def reopen(old: Locator) -> Locator:
         manifest = Manifest.read(directory)
         if manifest.photo_encoder["fingerprint"] != old.encoder.fingerprint:
-            return Locator.open(directory, device=device, prior=prior)
+            return Locator.open(directory, device=device, prior=prior, allow_download=allow_download)
         # A prior of the index and a prior without files may have the same name but are different priors.
         before = old.index.manifest.priors
         alike = {n: asked.prior for n, asked in old.priors.by_name.items() if (n in before) == (n in manifest.priors)}
-        return Locator.open(directory, device=device, encoder=old.encoder, prior=prior, reuse_priors=alike)
+        return Locator.open(
+            directory,
+            device=device,
+            encoder=old.encoder,
+            prior=prior,
+            reuse_priors=alike,
+            allow_download=allow_download,
+        )
 
     return reopen
 

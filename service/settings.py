@@ -87,6 +87,9 @@ class Settings(BaseModel):
     )
     batch_upload_timeout_s: _Seconds = _setting(600.0, "seconds", "How long a batch's upload may take.", 0.001)
     search_timeout_s: _Seconds = _setting(10.0, "seconds", "How long the search of one picture may take.", 0.001)
+    allow_download: _Flag = _setting(
+        False, "0 or 1", "Fetch weights that the index or a prior names from a model hub; 0 uses its cache alone.", None
+    )
     keys_file: str = _setting("", "file", "API keys, as written by `tilebeam key`; if set, requests need a key.", None)
     allow_anonymous: _Flag = _setting(
         False, "0 or 1", "Accept requests without a key; beyond loopback either this or a key file is required.", None

@@ -71,6 +71,8 @@ class CalibrationRequest:
     """auto, cpu or cuda."""
     cache: Path | None = None
     """A folder that keeps embeddings for the next run."""
+    allow_download: bool = False
+    """Fetch weights that the index or a prior names from a model hub."""
 
     def __post_init__(self) -> None:
         LocateQuery(k=self.k)

@@ -17,7 +17,9 @@ from indexer.photos.embed import Embedded, KnownPictures, embed_photos, known_un
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import ReadOptions, read_photos
 from indexer.progress import OnProgress, Progress, counter
+from retrieval.encoders.hub import hub_access
 from retrieval.index.calibration import Calibration
+from retrieval.index.manifest import Manifest
 from retrieval.installed_priors import OpenPriors, install, staged
 from retrieval.locator import Locator
 from retrieval.priors.base import Prior
@@ -72,16 +74,30 @@ def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrate
     opening the index.
     """
     # The old calibration is not read: it is replaced even if it is damaged or of another format.
-    locator = Locator.open(request.index, device=request.device, calibration=Calibration(), priors=(), prior=NO_PRIOR)
+    locator = Locator.open(
+        request.index,
+        device=request.device,
+        calibration=Calibration(),
+        priors=(),
+        prior=NO_PRIOR,
+        allow_download=request.allow_download,
+    )
     if request.prior is None:
         result = _fitted(request, locator, None, on_progress)
         _store(result.calibration, request.index)
         return result
     with staged(request.index, request.prior.name, request.prior.directory) as directory:
-        prior = open_prior(directory, device=request.device, photo=locator.encoder)
+        with hub_access(request.allow_download or _is_named(request)):
+            prior = open_prior(directory, device=request.device, photo=locator.encoder)
         result = _fitted(request, locator, prior, on_progress)
         _store(result.calibration, request.index, lambda: _install(request, directory, prior))
     return result
+
+
+def _is_named(request: CalibrationRequest) -> bool:
+    """Whether the user names a kind of prior itself, with weights of its own, and no directory that does."""
+    prior = request.prior
+    return prior is not None and prior.directory is None and prior.name not in Manifest.read(request.index).priors
 
 
 def _fitted(request: CalibrationRequest, locator: Locator, prior: Prior | None, on_progress: OnProgress) -> Calibrated:

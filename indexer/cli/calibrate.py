@@ -8,7 +8,7 @@ import typer
 
 from indexer.calibration.request import CalibrationRequest, PriorSource
 from indexer.cli.options import Fields, command, flag
-from indexer.cli.shared_options import PHOTOS_PANEL, AsJson, Bootstrap, Reading
+from indexer.cli.shared_options import ALLOW_DOWNLOAD, PHOTOS_PANEL, AsJson, Bootstrap, Reading
 from indexer.cli.terminal import Bars, ending_well, say
 
 __all__ = ["register"]
@@ -46,6 +46,7 @@ def calibrate(
             split=flag(rich_help_panel=PHOTOS_PANEL),
             limit=flag(rich_help_panel=PHOTOS_PANEL, show_default="all"),
             elsewhere=flag(rich_help_panel=PHOTOS_PANEL),
+            allow_download=ALLOW_DOWNLOAD,
         ),
     ],
     bootstrap: Bootstrap = 1000,

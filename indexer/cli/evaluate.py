@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from indexer.cli.options import Fields, command, flag
-from indexer.cli.shared_options import PHOTOS_PANEL, AsJson, Reading
+from indexer.cli.shared_options import ALLOW_DOWNLOAD, PHOTOS_PANEL, AsJson, Reading
 from indexer.cli.terminal import Bars, say
 from indexer.evaluation.request import EvaluationRequest, Measures
 
@@ -57,6 +57,7 @@ def evaluate(
             limit=_photos(show_default="all"),
             elsewhere=_photos(),
             measures=_MEASURES,
+            allow_download=ALLOW_DOWNLOAD,
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="A folder for tables, JSON, plots and each answer.")] = None,

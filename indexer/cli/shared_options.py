@@ -13,6 +13,7 @@ from tile_cache.fetch.settings import ABSENT_STATUSES, CONTACT_VARIABLE, FetchSe
 from tile_cache.repeats import absent_images
 
 __all__ = [
+    "ALLOW_DOWNLOAD",
     "FETCHING",
     "PHOTOS_PANEL",
     "ZOOMS",
@@ -54,6 +55,8 @@ Contact = Annotated[str | None, typer.Option(help="Your address for the server's
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
+ALLOW_DOWNLOAD = flag("--allow-download", envvar="TILEBEAM_ALLOW_DOWNLOAD")
+"""The option of a request's `allow_download` field."""
 PHOTOS_PANEL = "Photos"
 
 Reading = Annotated[

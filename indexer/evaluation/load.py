@@ -59,7 +59,7 @@ def load(request: EvaluationRequest, on_progress: OnProgress) -> Loaded:
     photos = photos.sample(request.limit, request.measures.seed).check_not_empty()
     names = request.measures.prior_names()
     locators = {
-        label: Locator.open(path, device=request.device, priors=names)
+        label: Locator.open(path, device=request.device, priors=names, allow_download=request.allow_download)
         for label, path in labels(request.indexes).items()
     }
     inside = _embedded(photos, locators, request.cache, "Embedding photos", on_progress)

@@ -98,3 +98,5 @@ class EvaluationRequest:
     """auto, cpu or cuda."""
     cache: Path | None = None
     """A folder that keeps embeddings for later runs."""
+    allow_download: bool = False
+    """Fetch weights that an index or a prior names from a model hub."""

@@ -6,7 +6,7 @@ from small safetensors files; the other layers are shared in memory. Weights loa
 read. This module knows nothing of tiles, indexes or HTTP.
 """
 
-import copy
+import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -17,13 +17,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
+from retrieval.encoders.architecture import check_architecture, shapes_of
 from retrieval.encoders.device import resolve_device
+from retrieval.encoders.hub import NO_DOWNLOAD, is_offline
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.encoders.threads import limited_threads, threads_for_single
-from retrieval.encoders.weights import FORMAT, digest, read_config, read_tensors, write_tensors
-from retrieval.errors import EncoderError, EncoderMismatchError
+from retrieval.encoders.towers import assign, embed, run, share_trunk
+from retrieval.encoders.weights import FORMAT, check_shapes, digest, read_config, read_tensors, write_tensors
+from retrieval.errors import EncoderError, EncoderMismatchError, damage_as
 from retrieval.files import write_json
 
 Tower = Any
@@ -34,6 +36,7 @@ _TIMM_IS_FOR_GEOCELLS = (
     "encoders of timm are for `geocells train`, `grid` and `baseline`; an index and map encoders need a CLIP tower: "
     "use builtin, MODEL:TAG, MODEL:FILE, hf-hub:ORG/NAME or a directory that `tilebeam train` wrote"
 )
+_HUB_NAME = re.compile(r"hf-hub:[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}", re.ASCII)
 _DEFAULT_TAGS = {"ViT-B-32": "openai", "ViT-B-16": "openai", "ViT-L-14": "openai"}
 
 
@@ -59,9 +62,9 @@ class PhotoEncoder:
         )
         self.tower = tower.to(self.device)
         self.batch_size = 128 if preprocess.size <= 96 else 32
-        with torch.inference_mode():
+        with torch.inference_mode(), damage_as(EncoderError, f"the encoder {name}", "use another, or copy it again"):
             blank = torch.zeros(1, 3, preprocess.size, preprocess.size, device=self.device)
-            self.dim = int(_embed(self.tower, blank).shape[-1])
+            self.dim = int(embed(self.tower, blank).shape[-1])
 
     @classmethod
     def load(cls, spec: str, *, device: str = "auto") -> "PhotoEncoder":
@@ -82,14 +85,34 @@ class PhotoEncoder:
         return encoder
 
     @classmethod
+    def load_listed(cls, spec: str, *, device: str = "auto") -> "PhotoEncoder":
+        """Load the encoder that an index names: `builtin`, MODEL:TAG of open_clip, or hf-hub:ORG/NAME.
+
+        Raises EncoderError for any other spec, such as a path: what an index needs of files lies in the index. Whether
+        weights may be fetched is for the caller to say (`retrieval.encoders.hub.hub_access`).
+        """
+        if spec == "builtin":
+            return cls.load(spec, device=device)
+        if not _HUB_NAME.fullmatch(spec) and not _is_tag(spec):
+            raise EncoderError(
+                f"the photo encoder {spec!r:.120} that the index names is neither builtin, MODEL:TAG of open_clip nor "
+                "hf-hub:ORG/NAME, and the index does not hold it: build it again"
+            )
+        return cls._from_open_clip(spec, device)
+
+    @classmethod
     def _from_directory(cls, directory: Path, device: str) -> "PhotoEncoder":
         keys = ("name", "architecture", "preprocess", "fingerprint")
         config = read_config(directory / _PHOTO_CONFIG, "photo-encoder", keys)
         if isinstance(config["architecture"], dict) and "timm" in config["architecture"]:
             raise EncoderError(f"{directory} holds an encoder of timm: {_TIMM_IS_FOR_GEOCELLS}")
-        tower = build_tower(config["architecture"])
-        _assign(tower, read_tensors(directory / _PHOTO_FILE), directory / _PHOTO_FILE)
-        encoder = cls(config["name"], tower, Preprocess.from_json(config["preprocess"]), config["architecture"], device)
+        preprocess, architecture = Preprocess.from_json(config["preprocess"]), config["architecture"]
+        check_architecture(architecture, preprocess)
+        shapes = shapes_of(lambda: build_tower(architecture), f"the encoder in {directory}")
+        check_shapes(directory / _PHOTO_FILE, shapes)
+        tower = build_tower(architecture)
+        assign(tower, read_tensors(directory / _PHOTO_FILE), directory / _PHOTO_FILE)
+        encoder = cls(str(config["name"]), tower, preprocess, architecture, device)
         if config["fingerprint"] != encoder.fingerprint:
             raise EncoderMismatchError(
                 f"{directory / _PHOTO_FILE} is not the file that {_PHOTO_CONFIG} describes "
@@ -104,6 +127,7 @@ class PhotoEncoder:
         model_name, weights = (spec, None) if spec.startswith("hf-hub:") else _split(spec)
         known = None if weights is None else _known_config(model_name, weights)
         try:
+            _check_cached(model_name, weights)
             model = open_clip.create_model(
                 model_name,
                 weights,
@@ -113,7 +137,10 @@ class PhotoEncoder:
                 require_pretrained=True,
             )
         except Exception as exc:  # open_clip, the hub client and torch raise many types
-            raise EncoderError(f"cannot load the encoder {spec!r}: {exc}. {_ways_out(model_name, weights)}") from exc
+            way_out = f"Weights that are not on this machine are needed: {NO_DOWNLOAD}. " if is_offline() else ""
+            raise EncoderError(
+                f"cannot load the encoder {spec!r}: {exc}. {way_out}{_ways_out(model_name, weights)}"
+            ) from exc
         preprocess = _preprocess_of(open_clip.get_model_preprocess_cfg(model))
         local = weights is not None and Path(weights).is_file()
         # The service shows the name to its users, so it must not contain a local path.
@@ -138,7 +165,7 @@ class PhotoEncoder:
             raise EncoderError(f"{self.name} needs pictures of shape (n, 3, {size}, {size}), got {batch.shape}")
         rows = torch.from_numpy(batch).to(self.device)
         with limited_threads(self._single_threads if len(batch) == 1 else None):
-            return _run(self.tower, rows, self.dim, self.autocast)
+            return run(self.tower, rows, self.dim, self.autocast)
 
     def tune_for_single(self) -> None:
         """Measure the best thread count for single pictures on a CPU, and use it from now on.
@@ -148,7 +175,7 @@ class PhotoEncoder:
         if self.device.type == "cpu":
             blank = torch.zeros(1, 3, self.preprocess.size, self.preprocess.size)
             self._single_threads = threads_for_single(
-                self.fingerprint, lambda: _run(self.tower, blank, self.dim, self.autocast)
+                self.fingerprint, lambda: run(self.tower, blank, self.dim, self.autocast)
             )
 
     def save(self, directory: Path) -> None:
@@ -182,7 +209,7 @@ class MapEncoders:
         self.batch_size, self.zooms = photo.batch_size, tuple(sorted(layers))
         self._contexts = dict(contexts)
         self._digests = {z: digest({"zoom": z}, tensors) for z, tensors in layers.items()}
-        self._towers = _share_trunk(photo.tower, {z: layers[z] for z in self.zooms})
+        self._towers = share_trunk(photo.tower, {z: layers[z] for z in self.zooms})
 
     @classmethod
     def load(cls, directory: Path | None, photo: PhotoEncoder) -> "MapEncoders":
@@ -229,7 +256,7 @@ class MapEncoders:
                 f"the map encoders need uint8 tiles of shape (n, {size}, {size}, 3), got {pixels.dtype} {pixels.shape}"
             )
         batch = torch.from_numpy(self.photo.preprocess.pixels(pixels)).to(self.photo.device)
-        return _run(self._towers.get(zoom, self.photo.tower), batch, self.dim)
+        return run(self._towers.get(zoom, self.photo.tower), batch, self.dim)
 
 
 def save_layers(
@@ -258,16 +285,37 @@ def builtin_directory() -> Path:
 
 
 def build_tower(architecture: dict[str, Any]) -> Tower:
-    """An image tower with fresh weights; `architecture` has embed_dim, vision_cfg and quick_gelu."""
+    """An image tower with fresh weights; `architecture` has embed_dim, vision_cfg and quick_gelu. Fetches nothing.
+
+    Raises EncoderError for values out of bounds.
+    """
+    check_architecture(architecture)
     # `_build_vision_tower` is private; the version of open_clip is pinned.
     from open_clip.model import CLIPVisionCfg, _build_vision_tower
 
     try:
-        vision = CLIPVisionCfg(**architecture["vision_cfg"])
+        vision = CLIPVisionCfg(**architecture["vision_cfg"] | {"timm_model_pretrained": False})
         tower = _build_vision_tower(architecture["embed_dim"], vision, architecture["quick_gelu"])
-    except (ArithmeticError, AssertionError, KeyError, RuntimeError, TypeError, ValueError) as exc:
-        raise EncoderError(f"open_clip cannot build the architecture {architecture!r} ({exc})") from exc
+    except Exception as exc:  # open_clip and timm raise many types
+        raise EncoderError(f"open_clip cannot build the architecture {architecture!r:.300} ({exc})") from exc
     return tower
+
+
+def _is_tag(spec: str) -> bool:
+    """Whether a spec is a model of open_clip with one of its tags."""
+    import open_clip
+
+    model, tag = _split(spec)
+    return model in open_clip.list_models() and tag in open_clip.list_pretrained_tags_by_model(model)
+
+
+def _check_cached(model: str, weights: str | None) -> None:
+    """Raise FileNotFoundError for a tag whose weights open_clip would fetch from another place than the hub."""
+    import open_clip
+
+    tag = None if weights is None else open_clip.get_pretrained_cfg(model, weights)
+    if tag and not tag.get("hf_hub") and is_offline():
+        raise FileNotFoundError(f"the weights {weights} are not on the hub, and nothing may be downloaded")
 
 
 def _split(spec: str) -> tuple[str, str]:
@@ -309,49 +357,3 @@ def _preprocess_of(config: Mapping[str, Any]) -> Preprocess:
     values["interpolation"] = "bilinear" if config.get("interpolation") == "bilinear" else "bicubic"
     values["resize"] = config.get("resize_mode") or "shortest"
     return Preprocess.from_json(values)
-
-
-def _share_trunk(trunk: nn.Module, layers: Mapping[int, Mapping[str, Tensor]]) -> dict[int, nn.Module]:
-    """A tower per zoom whose unchanged parameters are the trunk's own tensors, not copies."""
-    if not layers:
-        return {}
-    shape, state, device = copy.deepcopy(trunk).to("meta"), trunk.state_dict(), next(trunk.parameters()).device
-    towers = {}
-    for z, tensors in layers.items():
-        unknown = [k for k, v in tensors.items() if k not in state or state[k].shape != v.shape]
-        if unknown:
-            raise EncoderMismatchError(f"map encoder of zoom {z}: {unknown[0]} does not fit the photo encoder's tower")
-        tower = copy.deepcopy(shape)
-        tower.load_state_dict(state | {k: v.float().to(device) for k, v in tensors.items()}, assign=True)
-        _share_constants(tower, trunk, state)
-        towers[z] = tower.eval().requires_grad_(False)
-    return towers
-
-
-def _share_constants(tower: nn.Module, trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Share buffers that the state does not hold (tables of angles, masks) and that are computed at construction."""
-    for name, buffer in trunk.named_buffers():
-        if name not in state:
-            owner, _, leaf = name.rpartition(".")
-            tower.get_submodule(owner).register_buffer(leaf, buffer, persistent=False)
-
-
-def _embed(tower: nn.Module, batch: Tensor) -> Tensor:
-    output = tower(batch)
-    embeddings: Tensor = output[0] if isinstance(output, tuple) else output  # CoCa's tower also returns tokens
-    return embeddings
-
-
-def _run(tower: nn.Module, batch: Tensor, dim: int, autocast: torch.dtype | None = None) -> NDArray[np.float32]:
-    if not len(batch):  # towers cannot reshape an empty batch
-        return np.empty((0, dim), dtype=np.float32)
-    with torch.inference_mode(), torch.autocast(batch.device.type, autocast, enabled=autocast is not None):
-        rows = functional.normalize(_embed(tower, batch).float(), dim=-1)
-    return np.asarray(rows.cpu().numpy(), dtype=np.float32)
-
-
-def _assign(tower: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    try:
-        tower.load_state_dict({k: v.float() for k, v in tensors.items()})
-    except RuntimeError as exc:
-        raise EncoderMismatchError(f"{path} does not hold the weights of the architecture beside it: {exc}") from exc

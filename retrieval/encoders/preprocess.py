@@ -13,6 +13,10 @@ from PIL import Image
 
 from retrieval.errors import EncoderError
 
+__all__ = ["MAX_SIZE", "Preprocess", "levelled"]
+
+MAX_SIZE = 1024
+"""Pixels along an edge of an encoder's input; the largest models of open_clip and timm take as many."""
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -42,16 +46,19 @@ class Preprocess:
         try:
             preprocess = cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
             known = preprocess._is_known()
-        except (KeyError, TypeError) as exc:
-            raise EncoderError(f"unknown preprocessing {values!r} ({exc}): use the version that wrote it") from exc
+        except (ArithmeticError, KeyError, TypeError, ValueError) as exc:
+            raise EncoderError(f"unknown preprocessing {values!r:.300} ({exc}): use the version that wrote it") from exc
         if not known:
-            raise EncoderError(f"unknown preprocessing {values!r}: use the version that wrote it")
+            raise EncoderError(
+                f"unknown preprocessing {values!r:.300}: the size is 1 to {MAX_SIZE} pixels, the rest as this version "
+                "writes it; use the version that wrote it"
+            )
         return preprocess
 
     def _is_known(self) -> bool:
         return (
-            isinstance(self.size, int)
-            and self.size >= 1
+            type(self.size) is int
+            and 1 <= self.size <= MAX_SIZE
             and len(self.mean) == len(self.std) == 3
             and all(math.isfinite(m) and s > 0 for m, s in zip(self.mean, self.std, strict=True))
             and self.interpolation in _FILTERS

@@ -7,12 +7,14 @@ geoembeddings paper, regardless of its pretraining. Like all preprocessing, this
 from pathlib import Path
 from typing import Any
 
+from retrieval.encoders.architecture import check_timm_name, shapes_of
+from retrieval.encoders.hub import NO_DOWNLOAD, is_offline
 from retrieval.encoders.open_clip import PhotoEncoder
-from retrieval.encoders.preprocess import Preprocess
-from retrieval.encoders.weights import read_config, read_tensors
+from retrieval.encoders.preprocess import MAX_SIZE, Preprocess
+from retrieval.encoders.weights import check_shapes, read_config, read_tensors
 from retrieval.errors import EncoderError, EncoderMismatchError
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "TIMM", "load_image_encoder"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "TIMM", "load_image_encoder", "load_listed_encoder"]
 
 TIMM = "timm:"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -40,6 +42,22 @@ def load_image_encoder(spec: str, *, device: str = "auto") -> PhotoEncoder:
     return PhotoEncoder.load(spec, device=device)
 
 
+def load_listed_encoder(spec: str, *, device: str = "auto") -> PhotoEncoder:
+    """Load the encoder that a prior names: what `PhotoEncoder.load_listed` takes, or timm:NAME.
+
+    Raises EncoderError for any other spec, such as a path. Whether weights may be fetched is for the caller to say
+    (`retrieval.encoders.hub.hub_access`).
+    """
+    if not spec.startswith(TIMM):
+        return PhotoEncoder.load_listed(spec, device=device)
+    name, _, weights = spec.removeprefix(TIMM).partition(":")
+    if weights not in ("", _SCRATCH):
+        raise EncoderError(
+            f"a prior names the encoder {spec!r:.120}, a file that it does not hold: train the prior again"
+        )
+    return _from_timm(spec, name, weights, device)
+
+
 def _from_timm(spec: str, name: str, weights: str, device: str) -> PhotoEncoder:
     file = Path(weights) if weights and weights != _SCRATCH else None
     tower = _build(name, pretrained=not weights)
@@ -52,7 +70,10 @@ def _from_timm(spec: str, name: str, weights: str, device: str) -> PhotoEncoder:
 
 
 def _from_directory(directory: Path, saved: dict[str, Any], device: str) -> PhotoEncoder:
-    name = str(saved["architecture"]["timm"])
+    name = saved["architecture"]["timm"]
+    check_timm_name(name)
+    shapes = shapes_of(lambda: _build(name, pretrained=False), f"the encoder in {directory}")
+    check_shapes(directory / _WEIGHTS, shapes, may_have_more=True)
     tower = _build(name, pretrained=False)
     _assign(tower, directory / _WEIGHTS)
     encoder = _encoder(str(saved["name"]), name, tower, device)
@@ -67,22 +88,37 @@ def _build(name: str, *, pretrained: bool) -> Any:
     import timm
     import torch
 
-    if not timm.is_model(name):
-        similar = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "listed by timm.list_models()"
-        raise EncoderError(f"timm has no model {name!r}: similar names are {similar}")
+    check_timm_name(name)
+    if pretrained:
+        _check_cached(name)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as exc:  # timm, the hub client and torch raise many types
+        if pretrained and is_offline():
+            raise EncoderError(f"cannot load timm:{name} ({exc}): {NO_DOWNLOAD}") from exc
         raise EncoderError(
             f"cannot load timm:{name} ({exc}). Give timm:{name}:FILE.safetensors where the hub cannot be reached"
         ) from exc
 
 
+def _check_cached(name: str) -> None:
+    """Raise EncoderError for weights that timm would fetch from another place than the hub, if nothing may be."""
+    import timm
+    import torch
+
+    config = timm.get_pretrained_cfg(name)
+    if not is_offline() or config is None or config.hf_hub_id or not config.url:
+        return
+    file = Path(config.url if isinstance(config.url, str) else config.url[1]).name
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file():
+        raise EncoderError(f"the weights of timm:{name} are not on this machine: {NO_DOWNLOAD}")
+
+
 def _encoder(shown: str, name: str, tower: Any, device: str) -> PhotoEncoder:
     fixed = tower.default_cfg.get("fixed_input_size", False)
-    size = int(tower.default_cfg["input_size"][-1]) if fixed else _SIZE
+    size = min(MAX_SIZE, int(tower.default_cfg["input_size"][-1])) if fixed else _SIZE
     return PhotoEncoder(shown, tower, Preprocess(size, IMAGENET_MEAN, IMAGENET_STD), {"timm": name}, device)
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from retrieval.errors import EncoderError
+from retrieval.errors import EncoderError, EncoderMismatchError
 from retrieval.files import read_json, write_atomically
 
 FORMAT = 1
@@ -37,6 +37,33 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return dict(load_file(str(path)))
     except (OSError, SafetensorError) as exc:
         raise EncoderError(f"{path} is not a usable safetensors file: {_what_is_wrong(path, exc)}") from exc
+
+
+def check_shapes(path: Path, shapes: Mapping[str, Sequence[int]], *, may_have_more: bool = False) -> None:
+    """Compare a safetensors file's header with the tensors that a model needs; reads no tensor.
+
+    Raises EncoderError as `read_tensors`, and EncoderMismatchError, which names the first difference.
+    `may_have_more`: tensors that the model does not need are ignored.
+    """
+    if not path.is_file():
+        raise EncoderError(f"there is no file {path}: name a safetensors file of weights")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            stored = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as exc:
+        raise EncoderError(f"{path} is not a usable safetensors file: {_what_is_wrong(path, exc)}") from exc
+    if missing := sorted(set(shapes) - set(stored)):
+        raise EncoderMismatchError(f"{path} lacks {missing[0]} and {len(missing) - 1} more of {len(shapes)} weights")
+    for name, shape in stored.items():
+        if name not in shapes and not may_have_more:
+            raise EncoderMismatchError(
+                f"{path} does not hold the weights of the architecture beside it: it has {name!r:.80} too"
+            )
+        if name in shapes and shape != tuple(shapes[name]):
+            raise EncoderMismatchError(
+                f"{path} does not hold the weights of the architecture beside it: {name} has shape {shape}, "
+                f"{tuple(shapes[name])} is needed"
+            )
 
 
 def _what_is_wrong(path: Path, error: Exception) -> str:

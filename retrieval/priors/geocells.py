@@ -136,10 +136,11 @@ class GeocellModel:
     def encoder(self) -> EncodesPhotos:
         """The encoder of the features, loaded at first use. Raises EncoderError if it is missing or another one."""
         # Imported here for torch and timm.
-        from retrieval.encoders.timm import load_image_encoder
+        from retrieval.encoders.timm import load_image_encoder, load_listed_encoder
 
-        spec = str(self.directory / ENCODER_NAME) if self.encoder_inside else self.encoder_spec
-        encoder = load_image_encoder(spec, device=self.device)
+        spec = str(self.directory.absolute() / ENCODER_NAME) if self.encoder_inside else self.encoder_spec
+        load = load_image_encoder if self.encoder_inside else load_listed_encoder
+        encoder = load(spec, device=self.device)
         if encoder.fingerprint != self.encoder_fingerprint:
             raise EncoderMismatchError(
                 f"the encoder {spec} has fingerprint {encoder.fingerprint[:12]}, the geocell model was trained with "

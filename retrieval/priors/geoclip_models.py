@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from retrieval.encoders.device import resolve_device
+from retrieval.encoders.hub import NO_DOWNLOAD, is_offline
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.encoders.weights import digest
 from retrieval.errors import EncoderError, PriorError
@@ -215,6 +216,11 @@ def _unreachable(clip: str, exc: Exception) -> str:
     reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
     if Path(clip).is_dir():
         return f"{clip} cannot be read as CLIP in transformers' format ({reason}): put {CLIP}'s files there"
+    if is_offline():
+        return (
+            f"GeoCLIP's backbone {clip} (1.7 GB) is not on this machine: {NO_DOWNLOAD}; or copy a folder with its "
+            "config.json, preprocessor_config.json and model.safetensors here and set TILEBEAM_CLIP to its path"
+        )
     return (
         f"GeoCLIP's backbone {clip} cannot be downloaded from the Hugging Face hub ({reason}). With internet access it "
         f"is downloaded once, 1.7 GB. Without, copy a folder with its config.json, preprocessor_config.json and "

@@ -125,6 +125,10 @@ def test_locate_command_uses_prior(index: Path, make_picture: Picture, tmp_path:
 
 def test_locator_without_clip_weights_raises(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TILEBEAM_CLIP")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(EncoderError, match="TILEBEAM_CLIP"):
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    with pytest.raises(EncoderError, match=r"--allow-download.*TILEBEAM_CLIP"):
         Locator.open(index, device="cpu", prior="geoclip")
