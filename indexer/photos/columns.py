@@ -10,6 +10,8 @@ The known data sets' tables (from public copies of their files and loaders, read
 - YFCC4k: `yfcc4k_places365.csv` by loaders with IMG_ID, LAT and LON; or `yfcc4k.txt`, 25 tab-separated columns of
   YFCC100M without a header, of which one loader reads photo id, longitude and latitude as columns 2, 13 and 14 and
   pictures as `<photo id>.jpg`. Neither file itself was available.
+- exiftool (`exiftool -csv -gps* FOLDER`): `SourceFile,GPSLatitude,GPSLatitudeRef,GPSLongitude,...`, numbers as
+  `24 deg 40' 39.00" N` or, with -n, as signed degrees; with -G as `EXIF:GPSLatitude`.
 - OSV-5M (`train.csv`, `test.csv`): `id,latitude,longitude,...`; the pictures are `<id>.jpg` in `images/train/00/` to
   `images/test/04/` as unpacked from the archives, or in one folder per split in the authors' own loader.
 
@@ -24,11 +26,16 @@ from indexer.errors import PhotoSetError
 __all__ = ["LAYOUTS", "YFCC_COLUMNS", "Columns", "is_yfcc", "recognise"]
 
 _PATHS = (
-    *("path", "image_path", "img_path", "file_path", "filepath", "photo_path", "image", "img", "file", "filename"),
-    *("file_name", "image_name", "image_file", "img_name", "photo", "picture", "name"),
+    *("path", "sourcefile", "source_file", "image_path", "img_path", "file_path", "filepath", "photo_path", "image"),
+    *("img", "file", "filename", "file_name", "image_name", "image_file", "img_name", "photo", "picture", "name"),
 )
 _LATITUDES = ("latitude", "lat", "gps_latitude", "gpslatitude", "latitude_deg")
 _LONGITUDES = ("longitude", "lon", "lng", "long", "gps_longitude", "gpslongitude", "longitude_deg")
+
+_LATITUDE_SIDES = ("gpslatituderef", "gps_latitude_ref", "latitude_ref", "lat_ref")
+_LONGITUDE_SIDES = ("gpslongituderef", "gps_longitude_ref", "longitude_ref", "lon_ref", "lng_ref")
+_GROUPS = ("exif:", "gps:", "composite:", "xmp:", "xmp-exif:", "file:", "system:")
+"""Groups that `exiftool -G` writes before the names of its columns."""
 
 LAYOUTS: dict[str, tuple[str, ...]] = {
     "table": (),
@@ -54,10 +61,13 @@ class Columns:
     name: int | None
     split: int | None
     family: int | None
+    latitude_side: int | None = None
+    longitude_side: int | None = None
 
     def used(self) -> tuple[int | None, ...]:
-        """All positions in a fixed order: path, latitude, longitude, name, split, family."""
-        return self.path, self.latitude, self.longitude, self.name, self.split, self.family
+        """All positions in a fixed order: path, latitude, longitude, name, split, family, and the hemispheres."""
+        sides = self.latitude_side, self.longitude_side
+        return self.path, self.latitude, self.longitude, self.name, self.split, self.family, *sides
 
 
 def recognise(
@@ -91,6 +101,8 @@ def recognise(
         name=None if name == picture or by_stem else name,
         split=_first(header, ("split",)),
         family=_first(header, ("family",)),
+        latitude_side=None if place[0] is None else _first(header, _LATITUDE_SIDES),
+        longitude_side=None if place[1] is None else _first(header, _LONGITUDE_SIDES),
     )
 
 
@@ -132,10 +144,17 @@ def _first(header: Sequence[str], names: Sequence[str]) -> int | None:
 
 
 def _plain(column: str) -> str:
-    return column.strip().strip('"').lower().replace(" ", "_").replace("-", "_")
+    plain = column.strip().strip('"').lower()
+    group = next((group for group in _GROUPS if plain.startswith(group)), "")
+    return plain.removeprefix(group).replace(" ", "_").replace("-", "_")
 
 
 def _missing(header: Sequence[str], role: str, option: str, usual: Sequence[str]) -> PhotoSetError:
+    if option != "path" and _first(header, ("gpsposition", "gps_position")) is not None:
+        return PhotoSetError(
+            "the table's column GPSPosition holds latitude and longitude in one cell: write it with "
+            "`exiftool -csv -n -GPSLatitude -GPSLongitude`"
+        )
     return PhotoSetError(
         f"no column was recognised as the one that {role}: the table's columns are {_listed(header)}; "
         f"give --{option}-column, or rename the column to one of {', '.join(usual[:5])}"

@@ -13,7 +13,9 @@ from pathlib import Path
 from PIL import Image
 
 from indexer.photos.photo_set import Fault, Reason
-from retrieval.errors import PhotoError, PhotoTooLargeError, UnsupportedPhotoError
+from retrieval.errors import PhotoError, PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
+from retrieval.files import open_regular
+from retrieval.pictures.formats import HEAD_BYTES, accepted_formats, in_words, sniff
 from retrieval.pictures.limits import PhotoLimits
 from retrieval.pictures.photo import decode_photo
 
@@ -103,7 +105,10 @@ def walk_pictures(root: str) -> Iterator[tuple[str, Fault | None]]:
 
 
 def read_picture(path: str, limits: PhotoLimits) -> Image.Image | Fault:
-    """The picture, upright and RGB, or what is wrong with it; never raises, whatever lies at `path`."""
+    """The picture, upright and RGB, or what is wrong with it; never raises, whatever lies at `path`.
+
+    Of a file that is no picture only the first bytes are read, and no text quotes them: a table may name any file.
+    """
     try:
         data = _read_bytes(path, limits)
         return data if isinstance(data, Fault) else decode_photo(data, limits)
@@ -135,14 +140,21 @@ def os_fault(path: str, exc: OSError | ValueError) -> Fault:
 
 
 def _read_bytes(path: str, limits: PhotoLimits) -> bytes | Fault:
-    fault = file_fault(path)  # before opening, because opening a pipe waits for a writer
+    fault = file_fault(path)
     if fault is not None:
         return fault
-    size = os.stat(path).st_size
-    if size > limits.max_bytes:
-        return Fault(Reason.IMAGE_TOO_LARGE, f"{path} has {size:,} bytes and {limits.max_bytes:,} are allowed")
-    data = Path(path).read_bytes()
-    return data or Fault(Reason.EMPTY_FILE, f"{path} has 0 bytes")
+    with open_regular(Path(path)) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > limits.max_bytes:
+            return Fault(Reason.IMAGE_TOO_LARGE, f"{path} has {size:,} bytes and {limits.max_bytes:,} are allowed")
+        head = stream.read(HEAD_BYTES)
+        if not head:
+            return Fault(Reason.EMPTY_FILE, f"{path} has 0 bytes")
+        try:
+            sniff(head)
+        except UnreadablePhotoError:
+            return Fault(Reason.UNREADABLE_IMAGE, f"{path} is not a picture: give {in_words(accepted_formats())}")
+        return head + stream.read(max(0, limits.max_bytes - len(head)))
 
 
 def _kind_fault(path: str, mode: int) -> Fault | None:

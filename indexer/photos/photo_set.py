@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from indexer.errors import PhotoSetError
+from indexer.photos.angles import degrees_of_text
 from retrieval.files import write_atomically
 from tile_cache.addressing import MAX_LATITUDE
 
@@ -218,20 +219,28 @@ def sample_rows(n: int, limit: int, seed: int) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng(seed).choice(n, limit, replace=False))
 
 
-def parse_place(longitude: str, latitude: str, *, need_place: bool, decimal_comma: bool = False) -> Place | Fault:
-    """Two cells of a table as a place; NOWHERE if both are empty and `need_place` is False."""
+def parse_place(
+    longitude: str, latitude: str, *, need_place: bool, longitude_side: str = "", latitude_side: str = ""
+) -> Place | Fault:
+    """Two cells of a table as a place; NOWHERE if both are empty and `need_place` is False.
+
+    The sides are cells that name the hemispheres, empty where the table has none. `angles` says what is understood.
+    """
     lng, lat = longitude.strip(), latitude.strip()
     missing = [name for name, text in (("latitude", lat), ("longitude", lng)) if text.lower() in _MISSING]
     if missing:
         if len(missing) == 2 and not need_place:
             return NOWHERE
         return Fault(Reason.COORDINATES_MISSING, f"no {' and no '.join(missing)}")
-    if decimal_comma:
-        lng, lat = lng.replace(",", "."), lat.replace(",", ".")
+    sides = ["" if side.strip().lower() in _MISSING else side for side in (longitude_side, latitude_side)]
     try:
-        return check_place(_number(lng), _number(lat))
-    except ValueError:
-        return Fault(Reason.NOT_A_NUMBER, f"latitude {lat!r}, longitude {lng!r}: decimal degrees are expected")
+        return check_place(
+            degrees_of_text(lng, "longitude", sides[0]),
+            degrees_of_text(lat, "latitude", sides[1]),
+        )
+    except ValueError as exc:
+        way_out = "decimal degrees are expected, or degrees, minutes and seconds with N, S, E or W"
+        return Fault(Reason.NOT_A_NUMBER, f"latitude {lat[:60]!r}, longitude {lng[:60]!r}: {exc}; {way_out}")
 
 
 def check_place(lng: float, lat: float) -> Place | Fault:
@@ -275,10 +284,3 @@ def _picked(values: tuple[str, ...], rows: NDArray[np.intp]) -> tuple[str, ...]:
 
 def _degrees(value: float) -> str:
     return "" if math.isnan(value) else repr(value)
-
-
-def _number(text: str) -> float:
-    value = float(text)
-    if "_" in text or not math.isfinite(value):  # float() accepts 1_000 and inf
-        raise ValueError(text)
-    return value

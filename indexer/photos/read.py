@@ -19,7 +19,8 @@ from indexer.photos.columns import LAYOUTS, YFCC_COLUMNS, Columns, is_yfcc, reco
 from indexer.photos.exif import place_of
 from indexer.photos.files import Finder, walk_pictures
 from indexer.photos.photo_set import NOWHERE, SPLITS, Fault, PhotoSet, Place, Reason, Rejection, parse_place
-from indexer.photos.table import Table, TextTable, open_table
+from indexer.photos.records import MAX_CELL, Table
+from indexer.photos.table import TextTable, open_table
 from indexer.threads import ahead
 from retrieval.pictures.limits import PhotoLimits
 
@@ -105,22 +106,22 @@ class _TableRows:
         return self._collector.finish()
 
     def _take(self, line: int, cells: tuple[str, ...]) -> None:
-        key, latitude, longitude, name, split, family = cells
-        row = self._row(cells, key, latitude, longitude, split)
+        key, latitude, longitude, name, split, family, latitude_side, longitude_side = cells
+        row = self._row(cells, key, (longitude, latitude), (longitude_side, latitude_side), split)
         if isinstance(row, Fault):
-            self._collector.reject(line, key, row)
+            self._collector.reject(line, key[:MAX_CELL], row)
         else:
             path, place, split = row
             self._collector.add(line, path, key, place, name=name, split=split, family=family)
 
     def _row(
-        self, cells: tuple[str, ...], key: str, latitude: str, longitude: str, split: str
+        self, cells: tuple[str, ...], key: str, angles: tuple[str, str], sides: tuple[str, str], split: str
     ) -> tuple[str, Place, str] | Fault:
         for cell in cells:
             fault = _text_fault(cell)
             if fault is not None:
                 return fault
-        place = self._place(longitude, latitude)
+        place = self._place(angles, sides)
         if isinstance(place, Fault):
             return place if key.strip() else Fault(Reason.EMPTY_PATH, "the row has no path or id of a picture")
         split_name = "" if self._columns.split is None else _split_of(split)
@@ -129,11 +130,12 @@ class _TableRows:
         path = self._finder.find(key)
         return path if isinstance(path, Fault) else (path, place, split_name)
 
-    def _place(self, longitude: str, latitude: str) -> Place | Fault:
+    def _place(self, angles: tuple[str, str], sides: tuple[str, str]) -> Place | Fault:
+        """The place in the cells of longitude and latitude, and in those of their hemispheres."""
         if self._columns.latitude is None:
             return NOWHERE
-        need, comma = self._options.need_place, self._table.decimal_comma
-        place = parse_place(longitude, latitude, need_place=need, decimal_comma=comma)
+        need = self._options.need_place
+        place = parse_place(*angles, need_place=need, longitude_side=sides[0], latitude_side=sides[1])
         fault = isinstance(place, Fault)
         self._placed += not fault or place[0] in (Reason.SWAPPED, Reason.OUT_OF_RANGE, Reason.BEYOND_MERCATOR)
         self._swapped += fault and place[0] is Reason.SWAPPED
@@ -219,7 +221,9 @@ def _split_of(text: str) -> str | Fault:
 
 
 def _text_fault(cell: str) -> Fault | None:
-    """Why a cell is not text, or None if it is."""
+    """Why a cell is not a text to use, or None if it is."""
+    if len(cell) > MAX_CELL:
+        return Fault(Reason.MALFORMED_ROW, f"a cell has {len(cell):,} characters, at most {MAX_CELL:,} are read")
     if "\0" in cell:
         return Fault(Reason.NUL_BYTE, f"a NUL byte in {cell[:80]!r}")
     if not cell.isascii():

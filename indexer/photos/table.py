@@ -1,98 +1,126 @@
 """Tables as rows of text cells, one row at a time: CSV in its dialects, and Parquet. Knows nothing of photos.
 
 `open_table` is the entry point. A malformed row (an unclosed quote, too few fields) becomes one record with a fault and
-does not affect its neighbours. This is one of the homes of pyarrow.
+does not affect its neighbours. Only regular files are opened, and lines and rows are bounded.
 """
 
 import csv
+import re
 from collections import deque
 from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TextIO
+from typing import TextIO
 
 from indexer.errors import PhotoSetError
+from indexer.photos.parquet import MAGIC, ParquetTable
+from indexer.photos.records import MAX_ROWS, Record, Table, too_many_rows
+from retrieval.files import open_regular
 
-__all__ = ["ParquetTable", "Record", "Table", "TextTable", "open_table"]
+__all__ = ["TextTable", "open_table"]
 
 _MAX_ROW_LINES = 32
 """A quoted cell may hold line breaks; a quote that is still open after so many lines is taken to be stray."""
+_MAX_LINE = 1 << 20
+"""Characters of a line."""
 _DELIMITERS = ",;\t|"
-_BATCH_ROWS = 1 << 16
-
-
-class Record(NamedTuple):
-    """A row: its line and its cells, or its fault. The header is line 1; Parquet counts as if it had a header line."""
-
-    line: int
-    cells: tuple[str, ...] | None
-    fault: str = ""
-
-
-class Table(Protocol):
-    """A table from which a photo set is read."""
-
-    columns: tuple[str, ...]
-    decimal_comma: bool
-    """Whether numbers may be written as 48,85."""
-
-    def rows(self, wanted: Sequence[int | None]) -> Iterator[Record]:
-        """Every row, with the cells of the wanted columns in the order of `wanted`, "" for None."""
-        ...
+_SEPARATOR_LINE = re.compile(r'\s*"?sep=([^\s"]|\t)"?[,;|\t]*\s*$', re.IGNORECASE)
+"""The first line that Excel writes and reads, which names the delimiter."""
+_HEAD_BYTES = 1 << 16
 
 
 def open_table(path: Path) -> Table:
-    """Open a table; its format is detected from the first bytes.
+    """Open a table; its format and encoding are detected from the first bytes.
 
-    Raises PhotoSetError for a file that is unreadable, empty or not a table.
+    Raises PhotoSetError for a file that is unreadable, not regular, empty or not a table.
     """
     try:
-        with open(path, "rb") as stream:
-            head = stream.read(1 << 16)
+        with open_regular(path) as stream:
+            head = stream.read(_HEAD_BYTES)
     except (OSError, ValueError) as exc:
-        raise PhotoSetError(f"{path} cannot be read ({exc})") from exc
-    if head.startswith(b"PAR1"):
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise PhotoSetError(f"{path} cannot be read ({reason}): give a folder, or a file that is a table") from exc
+    if head.startswith(MAGIC):
         return ParquetTable(path)
+    return TextTable(path, _encoding(path, head))
+
+
+def _encoding(path: Path, head: bytes) -> str:
+    """UTF-8, or the UTF-16 in which spreadsheets write `Unicode text`. Raises PhotoSetError for other bytes."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        raise PhotoSetError(f"{path} is text in UTF-32: save it as UTF-8")
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise PhotoSetError(f"{path} is UTF-16: save it as CSV in UTF-8")
-    if b"\0" in head.partition(b"\n")[0]:
-        raise PhotoSetError(f"{path} is not a table but begins with {head[:16]!r}: give a CSV or Parquet file")
-    return TextTable(path)
+        return "utf-16"
+    first = head.partition(b"\n")[0][:512]
+    if b"\0" not in first:
+        return "utf-8-sig"
+    for zeros, encoding in ((first[1::2], "utf-16-le"), (first[0::2], "utf-16-be")):
+        if len(first) >= 8 and not zeros.strip(b"\0") and first.count(b"\0") == len(zeros):
+            return encoding
+    raise PhotoSetError(f"{path} is not a table: give a CSV in UTF-8, a Parquet file, or a folder of pictures")
 
 
 class TextTable:
-    """A CSV whose header decides the delimiter (comma, semicolon, tab or bar).
+    """A CSV whose header decides the delimiter (comma, semicolon, tab or bar), unless a line `sep=;` above it does.
 
-    It is UTF-8 with or without a byte order mark, and may have any line ends.
+    It is UTF-8 with or without a byte order mark, or UTF-16, and may have any line ends.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._header_lines = path, 1
+    def __init__(self, path: Path, encoding: str = "utf-8-sig") -> None:
+        self._path, self._encoding, self._header_lines = path, encoding, 1
         with self._open() as stream:
-            lines = enumerate(stream, start=1)
-            first = next((text for _, text in lines if text.strip()), "")
+            lines = (text for _, text in _numbered(stream, path) if text.strip())
+            first = next(lines, "")
+            named = _SEPARATOR_LINE.match(first)
+            if named is not None:
+                first, self._header_lines = next(lines, ""), 2
         if not first:
             raise PhotoSetError(f"{path} is empty: a header and rows are expected")
-        self._delimiter = max(_DELIMITERS, key=lambda d: (len(_fields(first, d) or ()), -_DELIMITERS.index(d)))
+        self._delimiter = (
+            named[1]
+            if named is not None
+            else max(_DELIMITERS, key=lambda d: (len(_fields(first, d) or ()), -_DELIMITERS.index(d)))
+        )
         self.columns = tuple(_fields(first, self._delimiter) or ())
-        self.decimal_comma = self._delimiter == ";"
 
     def without_header(self, columns: Sequence[str]) -> "TextTable":
         """The same table with its first row taken as data, and these names for its columns."""
-        self._header_lines, self.columns = 0, tuple(columns[: len(self.columns)])
+        self._header_lines, self.columns = self._header_lines - 1, tuple(columns[: len(self.columns)])
         return self
 
     def rows(self, wanted: Sequence[int | None]) -> Iterator[Record]:
         """See Table. Blank lines are skipped. A wanted cell holds no line break."""
         with self._open() as stream:
-            yield from _records(stream, self._delimiter, len(self.columns), wanted, skip=self._header_lines)
+            lines = _numbered(stream, self._path)
+            records = _records(lines, self._delimiter, len(self.columns), wanted, skip=self._header_lines)
+            for count, record in enumerate(records):
+                if count >= MAX_ROWS:
+                    raise too_many_rows(self._path)
+                yield record
 
     def _open(self) -> TextIO:
-        # Undecodable bytes become lone surrogates, so that they spoil one row and not the file.
-        return open(self._path, encoding="utf-8-sig", errors="surrogateescape", newline="")
+        # Undecodable bytes become lone surrogates, so that they spoil one row and not the file. UTF-16 has no such way.
+        errors = "surrogateescape" if self._encoding == "utf-8-sig" else "replace"
+        try:
+            return TextIOWrapper(open_regular(self._path), encoding=self._encoding, errors=errors, newline="")
+        except OSError as exc:
+            raise PhotoSetError(f"{self._path} cannot be read ({exc.strerror})") from exc
 
 
-def _records(stream: TextIO, delimiter: str, columns: int, wanted: Sequence[int | None], skip: int) -> Iterator[Record]:
-    lines = ((number, text) for number, text in enumerate(stream, start=1) if text.strip())
+def _numbered(stream: TextIO, path: Path) -> Iterator[tuple[int, str]]:
+    """The lines with their numbers from 1. Raises PhotoSetError for a line of more than _MAX_LINE characters."""
+    number = 0
+    while text := stream.readline(_MAX_LINE + 1):
+        number += 1
+        if len(text) > _MAX_LINE:
+            raise PhotoSetError(f"{path} is not a table: line {number:,} has more than {_MAX_LINE:,} characters")
+        yield number, text
+
+
+def _records(
+    numbered: Iterator[tuple[int, str]], delimiter: str, columns: int, wanted: Sequence[int | None], skip: int
+) -> Iterator[Record]:
+    lines = ((number, text) for number, text in numbered if text.strip())
     for _ in range(skip):
         next(lines, None)
     put_back: deque[tuple[int, str]] = deque()
@@ -104,7 +132,9 @@ def _records(stream: TextIO, delimiter: str, columns: int, wanted: Sequence[int 
         if fields is None:
             yield Record(number, None, "its quotes do not match")
         elif len(fields) != columns:
-            yield Record(number, None, f"{len(fields)} fields, where the header has {columns}")
+            commas = delimiter == "," and len(fields) == columns + 2
+            hint = "; decimal commas need quotes, or semicolons between fields" if commas else ""
+            yield Record(number, None, f"{len(fields)} fields, where the header has {columns}{hint}")
         else:
             yield Record(number, tuple("" if i is None else fields[i] for i in wanted))
 
@@ -137,68 +167,3 @@ def _fields(text: str, delimiter: str) -> list[str] | None:
         return next(csv.reader([text], delimiter=delimiter, strict=True), [])
     except csv.Error:
         return None
-
-
-class ParquetTable:
-    """A Parquet file, read in batches of the wanted columns, as a table of text.
-
-    Raises PhotoSetError for a damaged file, and if pyarrow is not installed.
-    """
-
-    decimal_comma = False
-
-    def __init__(self, path: Path) -> None:
-        try:
-            import pyarrow as pa  # loads slowly, and only the extra `learn` installs it
-            import pyarrow.parquet as pq
-        except ImportError as exc:
-            raise PhotoSetError(f"{path} is Parquet, which needs pyarrow: pip install 'tilebeam[learn]'") from exc
-        self._path, self._arrow = path, pa
-        try:
-            self._file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as exc:
-            raise PhotoSetError(f"{path} is a damaged Parquet file ({exc})") from exc
-        self.columns: tuple[str, ...] = tuple(self._file.schema_arrow.names)
-
-    def rows(self, wanted: Sequence[int | None]) -> Iterator[Record]:
-        """See Table. Numbers become the shortest text that reads back as the same number, null becomes ""."""
-        names = [self._scalar_column(i) for i in wanted if i is not None]
-        line = 2
-        try:
-            for batch in self._file.iter_batches(batch_size=_BATCH_ROWS, columns=list(dict.fromkeys(names))):
-                texts = {name: self._texts(batch.column(name)) for name in batch.schema.names}
-                blank = [""] * batch.num_rows
-                columns = [blank if i is None else texts[self.columns[i]] for i in wanted]
-                for cells in zip(*columns, strict=True):
-                    yield Record(line, cells)
-                    line += 1
-        except (self._arrow.ArrowException, OSError) as exc:
-            raise PhotoSetError(f"{self._path} is damaged at about row {line:,} ({exc})") from exc
-
-    def _scalar_column(self, column: int) -> str:
-        """The name of a column; raises PhotoSetError if its values are not scalars."""
-        field = self._file.schema_arrow.field(column)
-        if self._arrow.types.is_nested(field.type):
-            raise PhotoSetError(
-                f"column {field.name!r} of {self._path} holds {field.type}: pictures inside a Parquet file are not "
-                "read; write them out as files and give a column with their paths"
-            )
-        return str(field.name)
-
-    def _texts(self, column: Any) -> list[str]:
-        types = self._arrow.types
-        if types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        if types.is_string(column.type) or types.is_large_string(column.type):
-            column = column.cast(self._arrow.large_binary())  # so that one undecodable cell does not spoil the batch
-        return [_text(value) for value in column.to_pylist()]
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        return value.decode("utf-8", "surrogateescape")
-    if isinstance(value, float) and value.is_integer():  # integer ids in a column with nulls are stored as floats
-        return str(int(value))
-    return str(value)

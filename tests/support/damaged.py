@@ -156,7 +156,7 @@ class _Maker:
             "path through a file": lambda: self._cells(f"{name}/{name}", lat, lng),
             "no latitude": lambda: self._cells(name, "", lng),
             "no place": lambda: self._cells(name, "NA", "NA"),
-            "degrees in words": lambda: self._cells(name, "48°51'N", lng),
+            "degrees in words": lambda: self._cells(name, "forty-eight", lng),
             "infinite longitude": lambda: self._cells(name, lat, "inf"),
             "longitude 200": lambda: self._cells(name, lat, "200.5"),
             "swapped": lambda: self._cells(name, "121.47", lat),

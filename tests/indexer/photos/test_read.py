@@ -225,7 +225,7 @@ def test_table_with_swapped_coordinate_columns_is_refused(tmp_path: Path) -> Non
         ("path,lat,lon\n", "no photo can be used of 0"),
         ("path,lat,lon\nx.jpg,1,1\ny.jpg,2,91000\n", "1 coordinates out of range; 1 missing file"),
         (b"\x89PNG\0\0\r\n", "is not a table"),
-        ("path,lat,lon\n".encode("utf-16"), "UTF-16"),
+        ("path,lat,lon\n".encode("utf-16"), "no photo can be used of 0"),
         (b"PAR1nonsense", "damaged Parquet"),
     ],
 )
@@ -390,7 +390,7 @@ def test_os_errors_become_reasons_not_exceptions(tmp_path: Path, monkeypatch: py
     def refusing(path: Path) -> bytes:
         raise refusals[path.name]
 
-    monkeypatch.setattr(Path, "read_bytes", refusing)
+    monkeypatch.setattr("indexer.photos.files.open_regular", refusing)
     pictures = [read_picture(path, PhotoLimits()) for path in read_photos(table).paths]
     assert [fault.reason for fault in pictures if isinstance(fault, Fault)] == ["permission denied", "unreadable file"]
 
