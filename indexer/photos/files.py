@@ -13,21 +13,15 @@ from pathlib import Path
 from PIL import Image
 
 from indexer.photos.photo_set import Fault, Reason
+from retrieval import picture_files
 from retrieval.errors import PhotoError, PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
 from retrieval.files import open_regular
+from retrieval.picture_files import PICTURE_SUFFIXES
 from retrieval.pictures.formats import HEAD_BYTES, accepted_formats, in_words, sniff
 from retrieval.pictures.limits import PhotoLimits
 from retrieval.pictures.photo import decode_photo
 
 __all__ = ["PICTURE_SUFFIXES", "Finder", "file_fault", "os_fault", "read_picture", "walk_pictures"]
-
-PICTURE_SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".gif"),
-        *(".heic", ".heif", ".avif", ".bmp", ".jp2", ".j2k", ".jxl", ".dng"),
-    )
-)
-"""Lower-case suffixes of picture files, including formats that are then rejected by name."""
 
 
 class Finder:
@@ -83,25 +77,8 @@ def walk_pictures(root: str) -> Iterator[tuple[str, Fault | None]]:
     Pictures are recognised by suffix. Links are followed, each folder is entered once, and names that begin with a dot
     are skipped.
     """
-    entered: set[tuple[int, int]] = set()
-    waiting = [""]
-    while waiting:
-        below = waiting.pop()
-        try:
-            status = os.stat(os.path.join(root, below))
-            with os.scandir(os.path.join(root, below)) as listing:
-                entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: e.name)
-        except OSError as exc:
-            yield below, os_fault(os.path.join(root, below), exc)
-            continue
-        if (status.st_dev, status.st_ino) in entered:
-            continue
-        entered.add((status.st_dev, status.st_ino))
-        folders = [entry for entry in entries if entry.is_dir()]
-        waiting += [os.path.join(below, entry.name) for entry in reversed(folders)]
-        for entry in entries:
-            if os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES and not entry.is_dir():
-                yield os.path.join(below, entry.name), None
+    for relative, error in picture_files.walk_pictures(root):
+        yield relative, None if error is None else os_fault(os.path.join(root, relative), error)
 
 
 def read_picture(path: str, limits: PhotoLimits) -> Image.Image | Fault:
