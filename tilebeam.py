@@ -20,6 +20,9 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 import service.cli
+import service.standard_streams
+from retrieval.errors import CacheFolderError
+from service.arguments import box_arguments, with_value
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` loads these names
     from retrieval.locator import Locator
@@ -84,14 +87,21 @@ class Commands(TyperGroup):
     """
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; report a package that is not installed."""
+        """Run a command; report a package that is not installed, and a wrong value of an option by the value."""
         try:
             return super().invoke(ctx)
+        except typer.BadParameter as exc:
+            raise with_value(exc) from exc
         except ImportError as exc:
             if (exc.name or "").partition(".")[0] in OWN_PACKAGES:
                 raise  # a mistake in Tilebeam, or a damaged installation: no extra would help
             say(missing_package(ctx.meta["tilebeam.command"], exc))
             raise typer.Exit(1) from exc
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return a command's name, the command, and its arguments, in which a box may be written in two ways."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command, rest if command is None else box_arguments(command, rest)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """List the names, for the help; without those of the indexer where its packages are not installed."""
@@ -206,7 +216,11 @@ def builtin_index() -> Path:
         raise typer.Exit(1) from exc
     from retrieval.files import cache_folder  # needs platformdirs, which the client's installation does not have
 
-    return cache_folder() / f"builtin-earth-{ids[0][:12]}-{ids[1][:6]}"
+    try:
+        return cache_folder() / f"builtin-earth-{ids[0][:12]}-{ids[1][:6]}"
+    except CacheFolderError as exc:
+        say(f"tilebeam: {exc}, or give --index DIR")
+        raise typer.Exit(1) from exc
 
 
 def _builtin_json(name: str) -> Any:
@@ -246,7 +260,7 @@ def locate_samples(index: Path) -> list[LocatedSample]:
         from service.client.files import locate_here
 
         samples, located = bundled_samples(), []
-        answers = locate_here(Locator.open(index), [s.path for s in samples], LocateQuery())
+        answers = locate_here(lambda: Locator.open(index), [s.path for s in samples], LocateQuery())
         for sample, answer in zip(samples, answers, strict=True):
             km = great_circle_km(*_arrays(sample.lng, sample.lat, answer["lon"], answer["lat"]))
             located.append(LocatedSample(sample, answer, float(km[0])))
@@ -283,7 +297,7 @@ def say(text: str) -> None:
 
 def main() -> None:
     """Run the program."""
-    app()
+    service.standard_streams.run(app)
 
 
 def _place(lat: float, lng: float) -> str:

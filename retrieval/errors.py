@@ -11,6 +11,7 @@ RetrievalError
 ├── DeviceMemoryError          an index that does not fit on the device
 ├── CalibrationError           calibration numbers that are malformed, or belong to another index or prior
 ├── PriorError                 a prior that cannot be opened, or whose masses are not probabilities
+├── CacheFolderError           no folder for the program's cache
 ├── SearchTimeoutError         a search that took longer than its caller allowed
 ├── QueryError                 a query that this index cannot answer (also a ValueError)
 │   └── RegionError            a bounding box or GeoJSON that cannot be read, or that covers no tile
@@ -68,6 +69,10 @@ class CalibrationError(RetrievalError):
 
 class PriorError(RetrievalError):
     """A prior's directory cannot be used, or its masses are not probabilities."""
+
+
+class CacheFolderError(RetrievalError):
+    """There is no folder for the program's cache, because the user has no home."""
 
 
 class SearchTimeoutError(RetrievalError):

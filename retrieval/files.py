@@ -16,6 +16,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from retrieval.errors import CacheFolderError
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -196,11 +198,20 @@ def is_inside(name: str) -> bool:
 
 
 def cache_folder() -> Path:
-    """The program's folder in the user's cache: on Linux `tilebeam` under XDG_CACHE_HOME or ~/.cache."""
+    """The program's folder in the user's cache: on Linux `tilebeam` under XDG_CACHE_HOME or ~/.cache.
+
+    Raises CacheFolderError where neither names a folder, as for a user without a name and without HOME.
+    """
     # Imported here because the client's installation, which imports this module, does not have it.
     import platformdirs
 
-    return platformdirs.user_cache_path("tilebeam")
+    try:
+        return platformdirs.user_cache_path("tilebeam")
+    except RuntimeError as exc:
+        raise CacheFolderError(
+            "this user has no home folder, and so no cache folder: set HOME or XDG_CACHE_HOME to a folder that can be "
+            "written"
+        ) from exc
 
 
 def _npy_shape(stream: BinaryIO, dtype: "np.dtype[Any]") -> tuple[int, ...]:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from retrieval.errors import RetrievalError
+from retrieval.picture_files import printable
 from retrieval.search.options import DEFAULT_K, MAX_ALTERNATIVES, MAX_K, Device, Scoring, parse_bbox
 from service.access.keys import add_key, remove_key
-from service.errors import ServiceError
+from service.errors import LocalFileError, ServiceError
 from service.serving import listen, remember_hangup, run
 from tile_cache.errors import TileCacheError
 
@@ -63,8 +64,15 @@ def new(
     """Create a key and print it once; the file stores only its hash."""
     with _errors_reported():
         text = add_key(file, name, rate, admin)
-        typer.echo(text)
-        _report(f"tilebeam: added {name!r} to {file}; the key is shown only once. Services read it on SIGHUP.")
+        try:
+            typer.echo(text)
+            sys.stdout.flush()
+        except BaseException:  # nobody has seen the key
+            remove_key(file, name)
+            raise
+        _report(
+            f"tilebeam: added {name!r} to {printable(file)}; the key is shown only once. Services read it on SIGHUP."
+        )
 
 
 @keys.command()
@@ -72,7 +80,7 @@ def remove(file: KeyFile, name: KeyName) -> None:
     """Remove a key from the file."""
     with _errors_reported():
         remove_key(file, name)
-        _report(f"tilebeam: removed {name!r} from {file}. A running service accepts the key until SIGHUP.")
+        _report(f"tilebeam: removed {name!r} from {printable(file)}. A running service accepts the key until SIGHUP.")
 
 
 def serve(
@@ -115,14 +123,18 @@ def serve(
 
 
 def locate(
-    images: Annotated[list[Path], typer.Argument(help="Picture files.", show_default=False)],
+    images: Annotated[
+        list[Path], typer.Argument(help="Picture files, and folders of them.", metavar="PATH...", show_default=False)
+    ],
     index: Annotated[Path | None, typer.Option(help="Locate with this index directory.", show_default=False)] = None,
     url: Annotated[str | None, typer.Option(help="Locate with the service at this URL.", show_default=False)] = None,
     k: Annotated[int, typer.Option(min=1, max=MAX_K, help="Beam width: tiles kept per zoom.")] = DEFAULT_K,
     alternatives: Annotated[int, typer.Option(min=0, max=MAX_ALTERNATIVES, help="Other places to return.")] = 0,
     bbox: Annotated[
         str | None,
-        typer.Option(help="Search only this box: W,S,E,N in degrees.", metavar="W,S,E,N", show_default=False),
+        typer.Option(
+            help="Search only this box, in degrees: W,S,E,N or W S E N.", metavar="W,S,E,N", show_default=False
+        ),
     ] = None,
     within: Annotated[
         Path | None, typer.Option(help="Search only this region: a GeoJSON file.", show_default=False)
@@ -148,17 +160,18 @@ def locate(
     if url is not None and method != "beam":
         raise typer.BadParameter("needs --index; a service always searches", param_hint="--method")
     options: dict[str, Any] = {"k": k, "alternatives": alternatives, "bbox": _bbox(bbox), "prior": prior}
-    options["within"] = None if within is None else _text(within)
     with _errors_reported():
+        options["within"] = None if within is None else _region(within, by_service=url is not None)
+        photos = _files(images)
         if url is not None:
-            outcomes = _locate_by_service(url, api_key, images, options)
+            outcomes = _locate_by_service(url, api_key, photos, options)
         else:
             assert index is not None
             options |= {"scoring": scoring or "posterior"}
             if method != "beam":
                 options |= {"prior": method, "prior_only": True}
-            outcomes = _locate_by_index(index, images, options, device, allow_download)
-        failed = [_print(photo, outcome, as_json) for photo, outcome in zip(images, outcomes, strict=True)]
+            outcomes = _locate_by_index(index, photos, options, device, allow_download)
+        failed = [_print(photo, outcome, as_json) for photo, outcome in zip(photos, outcomes, strict=True)]
     if any(failed):
         raise typer.Exit(1)
 
@@ -179,21 +192,41 @@ def _locate_by_index(
     from retrieval.search.query import BBox, LocateQuery
     from service.client.files import locate_here
 
-    box, within = options["bbox"], options["within"]
-    if within is not None:
-        from retrieval.geo.region import Region
+    box = options["bbox"]
+    query = LocateQuery(**options | {"bbox": None if box is None else BBox(*box)})
 
-        within = Region.of_geojson(within)
-    query = LocateQuery(**options | {"bbox": None if box is None else BBox(*box), "within": within})
-    locator = _open(index, device, query.prior, (), allow_download=allow_download)
-    yield from locate_here(locator, images, query)
+    def opened() -> "Locator":
+        return _open(index, device, query.prior, (), allow_download=allow_download)
+
+    yield from locate_here(opened, images, query)
 
 
-def _text(path: Path) -> str:
+def _files(paths: list[Path]) -> list[Path]:
+    """The files, with the pictures below a folder in its place. Raises LocalFileError for a folder without any."""
+    from service.client.photos import pictures_below
+
+    files = []
+    for path in paths:
+        below = pictures_below(path) if path.is_dir() else [path]
+        if not below:
+            raise LocalFileError(f"{printable(path)}: no picture lies below this folder (recognised by suffix)")
+        files += below
+    return files
+
+
+def _region(path: Path, *, by_service: bool) -> Any:
+    """The region of --within: text for a service, a Region for an index. Raises RegionError or ClientError."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as exc:
-        raise typer.BadParameter(f"{path} cannot be read ({exc})", param_hint="--within") from exc
+        path.open("rb").close()
+    except OSError as exc:
+        raise typer.BadParameter(f"{printable(path)} cannot be read ({exc.strerror})", param_hint="--within") from exc
+    if by_service:
+        from service.client.options import region_text
+
+        return region_text(path)
+    from retrieval.geo.region import Region
+
+    return Region.from_file(path)
 
 
 def _open(
@@ -230,10 +263,12 @@ def _print(photo: Path, outcome: dict[str, Any], as_json: bool) -> bool:
         sys.stdout.flush()
     elif problem is None:
         typer.echo(_sentence(photo, outcome))
+    name = printable(photo)
     if problem is not None:
-        _report(f"tilebeam: {photo}: {problem['detail']}")
+        detail = problem["detail"]
+        _report(f"tilebeam: {detail}" if detail.startswith(f"{name}: ") else f"tilebeam: {name}: {detail}")
     for note in outcome.get("notes", ()):
-        _report(f"tilebeam: {photo}: {note}")
+        _report(f"tilebeam: {name}: {note}")
     return problem is not None
 
 
@@ -242,7 +277,7 @@ def _sentence(photo: Path, answer: dict[str, Any]) -> str:
     radius_text = "" if radius is None else f", 90% within {radius:,.0f} km"
     calibrated = "" if answer["calibrated"] else ", not calibrated"
     lines = [
-        f"{photo}: {answer['lat']:.4f}, {answer['lon']:.4f}{radius_text} "
+        f"{printable(photo)}: {answer['lat']:.4f}, {answer['lon']:.4f}{radius_text} "
         f"({answer['confidence']:.0%} for the tile of zoom {answer['zoom']}{calibrated})"
     ]
     lines += [f"    zoom {v['zoom']:>2}  {v['quadkey']:<16}  {v['confidence']:>4.0%}" for v in answer["levels"]]

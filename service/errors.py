@@ -28,7 +28,8 @@ ServiceError
 │   └── NotReadyError      no inference has succeeded yet on the loaded index
 └── ClientError            raised by the client: no service at the URL, or an answer that is not the service's
     ├── LocalFileError     an image file on this machine that cannot be read
-    └── ProblemError       the service answered with a problem document
+    ├── ProblemError       the service answered with a problem document
+    └── ProxyAnswerError   an HTTP error that is not the service's own, as from a proxy before it
 """
 
 from dataclasses import dataclass
@@ -154,6 +155,14 @@ class ProblemError(ClientError):
     def __init__(self, problem: dict[str, Any]) -> None:
         super().__init__(str(problem.get("detail") or problem.get("title") or problem))
         self.problem = problem
+
+
+class ProxyAnswerError(ClientError):
+    """An HTTP error without a problem document: not the service's own. `problem`: one in its form (RFC 9457)."""
+
+    def __init__(self, message: str, status: int, title: str) -> None:
+        super().__init__(message)
+        self.problem = {"type": "about:blank", "title": title, "status": status, "detail": message}
 
 
 @dataclass(frozen=True)
@@ -330,7 +339,7 @@ def problem_type_of(error: BaseException) -> ProblemType:
 
 def problem_of(error: BaseException) -> dict[str, Any]:
     """The problem document: type, title, status, detail."""
-    if isinstance(error, ProblemError):
+    if isinstance(error, ProblemError | ProxyAnswerError):
         return error.problem
     kind = problem_type_of(error)
     detail = INTERNAL.example if kind is INTERNAL else shortened(str(error), _MAX_DETAIL)

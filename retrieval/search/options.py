@@ -6,6 +6,8 @@ MAX_K = 1024
 DEFAULT_K = 64
 """Beam width: tiles kept per zoom."""
 MAX_ALTERNATIVES = 20
+MAX_REGION_TEXT = 16_000
+"""Characters of a region's GeoJSON in a request's address."""
 Scoring = Literal["posterior", "paper"]
 """How tiles are ranked: by posterior mass, or, as in the hierarchical-search paper, by similarity alone."""
 

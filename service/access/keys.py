@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.files import read_json, write_atomically
+from retrieval.picture_files import printable
 from service.errors import KeyFileError
 
 ANONYMOUS = "anonymous"
@@ -76,7 +77,7 @@ def add_key(path: Path, name: str, rate: int, admin: bool) -> str:
         raise KeyFileError(
             f"{name!r} cannot be a key's name; use 1 to 64 letters, digits and . _ @ -, but not {ANONYMOUS!r}"
         )
-    keys = KeyRing.read(path).keys if path.exists() else ()
+    keys = KeyRing.read(path).keys if _exists(path) else ()
     if any(key.name == name for key in keys):
         raise KeyFileError(f"{path} already has a key {name!r}; choose another name, or remove that key first")
     text = _PREFIX + secrets.token_urlsafe(32)
@@ -91,6 +92,19 @@ def remove_key(path: Path, name: str) -> None:
     if all(key.name != name for key in keys):
         raise KeyFileError(f"{path} has no key {name!r}; its keys: {', '.join(key.name for key in keys) or 'none'}")
     _write(path, tuple(key for key in keys if key.name != name))
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file. Raises KeyFileError for what cannot be one."""
+    try:
+        if path.is_dir():
+            raise KeyFileError(
+                f"{printable(path)} is a folder; name a file in it, such as {printable(path / 'keys.json')}"
+            )
+        return path.exists()
+    except (OSError, ValueError) as exc:  # ValueError: a name that no file can have
+        reason = getattr(exc, "strerror", None) or exc
+        raise KeyFileError(f"the key file {printable(path)} cannot be used ({reason}); give another --file") from exc
 
 
 def _is_name(name: str) -> bool:
@@ -131,13 +145,13 @@ def _key(path: Path, number: int, entry: Any) -> Key:
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
     """Write the file atomically; a new one is readable by its owner only, because it contains names."""
     text = json.dumps({"version": _VERSION, "keys": [asdict(key) for key in keys]}, indent=1) + "\n"
-    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
 
     def write(temporary: Path) -> None:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
             file.write(text)
 
     try:
+        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
         write_atomically(path, write)
     except OSError as exc:
         raise KeyFileError(f"the key file {path} cannot be written ({exc.strerror}); check its folder") from exc

@@ -1,83 +1,98 @@
 """Clients of the HTTP service. They need httpx, not the engine; this module knows the HTTP contract only.
 
 with Client("http://127.0.0.1:8000") as client:
-    answer = client.locate(Path("photo.jpg"), k=64)
-    for line in client.locate_batch([Path("a.jpg"), Path("b.jpg")]):
+    answer = client.locate("photo.jpg", k=64)
+    for line in client.locate_batch(["a.jpg", "b.jpg"]):
         print(line["name"], line.get("result") or line["error"]["detail"])
 
-After 429 or 503 with `Retry-After`, a client waits as long as the service says and tries again, a few times.
-`AsyncClient` has the same methods for asyncio.
+Locating changes nothing on the service, so a request is sent again after 429 or 503, and where a connection fails or is
+dropped: see `service.client.failures`. `AsyncClient` has the same methods for asyncio.
 """
 
 import asyncio
-import json
-import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager, closing, contextmanager
-from itertools import islice
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterable, Iterator, Sequence
+from contextlib import aclosing, closing
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, Unpack, cast
 
 import httpx
 
-from service.client.photos import Photo, content_of, is_picture, multipart, name_of, opened
+from service.client.batches import Batch, Group, Refused, described
+from service.client.connection import Route
+from service.client.failures import Attempts, Failure, failure_of_exception, failure_of_response, is_answer, object_of
+from service.client.options import query_of
+from service.client.photos import Photo, Upload, check_photo, form, name_of, photo_list, pictures_below, upload_of
 from service.client.types import Answer, Index, Line, LocateOptions
-from service.errors import MEDIA_TYPE, ClientError, LocalFileError, ProblemError, problem_of
+from service.errors import ClientError, LocalFileError, ProblemError, problem_of
 
 __all__ = ["AsyncClient", "Client", "ClientError", "ProblemError"]
 
-_RETRY_STATUSES = frozenset({429, 503})
-_MAX_WAIT_S = 60.0
 _FILES_PER_REQUEST = 32
 """For `locate_folder`: few enough for a service's limits, enough to fill its batches."""
 
 
 class _Connection:
-    """Shared by both clients: address, key, retries, and httpx's errors as ClientError."""
+    """Shared by both clients: address, key, and how often to try."""
 
-    def __init__(self, url: str, api_key: str | None, timeout_s: float, retries: int) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, api_key: str | None, timeout_s: float, retries: int, deadline_s: float) -> None:
+        self._route = Route(url, api_key)
+        self.url = self._route.url
         self.retries = retries
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._http_options: dict[str, Any] = {"timeout": timeout_s, "headers": headers}
+        self.deadline_s = deadline_s
+        self._refused = Refused()
+        self._http_options: dict[str, Any] = {"timeout": timeout_s, "headers": self._route.headers}
 
-    def _wait_s(self, response: httpx.Response, tried: int) -> float | None:
-        """Seconds until the next try; None for no further try."""
-        if response.status_code not in _RETRY_STATUSES or tried >= self.retries:
-            return None
-        retry_after = response.headers.get("retry-after", "")
-        return min(float(retry_after), _MAX_WAIT_S) if retry_after.isdecimal() else None
+    def _attempts(self) -> Attempts:
+        return Attempts(self.retries, self.deadline_s)
 
-    @contextmanager
-    def _client_errors(self) -> Iterator[None]:
-        """Raise httpx's errors as ClientError."""
-        try:
-            yield
-        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as exc:
-            raise ClientError(f"{self.url!r} is not a service's address; write it like http://127.0.0.1:8000") from exc
-        except httpx.TimeoutException as exc:
-            raise ClientError(f"{self.url} did not answer in time; it may be overloaded, try again later") from exc
-        except httpx.HTTPError as exc:
-            raise ClientError(
-                f"no answer from {self.url} ({exc}); check the address, or start a service with `tilebeam serve`"
-            ) from exc
+    def _batch(self, uploads: Sequence[Upload]) -> Batch:
+        return Batch(self._route.shown, uploads, self._refused, self._attempts)
 
-    def _check_count(self, answered: int, sent: int) -> None:
-        if answered != sent:
-            raise ClientError(f"{self.url} answered {answered} of {sent} pictures and stopped; send the rest again")
+    def _address(self, path: str) -> str:
+        """The URL of a route. Raises ClientError if no request can be sent."""
+        if self._route.fault is not None:
+            raise self._route.fault
+        return self.url + path
+
+    def _failure(self, response: httpx.Response, sent: str) -> Failure:
+        return failure_of_response(self._route.shown, response, sent)
+
+    def _broken(self, error: httpx.HTTPError | httpx.InvalidURL) -> Failure:
+        return failure_of_exception(self._route.shown, error)
+
+    def _form(self, group: Group, params: dict[str, str], content: Any) -> dict[str, Any]:
+        """The arguments of a batch's request."""
+        address = self._address("/locate/batch")
+        return {"method": "POST", "url": address, "params": params, "headers": group.headers, "content": content}
+
+    def _object(self, response: httpx.Response) -> dict[str, Any]:
+        return object_of(self._route.shown, response.content)
 
 
 class Client(_Connection):
-    """Client of one service. Raises ProblemError if it refuses a request, ClientError if there is no valid answer."""
+    """Client of one service; threads may share it.
 
-    def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 60.0, retries: int = 3) -> None:
+    Raises ProblemError if the service refuses a request, ClientError if there is no valid answer, LocalFileError (a
+    ClientError) for a file that cannot be read, and TypeError or ValueError for arguments that no request can hold.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 8,
+        deadline_s: float = 120.0,
+    ) -> None:
         """`url`: address of the service, such as `http://127.0.0.1:8000`; `timeout_s`: longest silence, in seconds;
-        `retries`: how often to try again after 429 or 503.
+        `retries`: how often to try again; `deadline_s`: seconds after the first try in which another one may begin.
         """
-        super().__init__(url, api_key, timeout_s, retries)
-        self._http = httpx.Client(**self._http_options)
+        super().__init__(url, api_key, timeout_s, retries, deadline_s)
+        self._http = httpx.Client(transport=self._route.transport(), **self._http_options)
 
     def __enter__(self) -> Self:
         return self
@@ -93,68 +108,97 @@ class Client(_Connection):
 
     def describe(self) -> Index:
         """The loaded index: `GET /index`."""
-        with self._answer("GET", "/index") as response:
-            return cast(Index, _object(self.url, response.read()))
+        return cast(Index, self._send("GET", "/index", "nothing"))
 
     def locate(self, photo: Photo, **options: Unpack[LocateOptions]) -> Answer:
-        """Locate one picture."""
-        request = _single_request(photo, _params(options))
-        with self._answer("POST", "/locate", **request) as response:
-            return cast(Answer, _object(self.url, response.read()))
+        """Locate one picture: a path, the bytes of a file, a binary file object, a PIL image or an array.
 
-    def locate_batch(self, photos: Sequence[Photo], **options: Unpack[LocateOptions]) -> Iterator[Line]:
+        `bbox`: four numbers, `west, south, east, north` in degrees. `within`: a GeoJSON object as a mapping or text, or
+        the path of a GeoJSON file.
+        """
+        check_photo(photo)
+        params, upload = query_of(options), upload_of(photo)
+        return cast(Answer, self._send("POST", "/locate", described([upload]), **_picture(params, upload)))
+
+    def locate_batch(self, photos: Iterable[Photo], **options: Unpack[LocateOptions]) -> Iterator[Line]:
         """Yield a line for each picture, in order, as it arrives. Files are read while they are sent.
 
-        A file that cannot be read on this machine has a line with an `error`, too.
+        A file that cannot be read on this machine has a line with an `error`, too, as has one that is too large for the
+        service or for a proxy before it. Arguments are checked by the call, before the first line.
         """
-        error_lines, sent = _readable(photos)
-        with closing(self._batch(sent, _params(options))) as answered:
-            for index, line in error_lines.items():
-                yield cast(Line, line if line is not None else {**next(answered), "index": index})
+        return self._lines(photo_list(photos), query_of(options))
 
-    def locate_folder(self, folder: Path, **options: Unpack[LocateOptions]) -> Iterator[tuple[Path, Line]]:
-        """Yield (path, line) for every picture file below a folder, sorted by path, in requests of 32 files."""
-        paths = iter(sorted(path for path in folder.rglob("*") if is_picture(path)))
-        while group := list(islice(paths, _FILES_PER_REQUEST)):
-            yield from zip(group, self.locate_batch(group, **options), strict=True)
+    def locate_folder(
+        self, folder: str | PathLike[str], **options: Unpack[LocateOptions]
+    ) -> Iterator[tuple[Path, Line]]:
+        """Yield (path, line) for every picture file below a folder, sorted by path, in requests of 32 files.
 
-    def _batch(self, photos: list[Photo], params: dict[str, str]) -> Generator[dict[str, Any], None, None]:
-        if not photos:
-            return
-        count = 0
-        boundary, request = _multipart_request(params)
-        with self._answer("POST", "/locate/batch", body=lambda: multipart(photos, boundary), **request) as response:
-            for text in response.iter_lines():
-                yield _object(self.url, text)
-                count += 1
-        self._check_count(count, len(photos))
-
-    @contextmanager
-    def _answer(self, method: str, path: str, *, body: Any = None, **request: Any) -> Iterator[httpx.Response]:
-        """A successful response, its body not yet read; raises ProblemError or ClientError.
-
-        `body` makes the request's body; it is called again for each try.
+        Pictures are recognised by suffix, in any case; names that begin with a dot are skipped. `index` counts the
+        files. Raises LocalFileError for a folder that is missing or cannot be read.
         """
-        for tried in range(self.retries + 1):
-            content = {} if body is None else {"content": body()}
-            with self._client_errors(), self._http.stream(method, self.url + path, **content, **request) as response:
-                wait = self._wait_s(response, tried)
-                if wait is None:
-                    if not response.is_success:
-                        response.read()
-                        raise _error_of(self.url, response)
-                    yield response
-                    return
-            time.sleep(wait)
+        return self._folder(pictures_below(folder), query_of(options))
+
+    def _folder(self, paths: list[Path], params: dict[str, str]) -> Iterator[tuple[Path, Line]]:
+        for first in range(0, len(paths), _FILES_PER_REQUEST):
+            group = paths[first : first + _FILES_PER_REQUEST]
+            for position, line in enumerate(self._lines(group, params)):
+                yield group[position], cast(Line, {**line, "index": first + position})
+
+    def _lines(self, photos: Sequence[Photo], params: dict[str, str]) -> Generator[Line, None, None]:
+        uploads, errors = _readable(photos)
+        with closing(self._answers(uploads, params)) as answers:
+            for index, photo in enumerate(photos):
+                error = errors.get(index)
+                yield _line(index, photo, next(answers) if error is None else error)
+
+    def _answers(self, uploads: list[Upload], params: dict[str, str]) -> Generator[dict[str, Any], None, None]:
+        batch = self._batch(uploads)
+        while (group := batch.next_group()) is not None:
+            try:
+                with self._http.stream(**self._form(group, params, form(group.uploads, group.boundary))) as response:
+                    if is_answer(response):
+                        for text in response.iter_lines():
+                            yield batch.line(group, text)
+                        batch.end(group)
+                        continue
+                    response.read()
+                    failure = self._failure(response, described(group.uploads))
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                failure = self._broken(error)
+            wait_s, lines = batch.failed(group, failure)
+            yield from lines
+            time.sleep(wait_s)
+
+    def _send(self, method: str, path: str, sent: str, **request: Any) -> dict[str, Any]:
+        """The JSON object of a request that is answered whole."""
+        attempts = self._attempts()
+        while True:
+            try:
+                response = self._http.request(method, self._address(path), **request)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                failure = self._broken(error)
+            else:
+                if is_answer(response):
+                    return self._object(response)
+                failure = self._failure(response, sent)
+            time.sleep(attempts.wait_s(failure))
 
 
 class AsyncClient(_Connection):
     """`Client` for asyncio: the same methods, awaited; batches are asynchronous iterators."""
 
-    def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 60.0, retries: int = 3) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: int = 8,
+        deadline_s: float = 120.0,
+    ) -> None:
         """As `Client`."""
-        super().__init__(url, api_key, timeout_s, retries)
-        self._http = httpx.AsyncClient(**self._http_options)
+        super().__init__(url, api_key, timeout_s, retries, deadline_s)
+        self._http = httpx.AsyncClient(transport=self._route.async_transport(), **self._http_options)
 
     async def __aenter__(self) -> Self:
         return self
@@ -170,108 +214,102 @@ class AsyncClient(_Connection):
 
     async def describe(self) -> Index:
         """The loaded index: `GET /index`."""
-        async with self._answer("GET", "/index") as response:
-            return cast(Index, _object(self.url, await response.aread()))
+        return cast(Index, await self._send("GET", "/index", "nothing"))
 
     async def locate(self, photo: Photo, **options: Unpack[LocateOptions]) -> Answer:
-        """Locate one picture; a file is read in a thread."""
-        request = await asyncio.to_thread(_single_request, photo, _params(options))
-        async with self._answer("POST", "/locate", **request) as response:
-            return cast(Answer, _object(self.url, await response.aread()))
+        """As `Client.locate`."""
+        check_photo(photo)
+        params = await asyncio.to_thread(query_of, options)
+        upload = await asyncio.to_thread(upload_of, photo)
+        picture = await asyncio.to_thread(_picture, params, upload)
+        return cast(Answer, await self._send("POST", "/locate", described([upload]), **picture))
 
-    async def locate_batch(self, photos: Sequence[Photo], **options: Unpack[LocateOptions]) -> AsyncIterator[Line]:
+    def locate_batch(self, photos: Iterable[Photo], **options: Unpack[LocateOptions]) -> AsyncIterator[Line]:
         """As `Client.locate_batch`."""
-        error_lines, sent = await asyncio.to_thread(_readable, photos)
-        async with aclosing(self._batch(sent, _params(options))) as answered:
-            for index, line in error_lines.items():
-                yield cast(Line, line if line is not None else {**await anext(answered), "index": index})
+        return self._lines(photo_list(photos), query_of(options))
 
-    async def _batch(self, photos: list[Photo], params: dict[str, str]) -> AsyncGenerator[dict[str, Any], None]:
-        if not photos:
-            return
-        count = 0
-        boundary, request = _multipart_request(params)
-        async with self._answer(
-            "POST", "/locate/batch", body=lambda: _read_in_threads(photos, boundary), **request
-        ) as response:
-            async for text in response.aiter_lines():
-                yield _object(self.url, text)
-                count += 1
-        self._check_count(count, len(photos))
+    def locate_folder(
+        self, folder: str | PathLike[str], **options: Unpack[LocateOptions]
+    ) -> AsyncIterator[tuple[Path, Line]]:
+        """As `Client.locate_folder`; the call itself lists the folder."""
+        return self._folder(pictures_below(folder), query_of(options))
 
-    @asynccontextmanager
-    async def _answer(
-        self, method: str, path: str, *, body: Any = None, **request: Any
-    ) -> AsyncIterator[httpx.Response]:
-        for tried in range(self.retries + 1):
-            content = {} if body is None else {"content": body()}
-            with self._client_errors():
-                async with self._http.stream(method, self.url + path, **content, **request) as response:
-                    wait = self._wait_s(response, tried)
-                    if wait is None:
-                        if not response.is_success:
-                            await response.aread()
-                            raise _error_of(self.url, response)
-                        yield response
-                        return
-            await asyncio.sleep(wait)
+    async def _folder(self, paths: list[Path], params: dict[str, str]) -> AsyncIterator[tuple[Path, Line]]:
+        for first in range(0, len(paths), _FILES_PER_REQUEST):
+            group = paths[first : first + _FILES_PER_REQUEST]
+            position = 0
+            async with aclosing(self._lines(group, params)) as lines:
+                async for line in lines:
+                    yield group[position], cast(Line, {**line, "index": first + position})
+                    position += 1
+
+    async def _lines(self, photos: Sequence[Photo], params: dict[str, str]) -> AsyncGenerator[Line, None]:
+        uploads, errors = await asyncio.to_thread(_readable, photos)
+        async with aclosing(self._answers(uploads, params)) as answers:
+            for index, photo in enumerate(photos):
+                error = errors.get(index)
+                yield _line(index, photo, await anext(answers) if error is None else error)
+
+    async def _answers(self, uploads: list[Upload], params: dict[str, str]) -> AsyncGenerator[dict[str, Any], None]:
+        batch = self._batch(uploads)
+        while (group := batch.next_group()) is not None:
+            try:
+                async with self._http.stream(**self._form(group, params, _read_in_threads(group))) as response:
+                    if is_answer(response):
+                        async for text in response.aiter_lines():
+                            yield batch.line(group, text)
+                        batch.end(group)
+                        continue
+                    await response.aread()
+                    failure = self._failure(response, described(group.uploads))
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                failure = self._broken(error)
+            wait_s, lines = batch.failed(group, failure)
+            for line in lines:
+                yield line
+            await asyncio.sleep(wait_s)
+
+    async def _send(self, method: str, path: str, sent: str, **request: Any) -> dict[str, Any]:
+        attempts = self._attempts()
+        while True:
+            try:
+                response = await self._http.request(method, self._address(path), **request)
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                failure = self._broken(error)
+            else:
+                if is_answer(response):
+                    return self._object(response)
+                failure = self._failure(response, sent)
+            await asyncio.sleep(attempts.wait_s(failure))
 
 
-async def _read_in_threads(photos: list[Photo], boundary: str) -> AsyncIterator[bytes]:
+async def _read_in_threads(group: Group) -> AsyncIterator[bytes]:
     """The form in chunks, each read in a thread."""
-    chunks = multipart(photos, boundary)
+    chunks = form(group.uploads, group.boundary)
     while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
         yield chunk
 
 
-def _single_request(photo: Photo, params: dict[str, str]) -> dict[str, Any]:
-    return {"params": params, "files": {"image": (name_of(photo), content_of(photo))}}
+def _picture(params: dict[str, str], upload: Upload) -> dict[str, Any]:
+    """The arguments of a single picture's request; reads the file."""
+    return {"params": params, "files": {"image": (upload.name, upload.read())}}
 
 
-def _multipart_request(params: dict[str, str]) -> tuple[str, dict[str, Any]]:
-    boundary = secrets.token_hex(16)
-    return boundary, {"params": params, "headers": {"Content-Type": f"multipart/form-data; boundary={boundary}"}}
-
-
-def _readable(photos: Sequence[Photo]) -> tuple[dict[int, dict[str, Any] | None], list[Photo]]:
-    """By index an error line for an unreadable file, None for the other pictures; and the list of those others."""
-    lines = {index: _error_line(index, photo) for index, photo in enumerate(photos)}
-    return lines, [photos[index] for index, line in lines.items() if line is None]
-
-
-def _error_line(index: int, photo: Photo) -> dict[str, Any] | None:
-    if isinstance(photo, Path):
+def _readable(photos: Sequence[Photo]) -> tuple[list[Upload], dict[int, dict[str, Any]]]:
+    """The pictures that can be sent, and for those that cannot be read an error by position."""
+    uploads, errors = [], {}
+    for position, photo in enumerate(photos):
         try:
-            opened(photo).close()
+            uploads.append(upload_of(photo))
         except LocalFileError as error:
-            return {"index": index, "name": photo.name, "error": problem_of(error)}
-    return None
+            errors[position] = {"error": problem_of(error)}
+    return uploads, errors
 
 
-def _params(options: LocateOptions) -> dict[str, str]:
-    """The options as query parameters; None is the service's default."""
-    if unknown := options.keys() - LocateOptions.__annotations__.keys():
-        raise TypeError(f"unknown option {min(unknown)!r}; use {', '.join(LocateOptions.__annotations__)}")
-    return {name: _text(value) for name, value in options.items() if value is not None}
+def _line(index: int, photo: Photo, line: dict[str, Any]) -> Line:
+    """A line with the position and the name that the caller knows."""
+    return cast(Line, {"index": index, "name": name_of(photo), **_without(line)})
 
 
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(map(repr, value)) if isinstance(value, tuple | list) else str(value)
-
-
-def _error_of(url: str, response: httpx.Response) -> ClientError:
-    if response.headers.get("content-type", "").startswith(MEDIA_TYPE):
-        return ProblemError(_object(url, response.content))
-    return ClientError(f"{url} answered {response.status_code} without a problem document; is it a Tilebeam service?")
-
-
-def _object(url: str, text: str | bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as exc:
-        raise ClientError(f"{url} answered something other than JSON; is it a Tilebeam service?") from exc
-    if not isinstance(value, dict):
-        raise ClientError(f"{url} answered JSON that is not an object; is it a Tilebeam service?")
-    return value
+def _without(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in ("index", "name")}

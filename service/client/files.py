@@ -3,7 +3,7 @@
 An outcome is the answer's JSON object, or `{"error": problem}`. A bad file does not affect the others.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from service.client.client import Client
 from service.client.photos import opened
 from service.client.types import LocateOptions
-from service.errors import LocalFileError, ProblemError, problem_of
+from service.errors import LocalFileError, ProblemError, ProxyAnswerError, problem_of
 
 if TYPE_CHECKING:  # the engine; `locate_there` must work without it
     from retrieval.locator import Locator
@@ -30,39 +30,61 @@ def locate_there(client: Client, photos: Sequence[Path], **options: Unpack[Locat
             yield {**client.locate(photos[0], **options)}
         except (ProblemError, LocalFileError) as error:
             yield {"error": problem_of(error)}
+        except ProxyAnswerError as error:
+            if error.problem["status"] != 413:  # it concerns more than this file
+                raise
+            yield {"error": problem_of(error)}
         return
     for group in _groups(photos, _FILES_PER_REQUEST):
         for line in client.locate_batch(group, **options):
             yield {**line["result"]} if "result" in line else {"error": line["error"]}
 
 
-def locate_here(locator: "Locator", photos: Sequence[Path], query: "LocateQuery") -> Iterator[Outcome]:
-    """Locate with an open index; raises QueryError if the query has no answer on it."""
+def locate_here(open_index: Callable[[], "Locator"], photos: Sequence[Path], query: "LocateQuery") -> Iterator[Outcome]:
+    """Locate with an index, which is opened for the first file that looks like a picture.
+
+    Raises what `open_index` raises, and QueryError if the query has no answer on the index.
+    """
     from retrieval.errors import PhotoError
     from retrieval.pictures.limits import PhotoLimits
     from retrieval.pipeline import DecodedPicture, decode, locate
 
-    limits = PhotoLimits()
-    for group in _groups(photos, locator.encoder.batch_size):
-        decoded: list[DecodedPicture | Outcome] = []
-        for photo in group:
-            try:
-                decoded.append(decode(locator, _head(photo, limits.max_bytes + 1), query, limits))
-            except (PhotoError, LocalFileError) as error:
-                decoded.append({"error": problem_of(error)})
-        pictures = [each for each in decoded if isinstance(each, DecodedPicture)]
-        outcomes = iter(locate(pictures) if pictures else ())
-        for each in decoded:
-            outcome = next(outcomes) if isinstance(each, DecodedPicture) else each
+    def outcomes(group: list[DecodedPicture | Outcome]) -> Iterator[Outcome]:
+        pictures = [each for each in group if isinstance(each, DecodedPicture)]
+        located = iter(locate(pictures) if pictures else ())
+        for each in group:
+            outcome = next(located) if isinstance(each, DecodedPicture) else each
             if isinstance(outcome, Exception):
                 raise outcome
             yield outcome
 
+    limits = PhotoLimits()
+    locator: Locator | None = None
+    group: list[DecodedPicture | Outcome] = []
+    for photo in photos:
+        try:
+            data = _checked(photo, limits.max_bytes + 1)
+            locator = locator or open_index()
+            group.append(decode(locator, data, query, limits))
+        except (PhotoError, LocalFileError) as error:
+            group.append({"error": problem_of(error)})
+        if locator is None or len(group) == locator.encoder.batch_size:
+            yield from outcomes(group)
+            group = []
+    yield from outcomes(group)
 
-def _head(photo: Path, limit: int) -> bytes:
-    """At most the first `limit` bytes of a file; one more than allowed shows that it is too large."""
+
+def _checked(photo: Path, limit: int) -> bytes:
+    """At most the first `limit` bytes of a picture file; one more than allowed shows that it is too large.
+
+    Raises PhotoError if its first bytes are not a picture's.
+    """
+    from retrieval.pictures.formats import sniff
+
     with opened(photo) as file:
-        return file.read(limit)
+        data = file.read(limit)
+    sniff(data)
+    return data
 
 
 def _groups(photos: Sequence[Path], size: int) -> Iterator[list[Path]]:

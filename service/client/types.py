@@ -3,7 +3,9 @@
 Generated from service/http/models.py by scripts/export-openapi: edit the models, not this file.
 """
 
-from typing import Literal, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal, NotRequired, TypedDict
 
 
 class LocateOptions(TypedDict, total=False):
@@ -13,13 +15,13 @@ class LocateOptions(TypedDict, total=False):
     """Beam width: tiles kept per zoom."""
     alternatives: int | None
     """How many other places to return."""
-    bbox: tuple[float, float, float, float] | None
+    bbox: Sequence[float] | str | None
     """Search only this box: `west,south,east,north` in degrees; west > east crosses the date line."""
     trace: bool | None
     """Also return the tiles kept at each zoom."""
     prior: str | None
     """Name of a prior listed by `GET /index`, or `none`. Without it the index's default prior is used."""
-    within: str | None
+    within: Mapping[str, Any] | str | PathLike[str] | None
     """Search only this region: a GeoJSON polygon (or MultiPolygon, Feature, ...) as text. With `bbox`, only the
     overlap of both.
     """

@@ -15,12 +15,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retrieval.search.options import MAX_ALTERNATIVES, MAX_K, Scoring, parse_bbox
+from retrieval.search.options import MAX_ALTERNATIVES, MAX_K, MAX_REGION_TEXT, Scoring, parse_bbox
 from retrieval.search.query import BBox, LocateQuery
 from service.errors import RequestError
 
 _MAX_PRIOR_NAME = 40
-_MAX_REGION_TEXT = 16_000
 
 
 class ClientType(NamedTuple):
@@ -38,7 +37,7 @@ class LocateParams(BaseModel):
     alternatives: int = Field(
         LocateQuery.alternatives, ge=0, le=MAX_ALTERNATIVES, description="How many other places to return."
     )
-    bbox: Annotated[str | None, ClientType("tuple[float, float, float, float]")] = Field(
+    bbox: Annotated[str | None, ClientType("Sequence[float] | str")] = Field(
         None,
         description="Search only this box: `west,south,east,north` in degrees; west > east crosses the date line.",
         examples=["-10,35,30,60"],
@@ -50,9 +49,9 @@ class LocateParams(BaseModel):
         description="Name of a prior listed by `GET /index`, or `none`. Without it the index's default prior is used.",
         examples=["none"],
     )
-    within: str | None = Field(
+    within: Annotated[str | None, ClientType("Mapping[str, Any] | str | PathLike[str]")] = Field(
         None,
-        max_length=_MAX_REGION_TEXT,
+        max_length=MAX_REGION_TEXT,
         description="Search only this region: a GeoJSON polygon (or MultiPolygon, Feature, ...) as text. "
         "With `bbox`, only the overlap of both.",
         examples=['{"type":"Polygon","coordinates":[[[5,45],[11,45],[8,48],[5,45]]]}'],

@@ -57,6 +57,28 @@ def index_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def engine_index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random pyramid with a real, tiny open_clip encoder in it, as `tilebeam index` would leave it."""
+    import torch
+
+    from retrieval.encoders.open_clip import PhotoEncoder, build_tower
+    from retrieval.encoders.preprocess import Preprocess
+    from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, write_fake_index
+
+    directory = tmp_path_factory.mktemp("engine")
+    vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
+    architecture = {"embed_dim": 16, "vision_cfg": vision, "quick_gelu": False}
+    half = (0.5, 0.5, 0.5)
+    torch.manual_seed(0)
+    encoder = PhotoEncoder("tiny", build_tower(architecture), Preprocess(32, half, half), architecture, "cpu")
+    encoder.save(directory / "encoders")
+    described = FakePhotoEncoder(16)
+    described.describe = encoder.describe  # type: ignore[method-assign]
+    write_fake_index(directory, fake_pyramid(3, (4, 6), 16), photo=described)
+    return directory
+
+
+@pytest.fixture(scope="session")
 def locator(index_dir: Path) -> Locator:
     return Locator.open(index_dir, encoder=FakePhotoEncoder())
 

@@ -32,15 +32,16 @@ def proxy_for(scheme: str, host: str) -> str | None:
 
 
 def _is_direct(host: str, proxies: Mapping[str, str]) -> bool:
-    if proxy_bypass(host, dict(proxies)):
+    entries = [entry.strip() for entry in proxies.get("no", "").split(",")]
+    if "*" in entries or proxy_bypass(host, dict(proxies)):
         return True
     try:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
-    for entry in proxies.get("no", "").split(","):
+    for entry in entries:
         try:
-            if address in ipaddress.ip_network(entry.strip().strip("[]"), strict=False):
+            if address in ipaddress.ip_network(entry.strip("[]"), strict=False):
                 return True
         except ValueError:
             continue
