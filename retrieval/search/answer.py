@@ -1,6 +1,7 @@
 """An answer and its JSON object in the HTTP contract. Degrees, kilometres and probabilities.
 
-It converts places and descents to tiles; all choices are made before.
+It converts places and descents to tiles; all choices are made before. Numbers are rounded in the JSON only
+(`retrieval.search.rounding`).
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from retrieval.search.answer_point import Place
 from retrieval.search.beam import Descent, Step
 from retrieval.search.posterior import Floats
+from retrieval.search.rounding import degrees, kilometres, probability
 from tile_cache.addressing import Tile, bounds, centre, morton_decode, quadkey
 
 
@@ -31,10 +33,16 @@ class LevelAnswer:
             "zoom": self.tile.z,
             "tile": _tile_json(self.tile),
             "quadkey": quadkey(self.tile),
-            "lat": lat,
-            "lon": lng,
+            "lat": degrees(lat),
+            "lon": degrees(lng),
+            "bounds": [degrees(edge) for edge in bounds(self.tile)],
         }
-        return place | {"bounds": list(bounds(self.tile)), "confidence": self.confidence, "similarity": self.similarity}
+        return place | self.figures()
+
+    def figures(self) -> dict[str, float | None]:
+        """`confidence` and `similarity`."""
+        similarity = None if self.similarity is None else probability(self.similarity)
+        return {"confidence": probability(self.confidence), "similarity": similarity}
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ class Alternative:
 
     def to_json(self) -> dict[str, Any]:
         """One element of `alternatives`."""
-        return {"lat": self.lat, "lon": self.lng, "confidence": self.confidence, "tile": _tile_json(self.tile)}
+        place = {"lat": degrees(self.lat), "lon": degrees(self.lng), "confidence": probability(self.confidence)}
+        return {**place, "tile": _tile_json(self.tile)}
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class TracedLevel:
 
     def to_json(self) -> dict[str, Any]:
         """One element of `trace`."""
-        beam = [{"tile": _tile_json(t.tile), "confidence": t.confidence, "similarity": t.similarity} for t in self.beam]
+        beam = [{"tile": _tile_json(t.tile), **t.figures()} for t in self.beam]
         return {"zoom": self.zoom, "kept": beam}
 
 
@@ -93,17 +102,18 @@ class Answer:
         index = {"id": self.index_id, "calibration_id": self.calibration_id, "zooms": list(self.zooms)}
         trace = {} if self.trace is None else {"trace": [level.to_json() for level in self.trace]}
         head: dict[str, Any] = {
-            "lat": self.lat,
-            "lon": self.lng,
-            "confidence": self.confidence,
+            "lat": degrees(self.lat),
+            "lon": degrees(self.lng),
+            "confidence": probability(self.confidence),
             "calibrated": self.calibrated,
-            "radius_km": {"50": self.radius_50_km, "90": self.radius_90_km},
+            "radius_km": {"50": _radius(self.radius_50_km), "90": _radius(self.radius_90_km)},
             "zoom": self.levels[-1].tile.z,
             "levels": [level.to_json() for level in self.levels],
             "alternatives": [other.to_json() for other in self.alternatives],
         }
         prior = {} if self.prior is None else {"prior": self.prior}
-        return head | trace | prior | {"elsewhere": self.elsewhere, "index": index, "attribution": self.attribution}
+        tail = {"elsewhere": probability(self.elsewhere), "index": index, "attribution": self.attribution}
+        return head | trace | prior | tail
 
 
 def levels_of(descent: Descent, confidences: Sequence[Floats], place: Place) -> tuple[LevelAnswer, ...]:
@@ -140,6 +150,10 @@ def _levels(
         LevelAnswer(Tile(x[n], y[n], step.level.zoom), min(1.0, float(mass[i])), cosines[n])
         for n, (step, mass, i) in enumerate(tiles)
     )
+
+
+def _radius(km: float | None) -> float | None:
+    return None if km is None else kilometres(km)
 
 
 def _tile_json(tile: Tile) -> dict[str, int]:

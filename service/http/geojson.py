@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from retrieval.search.rounding import degrees
 from retrieval.sphere import EARTH_RADIUS_KM, cut_at_date_line
 from tile_cache.addressing import Tile, bounds
 
@@ -53,7 +54,7 @@ def _features(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for level in answer.get("trace", ()):
         for row in level["kept"]:
             about = {"zoom": level["zoom"], "tile": row["tile"], **{name: row[name] for name in _FIGURES}}
-            yield _feature("kept", _box(bounds(Tile(**row["tile"]))), about)
+            yield _feature("kept", _box([degrees(edge) for edge in bounds(Tile(**row["tile"]))]), about)
     for rank, other in enumerate(answer["alternatives"], 1):
         about = {"rank": rank, "confidence": other["confidence"], "tile": other["tile"]}
         yield _feature("alternative", _point(other), about)
@@ -132,7 +133,7 @@ def _closed(positions: list[Position]) -> list[Position]:
     """The positions rounded, without repetitions, and closed."""
     ring: list[Position] = []
     for at, latitude in positions:
-        rounded = [round(at, 9), round(latitude, 9)]
+        rounded = [degrees(at), degrees(latitude)]
         if not ring or rounded != ring[-1]:
             ring.append(rounded)
     if ring[0] != ring[-1]:
