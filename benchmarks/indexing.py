@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from benchmarks import machine
+from benchmarks.validity import Watch, figure, report
 from indexer.build.area import Area
 from indexer.build.build import build_index
 from indexer.build.compose import Composer
@@ -51,7 +52,9 @@ def main() -> None:
         result = measure(Path(name), asked.tiles, asked.rounds, asked.device, asked.shape)
     print("| | tiles a second | of the encoder |\n|---|---:|---:|")
     for row in ("encoder alone", "embedding", "whole index"):
-        print(f"| {row} | {result['rates'][row]:.1f} | {result['ratios'][row]:.1%} |")
+        ratio = figure(f"{result['ratios'][row]:.1%}", result["faults"].get(row, ()))
+        print(f"| {row} | {result['rates'][row]:.1f} | {ratio} |")
+    report(result["faults"])
     print(f"\n{result['shape']}, {result['device']}, {result['torch_threads']} threads, {result['tiles']} tiles")
     print(machine.sentence(result["machine"]))
     asked.json.write_text(json.dumps(result, indent=1) + "\n")
@@ -65,13 +68,14 @@ def measure(folder: Path, tiles: int, rounds: int, device: str, shape: str) -> d
     pictures = np.stack([_pixels(composer, int(code)) for code in codes])
     _raw_s(encoders, pictures[: 2 * encoders.maps.batch_size])  # warm up
     seconds: dict[str, list[float]] = {"encoder alone": [], "embedding": [], "whole index": []}
-    for n in range(rounds):
-        seconds["encoder alone"].append(_raw_s(encoders, pictures))
-        seconds["embedding"].append(_embedding_s(folder / f"units{n}", encoders, store, codes))
-        seconds["whole index"].append(_index_s(folder / f"index{n}", encoders, store.path, codes))
+    with Watch() as watch:
+        for n in range(rounds):
+            seconds["encoder alone"].append(_raw_s(encoders, pictures))
+            seconds["embedding"].append(_embedding_s(folder / f"units{n}", encoders, store, codes))
+            seconds["whole index"].append(_index_s(folder / f"index{n}", encoders, store.path, codes))
     store.close()
     ratios = {
-        name: statistics.median(raw / own for raw, own in zip(seconds["encoder alone"], own_s, strict=True))
+        name: [raw / own for raw, own in zip(seconds["encoder alone"], own_s, strict=True)]
         for name, own_s in seconds.items()
     }
     return {
@@ -82,7 +86,8 @@ def measure(folder: Path, tiles: int, rounds: int, device: str, shape: str) -> d
         "tiles": len(codes),
         "rounds": rounds,
         "rates": {name: len(codes) / statistics.median(s) for name, s in seconds.items()},
-        "ratios": ratios,
+        "ratios": {name: statistics.median(series) for name, series in ratios.items()},
+        "faults": {name: watch.faults(series) for name, series in ratios.items() if name != "encoder alone"},
     }
 
 

@@ -31,6 +31,7 @@ import torch
 from PIL import Image
 
 from benchmarks import machine, pyramid
+from benchmarks.validity import Watch, figure, report
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower, builtin_directory
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.pictures.photo import decode_photo
@@ -42,7 +43,10 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 
 
 class Row(NamedTuple):
-    """One line of the table, in milliseconds: medians over the photos. `over` and its 95% are of differences."""
+    """One line of the table, in milliseconds: medians over the photos. `over` and its 95% are of differences.
+
+    `faults`: why the differences mean nothing; empty if they do.
+    """
 
     encoder: str
     photo: str
@@ -53,6 +57,7 @@ class Row(NamedTuple):
     decode_ms: float
     encode_ms: float
     search_ms: float
+    faults: list[str]
 
 
 def main() -> None:
@@ -63,6 +68,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             rows += measure(Path(name), encoder, options)
     print(table(rows))
+    report({f"{row.encoder}, {row.photo}: the time that HTTP adds": row.faults for row in rows})
     facts = {
         "leaves": options.leaves,
         "k": options.k,
@@ -116,27 +122,35 @@ def serving(index: Path) -> Iterator[httpx.Client]:
 
 def _row(client: httpx.Client, encoder: PhotoEncoder, name: str, size: tuple[int, int], options: Any) -> Row:
     over_http, alone, timings = [], [], []
-    for number in range(-3, options.photos):  # the first three warm up
-        photo = _photo(size, max(number, 0) % 8)
-        http_ms, answer = _timed(lambda photo=photo: _post(client, photo, options.k))
-        alone_ms, _ = _timed(lambda photo=photo: encoder.encode(encoder.prepare(decode_photo(photo))[None]))
-        if number >= 0:
-            over_http.append(http_ms)
-            alone.append(alone_ms)
-            timings.append(answer["timing_ms"])
+    with Watch() as watch:
+        for number in range(-3, options.photos):  # the first three warm up
+            photo = _photo(size, max(number, 0) % 8)
+            http_ms, answer = _timed(lambda photo=photo: _post(client, photo, options.k))
+            alone_ms, _ = _timed(lambda photo=photo: encoder.encode(encoder.prepare(decode_photo(photo))[None]))
+            if number >= 0:
+                over_http.append(http_ms)
+                alone.append(alone_ms)
+                timings.append(answer["timing_ms"])
     over = np.subtract(over_http, alone)
+    faults = watch.faults(over.tolist(), float(np.median(alone)))
     stages = [float(np.median([t[stage] for t in timings])) for stage in ("decode", "encode", "search")]
-    print(f"{encoder.name}, {name}: {np.median(over):.2f} ms over", file=sys.stderr, flush=True)
+    print(f"{encoder.name}, {name}: {figure(f'{np.median(over):.2f} ms over', faults)}", file=sys.stderr, flush=True)
     medians = (float(np.median(alone)), float(np.median(over_http)), float(np.median(over)))
-    return Row(encoder.name, name, *medians, float(np.percentile(over, 95)), *stages)
+    return Row(encoder.name, name, *medians, float(np.percentile(over, 95)), *stages, faults)
 
 
 def table(rows: list[Row]) -> str:
     """The rows as a Markdown table, in milliseconds."""
     head = "| encoder | photo | alone | over HTTP | more | more, 95% | decode | encode | search |"
     lines = [head, "|---|---|" + "---:|" * 7]
-    lines += [f"| {r.encoder} | {r.photo} | " + " | ".join(f"{v:.2f}" for v in r[2:]) + " |" for r in rows]
+    lines += [f"| {row.encoder} | {row.photo} | {' | '.join(_cells(row))} |" for row in rows]
     return "\n".join(lines)
+
+
+def _cells(row: Row) -> Iterator[str]:
+    for name, value in row._asdict().items():
+        if isinstance(value, float):
+            yield figure(f"{value:.2f}", row.faults if name.startswith("over") else ())
 
 
 def _post(client: httpx.Client, photo: bytes, k: int) -> dict[str, Any]:

@@ -29,6 +29,7 @@ import torch
 
 from benchmarks import machine, pyramid
 from benchmarks.locate import SIZES, _photo, encoders, serving
+from benchmarks.validity import Watch, figure, report
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.pictures.limits import PhotoLimits
 from retrieval.pictures.photo import decode_photo
@@ -50,10 +51,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         encoder.save(Path(name) / "encoders")
         pyramid.build(Path(name), asked.leaves, encoder.dim, photo=encoder.describe())
-        with serving(Path(name)) as client:
+        with serving(Path(name)) as client, Watch() as watch:
             figures = measure(client, encoder, photos, asked)
     figures |= {"encoder": encoder.name, "photo": asked.size, "torch_threads": torch.get_num_threads()}
-    print(table(figures))
+    faults = {
+        "the time that `/locate` adds": watch.faults(figures["over_ms"], figures["alone_p50_ms"]),
+        "the ratio of batches": watch.faults(figures["batch_ratios"]),
+    }
+    figures["void"] = report(faults)
+    print(table(figures, *faults.values()))
     described = machine.describe()
     print(f"\n{asked.leaves:,} leaves.\n{machine.sentence(described)}")
     asked.json.write_text(json.dumps(figures | {"machine": described}, indent=1) + "\n")
@@ -91,7 +97,7 @@ def encode_rate(encoder: PhotoEncoder, seconds: float) -> float:
     return count / (time.perf_counter() - started)
 
 
-def overhead(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], count: int) -> dict[str, float]:
+def overhead(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], count: int) -> dict[str, Any]:
     """Return the milliseconds of one picture alone and over HTTP, and their difference, as medians."""
     alone, over = [], []
     encoder.tune_for_single()  # as the service does
@@ -103,6 +109,7 @@ def overhead(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], c
         "alone_p50_ms": float(np.median(alone)),
         "http_p50_ms": float(np.median(over)),
         "over_p50_ms": float(np.median(np.subtract(over, alone))),
+        "over_ms": np.subtract(over, alone).tolist(),
     }
 
 
@@ -134,7 +141,7 @@ def crowd(client: httpx.Client, photos: list[bytes], count: int, seconds: float)
     return percentiles | {"images_s": rate, "refused": len(refused)}
 
 
-def batch_ratio(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], asked: Any) -> dict[str, float]:
+def batch_ratio(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes], asked: Any) -> dict[str, Any]:
     """Return images a second of the bare loop and of `/locate/batch`, in turns, and the median ratio of neighbours."""
     sent = [photos[number % len(photos)] for number in range(asked.images)]
     head = b"--" + _BOUNDARY + b'\r\nContent-Disposition: form-data; name="images"; filename="a.jpg"\r\n\r\n'
@@ -159,6 +166,7 @@ def batch_ratio(client: httpx.Client, encoder: PhotoEncoder, photos: list[bytes]
         "batch_images_s": float(np.median(served)),
         "batch_ratio": float(np.median(ratios)),
         "batch_ratio_best": float(ratios.max()),
+        "batch_ratios": ratios.tolist(),
     }
 
 
@@ -177,13 +185,13 @@ def bare_rate(encoder: PhotoEncoder, photos: list[bytes], batch_size: int) -> fl
     return len(photos) / (time.perf_counter() - started)
 
 
-def table(figures: dict[str, Any]) -> str:
-    """Format as Markdown."""
+def table(figures: dict[str, Any], over_faults: list[str], ratio_faults: list[str]) -> str:
+    """Format as Markdown, without the figures that have faults."""
     rows = [
         ("encoder alone, full batches", f"{figures['encode_images_s']:.1f} images/s"),
         ("one picture: decode + preprocess + encode, p50", f"{figures['alone_p50_ms']:.1f} ms"),
         ("one picture: `/locate`, p50", f"{figures['http_p50_ms']:.1f} ms"),
-        ("time that `/locate` adds, p50", f"{figures['over_p50_ms']:.1f} ms"),
+        ("time that `/locate` adds, p50", figure(f"{figures['over_p50_ms']:.1f} ms", over_faults)),
     ]
     for count, row in figures["locate"].items():
         words = " / ".join(f"{row[f'p{p}_ms']:.0f}" for p in (50, 95, 99))
@@ -198,7 +206,7 @@ def table(figures: dict[str, Any]) -> str:
         ("`/locate/batch`", f"{figures['batch_images_s']:.1f} images/s"),
         (
             "`/locate/batch` to bare loop, median (best)",
-            f"{figures['batch_ratio']:.0%} ({figures['batch_ratio_best']:.0%})",
+            figure(f"{figures['batch_ratio']:.0%} ({figures['batch_ratio_best']:.0%})", ratio_faults),
         ),
         (
             "processor time of a picture: bare loop / batch / the client that sends it",

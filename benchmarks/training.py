@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import machine
+from benchmarks.validity import Watch, figure, report
 from indexer.learning.activations import ActivationCache, CacheLimits
 from indexer.learning.trunk import SplitTower
 from indexer.training.loss import in_batch_loss
@@ -48,13 +49,15 @@ def main() -> None:
     print("| | ms per step | times faster than plain | by processor time | largest difference of losses |")
     print("|---|---:|---:|---:|---:|")
     for row, ms in result["ms"].items():
-        faster, by_cpu = result["times_faster"][row], result["times_faster_cpu"][row]
-        print(f"| {row} | {ms:,.0f} | {faster:.2f} | {by_cpu:.2f} | {result['loss_difference'][row]:.1e} |")
+        faults = result["faults"].get(row, ())
+        faster, by_cpu = (figure(f"{result[name][row]:.2f}", faults) for name in ("times_faster", "times_faster_cpu"))
+        print(f"| {row} | {ms:,.0f} | {faster} | {by_cpu} | {result['loss_difference'][row]:.1e} |")
+    epochs = figure(f"{result['epochs_to_break_even']:.1f}", ["void"] * report(result["faults"]))
     once, losses = result["once_ms"], result["losses"]["plain"]
     print(
         f"\n{result['model']}, batch {arguments.batch}, {arguments.steps} steps, {arguments.threads} threads; losses "
         f"from {losses[0]:.4f} to {losses[-1]:.4f}. Once per tile and zoom {once['tile']:.1f} ms, once per photo "
-        f"{once['photo']:.1f} ms: amortised after {result['epochs_to_break_even']:.1f} epochs of one zoom."
+        f"{once['photo']:.1f} ms: amortised after {epochs} epochs of one zoom."
     )
     print(machine.sentence(result["machine"]))
     arguments.json.write_text(json.dumps(result, indent=1) + "\n")
@@ -77,11 +80,14 @@ def measure(folder: Path, model: str, batch: int, steps: int) -> dict[str, Any]:
         (step, fill_s) = _cached(folder / dtype, tower, table, tiles, dtype)
         paths[f"cached, {dtype}"] = step
         once.setdefault("tile", 1000 * fill_s / len(tiles))
-    losses, seconds, cpu_s = _alternating(paths, batches)
+    with Watch() as watch:
+        losses, seconds, cpu_s = _alternating(paths, batches)
     figures: dict[str, Any] = {"ms": {n: 1000 * statistics.median(s) for n, s in seconds.items()}}
     figures |= {"times_faster": _times_faster(seconds), "times_faster_cpu": _times_faster(cpu_s), "once_ms": once}
     saved = (figures["ms"]["plain"] - figures["ms"]["cached, float32"]) / batch
+    faster = {name: np.divide(seconds["plain"], own).tolist() for name, own in seconds.items() if name != "plain"}
     return figures | {
+        "faults": {name: watch.faults(series) for name, series in faster.items()},
         "loss_difference": {n: float(np.abs(np.subtract(own, losses["plain"])).max()) for n, own in losses.items()},
         "losses": losses,
         "epochs_to_break_even": sum(once.values()) / saved,
