@@ -7,7 +7,9 @@ RetrievalError
 │   └── IndexDamagedError      a file that is missing, truncated, or differs from the manifest
 ├── EncoderError               an encoder that cannot be loaded or run
 │   └── EncoderMismatchError   an encoder other than the one that the index was made with
-├── DecodeMemoryError          not enough memory free to decode a picture that is within the limits
+├── DecoderError               a picture that is within the limits and could not be decoded here and now
+│   ├── DecodeMemoryError      not enough memory is free
+│   └── DecoderDiedError       the process that decoded it has ended
 ├── DeviceMemoryError          an index that does not fit on the device
 ├── CalibrationError           calibration numbers that are malformed, or belong to another index or prior
 ├── PriorError                 a prior that cannot be opened, or whose masses are not probabilities
@@ -18,6 +20,7 @@ RetrievalError
 └── PhotoError                 bytes that cannot be used as a picture
     ├── UnreadablePhotoError   empty, not a picture, truncated or damaged
     ├── PhotoTooLargeError     too many bytes or pixels
+    ├── PhotoTooSlowError      takes too long to decode
     └── UnsupportedPhotoError  a format or pixel type that is not supported
 """
 
@@ -59,8 +62,16 @@ class DeviceMemoryError(RetrievalError):
     """The index needs more memory than the device has free."""
 
 
-class DecodeMemoryError(RetrievalError):
+class DecoderError(RetrievalError):
+    """A picture that is within the limits could not be decoded here and now."""
+
+
+class DecodeMemoryError(DecoderError):
     """The machine has not enough memory free to decode a picture that is within the limits."""
+
+
+class DecoderDiedError(DecoderError):
+    """The process that decoded a picture has ended, or cannot be started."""
 
 
 class CalibrationError(RetrievalError):
@@ -97,6 +108,10 @@ class UnreadablePhotoError(PhotoError):
 
 class PhotoTooLargeError(PhotoError):
     """The picture has more bytes or pixels than the limits allow."""
+
+
+class PhotoTooSlowError(PhotoError):
+    """Decoding the picture takes longer than allowed."""
 
 
 class UnsupportedPhotoError(PhotoError):

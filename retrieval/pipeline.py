@@ -7,7 +7,7 @@ or HTTP.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,10 +23,12 @@ from retrieval.search.deadline import Deadline
 from retrieval.search.plan import SearchPlan
 from retrieval.search.query import LocateQuery
 
-__all__ = ["DecodedPicture", "Outcome", "decode", "locate", "locate_picture", "prepared", "views_for"]
+__all__ = ["DecodedPicture", "Outcome", "ReadsPhotos", "decode", "locate", "locate_picture", "prepared", "views_for"]
 
 _DEFAULT_QUERY = LocateQuery()
 _DEFAULT_LIMITS = PhotoLimits()
+ReadsPhotos = Callable[[bytes, PhotoLimits, Sequence[View]], Photo]
+"""Decodes a picture: `read_photo` in this thread, or `PictureDecoder.read`, which ends what takes too much."""
 Outcome = dict[str, Any] | Exception
 """The result for one picture of a group: its answer, or the error that prevented one."""
 
@@ -48,25 +50,36 @@ class DecodedPicture:
 
 
 def locate_picture(
-    locator: Locator, data: bytes, query: LocateQuery = _DEFAULT_QUERY, limits: PhotoLimits = _DEFAULT_LIMITS
+    locator: Locator,
+    data: bytes,
+    query: LocateQuery = _DEFAULT_QUERY,
+    limits: PhotoLimits = _DEFAULT_LIMITS,
+    read: ReadsPhotos = read_photo,
 ) -> dict[str, Any]:
-    """Locate one picture file's bytes; raises PhotoError, DecodeMemoryError, QueryError, or what an encoder raises."""
-    [outcome] = locate([decode(locator, data, query, limits)])
+    """Locate one picture file's bytes; raises PhotoError, DecoderError, QueryError, or what an encoder raises.
+
+    For bytes from strangers let `read` be `retrieval.decoding.decoder.shared_decoder().read`.
+    """
+    [outcome] = locate([decode(locator, data, query, limits, read)])
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
 
 
 def decode(
-    locator: Locator, data: bytes, query: LocateQuery = _DEFAULT_QUERY, limits: PhotoLimits = _DEFAULT_LIMITS
+    locator: Locator,
+    data: bytes,
+    query: LocateQuery = _DEFAULT_QUERY,
+    limits: PhotoLimits = _DEFAULT_LIMITS,
+    read: ReadsPhotos = read_photo,
 ) -> DecodedPicture:
     """Resolve the query and decode the picture.
 
-    Raises QueryError, PhotoError for bytes that are not a picture, DecodeMemoryError.
+    Raises QueryError, PhotoError for bytes that are not a picture, DecoderError.
     """
     started = time.perf_counter()
     plan = locator.plan(query)
-    return prepared(locator, plan, read_photo(data, limits, views_for(locator, plan)), started)
+    return prepared(locator, plan, read(data, limits, views_for(locator, plan)), started)
 
 
 def views_for(locator: Locator, plan: SearchPlan) -> tuple[View, ...]:

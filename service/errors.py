@@ -24,6 +24,7 @@ ServiceError
 │   ├── AuditError         the audit line cannot be written
 │   ├── OverloadedError    no slot is free
 │   ├── OutOfMemoryError   not enough memory is free to decode a picture
+│   ├── DecoderEndedError  the process that decoded a picture has ended
 │   ├── SpoolError         the temporary store cannot be written
 │   └── NotReadyError      no inference has succeeded yet on the loaded index
 └── ClientError            raised by the client: no service at the URL, or an answer that is not the service's
@@ -35,7 +36,13 @@ ServiceError
 from dataclasses import dataclass
 from typing import Any
 
-from retrieval.errors import PhotoTooLargeError, QueryError, UnreadablePhotoError, UnsupportedPhotoError
+from retrieval.errors import (
+    PhotoTooLargeError,
+    PhotoTooSlowError,
+    QueryError,
+    UnreadablePhotoError,
+    UnsupportedPhotoError,
+)
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:tilebeam:problem:"
@@ -119,6 +126,10 @@ class OverloadedError(UnavailableError):
 
 class OutOfMemoryError(UnavailableError):
     """Not enough memory is free to decode a picture that is within the limits."""
+
+
+class DecoderEndedError(UnavailableError):
+    """The process that decoded a picture has ended, or cannot be started."""
 
 
 class RateLimitedError(UnavailableError):
@@ -228,6 +239,13 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
         "The picture is too large",
         "the picture has 100000 x 100000 pixels and 100,000,000 are allowed; send a smaller copy",
     ),
+    PhotoTooSlowError: ProblemType(
+        413,
+        "photo-too-slow",
+        "The picture takes too long to decode",
+        "decoding the picture takes longer than 30 s, which are allowed; send a smaller copy, or save it as an "
+        "ordinary JPEG",
+    ),
     BodyTooLargeError: ProblemType(
         413,
         "body-too-large",
@@ -286,6 +304,12 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
         "out-of-memory",
         "Not enough memory is free",
         "there is not enough memory free to decode the PNG; try again later",
+    ),
+    DecoderEndedError: ProblemType(
+        503,
+        "decoder-ended",
+        "The picture's decoder has ended",
+        "the process that decoded the picture ended (SIGSEGV); save the picture as an ordinary JPEG, or try again",
     ),
     SpoolError: ProblemType(
         503,

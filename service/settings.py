@@ -4,6 +4,7 @@ Each field has a default, a unit and a description; `docs/http-api.md` lists the
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from retrieval.pictures.formats import accepted_formats
+from retrieval.pictures.limits import DECODE_TIMEOUT_S, MAX_MEMORY
 from retrieval.search.options import Scoring
 from service.errors import SettingsError
 
@@ -19,6 +21,8 @@ PREFIX = "TILEBEAM_"
 _Flag = Annotated[bool, BeforeValidator(lambda value: False if value == "" else value)]
 _Number = Annotated[float, Field(allow_inf_nan=False)]
 _Seconds = _Number
+_Bytes = Annotated[int, BeforeValidator(lambda value: _bytes_of(value))]
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -37,6 +41,12 @@ class Settings(BaseModel):
     max_image_pixels: int = _setting(100_000_000, "pixels", "Largest picture that is decoded, width times height.", 1)
     formats: str = _setting(
         "all", "names", "Accepted formats: names with commas, such as `JPEG,PNG`, or `all` that can be decoded.", None
+    )
+    decode_memory: _Bytes = _setting(
+        MAX_MEMORY, "bytes", "Memory that decoding one picture may take, also written like `512MB`.", 32_000_000
+    )
+    decode_timeout_s: _Seconds = _setting(
+        DECODE_TIMEOUT_S, "seconds", "How long the decoding of one large or risky picture may take.", 0.001
     )
     max_batch_bytes: int = _setting(2_000_000_000, "bytes", "Largest batch request; it is stored in `spool_dir`.", 1)
     max_batch_images: int = _setting(1000, "images", "Most pictures in one batch request.", 1)
@@ -154,6 +164,12 @@ class Settings(BaseModel):
         env = os.environ if env is None else env
         values = {name: env[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in env}
         return cls(**{**values, **overrides})
+
+
+def _bytes_of(value: Any) -> Any:
+    """`512MB` or `1GiB` as a number of bytes; anything else as it is."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?b)", value.strip().lower()) if isinstance(value, str) else None
+    return value if match is None else int(float(match[1]) * _UNITS[match[2]])
 
 
 def _message(error: Mapping[str, Any]) -> str:

@@ -15,8 +15,8 @@ from indexer.photos.embed import Embedded, embed_photos, known_under
 from indexer.photos.photo_set import PhotoSet
 from indexer.photos.read import ReadOptions, read_photos
 from indexer.progress import OnProgress, counter
+from retrieval.decoding.decoder import shared_decoder
 from retrieval.locator import Locator
-from retrieval.pictures.photo import decode_photo
 from retrieval.priors.base import Prior
 
 __all__ = ["Loaded", "Subject", "load"]
@@ -98,7 +98,7 @@ def encode_seconds(paths: Sequence[str], locator: Locator) -> Floats:
     seconds = []
     for path in paths[: _TIMED + 1]:
         start = time.perf_counter()
-        locator.encoder.encode(locator.encoder.prepare(decode_photo(Path(path).read_bytes()))[None])
+        locator.encoder.encode(locator.encoder.prepare(shared_decoder().read(Path(path).read_bytes()).images[0])[None])
         seconds.append(time.perf_counter() - start)
     return np.array(seconds[1:])
 

@@ -14,12 +14,12 @@ from PIL import Image
 
 from indexer.photos.photo_set import Fault, Reason
 from retrieval import picture_files
-from retrieval.errors import PhotoError, PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
+from retrieval.decoding.decoder import shared_decoder
+from retrieval.errors import DecoderError, PhotoError, PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
 from retrieval.files import open_regular
 from retrieval.picture_files import PICTURE_SUFFIXES
 from retrieval.pictures.formats import HEAD_BYTES, accepted_formats, in_words, sniff
 from retrieval.pictures.limits import PhotoLimits
-from retrieval.pictures.photo import decode_photo
 
 __all__ = ["PICTURE_SUFFIXES", "Finder", "file_fault", "os_fault", "read_picture", "walk_pictures"]
 
@@ -88,12 +88,12 @@ def read_picture(path: str, limits: PhotoLimits) -> Image.Image | Fault:
     """
     try:
         data = _read_bytes(path, limits)
-        return data if isinstance(data, Fault) else decode_photo(data, limits)
+        return data if isinstance(data, Fault) else shared_decoder().read(data, limits).images[0]
     except PhotoTooLargeError as exc:
         return Fault(Reason.IMAGE_TOO_LARGE, str(exc))
     except UnsupportedPhotoError as exc:
         return Fault(Reason.UNSUPPORTED_FORMAT, str(exc))
-    except PhotoError as exc:
+    except (PhotoError, DecoderError) as exc:
         return Fault(Reason.UNREADABLE_IMAGE, str(exc))
     except (OSError, ValueError) as exc:
         return os_fault(path, exc)

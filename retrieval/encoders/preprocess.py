@@ -18,6 +18,8 @@ __all__ = ["MAX_SIZE", "Preprocess", "levelled"]
 MAX_SIZE = 1024
 """Pixels along an edge of an encoder's input; the largest models of open_clip and timm take as many."""
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_SUPPORT = 2
+"""Pixels to each side that the widest filter looks at, in the scaled picture."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,13 @@ class Preprocess:
         """Scale all narrowed rows of a picture of size `whole` to `size` rows: the same pixels as from `resized`."""
         _, top, _, bottom = self._box(whole)
         return narrow.resize((self.size, self.size), _FILTERS[self.interpolation], box=(0, top, self.size, bottom))
+
+    def pixels_used(self, whole: tuple[int, int]) -> tuple[int, int]:
+        """How many columns and rows of a picture of size `whole` are scaled, at most."""
+        left, top, right, bottom = self._box(whole)
+        # The filter looks beyond the part that is scaled.
+        columns, rows = (math.ceil(used * (1 + 2 * _SUPPORT / self.size)) + 4 for used in (right - left, bottom - top))
+        return min(whole[0], columns), min(whole[1], rows)
 
     def _box(self, whole: tuple[int, int]) -> tuple[float, float, float, float]:
         """The part of a picture that is used: left, top, right, bottom."""

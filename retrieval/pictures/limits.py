@@ -5,10 +5,13 @@ from typing import NamedTuple
 
 from retrieval.encoders.preprocess import Preprocess
 
-__all__ = ["DEFAULT_LIMITS", "MAX_MEMORY", "PhotoLimits", "View"]
+__all__ = ["DECODE_TIMEOUT_S", "DEFAULT_LIMITS", "MAX_MEMORY", "PhotoLimits", "View"]
 
-MAX_MEMORY = 420_000_000
-"""Bytes. Enough for 100 megapixels in colour where no other copy of them is needed."""
+MAX_MEMORY = 430_000_000
+"""Bytes. Enough for 100 megapixels in colour and alpha where no other copy of them is needed."""
+
+DECODE_TIMEOUT_S = 30.0
+"""Seconds for a picture that is decoded in a process of its own; the slowest within the limits take a third of it."""
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,12 @@ from retrieval.pictures.tiff_tags import orientation_of_exif
 from retrieval.pictures.views import Source, views_of
 from retrieval.pictures.work import Work, check_pixels, inspect, scale_of
 
-__all__ = ["BACKGROUND", "Photo", "decode", "decode_photo", "open_photo", "read_photo"]
+__all__ = ["BACKGROUND", "WHOLE", "Photo", "decode", "decode_photo", "open_photo", "read_photo"]
 
 BACKGROUND = (128, 128, 128)
 """What shows through transparent pixels: mid-grey, close to the mean that encoders subtract, so that it says little."""
-_WHOLE = (View(),)
+WHOLE = (View(),)
+"""The one view that is the picture itself."""
 _MAX_EXIF = 131_072
 """Bytes that Pillow may read as EXIF; it does so in Python, 0.7 seconds a megabyte."""
 
@@ -52,7 +53,7 @@ def decode_photo(data: bytes, limits: PhotoLimits = DEFAULT_LIMITS, min_edge: in
     return read_photo(data, limits, (View(min_edge),)).images[0]
 
 
-def read_photo(data: bytes, limits: PhotoLimits = DEFAULT_LIMITS, views: Sequence[View] = _WHOLE) -> Photo:
+def read_photo(data: bytes, limits: PhotoLimits = DEFAULT_LIMITS, views: Sequence[View] = WHOLE) -> Photo:
     """Decode a picture to each of these views of it, upright and RGB.
 
     An animation gives its first frame; transparency and pixels without data are laid over BACKGROUND; samples of more

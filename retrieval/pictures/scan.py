@@ -56,7 +56,7 @@ def _png(data: bytes) -> Header:
     bits, colour = data[24], data[25]
     pixel = 1.0 if colour in (0, 3) else 4.0
     if bits == 16:  # the low bytes are decoded apart from the high ones
-        pixel = 2.0 if colour == 0 else 8.0
+        pixel = 2.0 if colour == 0 else 9.0
     plain = bits == 8 and colour == 2 and not changed
     fixed = min(texts, _MAX_TEXT)
     return Header("PNG", width, height, decoding=pixel, decoded=pixel, fixed=fixed, is_rgb=plain, exif=exif)

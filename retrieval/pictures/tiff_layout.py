@@ -5,6 +5,7 @@ it takes planes of 16 bits for pixels; more bits or bands than it knows raise a 
 only what it is known to read rightly goes to it.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,19 +18,23 @@ from retrieval.pictures.header import Header
 from retrieval.pictures.stretch import Kind
 from retrieval.pictures.tiff_tags import ORIENTATION, Directory
 
-__all__ = ["Layout", "scan_tiff"]
+__all__ = ["PIECE_SAMPLES", "Layout", "scan_tiff"]
 
 _MAX_BLOCKS = 65_536
 _OWN = {1: "none", 5: "LZW", 8: "deflate", 32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "Zstandard"}
 _PILLOWS = _OWN | {2: "CCITT", 3: "fax", 4: "fax", 6: "JPEG", 7: "JPEG", 50001: "WebP"}
 _OTHERS = {34887: "LERC", 34712: "JPEG 2000", 33003: "JPEG 2000", 50002: "JPEG XL", 34676: "LogLuv", 34677: "LogLuv"}
 _GREYS, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = (0, 1), 2, 3, 5, 6, (8, 9, 10)
+_CAMERAS = (34665, 34853, 40965)
+"""Tags that point to further directories: EXIF's own, the place, interoperability."""
 _RAW_CAMERA = (32803, 34892)
 _ALPHA = (1, 2)
 _STATE_BYTES = 65_536
 """What one decompressor holds; there is one for each block across the picture."""
-_PIECE_BYTES = 30_000_000
-"""What the rows in hand take on their way to 8 bits."""
+PIECE_SAMPLES = 1_000_000
+"""Samples across all bands that are handled together, or those of one row."""
+_SAMPLE_BYTES = 90
+"""What a sample in hand takes on its way to 8 bits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +72,7 @@ class Layout:
             tags = Directory(data)
         except ValueError as exc:
             raise damaged("TIFF", exc) from exc
+        _check_parts(data, tags)
         width, height, bands = tags.number(256, 0), tags.number(257, 0), tags.number(277, 1)
         bits = tags.numbers(258) or (1,)
         formats = set(tags.numbers(339)) or {1}
@@ -197,7 +203,8 @@ def scan_tiff(data: bytes) -> Header:
         # Rows are converted as they come: no picture of the samples is ever whole.
         across = layout.blocks_across * (layout.bands if layout.is_planar else 1)
         streams = layout.compression in (1, 8, 32946)
-        fixed = _PIECE_BYTES + across * (_STATE_BYTES if streams else 3 * block)
+        samples = max(PIECE_SAMPLES, layout.blocks_across * layout.block_width * layout.bands)
+        fixed = _SAMPLE_BYTES * samples + across * (_STATE_BYTES if streams else 3 * block)
         decoding, is_rgb = 0.0, False
     else:
         pixel = 1.0 if layout.photometric in (*_GREYS, _PALETTE) and layout.bands == 1 else 4.0
@@ -213,6 +220,14 @@ def scan_tiff(data: bytes) -> Header:
         isolated=True,
         orientation=layout.orientation,
     )
+
+
+def _check_parts(data: bytes, tags: Directory) -> None:
+    """Raise PhotoTooLargeError for directories of a camera, which Pillow reads too, that hold too much."""
+    for at in _CAMERAS:
+        if at in tags:
+            with suppress(ValueError):  # of a broken one nothing is read
+                Directory(data, tags.number(at, 0))
 
 
 def _number(text: bytes) -> float | None:

@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
 from retrieval.pictures.formats import damaged
-from retrieval.pictures.tiff_layout import Layout
+from retrieval.pictures.tiff_layout import PIECE_SAMPLES, Layout
 
 __all__ = ["rows_of"]
 
 _RAW, _DEFLATES = 1, (8, 32946)
-_PIECE_SAMPLES = 1_000_000
-"""Samples across all bands that are handled together."""
 _ROOM = 64  # bytes after which an empty read means that a stream has ended
 
 
@@ -31,7 +29,7 @@ def rows_of(data: bytes, layout: Layout) -> Iterator[NDArray[Any]]:
     Raises UnreadablePhotoError where a block is missing or ends early.
     """
     across, down = layout.blocks_across, layout.blocks_down
-    step = max(1, _PIECE_SAMPLES // (across * layout.block_width * layout.bands))
+    step = max(1, PIECE_SAMPLES // (across * layout.block_width * layout.bands))
     planes = layout.bands if layout.is_planar else 1
     for block_row in range(down):
         top = block_row * layout.block_height

@@ -13,12 +13,26 @@ from PIL import Image
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.pictures.limits import View
 
-__all__ = ["LARGE_PIXELS", "STRIP_PIXELS", "Source", "flat", "is_scaled_in_strips", "turned", "views_of"]
+__all__ = [
+    "FILTER_BYTES",
+    "LARGE_PIXELS",
+    "STRIP_PIXELS",
+    "Source",
+    "flat",
+    "is_scaled_in_strips",
+    "scaling_bytes",
+    "turned",
+    "views_of",
+]
 
 STRIP_PIXELS = 500_000
 """A strip that has to be converted has about so many."""
 LARGE_PIXELS = 4_000_000
 """A picture of more is scaled strip by strip."""
+FILTER_BYTES = 32
+"""A pixel of an edge that is scaled: the widest filter has four weights for each, of 8 bytes."""
+_RGB_BYTES = 4
+"""A pixel of Pillow's RGB."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -54,8 +68,10 @@ def views_of(source: Source, views: Sequence[View], background: tuple[int, int, 
 
 
 def is_scaled_in_strips(size: tuple[int, int], is_turned: bool, views: Sequence[View]) -> bool:
-    """Whether a picture never exists in RGB as a whole."""
-    return size[0] * size[1] > LARGE_PIXELS and not is_turned and all(view.preprocess for view in views)
+    """Whether a picture never exists in RGB as a whole. One that is narrower than a view would only grow."""
+    if is_turned or size[0] * size[1] <= LARGE_PIXELS:
+        return False
+    return all(view.preprocess is not None and view.preprocess.size <= size[0] for view in views)
 
 
 def flat(strip: Image.Image, background: tuple[int, int, int]) -> Image.Image:
@@ -69,6 +85,19 @@ def flat(strip: Image.Image, background: tuple[int, int, int]) -> Image.Image:
 def turned(image: Image.Image, turn: int) -> Image.Image:
     """The picture turned as EXIF's orientation says."""
     return image.transpose(_TURNS[turn]) if turn in _TURNS else image
+
+
+def scaling_bytes(size: tuple[int, int], is_turned: bool, views: Sequence[View]) -> int:
+    """What scaling takes beside the picture: the filter, and rows at the width of a view, before columns are scaled."""
+    sizes = [view.preprocess for view in views if view.preprocess]
+    if not sizes:
+        return 0
+    across, down = (max(each.pixels_used(size)[axis] for each in sizes) for axis in (0, 1))
+    if is_scaled_in_strips(size, is_turned, views):
+        narrow = sum(_RGB_BYTES * each.size * size[1] for each in sizes)
+    else:
+        narrow = max(_RGB_BYTES * each.size * each.pixels_used(size)[1] for each in sizes)
+    return narrow + FILTER_BYTES * (across + down)
 
 
 def _whole(source: Source, background: tuple[int, int, int]) -> Image.Image:

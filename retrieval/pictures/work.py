@@ -8,7 +8,7 @@ from retrieval.pictures.formats import damaged, in_words, sniff
 from retrieval.pictures.header import Header
 from retrieval.pictures.limits import PhotoLimits, View
 from retrieval.pictures.scan import scan_of
-from retrieval.pictures.views import STRIP_PIXELS, is_scaled_in_strips
+from retrieval.pictures.views import FILTER_BYTES, STRIP_PIXELS, is_scaled_in_strips, scaling_bytes
 
 __all__ = ["ORDINARY_MEMORY", "Work", "check_pixels", "inspect", "scale_of"]
 
@@ -17,6 +17,8 @@ ORDINARY_MEMORY = 64_000_000
 _FIXED_BYTES = 8_000_000
 _STRIP_BYTES = 24
 """A pixel, while a strip is converted."""
+_ROW_BYTES = 36
+"""A row: Pillow keeps a pointer to each and fills it up to 4 bytes; of the picture, its RGB and a third form of it."""
 _RGB_BYTES = 4
 """A pixel of Pillow's RGB."""
 _MAX_EDGE = 30_000_000
@@ -105,11 +107,19 @@ def _memory(header: Header, views: Sequence[View]) -> int:
     scale = scale_of(size, views) if header.shrinks else 1
     width, height = (-(-edge // scale) for edge in size)
     pixels = width * height
-    decoding = int(pixels * header.decoding) + header.fixed
-    converting = 0 if header.is_rgb else _STRIP_BYTES * min(pixels, STRIP_PIXELS)
+    decoding = int(pixels * header.decoding) + header.fixed + _ROW_BYTES * height
+    converting = 0 if header.is_rgb else _STRIP_BYTES * min(pixels, max(width, STRIP_PIXELS))
     as_rgb = header.decoded + (0 if header.is_rgb else _RGB_BYTES)
-    if_turned = _FIXED_BYTES + max(decoding, int(pixels * (as_rgb + _RGB_BYTES)) + converting)
-    if if_turned <= ORDINARY_MEMORY or header.is_turned:
+    # At most; what it is exactly takes longer to compute.
+    edge, columns = max(width, height), sum(view.preprocess.size for view in views if view.preprocess)
+    rows, as_rgb_turned = _ROW_BYTES * edge, int(pixels * (as_rgb + _RGB_BYTES))
+    scaling = rows + 2 * FILTER_BYTES * edge + _RGB_BYTES * columns * edge
+    if_turned = _FIXED_BYTES + max(decoding, as_rgb_turned + converting + scaling)
+    if if_turned <= ORDINARY_MEMORY:
         return if_turned
+    if header.is_turned:
+        scaling = rows + max(scaling_bytes(edges, True, views) for edges in ((width, height), (height, width)))
+        return _FIXED_BYTES + max(decoding, as_rgb_turned + max(converting, scaling))
+    scaling = _ROW_BYTES * height + scaling_bytes((width, height), False, views)
     kept = header.decoded if is_scaled_in_strips((width, height), False, views) else as_rgb
-    return _FIXED_BYTES + max(decoding, int(pixels * kept) + converting)
+    return _FIXED_BYTES + max(decoding, int(pixels * kept) + converting + scaling)

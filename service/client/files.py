@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Unpack
 from service.client.client import Client
 from service.client.photos import opened
 from service.client.types import LocateOptions
-from service.errors import LocalFileError, ProblemError, ProxyAnswerError, problem_of
+from service.errors import (
+    DecoderEndedError,
+    LocalFileError,
+    OutOfMemoryError,
+    ProblemError,
+    ProxyAnswerError,
+    problem_of,
+)
 
 if TYPE_CHECKING:  # the engine; `locate_there` must work without it
     from retrieval.locator import Locator
@@ -45,7 +52,8 @@ def locate_here(open_index: Callable[[], "Locator"], photos: Sequence[Path], que
 
     Raises what `open_index` raises, and QueryError if the query has no answer on the index.
     """
-    from retrieval.errors import PhotoError
+    from retrieval.decoding.decoder import shared_decoder
+    from retrieval.errors import DecodeMemoryError, DecoderError, PhotoError
     from retrieval.pictures.limits import PhotoLimits
     from retrieval.pipeline import DecodedPicture, decode, locate
 
@@ -65,9 +73,12 @@ def locate_here(open_index: Callable[[], "Locator"], photos: Sequence[Path], que
         try:
             data = _checked(photo, limits.max_bytes + 1)
             locator = locator or open_index()
-            group.append(decode(locator, data, query, limits))
+            group.append(decode(locator, data, query, limits, shared_decoder().read))
         except (PhotoError, LocalFileError) as error:
             group.append({"error": problem_of(error)})
+        except DecoderError as error:
+            kind = OutOfMemoryError if isinstance(error, DecodeMemoryError) else DecoderEndedError
+            group.append({"error": problem_of(kind(str(error)))})
         if locator is None or len(group) == locator.encoder.batch_size:
             yield from outcomes(group)
             group = []

@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
@@ -46,6 +47,7 @@ class ImageQueue:
 
     `image_s`: recent average of engine time per picture, in seconds; 0 before the first. `decoding`: returns decoding
     time per picture, in seconds, and the number of decoding threads. `search_timeout_s`: a longer search is ended.
+    `watched`: a context in which a group of so many pictures is located.
     """
 
     def __init__(
@@ -54,13 +56,14 @@ class ImageQueue:
         on_outcomes: Callable[[list[Outcome]], None],
         decoding: Callable[[], tuple[float, int]],
         search_timeout_s: float,
+        watched: Callable[[int], AbstractContextManager[None]],
     ) -> None:
         self.image_s = 0.0
         self._decoding = decoding
         self._metrics = metrics
         self._on_outcomes = on_outcomes
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-engine")
-        self._search_timeout_s = search_timeout_s
+        self._search_timeout_s, self._watched = search_timeout_s, watched
         self._lanes: dict[Lane, TurnQueue[_Queued]] = {"single": TurnQueue(), "batch": TurnQueue()}
         self._taken = 0
         self._busy = False
@@ -101,6 +104,10 @@ class ImageQueue:
 
     def _locate(self, pictures: list[DecodedPicture]) -> tuple[list[Outcome], float]:
         """In the engine thread: the outcomes of a group, and the seconds per picture."""
+        with self._watched(len(pictures)):
+            return self._located(pictures)
+
+    def _located(self, pictures: list[DecodedPicture]) -> tuple[list[Outcome], float]:
         locator = pictures[0].locator
         if locator is not self._tuned_locator():
             tune = getattr(locator.encoder, "tune_for_single", None)  # not every encoder has a choice

@@ -149,7 +149,7 @@ def _operation(name: str, responses: _Responses, is_open: bool = False, **extra:
 def _locate_problems(instance: str, *slugs: str) -> _Responses:
     """The problems of both ways to locate, and `slugs`."""
     common = ("unauthorized", "cross-site", "slow-upload", "body-too-large", "unsupported-body", "invalid-request")
-    more = ("invalid-query", "rate-limited", "overloaded", "out-of-memory", "too-slow")
+    more = ("invalid-query", "rate-limited", "overloaded", "out-of-memory", "decoder-ended", "too-slow")
     return _problems(instance, *common, *more, *slugs)
 
 
@@ -167,7 +167,14 @@ _ONE_PICTURE = _body(
 
 
 def _picture_problems(instance: str) -> _Responses:
-    own = ("unreadable-photo", "photo-too-large", "unsupported-photo", "audit-unavailable", "not-ready")
+    own = (
+        "unreadable-photo",
+        "photo-too-large",
+        "photo-too-slow",
+        "unsupported-photo",
+        "audit-unavailable",
+        "not-ready",
+    )
     return _locate_problems(instance, *own)
 
 
