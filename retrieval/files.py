@@ -46,6 +46,7 @@ _DEPTH = 64
 _NAME_BYTES = 1024
 # Possessive, so that a long string costs no memory for backtracking.
 _STRING_OR_BRACKET = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{}]', re.DOTALL)
+_UNDECODED = re.compile("[\udc80-\udcff]")
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
     stat.S_IFCHR: "a device",
@@ -84,8 +85,12 @@ def sync_directory(directory: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, readable and with a stable byte order."""
+    r"""Write a JSON file, readable and with a stable byte order.
+
+    A byte of a file's name that is not UTF-8, as Python reads it, is written as the text `\xe9`.
+    """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    text = _UNDECODED.sub(lambda match: f"\\\\x{ord(match[0]) - 0xDC00:02x}", text)
     write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 
