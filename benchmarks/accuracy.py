@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import tilebeam
-from benchmarks.machine import describe, sentence
+from benchmarks.support.machine import describe, sentence
 from indexer.builtin.pictures import PictureSet, embed_views
 from indexer.builtin.styles import Stylist
 from indexer.builtin.views import Centres, Earth, draw_views

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import machine, pyramid
+from benchmarks.support import machine, pyramid
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.reader import Candidates, TileIndex
 from retrieval.search.beam import Descent, descend

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.machine import describe, sentence
+from benchmarks.support.machine import describe, sentence
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.priors.geoclip import GeoclipPrior
 from retrieval.priors.geoclip_data import gallery, tables_folder

@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import machine, pyramid
 from benchmarks.locate import MEAN, STD, VIT_B_32
+from benchmarks.support import machine, pyramid
 from retrieval.encoders.device import use_half
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower
 from retrieval.encoders.preprocess import Preprocess

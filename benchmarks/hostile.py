@@ -27,8 +27,8 @@ from typing import Any
 
 import httpx
 
-from benchmarks.mutations import Hostile, mutations, originals, tiny
-from benchmarks.server import ROOT, Server, built_index, started
+from benchmarks.support.mutations import Hostile, mutations, originals, tiny
+from benchmarks.support.server import ROOT, Server, built_index, started
 from service.access.keys import add_key
 
 __all__ = ["Tally", "attack", "reference", "schemathesis"]
@@ -138,7 +138,7 @@ def _tried(url: str, key: str | None, seed: int, phases: str, without: str, *mor
     command += [] if key is None else ["--header", f"Authorization: Bearer {key}"]
     command += ["--exclude-checks", without, "--phases", phases]
     command += ["--seed", str(seed), "--continue-on-failure", "--generation-database", "none", *more]
-    hooks = {"SCHEMATHESIS_HOOKS": "benchmarks.hostile_hooks", "PYTHONPATH": str(ROOT)}
+    hooks = {"SCHEMATHESIS_HOOKS": "benchmarks.support.hostile_hooks", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryDirectory() as name:  # schemathesis writes files into its working directory
         done = subprocess.run(command, cwd=name, env={**environ, **hooks}, capture_output=True, text=True)
     return done.returncode, re.sub(r"curl .*", "curl ...", done.stdout + done.stderr)

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import machine
-from benchmarks.validity import Watch, figure, report
+from benchmarks.support import machine
+from benchmarks.support.validity import Watch, figure, report
 from indexer.build.area import Area
 from indexer.build.build import build_index
 from indexer.build.compose import Composer

@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks import machine, pyramid
-from benchmarks.validity import Watch, figure, report
+from benchmarks.support import machine, pyramid
+from benchmarks.support.validity import Watch, figure, report
 from retrieval.encoders.open_clip import PhotoEncoder, build_tower, builtin_directory
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.pictures.photo import decode_photo

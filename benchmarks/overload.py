@@ -31,10 +31,10 @@ import httpx
 import numpy as np
 import uvloop
 
-from benchmarks import machine
 from benchmarks.locate import SIZES, _photo
-from benchmarks.loopback import Answered, Pool, request
-from benchmarks.server import Server, built_index, started
+from benchmarks.support import machine
+from benchmarks.support.loopback import Answered, Pool, request
+from benchmarks.support.server import Server, built_index, started
 from service.settings import Settings
 
 PHOTOS = 16

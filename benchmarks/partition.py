@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import machine
+from benchmarks.support import machine
 from indexer.geocells.partition.fit import fit_photos
 from indexer.geocells.partition.optics import chord_of, order
 from indexer.geocells.partition.write import write_partition

@@ -23,8 +23,8 @@ from typing import Any
 
 import typer
 
-from benchmarks.machine import describe, sentence
-from benchmarks.noise_prior import NOISE, NOISE_KIND
+from benchmarks.support.machine import describe, sentence
+from benchmarks.support.noise_prior import NOISE, NOISE_KIND
 from indexer.cli.terminal import Bars
 from indexer.evaluation.bootstrap import Figure, Resamples, difference
 from indexer.evaluation.figures import errors, plain

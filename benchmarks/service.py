@@ -27,9 +27,9 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks import machine, pyramid
 from benchmarks.locate import SIZES, _photo, encoders, serving
-from benchmarks.validity import Watch, figure, report
+from benchmarks.support import machine, pyramid
+from benchmarks.support.validity import Watch, figure, report
 from retrieval.encoders.open_clip import PhotoEncoder
 from retrieval.pictures.limits import PhotoLimits
 from retrieval.pictures.photo import decode_photo

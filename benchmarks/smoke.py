@@ -18,20 +18,6 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 900
-NO_BENCHMARKS = frozenset(
-    {
-        "noise_prior",
-        "hostile_hooks",
-        "loopback",
-        "machine",
-        "mutations",
-        "picture_parts",
-        "pyramid",
-        "server",
-        "validity",
-    }
-)
-"""Modules of this folder that benchmarks share."""
 
 
 class Smallest(NamedTuple):

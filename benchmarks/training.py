@@ -28,8 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks import machine
-from benchmarks.validity import Watch, figure, report
+from benchmarks.support import machine
+from benchmarks.support.validity import Watch, figure, report
 from indexer.learning.activations import ActivationCache, CacheLimits
 from indexer.learning.trunk import SplitTower
 from indexer.training.loss import in_batch_loss

@@ -113,10 +113,10 @@ def serve(
             locator = _open(index, device, prior, allow_download=settings.allow_download)
             again = reopening(index, device, prior, allow_download=settings.allow_download)
             app = create_app(settings, locator, again)
-        bound_port = listener.getsockname()[1]
+        served = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         capture_everything()
         say_started(
-            f"Tilebeam serves {index} at http://{host}:{bound_port} (API: /docs). Ctrl-C stops it.",
+            f"Tilebeam serves {printable(index)} at {served} (API: /docs). Ctrl-C stops it.",
             audit_is_kept=bool(settings.audit_file) or is_loopback(address),
         )
         run(app, listener, settings)

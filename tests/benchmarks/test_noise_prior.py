@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from benchmarks.noise_prior import NoisePrior
+from benchmarks.support.noise_prior import NoisePrior
 from tile_cache.addressing import codes_at
 
 

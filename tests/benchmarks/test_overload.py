@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import psutil
 import pytest
 
-from benchmarks.loopback import Pool, request
 from benchmarks.overload import Load, _grown, bound, closed_loop, open_loop, percentiles, troubles
-from benchmarks.server import Server
+from benchmarks.support.loopback import Pool, request
+from benchmarks.support.server import Server
 
 
 class Busy(BaseHTTPRequestHandler):
@@ -92,7 +92,7 @@ def test_long_idle_connection_is_not_reused(port: int, monkeypatch: pytest.Monke
         for _ in range(2):
             await pool.ask(request("/locate", b"x", "image/jpeg"), time.perf_counter())
             seen.append(len(Busy.clients))
-        monkeypatch.setattr("benchmarks.loopback._KEPT_S", 0)
+        monkeypatch.setattr("benchmarks.support.loopback._KEPT_S", 0)
         await pool.ask(request("/locate", b"x", "image/jpeg"), time.perf_counter())
         assert pool.open == 1
         return [*seen, len(Busy.clients)]

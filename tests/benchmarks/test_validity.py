@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import validity
-from benchmarks.validity import Watch, figure, report, spread
+from benchmarks.support import validity
+from benchmarks.support.validity import Watch, figure, report, spread
 
 STEADY = [0.60, 0.62, 0.61, 0.63]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.noise_prior import NOISE, NOISE_KIND, NoisePrior
+from benchmarks.support.noise_prior import NOISE, NOISE_KIND, NoisePrior
 from retrieval.errors import CalibrationError, IndexDamagedError, PriorError, QueryError
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.manifest import Manifest
@@ -91,7 +91,7 @@ def test_prior_only_query_returns_the_priors_answer(index: Path, pictures: np.nd
     beliefs = NoisePrior().beliefs(pictures)
     for answer, belief in zip(answers, beliefs, strict=True):
         said = answer.to_json()
-        assert (said["lon"], said["lat"]) == tuple(belief.best())
+        assert (answer.lng, answer.lat) == tuple(belief.best())
         assert [level["zoom"] for level in said["levels"]] == list(ZOOMS)
         confidences = [level["confidence"] for level in said["levels"]]
         assert 1 >= confidences[0] >= confidences[1] >= confidences[2] > 0

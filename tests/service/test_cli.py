@@ -170,6 +170,17 @@ def test_serve_answers_and_stops_without_traceback(
     assert lines[-1].items() >= {"route": "/locate", "status": 200, "level": "info", "key": "anonymous"}.items()
 
 
+def test_serve_writes_an_ipv6_address_with_brackets(engine_index: Path) -> None:
+    command = [sys.executable, "-c", FRONT, "serve", "--index", str(engine_index), "--host", "::1", "--port", "0"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        process.kill()
+    if "cannot be used" in line:
+        pytest.skip("this machine has no IPv6")
+    assert " at http://[::1]:" in line
+
+
 def test_serve_reports_why_it_cannot_start(engine_index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.hostile import attack, reference, schemathesis
-from benchmarks.mutations import Hostile, mutations, originals, tiny
-from benchmarks.picture_parts import resized, split
+from benchmarks.support.mutations import Hostile, mutations, originals, tiny
+from benchmarks.support.picture_parts import resized, split
 
 
 @pytest.fixture(scope="module")

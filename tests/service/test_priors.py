@@ -11,7 +11,7 @@ import pytest
 from terminal import unwrapped
 from typer.testing import CliRunner
 
-from benchmarks.noise_prior import NoisePrior
+from benchmarks.support.noise_prior import NoisePrior
 from retrieval.geo.region import Region
 from retrieval.index.calibration import Calibration
 from retrieval.index.reader import TileIndex

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from benchmarks.noise_prior import NOISE, NOISE_KIND
+from benchmarks.support.noise_prior import NOISE, NOISE_KIND
 from indexer.calibration.fit import MIN_PICTURES
 from indexer.calibration.run import families_of, halves_of
 from indexer.photos.read import ReadOptions, read_photos

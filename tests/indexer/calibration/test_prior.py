@@ -7,7 +7,7 @@ from drawn_places import DIM, K, drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.noise_prior import NoisePrior
+from benchmarks.support.noise_prior import NoisePrior
 from indexer.calibration.cases import Case, Chunk, cases_of, chunks_of
 from indexer.calibration.fit import fit_numbers, fit_zooms
 from indexer.calibration.likelihood import Free, log_posterior, negative_log_likelihood

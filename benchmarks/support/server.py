@@ -13,12 +13,12 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import pyramid
+from benchmarks.support import pyramid
 from retrieval.encoders.open_clip import PhotoEncoder
 
 __all__ = ["Server", "built_index", "started"]
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)

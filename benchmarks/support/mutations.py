@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from benchmarks import picture_parts as parts
+from benchmarks.support import picture_parts as parts
 
 __all__ = ["Hostile", "mutations", "originals", "tiny"]
 
