@@ -135,7 +135,7 @@ def test_paper_scoring_returns_centre_of_best_deepest_tile(searched: Searched) -
             assert_same_search(answer, expected)
             best = expected.kept[16][0]
             assert tile_of(answer["levels"][-1]) == best
-            assert (answer["lon"], answer["lat"]) == pytest.approx(middle(best), abs=1e-9)
+            assert (answer["lon"], answer["lat"]) == pytest.approx(middle(best), abs=1e-6)
             assert not answer["calibrated"]
 
 
@@ -149,19 +149,19 @@ def assert_discriminating(expected: Found, k: int) -> None:
 
 
 def assert_same_search(answer: dict[str, Any], expected: Found) -> None:
-    assert answer["elsewhere"] == pytest.approx(expected.elsewhere, rel=5e-3)
+    assert answer["elsewhere"] == pytest.approx(expected.elsewhere, rel=5e-3, abs=1e-4)
     for level in answer["trace"]:
         kept = {tile_of(t): t for t in level["kept"]}
         assert set(kept) == set(expected.kept[level["zoom"]])
         for tile, candidate in kept.items():
-            assert candidate["similarity"] == pytest.approx(expected.similarity[tile], abs=1e-4)
-            assert candidate["confidence"] == pytest.approx(expected.confidence(tile), rel=5e-3, abs=1e-9)
+            assert candidate["similarity"] == pytest.approx(expected.similarity[tile], abs=2e-4)
+            assert candidate["confidence"] == pytest.approx(expected.confidence(tile), rel=5e-3, abs=1e-4)
     assert [level["zoom"] for level in answer["trace"]] == list(ZOOMS)
     path = [tile_of(level) for level in answer["levels"]]
     assert all(is_under(below, above) for above, below in pairwise(path))
     assert path[-1] in expected.frontier
     for tile, level in zip(path, answer["levels"], strict=True):
-        assert level["confidence"] == pytest.approx(expected.confidence(tile), rel=5e-3)
+        assert level["confidence"] == pytest.approx(expected.confidence(tile), rel=5e-3, abs=1e-4)
         w, s, e, n = level["bounds"]
         assert w <= answer["lon"] <= e
         assert s <= answer["lat"] <= n

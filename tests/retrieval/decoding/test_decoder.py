@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.bombs import fax, floats, png_of_zeros, progressive, tiff, webp_of_one_colour
+from benchmarks.support.bombs import fax, floats, png_of_zeros, progressive, tiff, webp_of_one_colour
 from retrieval.decoding.decoder import Abandoning, PictureDecoder
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.errors import (
@@ -204,7 +204,8 @@ def test_a_picture_that_nobody_waits_for_is_given_up(decoder: PictureDecoder) ->
 def test_the_process_ends_with_its_parent(line: str) -> None:
     """Also with one that is killed in the middle of a picture: the process has a timer of its own."""
     code = (
-        "import sys; from benchmarks.bombs import floats; from retrieval.decoding.decoder import PictureDecoder;"
+        "import sys; from benchmarks.support.bombs import floats\n"
+        "from retrieval.decoding.decoder import PictureDecoder;"
         "d = PictureDecoder(timeout_s=1.0); d.read_apart(floats(10)); print(d._process._process.pid, flush=True);"
         "sys.stdin.readline(); d.read_apart(floats(10_000))"
     )
@@ -237,7 +238,7 @@ def test_the_process_knows_neither_the_engine_nor_the_environment(
 @pytest.mark.parametrize("compression", [2, 3, 4])
 def test_what_libtiff_prints_goes_nowhere(compression: int) -> None:
     code = (
-        "import sys; from benchmarks.bombs import fax; from retrieval.pictures.photo import read_photo;"
+        "import sys; from benchmarks.support.bombs import fax; from retrieval.pictures.photo import read_photo;"
         "from retrieval.decoding.decoder import shared_decoder;"
         f"read = {{'here': read_photo, 'apart': shared_decoder().read}}[sys.argv[1]];\n"
         f"try: read(fax(2_000, {compression}))\nexcept Exception: pass"
@@ -289,7 +290,7 @@ from pathlib import Path
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.pictures.limits import PhotoLimits, View
 from retrieval.pictures.photo import read_photo
-from benchmarks.bombs import floats, png_of_zeros
+from benchmarks.support.bombs import floats, png_of_zeros
 
 def peak():
     status = Path("/proc/self/status").read_text()

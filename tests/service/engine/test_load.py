@@ -96,7 +96,7 @@ def test_group_forms_while_encoder_is_busy(held: Any, make_picture: Picture, loc
     for seed, answer in zip([99, *range(5)], answers, strict=True):
         pixels = locator.encoder.prepare(decode_photo(make_picture(seed)))[None]
         [expected] = locator.locate(locator.encoder.encode(pixels), LocateQuery())
-        assert (answer["lat"], answer["lon"]) == (expected.lat, expected.lng)
+        assert (answer["lat"], answer["lon"]) == pytest.approx((expected.lat, expected.lng), abs=1e-6)
 
 
 def test_each_query_of_a_group_gets_its_own_answer(held: Any, make_picture: Picture) -> None:

@@ -16,8 +16,8 @@ from importlib import import_module
 
 from PIL import Image
 
-from benchmarks.mutations import Hostile, encoded
-from benchmarks.picture_parts import png_of_nothing, resized
+from benchmarks.support.mutations import Hostile, encoded
+from benchmarks.support.picture_parts import png_of_nothing, resized
 
 __all__ = [
     "bombs",
