@@ -84,13 +84,15 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, value: Any) -> None:
-    r"""Write a JSON file, readable and with a stable byte order.
+def write_json(path: Path, value: Any, *, limit: int | None = None) -> None:
+    r"""Write a JSON file, readable and with a stable byte order. Raises OSError for more than `limit` bytes.
 
     A byte of a file's name that is not UTF-8, as Python reads it, is written as the text `\xe9`.
     """
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     text = _UNDECODED.sub(lambda match: f"\\\\x{ord(match[0]) - 0xDC00:02x}", text)
+    if limit is not None and (size := len(text.encode())) > limit:
+        raise OSError(errno.EFBIG, f"it would have {size:,} bytes, at most {limit:,} are read", str(path))
     write_atomically(path, lambda temporary: _write_text(temporary, text))
 
 

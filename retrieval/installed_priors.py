@@ -19,11 +19,11 @@ from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import FileEntry, Manifest, file_entry, is_prior_name
 from retrieval.index.reader import TileIndex
 from retrieval.priors.base import Prior, write_kind
-from retrieval.priors.registry import kind_of, open_kind, open_prior
+from retrieval.priors.registry import check_kind, kind_of, open_kind, open_prior
 from retrieval.search.plan import InstalledPrior
 from retrieval.search.query import NO_PRIOR
 
-__all__ = ["OpenPriors", "check_name", "install", "open_installed", "staged"]
+__all__ = ["OpenPriors", "check_name", "check_origin", "install", "open_installed", "staged"]
 
 PRIORS = "priors"
 
@@ -111,6 +111,14 @@ def check_name(name: str) -> str:
             f"{name!r} is not a valid name of a prior: use up to 40 of a-z, 0-9, - and _, and not {NO_PRIOR!r}"
         )
     return name
+
+
+def check_origin(index: Path, name: str, source: Path | None) -> None:
+    """Raise PriorError if `staged` would find no prior: a fast check of what a long job needs at its end."""
+    if source is not None:
+        kind_of(source)
+    elif not (index / PRIORS / check_name(name)).is_dir():
+        check_kind(name, has_files=False)
 
 
 @contextmanager

@@ -14,9 +14,10 @@ from typing import Any
 from indexer.build.area import coverage_of, reach_of
 from indexer.build.coverage import Coverage
 from indexer.build.request import BuildRequest, Encoders, TileRequest
-from indexer.errors import BuildError
+from indexer.errors import BuildError, CoverageError
 from indexer.progress import OnProgress, Progress
 from retrieval.encoders.base import EncodesPhotos
+from retrieval.files import JSON_BYTES
 from tile_cache.fetch.settings import ABSENT_STATUSES
 from tile_cache.open import open_source
 from tile_cache.source import RasterSource, TileSource, notes_of
@@ -24,6 +25,8 @@ from tile_cache.xyz import XyzSource
 
 __all__ = ["EncoderFacts", "Inputs", "describe_photo", "load_encoders", "open_inputs"]
 
+_OTHER_BYTES = 1 << 20
+"""Left for what else a manifest holds: 1,500 shards."""
 ASSUMED_DIM = 512
 """Components of a ViT-B-32 embedding."""
 
@@ -105,6 +108,7 @@ def open_inputs(stack: ExitStack, request: BuildRequest, encoders: Encoders | No
         raise BuildError("a build with vectors needs a source: give --source, or --rows-only")
     sources = tuple(_opened(stack, spec) for spec in (request.source, request.overlay) if spec is not None)
     coverage = coverage_of(request.area, request.zooms, sources[0] if request.source is not None else None)
+    _check_coverage(coverage)
     for note in (*coverage.notes, *(note for source in sources for note in notes_of(source))):
         on_progress(Progress("note", note))
     if request.rows_only:
@@ -114,6 +118,16 @@ def open_inputs(stack: ExitStack, request: BuildRequest, encoders: Encoders | No
         dims = f"the photo encoder has {encoders.photo.dim} dimensions, the map encoders {encoders.maps.dim}"
         raise BuildError(f"{dims}: they must agree")
     return Inputs(request, coverage, sources, encoders, _dtype(request.codec))
+
+
+def _check_coverage(coverage: Coverage) -> None:
+    """Raise CoverageError for polygons that would make a manifest too large to be read, before anything is fetched."""
+    size = len(json.dumps(coverage.geojson, indent=1, ensure_ascii=False).encode())
+    if size > JSON_BYTES - _OTHER_BYTES:
+        raise CoverageError(
+            f"the polygons take {size:,} bytes in the index's manifest, at most {JSON_BYTES - _OTHER_BYTES:,} are "
+            "possible: simplify them"
+        )
 
 
 @dataclass(frozen=True)

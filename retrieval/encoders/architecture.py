@@ -15,13 +15,15 @@ from torch import nn
 
 from retrieval.encoders.preprocess import MAX_SIZE, Preprocess
 from retrieval.errors import EncoderError, damage_as
+from tile_cache.addressing import MAX_ZOOM
 
-__all__ = ["MAX_PARAMETERS", "check_architecture", "check_timm_name", "shapes_of"]
+__all__ = ["MAX_PARAMETERS", "check_architecture", "check_context", "check_timm_name", "shapes_of"]
 
 MAX_PARAMETERS = 5_000_000_000
 """Numbers in an encoder that is read from a directory: 20 GB in memory. The largest CLIP tower has 4.4 billion."""
 
 _MAX_DIM = 16_384
+_MAX_CONTEXT = 64
 _MAX_PATCHES = 4096
 _MAX_ACTIVATION = 1 << 25
 """Numbers of one layer's output for one picture: 134 MB. The widest known tower needs half of that."""
@@ -120,6 +122,13 @@ def check_architecture(architecture: Any, preprocess: Preprocess | None = None) 
         check_timm_name(vision["timm_model_name"])
     else:
         _check_work({**_DEFAULTS, "image_size": 224, **vision}, preprocess)
+
+
+def check_context(zoom: int, context: Any) -> float:
+    """A map encoder's margin in tile widths; raises ValueError for a zoom or margin that no map has."""
+    if not 0 <= zoom <= MAX_ZOOM or not _number(0, _MAX_CONTEXT)(context):
+        raise ValueError(f"zoom {zoom} with a margin of {context!r:.40}: 0 to {_MAX_CONTEXT} tile widths are allowed")
+    return float(context)
 
 
 def check_timm_name(name: Any) -> None:

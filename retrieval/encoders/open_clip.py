@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from retrieval.encoders.architecture import check_architecture, shapes_of
+from retrieval.encoders.architecture import check_architecture, check_context, shapes_of
 from retrieval.encoders.device import resolve_device
 from retrieval.encoders.hub import NO_DOWNLOAD, is_offline
 from retrieval.encoders.preprocess import Preprocess
@@ -26,7 +26,7 @@ from retrieval.encoders.threads import limited_threads, threads_for_single
 from retrieval.encoders.towers import assign, embed, run, share_trunk
 from retrieval.encoders.weights import FORMAT, check_shapes, digest, read_config, read_tensors, write_tensors
 from retrieval.errors import EncoderError, EncoderMismatchError, damage_as
-from retrieval.files import write_json
+from retrieval.files import is_inside, write_json
 
 Tower = Any
 """An open_clip image tower: a torch module whose attributes have no type annotations."""
@@ -230,11 +230,11 @@ class MapEncoders:
                 "that they were trained from"
             )
         try:
-            files = {int(z): directory / entry["file"] for z, entry in config["zooms"].items()}
-            contexts = {int(z): float(entry["context"]) for z, entry in config["zooms"].items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            files = {int(z): directory / _file_name(entry["file"]) for z, entry in config["zooms"].items()}
+            contexts = {int(z): check_context(int(z), entry["context"]) for z, entry in config["zooms"].items()}
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as exc:
             raise EncoderError(
-                f"{directory / _MAP_CONFIG} does not describe map encoders ({exc!r}): copy it again"
+                f"{directory / _MAP_CONFIG} does not describe map encoders ({exc!r:.200}): copy it again"
             ) from exc
         return cls(photo, {z: read_tensors(path) for z, path in files.items()}, contexts)
 
@@ -301,6 +301,12 @@ def build_tower(architecture: dict[str, Any]) -> Tower:
     return tower
 
 
+def _file_name(name: Any) -> str:
+    if not isinstance(name, str) or not is_inside(name):
+        raise ValueError(f"{name!r:.100} is no file of the directory")
+    return name
+
+
 def _is_tag(spec: str) -> bool:
     """Whether a spec is a model of open_clip with one of its tags."""
     import open_clip
@@ -345,7 +351,7 @@ def _ways_out(model: str, weights: str | None) -> str:
     tags = open_clip.list_pretrained_tags_by_model(model)
     tried = f" ({weights!r} is neither a tag of it nor a file here)" if weights else ""
     known = f"tags of {model}: {', '.join(tags)}{tried}" if tags else "models: see open_clip.list_models()"
-    return f"Give MODEL:TAG, MODEL:/path/to/checkpoint, hf-hub:ORG/NAME or a directory; {known}"
+    return f"Give builtin, MODEL:TAG, MODEL:/path/to/checkpoint, hf-hub:ORG/NAME or a directory; {known}"
 
 
 def _preprocess_of(config: Mapping[str, Any]) -> Preprocess:

@@ -5,6 +5,7 @@ writes JSON and hashes files; it knows nothing of FAISS, scores or encoders. doc
 directory.
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -15,8 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retrieval.errors import IndexDamagedError, IndexMissingError, IndexVersionError, damage_as
-from retrieval.files import is_inside, open_regular, read_json, write_json
+from retrieval.errors import IndexDamagedError, IndexFormatError, IndexMissingError, IndexVersionError, damage_as
+from retrieval.files import JSON_BYTES, is_inside, open_regular, read_json, write_json
 from tile_cache.addressing import MAX_ZOOM
 
 __all__ = [
@@ -219,8 +220,19 @@ class Manifest:
         return manifest
 
     def write(self, directory: Path) -> None:
-        """Write `manifest.json` atomically. Call it last, because it declares the directory complete."""
-        write_json(directory / MANIFEST_NAME, self.to_json())
+        """Write `manifest.json` atomically. Call it last, because it declares the directory complete.
+
+        Raises IndexFormatError if it would be larger than what `read` takes.
+        """
+        try:
+            write_json(directory / MANIFEST_NAME, self.to_json(), limit=JSON_BYTES)
+        except OSError as exc:
+            if exc.errno != errno.EFBIG or exc.filename != str(directory / MANIFEST_NAME):
+                raise
+            raise IndexFormatError(
+                f"{exc.filename} cannot be written ({exc.strerror}): simplify the polygons of the coverage, or index a "
+                "smaller area"
+            ) from exc
 
     @classmethod
     def read(cls, directory: Path) -> "Manifest":

@@ -111,7 +111,8 @@ class GeocellModel:
             raise ValueError("a number of its heads is not finite")
         if not np.isfinite(self.cluster_embeddings).all():
             raise ValueError("a number of its clusters' embeddings is not finite")
-        if self.top < 1 or not all(0 < t < np.inf for t in (self.temperatures["cells"], self.temperatures["clusters"])):
+        fitted = (self.temperatures["cells"], self.temperatures["clusters"])
+        if self.top < 1 or not all(1e-6 <= temperature <= 1e6 for temperature in fitted):
             raise ValueError(f"top {self.top}, temperatures {self.temperatures}")
 
     @classmethod

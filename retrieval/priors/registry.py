@@ -11,7 +11,7 @@ from retrieval.priors.density import DensityPrior
 from retrieval.priors.geocells import GeocellPrior
 from retrieval.priors.geoclip import GeoclipPrior
 
-__all__ = ["KINDS", "Kind", "kind_of", "open_kind", "open_prior"]
+__all__ = ["KINDS", "Kind", "check_kind", "kind_of", "open_kind", "open_prior"]
 
 
 class Kind(NamedTuple):
@@ -43,16 +43,21 @@ def open_prior(directory: Path, *, device: str = "auto", photo: EncodesPhotos | 
 
 def open_kind(kind: str, directory: Path | None, *, device: str = "auto", photo: EncodesPhotos | None = None) -> Prior:
     """Open a prior of a kind; `directory` may be None if the kind needs no files. Raises as `open_prior`."""
-    if kind not in KINDS:
-        raise PriorError(f"{kind!r} is neither a prior of the index nor a kind of prior: use {', '.join(KINDS)}")
-    if directory is None and KINDS[kind].needs_files:
-        raise PriorError(f"the index has no prior {kind}: install one by `tilebeam calibrate --prior {kind}=DIR`")
+    check_kind(kind, has_files=directory is not None)
     try:
         with damage_as(PriorError, directory or kind, "copy or make the prior again", but=(ModuleNotFoundError,)):
             return KINDS[kind].open(directory, device=device, photo=photo)
     except ModuleNotFoundError as exc:
         package = f"'tilebeam[{extra}]'" if (extra := KINDS[kind].extra) else exc.name
         raise PriorError(f"a {kind} prior needs {exc.name}, which is not installed: pip install {package}") from exc
+
+
+def check_kind(kind: str, *, has_files: bool) -> None:
+    """Raise PriorError for an unknown kind, or one that needs files and has none."""
+    if kind not in KINDS:
+        raise PriorError(f"{kind!r} is neither a prior of the index nor a kind of prior: use {', '.join(KINDS)}")
+    if not has_files and KINDS[kind].needs_files:
+        raise PriorError(f"the index has no prior {kind}: install one by `tilebeam calibrate --prior {kind}=DIR`")
 
 
 def kind_of(directory: Path) -> str:

@@ -282,16 +282,106 @@ from pathlib import Path
 from retrieval.testing.fake import FakePhotoEncoder
 from retrieval.locator import Locator
 from service.app import create_app
+from service.ops.logs import capture_everything, configure
 from service.reload import reopening
 from service.serving import listen, run
 from service.settings import Settings
 
 live = Path(sys.argv[1])
-settings, listener = Settings(), listen("127.0.0.1", 0)
+configure("info")
+settings, listener = Settings(keys_file=sys.argv[2] if sys.argv[2:] else ""), listen("127.0.0.1", 0)
 app = create_app(settings, Locator.open(live, encoder=FakePhotoEncoder()), reopening(live, "cpu"))
+capture_everything()
 print(listener.getsockname()[1], flush=True)
 run(app, listener, settings)
 """
+
+
+def without_a_file(directory: Path) -> None:
+    next(directory.glob("z08-*.tiles.npy")).unlink()
+
+
+def cut_off(directory: Path) -> None:
+    os.truncate(next(directory.glob("z08-*.faiss")), 1000)
+
+
+def with_a_damaged_calibration(directory: Path) -> None:
+    (directory / "calibration.json").write_text('{"format": "tilebeam-calibration", "version": 2, "zooms": [[]]}')
+
+
+def with_a_damaged_prior(directory: Path) -> None:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    priors = {"priors": {"density": {"kind": "density", "fingerprint": "x"}}, "prior": "density"}
+    (directory / "manifest.json").write_text(json.dumps(manifest | priors))
+    (directory / "priors/density").mkdir(parents=True)
+    (directory / "priors/density/prior.json").write_text("[" * 100_000)
+
+
+def with_another_encoder(directory: Path) -> None:
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["photo_encoder"] |= {"fingerprint": "f" * 64, "spec": "hf-hub:attacker/model"}
+    manifest["id"] = "unknown"
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+HARMS = (nested, infinite, waiting, endless, without_priors, without_a_file, cut_off)
+HARMS += (with_a_damaged_calibration, with_a_damaged_prior, with_another_encoder)
+
+
+@pytest.mark.timeout(120)
+def test_damaged_artefacts_are_one_line_after_sighup_and_a_409_over_http(
+    site: Site, make_picture: Picture, check_problem: Problem, tmp_path: Path
+) -> None:
+    """A service in its own process: the old index serves on after each of them, and the next good one is loaded."""
+    command = [sys.executable, "-c", HANGUP, str(site.live), str(site.keys)]
+    log = tmp_path / "log"
+    with (
+        open(log, "wb") as stderr,
+        subprocess.Popen(
+            command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=stderr, text=True
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            url = f"http://127.0.0.1:{int(process.stdout.readline())}"
+            with httpx.Client(base_url=url, headers=site.admin, timeout=30) as http:
+                assert http.get("/index").json()["id"] == site.ids()[0]
+                for number, harm in enumerate(HARMS, start=1):
+                    bad = tmp_path / harm.__name__
+                    shutil.copytree(site.indexes[1], bad)
+                    harm(bad)
+                    site.point_at(bad)
+                    process.send_signal(signal.SIGHUP)
+                    wait_until(lambda number=number: len(lines_of(log, "ERROR")) >= 2 * number - 1)
+                    detail = check_problem(http.post("/index/reload"), 409, "reload-refused")
+                    assert "the old index stays in use" in detail
+                    wait_until(lambda number=number: len(lines_of(log, "ERROR")) >= 2 * number)
+                    answer = http.post("/locate", files={"image": make_picture()})
+                    assert answer.json()["index"]["id"] == site.ids()[0]
+                site.point_at(site.indexes[1])
+                process.send_signal(signal.SIGHUP)
+                wait_until(lambda: http.get("/index").json()["id"] == site.ids()[1])
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+    errors = lines_of(log, "ERROR")
+    assert len(errors) == 2 * len(HARMS)
+    assert all(line["message"].startswith("reload refused: ") for line in errors), errors
+    assert "never retrieved" not in log.read_text()
+
+
+def lines_of(log: Path, level: str) -> list[dict[str, Any]]:
+    """The whole lines of a level; all lines are JSON."""
+    lines = [json.loads(line) for line in log.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [line for line in lines if line["level"].upper() == level]
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_sighup_reloads_and_invalid_index_is_survived(site: Site) -> None:
