@@ -4,6 +4,7 @@ Each figure names its origin: given, measured, default or assumed. The module kn
 how to write it.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,6 +20,7 @@ from indexer.build.coverage import Coverage
 from indexer.build.fetch import cache_file, zooms_of
 from indexer.build.inputs import EncoderFacts, load_encoders
 from indexer.build.request import Encoders, TileRequest
+from indexer.errors import BuildError
 from tile_cache.addressing import tile_of_code
 from tile_cache.fetch.settings import FetchSettings
 from tile_cache.mbtiles import TileStore
@@ -51,6 +53,12 @@ class PlanRequest(TileRequest):
     """Tiles embedded a second; without it or --measure, the plan has no embedding hours."""
     measure: bool = False
     """Load the encoders and measure the embedding rate here."""
+
+    def __post_init__(self) -> None:
+        for name in ("dim", "tile_bytes", "rate", "embed_rate"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise BuildError(f"--{name.replace('_', '-')} {value}: give a number above 0")
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,14 @@ from indexer.progress import OnProgress, Progress, counter
 from retrieval.encoders.hub import hub_access
 from retrieval.index.calibration import Calibration
 from retrieval.index.manifest import Manifest
-from retrieval.installed_priors import OpenPriors, install, staged
+from retrieval.index.reader import TileIndex
+from retrieval.installed_priors import OpenPriors, check_origin, install, staged
 from retrieval.locator import Locator
 from retrieval.priors.base import Prior
 from retrieval.priors.registry import open_prior
 from retrieval.search.plan import InstalledPrior
 from retrieval.search.query import NO_PRIOR, LocateQuery
+from tile_cache.addressing import codes_at
 
 __all__ = ["Calibrated", "Halves", "calibrate", "families_of", "halves_of"]
 
@@ -73,6 +75,9 @@ def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrate
     Raises PhotoSetError, PriorError, CalibrationFitError if not even the first zoom can be fitted, and the errors of
     opening the index.
     """
+    if request.prior is not None:
+        check_origin(request.index, request.prior.name, request.prior.directory)
+    photos = _photos(request)
     # The old calibration is not read: it is replaced even if it is damaged or of another format.
     locator = Locator.open(
         request.index,
@@ -83,13 +88,13 @@ def calibrate(request: CalibrationRequest, on_progress: OnProgress) -> Calibrate
         allow_download=request.allow_download,
     )
     if request.prior is None:
-        result = _fitted(request, locator, None, on_progress)
+        result = _fitted(request, locator, None, photos, on_progress)
         _store(result.calibration, request.index)
         return result
     with staged(request.index, request.prior.name, request.prior.directory) as directory:
         with hub_access(request.allow_download or _is_named(request)):
             prior = open_prior(directory, device=request.device, photo=locator.encoder)
-        result = _fitted(request, locator, prior, on_progress)
+        result = _fitted(request, locator, prior, photos, on_progress)
         _store(result.calibration, request.index, lambda: _install(request, directory, prior))
     return result
 
@@ -100,9 +105,12 @@ def _is_named(request: CalibrationRequest) -> bool:
     return prior is not None and prior.directory is None and prior.name not in Manifest.read(request.index).priors
 
 
-def _fitted(request: CalibrationRequest, locator: Locator, prior: Prior | None, on_progress: OnProgress) -> Calibrated:
+def _fitted(
+    request: CalibrationRequest, locator: Locator, prior: Prior | None, photos: PhotoSet, on_progress: OnProgress
+) -> Calibrated:
     """Everything but storing."""
-    embedded, halves = _load(request, locator, prior, on_progress)
+    _check_enough(request, photos, locator.index)
+    embedded, halves = _load(request, locator, prior, photos, on_progress)
     reached: dict[int, int] = {}
 
     def on_zoom(zoom: int, count: int) -> None:
@@ -120,7 +128,7 @@ def _fitted(request: CalibrationRequest, locator: Locator, prior: Prior | None, 
     )
     if not fitted.zooms:
         raise CalibrationFitError(
-            f"only {next(iter(reached.values()), 0)} of {len(halves.fit)} photos lie in tiles of zoom "
+            f"only {next(iter(reached.values()), 0)} of {len(halves.fit)} photos to fit to lie in tiles of zoom "
             f"{locator.index.zooms[0]}, and {MIN_PICTURES} are needed: give more photos of the indexed region"
         )
     raw, calibrated = locator, Locator(locator.index, fitted, locator.encoder)
@@ -143,14 +151,33 @@ def _with_prior(locator: Locator, name: str, prior: Prior, own: Calibration) -> 
     return Locator(locator.index, Calibration(), locator.encoder, priors=OpenPriors({name: installed}, name))
 
 
-def _load(
-    request: CalibrationRequest, locator: Locator, prior: Prior | None, on_progress: OnProgress
-) -> tuple[Embedded, Halves]:
-    """Read, embed and divide the photos and the out-of-scope pictures."""
+def _photos(request: CalibrationRequest) -> PhotoSet:
+    """The photos of the request's split."""
     photos = read_photos(request.photos, request.reading)
     split = request.split or (None if photos.split is None else "validation")
     photos = photos if split is None else photos.only(split)
-    photos = photos.sample(request.limit, request.seed).check_not_empty()
+    return photos.sample(request.limit, request.seed).check_not_empty()
+
+
+def _check_enough(request: CalibrationRequest, photos: PhotoSet, index: TileIndex) -> None:
+    """Raise CalibrationFitError before anything is embedded if too few photos lie in the index's first zoom."""
+    zoom, (rows, _) = index.zooms[0], halves_of(photos.names, request.seed)
+    own = photos.take(rows)
+    placed = np.isfinite(own.lng) & np.isfinite(own.lat)
+    codes = codes_at(own.lng[placed], own.lat[placed], zoom)
+    inside = int(np.isin(codes, index.levels[0].codes).sum())
+    if inside < MIN_PICTURES:
+        raise CalibrationFitError(
+            f"only {inside:,} of the {len(rows):,} photos to fit to lie in tiles of zoom {zoom}, and {MIN_PICTURES} "
+            f"are needed: give more photos of the indexed region than the {len(photos):,} of {request.photos}, "
+            "about 200 (half of them are only measured on)"
+        )
+
+
+def _load(
+    request: CalibrationRequest, locator: Locator, prior: Prior | None, photos: PhotoSet, on_progress: OnProgress
+) -> tuple[Embedded, Halves]:
+    """Embed and divide the photos and the out-of-scope pictures."""
     embedded, known = _embedded(photos, "photos", request, locator, prior, on_progress)
     first, second = halves_of(embedded.photos.names, request.seed)
     if request.elsewhere is None:

@@ -99,7 +99,8 @@ def command(
     """Register a function of dataclasses as a command; returns the function unchanged.
 
     Requests are built and the function runs inside `ending_well(go_on)`, so errors in either end in one line and the
-    documented exit code. `settings` go to `app.command`. Raises TypeError for a field without documentation.
+    documented exit code: 2, wrong usage, where a request refuses an option's value. `settings` go to `app.command`.
+    Raises TypeError for a field without documentation.
     """
 
     def register(function: F) -> F:
@@ -107,8 +108,10 @@ def command(
         call = _Call(function, Fields(), parameters)
 
         def run(**values: Any) -> None:
+            with ending_well(go_on, code=2):
+                arguments = call.arguments(values)
             with ending_well(go_on):
-                call.run(values)
+                function(**arguments)
 
         run.__name__, run.__doc__ = function.__name__, function.__doc__
         run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
@@ -155,8 +158,8 @@ class _Call:
                 _add(parameters, option)
                 self._options[name] = option.name, flag
 
-    def run(self, values: Mapping[str, Any]) -> Any:
-        """Call with the options' values."""
+    def arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The target's arguments, from the options' values."""
         arguments = {name: call.run(values) for name, call in self._nested.items()}
         for name, (option, flag) in self._options.items():
             value = values[option]
@@ -164,6 +167,11 @@ class _Call:
                 arguments[name] = value
             elif value is not None and value != []:  # an absent option that may be repeated is an empty list
                 arguments[name] = _parsed(flag.parser, value, option)
+        return arguments
+
+    def run(self, values: Mapping[str, Any]) -> Any:
+        """Call with the options' values."""
+        arguments = self.arguments(values)
         if self._default is not None:
             return dataclasses.replace(self._default, **arguments)
         return self._target(**arguments)

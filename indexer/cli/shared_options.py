@@ -1,6 +1,5 @@
 """Options that several commands share, and the values that they stand for. Loads no heavy library."""
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,20 +19,16 @@ __all__ = [
     "AsJson",
     "Bbox",
     "Bootstrap",
-    "Concurrency",
-    "Contact",
     "Device",
     "GeoJson",
     "Land",
     "Overlay",
     "Photo",
-    "Rate",
     "Reading",
     "Split",
     "World",
     "area_from_options",
     "area_of",
-    "fetch_settings",
     "fetching",
     "zooms_of",
 ]
@@ -49,9 +44,6 @@ Land = Annotated[
     float | None, typer.Option(help="Least share of land in a tile; default 0.01 where the source knows land. 0: all.")
 ]
 Photo = Annotated[str, typer.Option("--photo-encoder", help="builtin, MODEL:TAG, MODEL:FILE, hf-hub:NAME or a folder.")]
-Rate = Annotated[float | None, typer.Option(help="Requests a second at most; default 20.")]
-Concurrency = Annotated[int | None, typer.Option(help="Requests at once; default 6.")]
-Contact = Annotated[str | None, typer.Option(help="Your address for the server's operator (or TILEBEAM_CONTACT).")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -142,10 +134,3 @@ def area_of(
     if (int(world) + (bbox is not None) + (geojson is not None)) != 1:
         raise typer.BadParameter("give exactly one of --world, --bbox W S E N and --geojson FILE")
     return Area(bbox, geojson, deep_geojson, land)
-
-
-def fetch_settings(rate: float | None, concurrency: int | None, contact: str | None, refresh: bool) -> FetchSettings:
-    """Fetch settings from options, or from the environment if an option is absent."""
-    return FetchSettings.from_environment(
-        os.environ, rate_per_s=rate, concurrency=concurrency, contact=contact, refresh=refresh
-    )

@@ -59,9 +59,10 @@ class Bars:
 
 
 @contextmanager
-def ending_well(go_on: str) -> Iterator[None]:
-    """Turn errors into one line and an exit code: 1, or 2 for a wrong area; 130 and `go_on` for an interrupt.
+def ending_well(go_on: str, code: int = 1) -> Iterator[None]:
+    """Turn errors into one line and an exit code: `code`, or 2 for a wrong area; 130 and `go_on` for an interrupt.
 
+    `code`: 1 where the work failed, 2 where options name what no request can be made of.
     SIGTERM counts as an interrupt, so that a stopped container leaves a state from which the job resumes.
     """
     with _terminable():
@@ -72,7 +73,7 @@ def ending_well(go_on: str) -> Iterator[None]:
             raise typer.Exit(2) from exc
         except (IndexerError, TileCacheError, RetrievalError) as exc:
             say(f"tilebeam: {exc}")
-            raise typer.Exit(1) from exc
+            raise typer.Exit(code) from exc
         except KeyboardInterrupt as exc:
             say(f"tilebeam: interrupted; {go_on}")
             raise typer.Exit(130) from exc

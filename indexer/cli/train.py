@@ -11,20 +11,17 @@ import typer
 from indexer.build.request import BuildRequest
 from indexer.cli.options import Fields, command, flag
 from indexer.cli.shared_options import (
+    FETCHING,
     PHOTOS_PANEL,
     Bbox,
-    Concurrency,
-    Contact,
     Device,
     GeoJson,
     Land,
     Overlay,
     Photo,
-    Rate,
     Reading,
     World,
     area_of,
-    fetch_settings,
     zooms_of,
 )
 from indexer.cli.terminal import Bars, say
@@ -127,9 +124,7 @@ def train(
     source: Annotated[str | None, _of_request("source", _TILES)] = None,
     overlay: Overlay = None,
     tile_cache: Annotated[Path | None, _of_request("tile_cache", _TILES, show_default="your cache folder")] = None,
-    rate: Rate = None,
-    concurrency: Concurrency = None,
-    contact: Contact = None,
+    fetch: FETCHING,
     photo_encoder: Photo = "builtin",
     settings: _SETTINGS,
     cache: Annotated[Path | None, _of_request("cache", _MACHINE, show_default="OUT/cache")] = None,
@@ -190,7 +185,7 @@ def train(
         cache=cache,
         cache_bytes=int(cache_limit * 1e9),
         tile_cache=tile_cache,
-        fetch=fetch_settings(rate, concurrency, contact, False),
+        fetch=fetch,
         device=device,
     )
     _train_on_photos(request, build, threads)

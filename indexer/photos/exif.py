@@ -1,7 +1,8 @@
-"""The place where a picture says that it was taken: in its EXIF, in its XMP, or in an XMP file beside it.
+"""The place where a picture says that it was taken: in an XMP file beside it, in its EXIF, or in its XMP.
 
-The first of these that holds a usable place counts: a GPS block in EXIF (in a PNG also as ImageMagick's `Raw profile
-type`), embedded XMP, `NAME.jpg.xmp`, `NAME.xmp`. Pillow reads them from the picture's header, so a file of any size
+The first of these that holds a usable place counts: the sidecars `NAME.jpg.xmp` and `NAME.xmp`, into which programs
+write corrections; a GPS block in EXIF (in a PNG also as ImageMagick's `Raw profile type`); embedded XMP. Pillow reads
+them from the picture's header, so a file of any size
 costs a few small reads. Only a PNG without EXIF ahead of its pixels is decoded, because a PNG may carry it behind them.
 """
 
@@ -28,11 +29,16 @@ _EXIF_HEAD, _XMP_HEAD = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0"
 
 
 def place_of(path: str, limits: PhotoLimits) -> Place | Fault:
-    """The place in a picture's EXIF, XMP or sidecar, or what is wrong; never raises, whatever lies at `path`."""
+    """The place in a picture's sidecar, EXIF or XMP, or what is wrong; never raises, whatever lies at `path`."""
     fault = file_fault(path)
     if fault is not None:
         return fault
     faults: list[Fault] = []
+    for place in _beside(path):
+        if not isinstance(place, Fault):
+            return place
+        faults.append(place)
+    beside = len(faults)
     try:
         with open_regular(Path(path)) as stream, open_photo(stream, limits) as image:
             for place in _embedded(image):
@@ -45,14 +51,10 @@ def place_of(path: str, limits: PhotoLimits) -> Place | Fault:
         faults.append(_broken("EXIF", "its parts contradict each other"))
     except Exception:  # Pillow's parsers raise almost anything on damaged bytes
         faults.append(_broken("EXIF", "its parts contradict each other"))
-    if faults:
+    if len(faults) > beside:
         picture = read_picture(path, limits)
         if isinstance(picture, Fault):
             return picture
-    for place in _beside(path):
-        if not isinstance(place, Fault):
-            return place
-        faults.append(place)
     return faults[0] if faults else _NO_GPS
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -46,10 +46,14 @@ _FETCHED_AT_ONCE = 65_536
 
 
 class LocalSources(NamedTuple):
-    """A source and an overlay that answer without a network."""
+    """A source and an overlay that answer without a network.
+
+    `absent`: pictures, by the SHA-256 of their bytes, that mean that there is no imagery.
+    """
 
     source: TileSource
     overlay: TileSource | None
+    absent: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,12 @@ class TileSources:
         _check_zooms(request.settings.zooms, sources.source.info)
         return sources
 
-    def identity(self) -> dict[str, str | None]:
+    def identity(self) -> dict[str, Any]:
         """What decides the tiles' pixels."""
-        return {"source": self.source.info.identity, "overlay": self.overlay.info.identity if self.overlay else None}
+        absent = self.request.fetch.absent_images
+        overlay = self.overlay.info.identity if self.overlay else None
+        named = {"absent-image": sorted(absent)} if absent else {}  # runs without keep the identity that they had
+        return {"source": self.source.info.identity, "overlay": overlay, **named}
 
     def fetch(self, codes: Mapping[int, NDArray[np.uint64]], on_progress: OnProgress) -> None:
         """Fetch what is missing of these tiles, Morton codes by zoom, and of their margins."""
@@ -83,7 +90,8 @@ class TileSources:
         """Both as sources that answer without a network: servers' tiles come from the cache."""
         with ExitStack() as stack:
             source = self._local(stack, self.source, overlay=False)
-            yield LocalSources(source, self._local(stack, self.overlay, overlay=True) if self.overlay else None)
+            overlay = self._local(stack, self.overlay, overlay=True) if self.overlay else None
+            yield LocalSources(source, overlay, self.request.fetch.absent_images)
 
     def close(self) -> None:
         """Close what is open."""
@@ -121,8 +129,8 @@ class TilePixels:
 
     def __init__(self, sources: LocalSources, preprocess: Preprocess, context: float, zoom: int) -> None:
         self.zoom, self.reasons = zoom, dict[int, str]()
-        self._source, self._preprocess = sources.source, preprocess
-        self._composer = Composer(sources.source, sources.overlay, preprocess.size, context)
+        self._source, self._preprocess, self._absent = sources.source, preprocess, sources.absent
+        self._composer = Composer(sources.source, sources.overlay, preprocess.size, context, sources.absent)
 
     def read(self, codes: NDArray[np.uint64]) -> tuple[Tensor, NDArray[np.bool_]]:
         """Tiles by Morton code, (n,), to pictures of those with imagery, (m, 3, s, s) float32, and which, (n,).
@@ -142,7 +150,7 @@ class TilePixels:
         return self._record(codes, ((d.pixels is not None, d.problems) for d in decoded))
 
     def _probe(self, tile: Tile) -> Decoded:
-        return decode_tile(tile, self._source, None, _PROBE_PIXELS)
+        return decode_tile(tile, self._source, None, _PROBE_PIXELS, self._absent)
 
     def _map(self, work: Callable[[Tile], T], codes: NDArray[np.uint64]) -> list[T]:
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="tiles") as pool:

@@ -183,6 +183,31 @@ def test_too_few_photos_end_in_one_error_line_and_change_nothing(
     assert {p.name: p.read_bytes() for p in index.iterdir() if p.is_file()} == before
 
 
+def test_what_would_fail_at_the_end_fails_before_any_work(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = copied(place, tmp_path)
+    monkeypatch.setattr("indexer.calibration.run.embed_photos", lambda *_, **__: pytest.fail("photos were embedded"))
+    code, _, err = calibrate(place, index, "--limit", MIN_PICTURES)
+    assert code == 1
+    assert f"{MIN_PICTURES} are needed: give more photos" in err
+    (tmp_path / "far.csv").write_text(
+        "path,latitude,longitude\n" + "".join(f"{place}/photos/{i}.png,{80 - i / 100},{i / 10}\n" for i in range(3))
+    )
+    code, _, err = run("calibrate", "--photos", tmp_path / "far.csv", "--index", index)
+    assert code == 1
+    assert "than the 3 of" in err
+    monkeypatch.setattr(Locator, "open", lambda *_, **__: pytest.fail("the index was opened"))
+    for prior, words in {
+        "geocells=nowhere": "no prior at nowhere",
+        "geocells": "--prior geocells=DIR",
+        "astrology": "neither a prior of the index nor a kind",
+    }.items():
+        code, _, err = calibrate(place, index, "--prior", prior)
+        assert code == 1
+        assert words in err
+
+
 def test_zoom_with_too_few_photos_is_reported_and_not_fitted(place: Path, tmp_path: Path) -> None:
     index = copied(place, tmp_path)
     code, out, err = calibrate(place, index, "--k", 1)  # the last --k counts: half the photos lose their tile at once
@@ -209,8 +234,8 @@ def test_full_disk_ends_in_one_error_line(place: Path, tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "code", "word"),
     [
-        (("--k", 0), 1, "k is 0"),
-        (("--elsewhere-share", 1), 1, "between 0 and 1"),
+        (("--k", 0), 2, "k is 0"),
+        (("--elsewhere-share", 1), 2, "between 0 and 1"),
         (("--split", "validation"), 1, "split"),
         (("--elsewhere", "/nowhere/at/all"), 1, "/nowhere/at/all"),
         (("--limit", 0), 2, "limit"),
@@ -277,7 +302,7 @@ def test_prior_is_fitted_installed_and_used(
         (None, None, "noise"),
     ]
     code, _, err = run("evaluate", *asked_of, "--prior", "none", "--scoring", "bolted")
-    assert code == 1
+    assert code == 2
     assert "name a prior with --prior" in err
 
 
@@ -286,6 +311,6 @@ def test_invalid_prior_changes_nothing(place: Path, done: tuple[Path, Path, str]
     before = digests(index)
     for prior in (f"geocells={tmp_path}", "geocells", "Upper=x", "oracle"):
         code, _, err = calibrate(place, index, "--prior", prior)
-        assert code == 1, prior
+        assert code == (2 if "=x" in prior else 1), prior
         assert "prior" in err
     assert digests(index) == before

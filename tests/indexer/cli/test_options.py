@@ -135,7 +135,7 @@ def test_help_shows_the_docstring_default_and_range_of_each_field(draw: Any) -> 
         ("--zooms 4", 2, "Missing option '--out'"),
         ("--out a --zooms 4,x", 2, "invalid literal"),
         ("--out a --zooms 4 --k 0", 2, "Invalid value for '--k'"),
-        ("--out a --zooms 4 --rate 0", 1, "tilebeam: rate must be over 0"),
+        ("--out a --zooms 4 --rate 0", 2, "tilebeam: rate must be over 0"),
     ],
 )
 def test_wrong_values_end_with_a_message_and_the_right_exit_code(draw: Any, args: str, code: int, text: str) -> None:

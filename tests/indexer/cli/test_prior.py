@@ -37,6 +37,6 @@ def test_geoclip_settings_are_written_and_checked(tmp_path: Path) -> None:
     assert kind_of(tmp_path / "geoclip") == "geoclip"
     assert read_json(tmp_path / "geoclip" / "prior.json")["settings"]["weighting"] == "area"
     wrong = CliRunner().invoke(app, ["prior", "geoclip", "--weighting", "votes", "--out", str(tmp_path / "other")])
-    assert wrong.exit_code == 1
+    assert wrong.exit_code == 2
     assert "use gallery or area" in wrong.output
     assert not (tmp_path / "other").exists()

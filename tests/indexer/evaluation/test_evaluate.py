@@ -206,8 +206,8 @@ def test_foreign_out_folder_is_refused_before_any_work(
     ("arguments", "code", "word"),
     [
         (("--k", "many"), 2, "whole numbers"),
-        (("--k", "0"), 1, "k is 0"),
-        (("--scoring", "best"), 1, "best"),
+        (("--k", "0"), 2, "k is 0"),
+        (("--scoring", "best"), 2, "best"),
         (("--split", "weird"), 1, "weird"),
     ],
 )

@@ -100,21 +100,28 @@ def test_raw_profiles_in_a_png_are_read(tmp_path: Path, kind: str) -> None:
 
 
 def test_the_first_usable_place_counts(tmp_path: Path) -> None:
-    """EXIF, then XMP inside, then NAME.jpg.xmp, then NAME.xmp; what is broken is passed over."""
+    """A sidecar corrects the picture: NAME.jpg.xmp, NAME.xmp, EXIF, XMP inside. What is broken is passed over."""
     path = tmp_path / "x.jpg"
     save(path, "JPEG", exif=exif_of(PARIS), xmp=xmp())
     (tmp_path / "x.jpg.xmp").write_bytes(xmp("10,0N", "20,0E"))
     (tmp_path / "x.xmp").write_bytes(xmp("11,0N", "21,0E"))
-    assert place(path) == pytest.approx((2.2945, 48.85822), abs=1e-4)
-    save(path, "JPEG", exif=exif_of({**PARIS, 1: "?"}), xmp=xmp())
-    assert place(path) == pytest.approx(SYDNEY, abs=1e-5)
-    save(path, "JPEG", xmp=xmp("0,0N", "0,0E"))  # null island
     assert place(path) == (20, 10)
     (tmp_path / "x.jpg.xmp").write_bytes(b"<x")
     assert place(path) == (21, 11)
-    (tmp_path / "x.xmp").unlink()
-    fault = place(path)
-    assert fault.reason == "null island"  # the first that could not be used is named
+    (tmp_path / "x.xmp").write_bytes(xmp("0,0N", "0,0E"))  # null island
+    assert place(path) == pytest.approx((2.2945, 48.85822), abs=1e-4)
+    save(path, "JPEG", exif=exif_of({**PARIS, 1: "?"}), xmp=xmp())
+    assert place(path) == pytest.approx(SYDNEY, abs=1e-5)
+    save(path, "JPEG")
+    assert "its XMP is no XML" in place(path).detail  # the first that could not be used is named
+    (tmp_path / "x.jpg.xmp").unlink()
+    assert place(path).reason == "null island"
+
+
+def test_a_picture_that_cannot_be_opened_is_named_whatever_its_neighbours_say(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"\xff\xd8\xff" + bytes(30))
+    (tmp_path / "x.xmp").write_bytes(b"<x")
+    assert place(tmp_path / "x.jpg").reason == "unreadable image"
 
 
 ENTITIES = b"""<?xml version='1.0'?><!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]>"""

@@ -9,6 +9,7 @@ from indexer.build.compose import Composer
 from indexer.training.tiles import LocalSources, TilePixels
 from retrieval.encoders.preprocess import Preprocess
 from tile_cache.addressing import Tile, code_of_tile, tile_of_code
+from tile_cache.repeats import picture_hash
 
 ZOOM = 5
 PREPROCESS = Preprocess(24, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
@@ -76,6 +77,16 @@ def test_has_imagery_agrees_with_read() -> None:
     np.testing.assert_array_equal(probed.has_imagery(codes), read.read(codes)[1])
     assert probed.reasons == read.reasons
     assert len(probed.reasons) == 4
+
+
+@pytest.mark.parametrize("context", [0.0, 0.5])
+def test_pictures_named_as_absent_are_no_imagery(context: float) -> None:
+    """As in a build with --absent-image: a server's "no data here" picture teaches nothing."""
+    tile, other = Tile(20, 9, ZOOM), Tile(21, 9, ZOOM)
+    absent = frozenset({picture_hash(answer(tile) or b"")})
+    tiles = TilePixels(LocalSources(MemorySource(answer), None, absent), PREPROCESS, context, ZOOM)
+    codes = codes_of(tile, other)
+    assert tiles.has_imagery(codes).tolist() == tiles.read(codes)[1].tolist() == [False, True]
 
 
 def test_no_pictures_still_have_the_shape_of_pictures() -> None:
