@@ -17,7 +17,7 @@ from indexer.build.request import BuildRequest, Encoders, TileRequest
 from indexer.errors import BuildError, CoverageError
 from indexer.progress import OnProgress, Progress
 from retrieval.encoders.base import EncodesPhotos
-from retrieval.files import JSON_BYTES
+from retrieval.files import JSON_BYTES, read_json
 from tile_cache.fetch.settings import ABSENT_STATUSES
 from tile_cache.open import open_source
 from tile_cache.source import RasterSource, TileSource, notes_of
@@ -25,6 +25,7 @@ from tile_cache.xyz import XyzSource
 
 __all__ = ["EncoderFacts", "Inputs", "describe_photo", "load_encoders", "open_inputs"]
 
+_MAX_MARGIN = 64.0  # tile widths
 _OTHER_BYTES = 1 << 20
 """Left for what else a manifest holds: 1,500 shards."""
 ASSUMED_DIM = 512
@@ -146,11 +147,19 @@ class EncoderFacts:
         builtin = Path(str(resources.files("indexer.builtin").joinpath("maps.json"))).parent
         photos = builtin if request.photo_encoder == "builtin" else Path(request.photo_encoder)
         maps = request.map_encoders or (builtin if request.photo_encoder == "builtin" else None)
-        known = dim or _read(photos / "photo.json").get("architecture", {}).get("embed_dim")
         zooms = _read(maps / "maps.json").get("zooms", {}) if maps else {}
         if request.map_encoders is not None and not zooms:
             raise BuildError(f"{request.map_encoders} has no maps.json: give a folder that `tilebeam train` wrote")
-        return cls(int(known or ASSUMED_DIM), {int(z): float(entry["context"]) for z, entry in zooms.items()})
+        try:
+            known = dim or _read(photos / "photo.json").get("architecture", {}).get("embed_dim")
+            margins = {int(z): float(entry["context"]) for z, entry in zooms.items()}
+            if not all(0 <= margin <= _MAX_MARGIN for margin in margins.values()):
+                raise ValueError(f"margins of {margins}")
+            return cls(int(known or ASSUMED_DIM), margins)
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise BuildError(
+                f"photo.json in {photos} or maps.json in {maps} is damaged ({exc!r:.200}): copy the encoders again"
+            ) from exc
 
     def reach(self, zooms: Iterable[int]) -> dict[int, int]:
         """How many tiles away each zoom's margin reaches."""
@@ -191,7 +200,7 @@ def _dtype(codec: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     """A JSON object, empty if the file cannot be read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json(path)
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

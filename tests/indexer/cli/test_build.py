@@ -170,3 +170,24 @@ def test_index_with_a_local_encoder_can_be_moved_and_searched(tmp_path: Path) ->
     embedding = locator.encoder.encode(locator.encoder.prepare(photo)[None])
     answer = locator.locate(embedding, LocateQuery(k=64, scoring="paper"))[0].to_json()
     assert answer["levels"][-1]["tile"] == {"z": 3, "x": 3, "y": 2}
+
+
+@pytest.mark.parametrize(
+    ("photo", "maps"),
+    [
+        ('{"architecture": []}', '{"zooms": {"4": {"context": 0.5}}}'),
+        ('{"architecture": {"embed_dim": [1]}}', '{"zooms": {"4": {"context": 0.5}}}'),
+        ("{}", '{"zooms": []}'),
+        ("{}", '{"zooms": {"four": {"context": 0.5}}}'),
+        ("{}", '{"zooms": {"4": {"context": 1e300}}}'),
+        ("{}", '{"zooms": {"4": null}}'),
+    ],
+)
+def test_damaged_descriptions_of_encoders_end_a_plan_in_one_line(tmp_path: Path, photo: str, maps: str) -> None:
+    (tmp_path / "photo.json").write_text(photo)
+    (tmp_path / "maps.json").write_text(maps)
+    encoders = ("--photo-encoder", tmp_path, "--map-encoders", tmp_path)
+    result = run("plan", "--source", "bluemarble", "--world", "--zooms", "4", *encoders)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("tilebeam: ")
+    assert "maps.json" in result.stderr
