@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import RegionError
 from retrieval.geo.box import CLIPPED, check_box, spans_of
+from retrieval.geo.cells import Cells
 from retrieval.geo.geojson import Limits, Notes, document_of, file_document
 from retrieval.geo.polygons import boxes_of, pieces_of, polygons_of, prepared, union_of
 from tile_cache.addressing import MAX_LATITUDE, bounds_of_codes
@@ -30,6 +31,10 @@ REQUEST = Limits(bytes=1_000_000, polygons=256, positions=10_000, crossings=1_00
 """For GeoJSON from clients. They need not be trusted, and all wait while it is read."""
 FILE = Limits(bytes=100_000_000, polygons=1_000_000, positions=3_000_000, crossings=100_000)
 """For files that the command line's user names."""
+_INTRICATE = 256
+"""Corners above which a region is compared with tiles in cells."""
+_MAX_WORK = 2_000_000
+"""Pairs of a tile and a corner near it that one comparison may take: about a tenth of a second."""
 OUTSIDE, PARTLY, WHOLLY = 0, 1, 2
 _MAX_OVERLAPPING = 16
 _SKIN = 1e-9
@@ -144,6 +149,33 @@ class Region:
             met[near[rest]] = shapely.intersects(piece, boxes[rest])
         return met
 
+    def meets_bounded(self, codes: NDArray[np.uint64], zoom: int) -> NDArray[np.bool_]:
+        """The same as `meets`, for a search: an intricate region is cut once for all tiles, and the work is bounded.
+
+        Raises RegionError if the region has too many corners for so many tiles.
+        """
+        if self.corners <= _INTRICATE:
+            return self.meets(codes, zoom)
+        codes = np.asarray(codes, dtype=np.uint64)
+        near = np.flatnonzero(_overlap(bounds_of_codes(codes, zoom), self.bounds))
+        met = np.zeros(len(codes), dtype=np.bool_)
+        met[near] = self._meets_in_cells(codes[near], zoom)
+        return met
+
+    def _meets_in_cells(self, codes: NDArray[np.uint64], zoom: int) -> NDArray[np.bool_]:
+        boxes, met, work = boxes_of(codes, zoom), np.zeros(len(codes), dtype=np.bool_), 0
+        for cells in self._cells:
+            rest = np.flatnonzero(~met)
+            met[rest], more = cells.intersects(codes[rest], zoom, boxes[rest], _MAX_WORK - work)
+            work += more
+            if work > _MAX_WORK:
+                raise RegionError(
+                    f"a region of {self.corners:,} corners is too intricate to be compared with {len(codes):,} tiles "
+                    f"of zoom {zoom} (over {_MAX_WORK:,} pairs of a corner and a tile near it): simplify it, or "
+                    "use a smaller k"
+                )
+        return met
+
     def classify(self, codes: NDArray[np.uint64], zoom: int) -> NDArray[np.uint8]:
         """OUTSIDE, PARTLY or WHOLLY inside, (n,) Morton codes to (n,) uint8.
 
@@ -182,6 +214,10 @@ class Region:
             return None
         point = shapely.point_on_surface(largest)
         return float(point.x), float(point.y)
+
+    @cached_property
+    def _cells(self) -> tuple[Cells, ...]:
+        return tuple(Cells(piece) for piece in self._pieces)
 
     @cached_property
     def _pieces(self) -> tuple[Any, ...]:

@@ -65,7 +65,7 @@ class Constraint:
     def meets(self, codes: NDArray[np.uint64], zoom: int) -> NDArray[np.bool_]:
         """Which tiles may hold the place: (n,) codes to (n,) bool."""
         allowed = np.ones(len(codes), dtype=np.bool_) if self.bbox is None else self.bbox.meets(codes, zoom)
-        return allowed if self.region is None else allowed & self.region.meets(codes, zoom)
+        return allowed if self.region is None else allowed & self.region.meets_bounded(codes, zoom)
 
 
 @dataclass(frozen=True)
