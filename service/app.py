@@ -15,9 +15,10 @@ from service.access.admission import Admission, admit
 from service.access.audit import Audit
 from service.engine.inference import Inference
 from service.errors import NotReadyError
-from service.http import handlers, openapi, page, routes
+from service.http import handlers, openapi, page, routes, tiles
 from service.http.browsers import AnswerHeadersMiddleware, SiteCheckMiddleware, cors
 from service.http.drain_upload import DrainUploadMiddleware
+from service.http.methods import MethodsMiddleware
 from service.ops.metrics import Metrics, MetricsMiddleware
 from service.ops.request_log import RequestLogMiddleware
 from service.settings import Settings
@@ -63,6 +64,9 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
     handlers.install(app, metrics)
     document = functools.cache(lambda: openapi.document(app.routes, app.version))
     app.openapi = document  # type: ignore[method-assign]  # the way that FastAPI documents
+    # FastAPI keeps included routers as they are, so their routes are not among the app's.
+    every_route = [r for router in (routes, reload, page, tiles) for r in router.router.routes] + app.routes
+    app.add_middleware(MethodsMiddleware, routes=every_route)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, **cors(settings))
     respond = handlers.responder(metrics)

@@ -40,7 +40,12 @@ _SECURITY: dict[str, dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "A key made by `tilebeam key new`."},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same key in a header."},
 }
-_ABOUT = "Compares a picture with map tiles, zoom by zoom. Answers with a place and a probability for every zoom."
+_ABOUT = """Compares a picture with map tiles, zoom by zoom. Answers with a place and a probability for every zoom.
+
+Every error is a problem document (RFC 9457). Beyond the errors of each operation, a path that does not exist gets 404,
+a method that a path does not have gets 405 with `Allow` (both have the type `about:blank`), and bytes that are not HTTP
+get 400 (`not-http`). HEAD answers as GET does, without the body.
+"""
 _TAGS = {
     "locate": "Where were these pictures taken?",
     "about": "The loaded index and the state of the service.",
@@ -104,8 +109,10 @@ def _json_of(model: type[BaseModel], **example: Any) -> _Responses:
 def _problems(instance: str, *slugs: str) -> _Responses:
     """The responses for these problem types and those of every route, by status, with an example of each type."""
     responses: _Responses = {}
-    of_every_route = ("unknown-host", "headers-too-large", "internal")
-    for kind in sorted((_TYPES_BY_SLUG[slug] for slug in (*slugs, *of_every_route)), key=lambda kind: kind.status):
+    of_every_route = ("slow-upload", "unknown-host", "headers-too-large", "overloaded", "internal")
+    for kind in sorted(
+        (_TYPES_BY_SLUG[slug] for slug in {*slugs, *of_every_route}), key=lambda kind: (kind.status, kind.slug)
+    ):
         response = responses.setdefault(kind.status, {"headers": _headers(kind.status), "content": {MEDIA_TYPE: {}}})
         response["description"] = "; ".join(filter(None, [response.get("description"), kind.title]))
         content = response["content"][MEDIA_TYPE]

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from retrieval.locator import Locator
 from service.http import tiles
@@ -37,21 +37,34 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
+    "Accept-Ranges": "none",
 }
 
 router = APIRouter(include_in_schema=False)
 
 
+class _WholeFile(FileResponse):
+    """A file that is always sent whole: it is small, and Starlette's errors for a wrong range are plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, whatever the request's Range says."""
+        await super().__call__({**scope, "headers": _without_range(scope)}, receive, send)
+
+
+def _without_range(scope: Scope) -> list[tuple[bytes, bytes]]:
+    return [pair for pair in scope["headers"] if pair[0] != b"range"]
+
+
 @router.get("/")
 async def page() -> FileResponse:
     """The page: drop a picture, see the answer on a map."""
-    return FileResponse(_folder("service.http", "static/index.html") / "index.html", headers=_HEADERS)
+    return _WholeFile(_folder("service.http", "static/index.html") / "index.html", headers=_HEADERS)
 
 
 @router.get("/docs")
 async def docs() -> FileResponse:
     """The OpenAPI document in Swagger UI."""
-    return FileResponse(_folder("service.http", "static/docs.html") / "docs.html", headers=_HEADERS)
+    return _WholeFile(_folder("service.http", "static/docs.html") / "docs.html", headers=_HEADERS)
 
 
 class _Files(StaticFiles):
@@ -59,6 +72,7 @@ class _Files(StaticFiles):
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file with the page's headers, or 404."""
+        scope["headers"] = _without_range(scope)
         response = await super().get_response(path, scope)
         response.headers.update(_HEADERS)
         return response
