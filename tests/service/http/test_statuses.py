@@ -19,8 +19,8 @@ from service.errors import INTERNAL, PROBLEM_TYPES
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs/http-api.md"
 CLIENT_ONLY = {"unreadable-file"}
 REACHED_ELSEWHERE = {
-    "photo-too-slow": "tests/service/engine",
-    "decoder-ended": "tests/service/engine",
+    "photo-too-slow": "tests/retrieval/decoding/test_decoder.py",
+    "decoder-ended": "tests/retrieval/decoding/test_decoder.py",
     "reload-refused": "tests/service/test_reload.py",
     "store-unavailable": "tests/service/http/test_batch.py",
     "audit-unavailable": "tests/service/access/test_audit.py",
