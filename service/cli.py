@@ -124,7 +124,7 @@ def serve(
 
 def locate(
     images: Annotated[
-        list[Path], typer.Argument(help="Picture files, and folders of them.", metavar="PATH...", show_default=False)
+        list[Path], typer.Argument(help="Picture files, and folders of them.", metavar="PATH", show_default=False)
     ],
     index: Annotated[Path | None, typer.Option(help="Locate with this index directory.", show_default=False)] = None,
     url: Annotated[str | None, typer.Option(help="Locate with the service at this URL.", show_default=False)] = None,
