@@ -1,6 +1,7 @@
-"""Attacks the service: schemathesis against the OpenAPI description, then thousands of damaged pictures.
+"""Attacks the service: schemathesis against the OpenAPI description, thousands of damaged pictures, then bombs.
 
     python -m benchmarks.hostile [--images 10000] [--seconds 60] [--clients 4] [--seed 1] [--index DIR] [--keep DIR]
+                                [--no-bombs]
 
 A real `tilebeam serve` that requires keys. No input may end it, break it or change its next answers: no 5xx, no
 restart, /readyz green, and a reference picture gets the same answer before, after a picture of 1x1 and at the end.
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +29,7 @@ from typing import Any
 
 import httpx
 
+from benchmarks.support.bombs import bombs
 from benchmarks.support.mutations import Hostile, mutations, originals, tiny
 from benchmarks.support.server import ROOT, Server, built_index, started
 from service.access.keys import add_key
@@ -35,6 +38,8 @@ __all__ = ["Tally", "attack", "reference", "schemathesis"]
 
 _BATCH = 40
 _ROUTES = ("form", "raw", "batch")
+_ALLOWED = (200, 400, 413, 415, 503)
+"""What a bomb may be answered."""
 
 
 @dataclass
@@ -185,11 +190,26 @@ def measure(server: Server, key: str, asked: argparse.Namespace) -> Iterator[str
     print(
         f"memory: {' / '.join(f'{rss / 2**20:.0f}' for rss in memory)} MiB: ready / after schemathesis / each quarter"
     )
+    if asked.bombs:
+        yield from _bombs(server, headers)
     _keep(tally.broken, asked.keep)
     yield from _complaints(server)
     for what, picture in tally.broken[:20]:
         yield f"{what} for {picture.name!r}"
     yield from _changed(server, headers, before, "all pictures")
+
+
+def _bombs(server: Server, headers: dict[str, str]) -> Iterator[str]:
+    """Send each bomb; yield those whose answer is none that docs/http-api.md allows, and print the slowest."""
+    slowest, highest = (0.0, ""), 0
+    for bomb in bombs():
+        begin = time.perf_counter()
+        answer = httpx.post(f"{server.url}/locate", files={"image": bomb.data}, headers=headers, timeout=120)
+        slowest = max(slowest, (time.perf_counter() - begin, bomb.name))
+        highest = max(highest, server.rss)
+        if answer.status_code not in _ALLOWED:
+            yield f"{answer.status_code} for {bomb.name!r}: {answer.text[:300]}"
+    print(f"bombs: the slowest took {slowest[0]:.1f} s ({slowest[1]}); memory of the service {highest / 2**20:.0f} MiB")
 
 
 def _changed(server: Server, headers: dict[str, str], before: dict[str, Any], cause: str) -> Iterator[str]:
@@ -205,9 +225,10 @@ def _changed(server: Server, headers: dict[str, str], before: dict[str, Any], ca
 
 
 def _complaints(server: Server) -> Iterator[str]:
-    """Yield the errors in the log; print how many of its lines are not JSON, such as messages of C libraries."""
+    """Yield the errors in the log, and that it has lines that are not JSON, such as messages of C libraries."""
     other = [line for line in list(server.log) if not line.startswith("{")]
-    print(f"log, its last {len(server.log):,} lines: {len(other)} are not JSON, such as {other[-1:]}")
+    if other:
+        yield f"log, its last {len(server.log):,} lines: {len(other)} are not JSON, such as {other[-1:]}"
     for line in list(server.log):
         entry = json.loads(line) if line.startswith("{") else {}
         if entry.get("level") in ("error", "critical") and not entry["logger"].startswith("PIL."):
@@ -225,6 +246,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--seconds", type=int, default=60, help="of schemathesis's random phase; 0 skips schemathesis")
+    parser.add_argument(
+        "--bombs",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="send pictures of gigabytes and minutes, one after the other, which takes a minute or two",
+    )
     parser.add_argument("--clients", type=int, default=4)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--index", type=Path, help="serve this index instead of building one")

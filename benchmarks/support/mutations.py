@@ -80,7 +80,8 @@ _MODES = {
     "WEBP": ("RGB", "RGBA"),
     "TIFF": ("RGB", "RGBA", "L", "1", "P", "CMYK", "I;16", "I", "F", "LAB"),
     "GIF": ("P", "L"),
-    "BMP": ("RGB",),
+    "BMP": ("RGB", "L", "P", "1"),
+    "AVIF": ("RGB", "RGBA"),
 }
 _TIFF_COMPRESSIONS = ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from retrieval.pictures.pillow_source import plain
 from tile_cache.addressing import Tile
 from tile_cache.images import MAX_SIDE, MAX_TILE_BYTES, BadImageError, check_whole, sniff
 from tile_cache.repeats import picture_hash
@@ -128,16 +129,8 @@ def _decoded(data: bytes) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))  # reads the header only
         if max(image.size) > MAX_SIDE:
             raise BadImageError(f"image over {MAX_SIDE} pixels wide")
-        return _plain(image)
+        return plain(image)
     except BadImageError:
         raise
     except Exception as exc:  # a decoder may raise anything for hostile bytes, and one tile must not stop a build
         raise BadImageError(f"image does not decode ({kind}): {str(exc)[:80] or type(exc).__name__}") from exc
-
-
-def _plain(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
-        return Image.fromarray((np.asarray(image, dtype=np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        return image.convert("RGBA")
-    return image.convert("RGB")

@@ -12,7 +12,7 @@ from retrieval.pictures.profile import Profile
 from retrieval.pictures.stretch import Range, Scale
 from retrieval.pictures.views import STRIP_PIXELS
 
-__all__ = ["PillowSource"]
+__all__ = ["PillowSource", "plain"]
 
 _ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 _GREYS = ("1", "L", "LA", "La")
@@ -110,6 +110,17 @@ class PillowSource:
             raise _no_data()
         if count:
             self.notes.append(f"{count:,} pixels without data (nodata is {self._nodata:g}) shown as transparent")
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """A picture that Pillow opened as RGB, or RGBA where pixels may be transparent, from the nominal range of samples.
+
+    For the tiles of a map: each is shown as its neighbours are, whatever range it uses.
+    """
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip at 255
+        samples = np.asarray(image).clip(0, 65_535).astype(np.uint16)
+        return Image.fromarray(Scale(0.0, 65_535.0, None).to_bytes(samples)).convert("RGB")
+    return image.convert("RGBA" if image.mode in _ALPHA or "transparency" in image.info else "RGB")
 
 
 def _stretched(values: NDArray[np.uint16], scale: Scale, key: int | None) -> tuple[Image.Image, Image.Image | None]:
