@@ -84,7 +84,7 @@ def test_post_of_a_foreign_page_is_refused_and_nothing_is_decoded(browser: Any, 
     page = browser.new_page()
     page.goto(evil)
     page.evaluate(send, url)
-    # The browser hides the answer to some of these from the page, and from whoever drives it.
+    # The browser hides some of these answers from the page and from Playwright.
     deadline = time.monotonic() + 20
     while refused(url) == refusals:
         assert time.monotonic() < deadline, "the service has not refused the request"
