@@ -15,7 +15,7 @@ from tile_cache.addressing import MAX_ZOOM, Tile, check_tile
 from tile_cache.errors import SourceError, SourceUnavailableError
 from tile_cache.images import MAX_TILE_BYTES, BadImageError, image_size, sniff
 from tile_cache.layout.decide import Extent, Layout, check_grid, decide
-from tile_cache.layout.folder_claims import claims_of, read_metadata
+from tile_cache.layout.folder_claims import claims_of, read_descriptions
 from tile_cache.regular_files import IrregularFileError, read_regular
 from tile_cache.source import SourceInfo
 
@@ -34,7 +34,7 @@ class FolderSource:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._described = read_metadata(root / "metadata.json")
+        self._descriptions = read_descriptions(root)
         self._zooms = [z for z in sorted(_numbers(root)) if z <= MAX_ZOOM]
         self._first = self._first_tile()
         self._layout = self._decide()
@@ -44,9 +44,9 @@ class FolderSource:
     def info(self) -> SourceInfo:
         """The description. Its identity needs the whole listing, which is read once: a second for 200,000 tiles."""
         return SourceInfo(
-            name=str(self._described.get("name") or self.root.resolve().name),
+            name=self._described("name") or self.root.resolve().name,
             identity=f"folder:{self._listing_hash()}",
-            attribution=str(self._described.get("attribution") or ""),
+            attribution=self._described("attribution"),
             min_zoom=self._zooms[0],
             max_zoom=self._zooms[-1],
             tile_size=_width(self._first),
@@ -82,6 +82,10 @@ class FolderSource:
     def close(self) -> None:
         """Do nothing: no file stays open between reads."""
 
+    def _described(self, key: str) -> str:
+        """What the first file that describes the tiles and has this key says, or nothing."""
+        return next((str(d[key]) for d in self._descriptions.values() if d.get(key)), "")
+
     def _first_tile(self) -> Path:
         if not self.root.is_dir():
             raise SourceError(f"{self.root} is not a folder: give a z/x/y folder")
@@ -91,7 +95,7 @@ class FolderSource:
 
     def _decide(self) -> Layout:
         deepest, _ = next(self._files(self._zooms[-1:]), (self._first, 0))  # coarse zooms say little of rows
-        claims = claims_of(self.root, self._described, deepest.parent)
+        claims = claims_of(self.root, self._descriptions, deepest.parent)
 
         def extents() -> list[Extent]:
             return [e for zoom in self._zooms for e in self._extent(zoom)]

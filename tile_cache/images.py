@@ -36,14 +36,20 @@ _UNIFORM_LEVELS = 8
 
 _OTHER_KINDS = (
     (b"\x1f\x8b", "gzip data, as vector tiles are"),
+    (b"\x78\x01", "zlib data, as vector tiles are"),
     (b"\x78\x9c", "zlib data, as vector tiles are"),
+    (b"\x78\xda", "zlib data, as vector tiles are"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard data, as vector tiles are"),
     (b"\x1a", "protobuf, as vector tiles are"),
     (b"GIF8", "GIF"),
     (b"II*\0", "TIFF"),
     (b"MM\0*", "TIFF"),
     (b"BM", "BMP"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
     (b"{", "JSON"),
 )
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC"}
 
 
 class BadImageError(ValueError):
@@ -133,6 +139,8 @@ def kind_in_words(data: bytes) -> str:
     for start, words in _OTHER_KINDS:
         if data.startswith(start):
             return words
+    if data[4:8] == b"ftyp" and data[8:12] in _BRANDS:
+        return _BRANDS[data[8:12]]
     return "text" if data[:64].isascii() and b"\0" not in data[:64] else f"unknown (it begins with {data[:4].hex()})"
 
 

@@ -77,11 +77,12 @@ class MBTilesSource:
         self._database = Database(path, read_only=True, deadline_s=QUERY_S)
         try:
             with self._database.connection() as c:
-                self._metadata = _metadata(c)
+                rows = _metadata_rows(c)
+            self._metadata = dict(rows)
             self._survey = survey(str(path), self._database.connection)
             for extent in self._survey.extents:
                 check_grid(str(path), extent)
-            claims = fmt.claims_of(self._metadata)
+            claims = fmt.claims_of(rows)
             self._layout = decide(str(path), claims, lambda: self._survey.extents, south_first=True)
         except BaseException:
             self._database.close()
@@ -269,7 +270,8 @@ def _read(database: Database, tile: Tile, *, south_first: bool = True) -> bytes 
     check_tile(tile)
     with database.connection() as c:
         row = c.execute(
-            "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?",
+            "SELECT tile_data FROM tiles WHERE zoom_level = ? AND tile_column = ? AND tile_row = ?"
+            " AND length(tile_data) > 0",  # some exporters write an empty row before the tile's
             (tile.z, tile.x, fmt.flip(tile.y, tile.z) if south_first else tile.y),
         ).fetchone()
     return as_bytes(row[0]) or None if row else None
@@ -314,8 +316,13 @@ def _image_id(c: Connection, data: bytes) -> str:
 
 
 def _metadata(c: Connection) -> dict[str, str]:
+    return dict(_metadata_rows(c))
+
+
+def _metadata_rows(c: Connection) -> list[tuple[str, str]]:
+    """The metadata, where others may have given a name twice."""
     rows = c.execute(f"SELECT name, value FROM metadata LIMIT {_METADATA_ROWS}")
-    return {str(name): str(value) for name, value in rows if value is not None}
+    return [(str(name), str(value)) for name, value in rows if value is not None]
 
 
 def _lay_out(database: Database, info: SourceInfo | None) -> None:

@@ -6,13 +6,15 @@ transactions; `mbtiles` does.
 """
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from tile_cache.addressing import MAX_LATITUDE, MAX_ZOOM, Bounds, Tile, bounds
 from tile_cache.errors import StoreError
-from tile_cache.layout.decide import Claim, Claims
-from tile_cache.layout.folder_claims import numbers
+from tile_cache.layout.decide import Claims
+from tile_cache.layout.folder_claims import add_description
 from tile_cache.regular_files import IrregularFileError, open_regular, read_regular
 from tile_cache.source import SourceInfo
 
@@ -140,15 +142,28 @@ def info_of(metadata: Mapping[str, str], path: Path, identity: str, zooms: tuple
     )
 
 
-def claims_of(metadata: Mapping[str, str]) -> Claims:
-    """What the metadata rows say about rows, projection and bounds."""
+def claims_of(rows: Iterable[tuple[str, str]]) -> Claims:
+    """What the metadata rows say about rows, projection and bounds, as do the TileJSON keys that some put into `json`.
+
+    A name may stand there twice; then all its values are claims.
+    """
     claims = Claims()
-    claims.schemes.append(Claim("metadata 'scheme'", metadata.get("scheme", "")))
-    for name in ("crs", "srs", "projection", "profile"):
-        claims.projections.append(Claim(f"metadata {name!r}", metadata.get(name, "")))
-    if "bounds" in metadata:
-        claims.add_bounds("metadata 'bounds'", metadata["bounds"], numbers(metadata["bounds"]))
+    for name, value in rows:
+        if not value:
+            continue
+        add_description(claims, "metadata {!r}", {name: value})
+        if name.lower() == "json":
+            add_description(claims, "metadata 'json': {}", _json_object(value))
     return claims
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """The object in a text; empty for anything else, as `json` may hold whatever a program put there."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def grown_extent(metadata: Mapping[str, str], tiles: Iterable[Tile], image_format: str | None) -> dict[str, str]:

@@ -23,6 +23,7 @@ MANY_TILES = 10_000
 """Tiles from which reading a file without an index is slow enough to say so."""
 
 _COLUMNS = 32  # columns of a zoom whose rows are compared with the bounds
+_COMPARED = 200_000  # tiles up to which the whole file is searched for two of one place: half a second
 _LOOKED_AT = 64  # tiles whose kind is looked at, and as many from the end of the deepest zoom
 
 
@@ -42,6 +43,7 @@ def survey(name: str, lend: Lend) -> Survey:
     """Look over a file's tiles; `lend` lends a connection for one query. Raises StoreError."""
     unindexed = _unindexed(lend)
     _check_zooms(name, lend)
+    _check_twice(name, lend)
     extents = _scanned(name, lend) if unindexed else _sought(name, lend)
     if not extents:
         raise StoreError(f"{name} holds no tile: give another file")
@@ -85,11 +87,28 @@ def _check_zooms(name: str, lend: Lend) -> None:
     """Raise StoreError if the first or last zoom, in SQLite's order of all values, is not a whole number."""
     for order in ("", " DESC"):
         for (zoom,) in _rows(lend, f"SELECT zoom_level FROM tiles ORDER BY zoom_level{order} LIMIT 1"):
-            if not isinstance(zoom, int):
+            if not _is_whole(zoom):
                 raise StoreError(
                     f"{name} has a tile whose zoom_level is {str(zoom)[:20]!r}, not a whole number: repair the file, or"
                     " delete that row"
                 )
+
+
+def _check_twice(name: str, lend: Lend) -> None:
+    """Raise StoreError if a file without a unique index holds different data for one tile: either may be wrong."""
+    if len(_rows(lend, f"SELECT 1 FROM tiles LIMIT {_COMPARED + 1}")) > _COMPARED:
+        return
+    where = "zoom_level = ? AND tile_column = ? AND tile_row = ? AND length(tile_data) > 0"
+    for address in _rows(
+        lend, "SELECT zoom_level, tile_column, tile_row FROM tiles WHERE length(tile_data) > 0"
+        f" GROUP BY zoom_level, tile_column, tile_row HAVING count(*) > 1 LIMIT {_COLUMNS}",
+    ):  # fmt: skip
+        ((differ,),) = _rows(lend, f"SELECT min(tile_data) <> max(tile_data) FROM tiles WHERE {where}", *address)
+        if differ:
+            raise StoreError(
+                f"{name} holds different tiles at zoom_level {address[0]}, tile_column {address[1]}, tile_row"
+                f" {address[2]}: delete the rows that are not wanted"
+            )
 
 
 def _scanned(name: str, lend: Lend) -> tuple[Extent, ...]:
@@ -98,7 +117,7 @@ def _scanned(name: str, lend: Lend) -> tuple[Extent, ...]:
         "SELECT zoom_level, min(tile_column), max(tile_column), min(tile_row), max(tile_row) FROM tiles"
         f" WHERE zoom_level BETWEEN 0 AND {MAX_ZOOM} GROUP BY zoom_level ORDER BY zoom_level"
     )
-    return tuple(_extent(name, *row) for row in _rows(lend, query))
+    return tuple(_extent(name, int(zoom), *edges) for zoom, *edges in _rows(lend, query))
 
 
 def _sought(name: str, lend: Lend) -> tuple[Extent, ...]:
@@ -106,9 +125,8 @@ def _sought(name: str, lend: Lend) -> tuple[Extent, ...]:
     extents = []
     zooms = _rows(lend, "SELECT zoom_level FROM tiles WHERE zoom_level >= 0 ORDER BY zoom_level LIMIT 1")
     while zooms and zooms[0][0] <= MAX_ZOOM:
-        zoom = zooms[0][0]
-        first, last = (_edge(lend, "tile_column", order, zoom) for order in ("", " DESC"))
-        _extent(name, zoom, first, last, 0, 0)  # before counting with them
+        zoom = int(zooms[0][0])
+        first, last = _whole(name, "tile_column", [_edge(lend, "tile_column", order, zoom) for order in ("", " DESC")])
         edges: list[Any] = []
         for n in range(_COLUMNS):
             wanted = first + (last - first) * n // (_COLUMNS - 1)
@@ -139,10 +157,15 @@ def _extent(name: str, zoom: int, *edges: Any) -> Extent:
 def _whole(name: str, what: str, values: Iterable[Any]) -> list[int]:
     checked = []
     for value in values:
-        if not isinstance(value, int):
+        if not _is_whole(value):
             raise StoreError(f"{name} has a {what} of {str(value)[:20]!r}, not a whole number: repair the file")
-        checked.append(value)
+        checked.append(int(value))
     return checked
+
+
+def _is_whole(value: object) -> bool:
+    """Whether SQLite finds the value when it looks for a whole number: 4 or 4.0, but not text."""
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
 def _sample(lend: Lend, extents: Iterable[Extent], *, indexed: bool) -> tuple[bytes | None, Counter[str]]:

@@ -86,6 +86,66 @@ def test_scheme_that_contradicts_the_bounds_is_refused(path, scheme, index):
     )
 
 
+def with_rows(path: Path, *metadata: tuple[str, str]) -> Path:
+    """A file of tiles counted from the north with these metadata rows, of which names may repeat."""
+    made(path, numbered(NORTH, south_first=False))
+    with closing(sqlite3.connect(path)) as c:
+        c.executemany("INSERT INTO metadata VALUES (?, ?)", metadata)
+        c.commit()
+    return path
+
+
+def test_scheme_that_stands_there_twice_is_refused_where_its_values_differ(path):
+    with pytest.raises(SourceError, match=r"'scheme' says .*south.*but metadata 'scheme' says .*north"):
+        MBTilesSource(with_rows(path, ("scheme", "tms"), ("scheme", "xyz")))
+    path.unlink()
+    assert MBTilesSource(with_rows(path, ("scheme", "xyz"), ("scheme", "xyz"))).read(NORTH[0]) == tile_image(NORTH[0])
+
+
+@pytest.mark.parametrize(
+    "row", [("Scheme", "xyz"), ("SCHEME", " XYZ"), ("json", '{"scheme": "xyz"}'), ("JSON", '{"Scheme": "xyz"}')]
+)
+def test_scheme_is_read_in_any_case_and_from_tilejson(path, row):
+    assert MBTilesSource(with_rows(path, row)).read(NORTH[0]) == tile_image(NORTH[0])
+
+
+def test_bounds_and_projection_of_tilejson_are_compared(path):
+    box = [float(v) for v in BOX.split(",")]
+    with pytest.raises(SourceError, match=r"do not fit its metadata 'json': bounds"):
+        MBTilesSource(with_rows(path, ("json", f'{{"bounds": {box}}}')))
+    path.unlink()
+    with pytest.raises(SourceError, match=r"not in Web Mercator: metadata 'json': crs says"):
+        MBTilesSource(with_rows(path, ("json", '{"crs": "EPSG:4326", "scheme": "xyz"}')))
+    path.unlink()
+    for text in ("[", "7", "[" * 100_000, '{"vector_layers": []}'):
+        assert MBTilesSource(with_rows(path, ("scheme", "xyz"), ("json", text))).read(NORTH[0])
+        path.unlink()
+
+
+def test_empty_rows_before_a_tile_do_not_hide_it(path):
+    rows = numbered(NORTH, south_first=True)
+    empty = [(*row[:3], value) for row in rows for value in (None, b"")]
+    source = MBTilesSource(made(path, [*empty, *rows], index=False))
+    assert source.read(NORTH[0]) == tile_image(NORTH[0])
+
+
+def test_different_tiles_at_one_place_are_refused(path):
+    rows = numbered(NORTH, south_first=True)
+    assert MBTilesSource(made(path, [*rows, *rows], index=False)).read(NORTH[0]) == tile_image(NORTH[0])
+    path.unlink()
+    with pytest.raises(StoreError, match="holds different tiles at zoom_level 4, tile_column 6, tile_row 12"):
+        MBTilesSource(made(path, [*rows, (*rows[0][:3], image(99))], index=False))
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_whole_numbers_written_with_a_point_are_read(path, index):
+    rows = [(*map(float, row[:3]), row[3]) for row in numbered(NORTH, south_first=True)]  # type: ignore[arg-type]
+    assert MBTilesSource(made(path, rows, index=index, bounds=BOX)).read(NORTH[0]) == tile_image(NORTH[0])
+    path.unlink()
+    with pytest.raises(StoreError, match=r"9\.5'?, not a whole number"):
+        MBTilesSource(made(path, [*rows, (4.0, 9.5, 12.0, image(1))], index=index))
+
+
 @pytest.mark.parametrize("name", ["crs", "srs", "profile"])
 def test_other_projections_are_refused(path, name):
     with pytest.raises(SourceError, match=f"not in Web Mercator: metadata '{name}' says"):

@@ -1,7 +1,8 @@
 """What a folder of tiles says about itself: `claims_of` reads the files that tools write beside the tiles.
 
-`tilemapresource.xml` (gdal2tiles and other TMS writers), `metadata.json` (mb-util, MapTiler), gdal2tiles'
-`openlayers.html` and `leaflet.html`, and the KML file beside a tile. Only what they say is read, never a tile.
+`tilemapresource.xml` (gdal2tiles and other TMS writers), `metadata.json` (mb-util, MapTiler) and TileJSON files, MapML,
+gdal2tiles' `openlayers.html` and `leaflet.html`, and the KML file beside a tile. Names are compared without case. Only
+what the files say is read, never a tile.
 """
 
 import json
@@ -17,38 +18,59 @@ from tile_cache.errors import SourceError
 from tile_cache.layout.decide import Claim, Claims, TileBox
 from tile_cache.regular_files import read_regular
 
-__all__ = ["claims_of", "numbers", "read_metadata"]
+__all__ = ["add_description", "claims_of", "numbers", "read_descriptions"]
 
 _MAX_BYTES = 16 << 20
+_DESCRIPTIONS = ("metadata.json", "tilejson.json", "tile.json", "tiles.json")
+"""JSON files that describe the tiles beside them, the one that wins for name and attribution first."""
 _EARTH_M = 20037508.342789244
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?")
+_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_MAPML_GRID = re.compile(r"projection=(\w+)|<(?:map-)?(?:extent|input)\b[^>]*?\bunits=\"(\w+TILE|WGS84)\"")
 _VIEWER_PROJECTION = re.compile(r"(?<![A-Za-z])projection:\s*'(EPSG:\d+)'")
 _VIEWER_URL = re.compile(r"url:\s*'[^']*\{z\}/\{x\}/(\{-y\}|\{y\})\.")
 _VIEWER_TMS = re.compile(r"\btms:\s*(true|false|1|0)\b")
 
 
-def claims_of(root: Path, metadata: Mapping[str, Any], column: Path) -> Claims:
-    """What the folder says; `metadata`: its metadata.json; `column`: a folder ROOT/z/x with tiles.
+def claims_of(root: Path, descriptions: Mapping[str, Mapping[str, Any]], column: Path) -> Claims:
+    """What the folder says; `descriptions`: from `read_descriptions`; `column`: a folder ROOT/z/x with tiles.
 
     Raises SourceError for a file that cannot be read as what it is.
     """
     claims = Claims()
-    _add_resource(claims, root / "tilemapresource.xml")
-    _add_metadata(claims, metadata)
+    for path in _named(root, "tilemapresource.xml"):
+        _add_resource(claims, path)
+    for name, described in descriptions.items():
+        add_description(claims, f"{name}: {{}}", described)
+    _add_mapml(claims, root)
     if not claims.projections:
         _add_viewers(claims, root)
     _add_kml(claims, column)
     return claims
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
-    """The JSON object in metadata.json, empty if there is none. Raises SourceError for anything else."""
-    data = _read(path)
+def read_descriptions(root: Path) -> dict[str, dict[str, Any]]:
+    """The JSON objects that describe a folder's tiles, by file name; empty if there is none.
+
+    Raises SourceError for a file that is not JSON.
+    """
+    return {path.name: _read_json(path) for name in _DESCRIPTIONS for path in _named(root, name)}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        described = json.loads(data.decode("utf-8-sig")) if data is not None else {}
+        described = json.loads((_read(path) or b"{}").decode("utf-8-sig"))
     except (ValueError, RecursionError) as exc:
         raise SourceError(f"{path} is not readable JSON: repair or remove it") from exc
     return described if isinstance(described, dict) else {}
+
+
+def _named(root: Path, name: str) -> list[Path]:
+    """The entries of a folder with this name, in any case, sorted."""
+    try:
+        return sorted(path for path in root.iterdir() if path.name.lower() == name)
+    except OSError:  # the reading of tiles says why
+        return []
 
 
 def numbers(value: Any) -> list[float]:
@@ -66,11 +88,14 @@ def _add_resource(claims: Claims, path: Path) -> None:
     if data is None:
         return
     try:
-        if b"<!DOCTYPE" in data or b"<!ENTITY" in data:  # entities can make a small file a large one
+        plain = data.replace(b"\0", b"")  # UTF-16 writes the same with zero bytes between
+        if b"<!DOCTYPE" in plain or b"<!ENTITY" in plain:  # entities can make a small file a large one
             raise ValueError("it has a document type")
         root = ElementTree.fromstring(data)
     except (ValueError, ElementTree.ParseError) as exc:
         raise SourceError(f"{path} is not readable XML ({exc}): repair or remove it") from exc
+    for element in root.iter():  # some writers put all into a namespace
+        element.tag = element.tag.rpartition("}")[2]
     claims.schemes.append(Claim(path.name, "tms"))
     claims.projections.append(Claim(f"{path.name}: SRS", root.findtext("SRS") or ""))
     sets = root.find("TileSets")
@@ -95,13 +120,16 @@ def _degrees(west: float, south: float, east: float, north: float) -> tuple[floa
     return west / _EARTH_M * 180, low, east / _EARTH_M * 180, high
 
 
-def _add_metadata(claims: Claims, metadata: Mapping[str, Any]) -> None:
-    claims.schemes.append(Claim("metadata.json: scheme", str(metadata.get("scheme") or "")))
-    for name in ("crs", "srs", "projection", "profile"):
-        if isinstance(value := metadata.get(name), str | int):
-            claims.projections.append(Claim(f"metadata.json: {name}", str(value)))
-    if (bounds := metadata.get("bounds")) is not None:
-        claims.add_bounds("metadata.json: bounds", str(bounds), numbers(bounds))
+def add_description(claims: Claims, where: str, described: Mapping[str, Any]) -> None:
+    """Add what a JSON object says of rows, projection and bounds; `where`: a key in messages, by `format`."""
+    for key, value in described.items():
+        match key.lower():
+            case "scheme" if value is not None:
+                claims.schemes.append(Claim(where.format(key), str(value)))
+            case "crs" | "srs" | "projection" | "profile" if isinstance(value, str | int):
+                claims.projections.append(Claim(where.format(key), str(value)))
+            case "bounds" if value is not None:
+                claims.add_bounds(where.format(key), str(value), numbers(value))
 
 
 def _add_viewers(claims: Claims, root: Path) -> None:
@@ -119,6 +147,15 @@ def _add_viewers(claims: Claims, root: Path) -> None:
     text = (_read(path) or b"").decode("utf-8", "replace")
     if "gdal2tiles" in text.lower() and (match := _VIEWER_TMS.search(text)):
         claims.schemes.append(Claim(path.name, "tms" if match[1] in ("true", "1") else "xyz"))
+
+
+def _add_mapml(claims: Claims, root: Path) -> None:
+    """A MapML document names its grid, such as OSMTILE, which is Web Mercator's; its rows count from the north."""
+    for path in sorted(root.glob("*.mapml")):
+        text = _COMMENT.sub("", (_read(path) or b"").decode("utf-8", "replace"))
+        if match := _MAPML_GRID.search(text):
+            claims.projections.append(Claim(path.name, match[1] or match[2]))
+            claims.schemes.append(Claim(path.name, "xyz"))
 
 
 def _add_kml(claims: Claims, column: Path) -> None:

@@ -142,6 +142,55 @@ def test_metadata_of_any_shape_is_survived(tmp_path):
         FolderSource(root)
 
 
+@pytest.mark.parametrize("namespace", ["xmlns", "xmlns:t"])
+def test_tilemapresource_in_a_namespace_is_read(tmp_path, namespace):
+    root = folder(tmp_path, south_first=True)
+    text = resource("EPSG:4326", "geodetic").replace("<TileMap ", f'<TileMap {namespace}="http://tms.osgeo.org/1.0.0" ')
+    if namespace == "xmlns:t":
+        text = text.replace("<", "<t:").replace("<t:/", "</t:").replace("<t:?", "<?")
+    (root / "tilemapresource.xml").write_text(text)
+    with pytest.raises(SourceError, match=r"not in Web Mercator: tilemapresource\.xml: SRS says 'EPSG:4326'"):
+        FolderSource(root)
+
+
+def test_document_type_in_utf16_is_refused(tmp_path):
+    text = resource().replace('encoding="utf-8"?>', 'encoding="utf-16"?><!DOCTYPE t [<!ENTITY a "b">]>')
+    (folder(tmp_path, south_first=True) / "tilemapresource.xml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(SourceError, match="document type"):
+        FolderSource(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["metadata.JSON", "tilejson.json", "tile.json", "tiles.json", "TileMapResource.xml"])
+def test_files_that_describe_tiles_are_read_whatever_their_case(tmp_path, name):
+    text = resource() if name.endswith(".xml") else json.dumps({"scheme": "tms", "name": "Mine"})
+    (folder(tmp_path, south_first=True) / name).write_text(text)
+    source = FolderSource(tmp_path)
+    assert source.read(PLACE) == image(1)
+    assert source.info.name == ("Mine" if name.lower().endswith(".json") else tmp_path.name)
+
+
+def test_two_descriptions_that_contradict_each_other_are_refused(tmp_path):
+    root = folder(tmp_path, south_first=True)
+    (root / "metadata.json").write_text('{"scheme": "xyz"}')
+    (root / "tile.json").write_text('{"scheme": "tms"}')
+    with pytest.raises(SourceError, match=r"metadata\.json: scheme says .*north.*tile\.json: scheme says .*south"):
+        FolderSource(root)
+
+
+@pytest.mark.parametrize("grid", ["OSMTILE", "APSTILE", "WGS84"])
+def test_mapml_names_the_grid(tmp_path, grid):
+    (folder(tmp_path, south_first=False) / "mapml.mapml").write_text(
+        f'<mapml><head><meta content="text/mapml;projection={grid}"/><!-- <link projection="OSMTILE"/> --></head>'
+        f'<body><extent units="{grid}"><input name="z"/></extent></body></mapml>'
+    )
+    if grid == "OSMTILE":
+        assert FolderSource(tmp_path).read(PLACE) == image(1)
+        assert FolderSource(tmp_path).notes == ()
+        return
+    with pytest.raises(SourceError, match=rf"not in Web Mercator: mapml\.mapml says '{grid}'"):
+        FolderSource(tmp_path)
+
+
 @pytest.fixture(scope="module")
 def earth(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A picture of the whole Earth with its place, for gdal2tiles."""
