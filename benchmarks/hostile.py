@@ -1,13 +1,21 @@
-"""Attacks the service: schemathesis against the OpenAPI description, thousands of damaged pictures, then bombs.
+"""Attacks the service: schemathesis, connections that trickle, costly regions, damaged pictures, then bombs.
 
-    python -m benchmarks.hostile [--images 10000] [--seconds 60] [--clients 4] [--seed 1] [--index DIR] [--keep DIR]
-                                [--no-bombs]
+    python -m benchmarks.hostile [--images 10000] [--seconds 60] [--trickle-seconds 40] [--clients 4] [--seed 1]
+                                [--index DIR] [--keep DIR] [--no-bombs]
 
-A real `tilebeam serve` that requires keys. No input may end it, break it or change its next answers: no 5xx, no
-restart, /readyz green, and a reference picture gets the same answer before, after a picture of 1x1 and at the end.
-Prints the counts of answers and the service's memory; exits with 1 and the reasons if one of these does not hold.
-`--keep` writes pictures that got a 5xx into a folder. `--seconds` bounds schemathesis's random phase; its other phases
-take some ten seconds more.
+A real `tilebeam serve` that requires keys, with its default limits, and the attackers, each kind in a phase of its own.
+Beside them another caller locates an ordinary picture and a prober asks `/healthz`, from a process of their own
+(`benchmarks/support/observer.py`). What must hold: no 5xx but 503 with a problem document; the service is not
+restarted; `/healthz` answers within 1 s; the other caller is served, at the median of each phase within 3 times its own
+median of the quiet phase at the beginning; service and child processes together have at most 1.5 GB of anonymous memory
+(where Linux hands a memory controller to this process's control group, the service also runs in a group of that size);
+a reference picture gets the same answer after each attack; the log is JSON. Prints the figures of each phase; exits
+with 1 and the reasons if one of these does not hold. Times of a phase are void, and not judged, where other processes
+wait for the processors (`benchmarks/support/validity.py`).
+
+The attackers of this process run at a lower priority than the service, as they would on another machine. `--seconds`
+bounds schemathesis's random phase; its other phases take some ten seconds more. `--keep` writes pictures that got a 5xx
+into a folder.
 """
 
 import argparse
@@ -21,17 +29,23 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from os import environ
+from os import environ, nice
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from benchmarks.support import machine
 from benchmarks.support.bombs import bombs
+from benchmarks.support.memory import Peak, limited
 from benchmarks.support.mutations import Hostile, mutations, originals, tiny
+from benchmarks.support.observer import Observer
+from benchmarks.support.promises import MEMORY_BYTES, Phase, broken_promises, table
 from benchmarks.support.server import ROOT, Server, built_index, started
+from benchmarks.support.trickles import ATTACKS
+from benchmarks.support.validity import Watch
 from service.access.keys import add_key
 
 __all__ = ["Tally", "attack", "reference", "schemathesis"]
@@ -40,11 +54,17 @@ _BATCH = 40
 _ROUTES = ("form", "raw", "batch")
 _ALLOWED = (200, 400, 413, 415, 503)
 """What a bomb may be answered."""
+_PROBLEM = "urn:tilebeam:problem:"
+_QUIET_S = 10.0
+_TRIES = 5
+"""How often a picture is sent again that was answered with 503."""
+_MOST_REST_S = 20.0
+"""How long the service may go on working after an attack, before the next one begins."""
 
 
 @dataclass
 class Tally:
-    """Counts of statuses per route, and the pictures that got a 5xx or no answer."""
+    """Counts of statuses per route, and the pictures that got a 5xx other than a proper 503, or no answer."""
 
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     broken: list[tuple[str, Hostile]] = field(default_factory=list)
@@ -52,19 +72,30 @@ class Tally:
     def count(self, way: str, status: int, pictures: Sequence[Hostile], said: str) -> None:
         """Count an answer; `pictures` are those that it may concern."""
         self.statuses[way, status] += 1
-        if status >= 500 or status == 0:
+        if status == 0 or (status >= 500 and not (status == 503 and _PROBLEM in said)):
             self.broken += [(f"{way} {status}: {said[:300]}", picture) for picture in pictures]
 
     @property
     def pictures(self) -> int:
         """The number of pictures that were answered."""
-        return sum(count for (way, _), count in self.statuses.items() if way != "batch")
+        return sum(count for (way, status), count in self.statuses.items() if way != "batch" and status != 503)
+
+    def outcomes(self) -> Counter[str]:
+        """The counts with one word for route and status."""
+        return Counter({f"{way} {status}": count for (way, status), count in self.statuses.items()})
 
 
 def attack(
-    url: str, pictures: Iterator[Hostile], clients: int, headers: dict[str, str], tally: Tally | None = None
+    url: str,
+    pictures: Iterator[Hostile],
+    clients: int,
+    callers: Sequence[dict[str, str]],
+    tally: Tally | None = None,
 ) -> Tally:
-    """Send pictures from several clients at once, as forms, as raw bodies, and in batches of up to 40."""
+    """Send pictures from several clients at once, as forms, as raw bodies, and in batches of up to 40.
+
+    `callers`: headers with the keys that the clients use in turn.
+    """
     tally, turn = Tally() if tally is None else tally, threading.Lock()
 
     def take(count: int) -> list[Hostile]:
@@ -72,6 +103,7 @@ def attack(
             return list(itertools.islice(pictures, count))
 
     def client(number: int) -> None:
+        headers = callers[number % len(callers)]
         with httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False) as http:
             for step in itertools.count(number):
                 way = _ROUTES[step % len(_ROUTES)]
@@ -93,30 +125,43 @@ def _send(http: httpx.Client, way: str, pictures: list[Hostile], tally: Tally) -
         _send_batch(http, pictures, tally)
         return
     for picture in pictures:
-        given: dict[str, Any] = {"files": {"image": picture.data}}
+        content: dict[str, Any] = {"files": {"image": picture.data}}
         if way == "raw":
-            given = {"content": picture.data, "headers": {"Content-Type": "image/png"}}
-        try:
-            answer = http.post("/locate", params={"k": 16}, **given)
-        except httpx.HTTPError as error:
-            tally.count(way, 0, [picture], repr(error))
-        else:
-            tally.count(way, answer.status_code, [picture], answer.text)
+            content = {"content": picture.data, "headers": {"Content-Type": "image/png"}}
+        _post(http, "/locate", way, [picture], tally, content)
 
 
 def _send_batch(http: httpx.Client, pictures: list[Hostile], tally: Tally) -> None:
     files = [("images", (picture.name, picture.data)) for picture in pictures]
+    answer = _post(http, "/locate/batch", "batch", pictures, tally, {"files": files})
+    if answer is None or answer.status_code != 200:
+        return
     try:
-        answer = http.post("/locate/batch", params={"k": 16}, files=files)
-        lines = [json.loads(line) for line in answer.text.splitlines()] if answer.status_code == 200 else []
-    except (httpx.HTTPError, ValueError) as error:
+        lines = [json.loads(line) for line in answer.text.splitlines()]
+    except ValueError as error:
         tally.count("batch", 0, pictures, repr(error))
         return
-    tally.count("batch", answer.status_code, pictures, answer.text)
     if [line.get("index") for line in lines] != list(range(len(pictures))):
         tally.count("batch", 0, pictures, f"{len(lines)} lines for {len(pictures)} pictures")
     for picture, line in zip(pictures, lines, strict=False):
         tally.count("line", line.get("error", {"status": 200})["status"], [picture], json.dumps(line))
+
+
+def _post(
+    http: httpx.Client, path: str, way: str, pictures: list[Hostile], tally: Tally, content: dict[str, Any]
+) -> httpx.Response | None:
+    """Send a request and count its answer; after a 503 again, when the service says. None: no answer."""
+    for _ in range(_TRIES):
+        try:
+            answer = http.post(path, params={"k": 16}, **content)
+        except httpx.HTTPError as error:
+            tally.count(way, 0, pictures, repr(error))
+            return None
+        tally.count(way, answer.status_code, pictures, answer.text)
+        if answer.status_code != 503:
+            return answer
+        time.sleep(min(5, int(answer.headers.get("retry-after", 1))))
+    return answer
 
 
 def reference(url: str, headers: dict[str, str]) -> dict[str, Any]:
@@ -150,66 +195,143 @@ def _tried(url: str, key: str | None, seed: int, phases: str, without: str, *mor
 
 
 def main() -> None:
-    """Run both attacks, print the result, and exit."""
+    """Run all attacks, print the result, and exit."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the service must end with this process
-    asked = _options()
+    options = _options()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        index = asked.index or built_index(work / "index", 10_000)
-        key = add_key(work / "keys.json", "hostile", 0, admin=True)
-        limits = {"max_batches": str(asked.clients), "caller_share": "1"}  # more batches at once would rightly get 503
-        with started(index, keys_file=str(work / "keys.json"), tiles="bluemarble", **limits) as server:
-            troubles = list(measure(server, key, asked))
+        index, file = options.index or built_index(work / "index", 10_000), work / "keys.json"
+        keys = [add_key(file, f"hostile-{number}", 0, admin=not number) for number in range(max(1, options.clients))]
+        other = add_key(file, "other", 0, admin=False)
+        service = {"keys_file": str(file), "tiles": "bluemarble"}
+        with limited(MEMORY_BYTES) as group, started(index, group.prefix, **service) as server:
+            nice(10)
+            troubles = list(measure(server, keys, other, options))
+            print(f"memory limit of {MEMORY_BYTES / 1e9:g} GB: {group}")
+    print(machine.sentence(machine.describe()))
     for trouble in troubles:
         print(f"TROUBLE: {trouble}")
     print("no faults" if not troubles else f"{len(troubles)} faults")
     sys.exit(bool(troubles))
 
 
-def measure(server: Server, key: str, asked: argparse.Namespace) -> Iterator[str]:
-    """Print figures; yield a line for each fault."""
-    headers = {"Authorization": f"Bearer {key}"}
-    before, memory = reference(server.url, headers), [server.rss]
-    if asked.seconds:
-        code, said = schemathesis(server.url, key, asked.seed, "--max-time", str(asked.seconds), "-n", "10000")
-        print(said)
-        if code:
-            yield f"schemathesis ended with {code}"
-        yield from _changed(server, headers, before, "schemathesis")
-    memory.append(server.rss)
-    attack(server.url, iter([tiny()] * 3), 1, headers)
-    yield from _changed(server, headers, before, "a picture of 1x1")
-    tally, pictures = Tally(), mutations(asked.seed, asked.images)
-    for _ in range(4):
-        share = itertools.islice(pictures, -(-asked.images // 4))
-        attack(server.url, share, asked.clients, headers, tally)
-        memory.append(server.rss)
-    print(f"{tally.pictures:,} pictures from {asked.clients} clients, seed {asked.seed}:")
-    for (way, status), count in sorted(tally.statuses.items()):
-        print(f"  {way:<5} {status:>3} {count:>7,}")
+def measure(server: Server, keys: Sequence[str], other: str, options: argparse.Namespace) -> Iterator[str]:
+    """Print figures; yield a line for each fault. `keys`: of the attackers, the first an admin's."""
+    headers, tally = {"Authorization": f"Bearer {keys[0]}"}, Tally()
+    before = reference(server.url, headers)
+    with Observer(server.url, other) as observer, Peak(server.process) as peak:
+        run = Run(server, observer, peak)
+        quiet = run.phase("quiet", lambda: _pause(min(_QUIET_S, options.trickle_seconds)))
+        phases = []
+        for name, work, right in _attacks(server, keys, options, tally):
+            phases.append(run.phase(name, work, right, one_key=name in ATTACKS))
+            yield from _changed(server, headers, before, name)
+            if not server.is_running:
+                break
+        phases.append(run.phase("quiet again", lambda: _pause(min(_QUIET_S, options.trickle_seconds))))
+        resident = peak.resident
     print(
-        f"memory: {' / '.join(f'{rss / 2**20:.0f}' for rss in memory)} MiB: ready / after schemathesis / each quarter"
+        f"{tally.pictures:,} pictures from {options.clients} clients, seed {options.seed}\n\n{table(quiet, phases)}\n"
     )
-    if asked.bombs:
-        yield from _bombs(server, headers)
-    _keep(tally.broken, asked.keep)
+    print(
+        f"memory: {peak.together / 1e6:,.0f} MB anonymous of all processes together, {peak.child / 1e6:,.0f} MB of the "
+        f"decoding process; VmHWM of the service {resident / 1e6:,.0f} MB"
+    )
+    for phase in (quiet, *phases):
+        if phase.busy:
+            print(f"void: times of {phase.name!r}: {'; '.join(phase.busy)}")
+    _keep(tally.broken, options.keep)
+    yield from broken_promises(quiet, phases)
+    yield from (f"{what} for {picture.name!r}" for what, picture in tally.broken[:20])
     yield from _complaints(server)
-    for what, picture in tally.broken[:20]:
-        yield f"{what} for {picture.name!r}"
-    yield from _changed(server, headers, before, "all pictures")
 
 
-def _bombs(server: Server, headers: dict[str, str]) -> Iterator[str]:
-    """Send each bomb; yield those whose answer is none that docs/http-api.md allows, and print the slowest."""
-    slowest, highest = (0.0, ""), 0
+_Attack = tuple[str, Callable[[], Counter[str]], frozenset[str] | None]
+
+
+def _attacks(server: Server, keys: Sequence[str], options: argparse.Namespace, tally: Tally) -> Iterator[_Attack]:
+    """Name, work and right outcomes of each phase; None: the outcomes are judged elsewhere."""
+    url, seconds = server.url, options.trickle_seconds
+    for name, (run, right) in ATTACKS.items():
+        yield name, lambda run=run: run(url, keys[0], seconds), right  # type: ignore[misc]
+    if options.seconds:
+        limits = ("--max-time", str(options.seconds), "-n", "10000")
+        yield "schemathesis", lambda: _schemathesis(url, keys[0], options.seed, *limits), frozenset({"exit code 0"})
+    callers = [{"Authorization": f"Bearer {key}"} for key in keys]
+    yield "a picture of 1x1", lambda: attack(url, iter([tiny()] * 3), 1, callers).outcomes(), None
+    pictures = mutations(options.seed, options.images)
+    yield (
+        f"{options.images:,} damaged pictures",
+        lambda: attack(url, pictures, options.clients, callers, tally).outcomes(),
+        None,
+    )
+    if options.bombs:
+        yield "bombs", lambda: _bombs(url, callers[0]), frozenset(map(str, _ALLOWED))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A service under attack, and who watches it."""
+
+    server: Server
+    observer: Observer
+    peak: Peak
+
+    def phase(
+        self,
+        name: str,
+        work: Callable[[], Counter[str]],
+        right: frozenset[str] | None = None,
+        one_key: bool = False,
+    ) -> Phase:
+        """Do the work, then wait until the service has no more of it."""
+        with Watch() as watch:
+            begin = time.monotonic()
+            outcomes = work()
+            seen = self.observer.between(begin, time.monotonic())
+            self._rest()
+        busy = watch.faults(seen.took_ms("locate")[:3] or [1.0] * 3, base=1e9)  # the load alone, and no spread
+        print(
+            f"{name}: {time.monotonic() - begin:.0f} s, {dict(sorted(outcomes.items()))}", file=sys.stderr, flush=True
+        )
+        return Phase(name, seen, self.peak.together, outcomes, right, one_key, busy)
+
+    def _rest(self) -> None:
+        """Return once the service and its children take less than a third of a processor."""
+        end = time.monotonic() + _MOST_REST_S
+        while time.monotonic() < end and self.server.is_running:
+            before = self.server.processor_s
+            time.sleep(0.6)
+            if self.server.processor_s - before < 0.2:
+                return
+
+
+def _pause(seconds: float) -> Counter[str]:
+    time.sleep(seconds)
+    return Counter()
+
+
+def _schemathesis(url: str, key: str, seed: int, *more: str) -> Counter[str]:
+    code, said = schemathesis(url, key, seed, *more)
+    print(said)
+    return Counter({f"exit code {code}": 1})
+
+
+def _bombs(url: str, headers: dict[str, str]) -> Counter[str]:
+    """Send each bomb; count the statuses, those of other answers with the bomb's name, and print the slowest."""
+    slowest, outcomes = (0.0, ""), Counter[str]()
     for bomb in bombs():
         begin = time.perf_counter()
-        answer = httpx.post(f"{server.url}/locate", files={"image": bomb.data}, headers=headers, timeout=120)
+        try:
+            answer = httpx.post(f"{url}/locate", files={"image": bomb.data}, headers=headers, timeout=120)
+        except httpx.HTTPError as error:
+            outcomes[f"{error!r} for {bomb.name}"] += 1
+            continue
         slowest = max(slowest, (time.perf_counter() - begin, bomb.name))
-        highest = max(highest, server.rss)
-        if answer.status_code not in _ALLOWED:
-            yield f"{answer.status_code} for {bomb.name!r}: {answer.text[:300]}"
-    print(f"bombs: the slowest took {slowest[0]:.1f} s ({slowest[1]}); memory of the service {highest / 2**20:.0f} MiB")
+        is_right = answer.status_code in _ALLOWED and (answer.status_code == 200 or _PROBLEM in answer.text)
+        outcomes[str(answer.status_code) if is_right else f"{answer.text[:300]} for {bomb.name}"] += 1
+    print(f"bombs: the slowest took {slowest[0]:.1f} s ({slowest[1]})")
+    return outcomes
 
 
 def _changed(server: Server, headers: dict[str, str], before: dict[str, Any], cause: str) -> Iterator[str]:
@@ -252,7 +374,8 @@ def _options() -> argparse.Namespace:
         default=True,
         help="send pictures of gigabytes and minutes, one after the other, which takes a minute or two",
     )
-    parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument("--trickle-seconds", type=float, default=40, help="of each kind of connections and of regions")
+    parser.add_argument("--clients", type=int, default=4, help="of the damaged pictures, each with a key of its own")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--index", type=Path, help="serve this index instead of building one")
     parser.add_argument("--keep", type=Path, help="write pictures that got a 5xx into this folder")

@@ -34,7 +34,7 @@ SMALLEST = {
     "geocells": Smallest("--only known --out {out}/geocells", "sklearn"),
     "geoclip": Smallest("--quick", "geoclip"),
     "gpu": Smallest("--device cpu --quick --out {out}/gpu.json"),
-    "hostile": Smallest("--images 60 --seconds 0 --no-bombs"),
+    "hostile": Smallest("--images 60 --seconds 0 --trickle-seconds 1 --no-bombs"),
     "indexing": Smallest("--quick --json {out}/indexing.json"),
     "learning": Smallest("--quick --out {out}/learning"),
     "locate": Smallest("--quick --json {out}/locate.json"),

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import environ
@@ -35,6 +35,15 @@ class Server:
         return int(self.process.memory_info().rss)
 
     @property
+    def processor_s(self) -> float:
+        """Processor time so far of the process and those that it started, in seconds; 0 once it has ended."""
+        try:
+            times = [each.cpu_times() for each in (self.process, *self.process.children())]
+        except psutil.Error:
+            return 0.0
+        return float(sum(each.user + each.system for each in times))
+
+    @property
     def is_running(self) -> bool:
         """Whether the process that was started is still running (and its id was not reused)."""
         return bool(self.process.is_running()) and self.process.status() != psutil.STATUS_ZOMBIE
@@ -49,9 +58,12 @@ def built_index(directory: Path, leaves: int) -> Path:
 
 
 @contextmanager
-def started(index: Path, **settings: str) -> Iterator[Server]:
-    """Serve an index on loopback; `settings`: TILEBEAM_ variables in lower case and without that prefix."""
-    command = [sys.executable, "tilebeam.py", "serve", "--index", str(index), "--port", "0", "--device", "cpu"]
+def started(index: Path, prefix: Sequence[str] = (), **settings: str) -> Iterator[Server]:
+    """Serve an index on loopback; `settings`: TILEBEAM_ variables in lower case and without that prefix.
+
+    `prefix`: words before the command that starts it; they must end in the service as the same process.
+    """
+    command = [*prefix, sys.executable, "tilebeam.py", "serve", "--index", str(index), "--port", "0", "--device", "cpu"]
     given = {f"TILEBEAM_{name.upper()}": value for name, value in settings.items()}
     process = subprocess.Popen(command, cwd=ROOT, env={**environ, **given}, stderr=subprocess.PIPE, text=True)
     try:

@@ -23,9 +23,9 @@ def victim(serving: Any, locator: Any, tmp_path_factory: pytest.TempPathFactory)
 
 def test_damaged_pictures_change_nothing(victim: str) -> None:
     before = reference(victim, {})
-    attack(victim, iter([tiny()] * 3), 1, {})
+    attack(victim, iter([tiny()] * 3), 1, [{}])
     assert reference(victim, {}) == before
-    tally = attack(victim, mutations(7, 300, large=False), 4, {})
+    tally = attack(victim, mutations(7, 300, large=False), 4, [{}])
     assert tally.broken == []
     assert tally.pictures == 300
     assert {status for _, status in tally.statuses} == {200, 400, 413, 415}
@@ -42,7 +42,7 @@ def test_openapi_document_holds_for_generated_requests(victim: str) -> None:
 
 def test_broken_answer_is_reported() -> None:
     """The attack reports a service that does not answer, and one that answers 500."""
-    tally = attack("http://127.0.0.1:9", iter([tiny()]), 1, {})
+    tally = attack("http://127.0.0.1:9", iter([tiny()]), 1, [{}])
     assert [picture for _, picture in tally.broken] == [tiny()]
     tally.count("form", 500, [tiny()], "internal")
     assert len(tally.broken) == 2
