@@ -54,6 +54,7 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         redirect_slashes=False,
     )
     app.state.service = routes.Service(settings, inference, metrics, admission, audit)
@@ -64,6 +65,7 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
     handlers.install(app, metrics)
     document = functools.cache(lambda: openapi.document(app.routes, app.version))
     app.openapi = document  # type: ignore[method-assign]  # the way that FastAPI documents
+    app.add_route(openapi.PATH, openapi.answer(document), include_in_schema=False)
     # FastAPI keeps included routers as they are, so their routes are not among the app's.
     every_route = [r for router in (routes, reload, page, tiles) for r in router.router.routes] + app.routes
     app.add_middleware(MethodsMiddleware, routes=every_route)

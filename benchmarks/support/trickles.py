@@ -144,8 +144,8 @@ def comb(teeth: int) -> str:
 
 def star(points: int) -> str:
     """A valid GeoJSON polygon: a star of long, narrow points around 0, 0."""
-    reach = [(70.0 if n % 2 else 1.0, math.pi * n / points) for n in range(2 * points)]
-    corners = [[round(radius * math.cos(angle), 1), round(radius * math.sin(angle), 1)] for radius, angle in reach]
+    reach = [(70.0 if n % 2 else 10.0, math.pi * n / points) for n in range(2 * points)]
+    corners = [[round(radius * math.cos(angle), 2), round(radius * math.sin(angle), 2)] for radius, angle in reach]
     return _polygon([*corners, corners[0]])
 
 

@@ -4,14 +4,16 @@ Request bodies are parsed by hand and answers are plain dicts, so FastAPI cannot
 described here, with the models of `service.http.models`.
 """
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
-from starlette.responses import Response
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
 from service.errors import INTERNAL, MEDIA_TYPE, PROBLEM_TYPES, TYPE_PREFIX, ProblemType
@@ -28,6 +30,8 @@ from service.http.models import (
     TileJSON,
     example_of,
 )
+
+PATH = "/openapi.json"
 
 _Responses = dict[int | str, dict[str, Any]]
 
@@ -85,6 +89,19 @@ def document(routes: Sequence[BaseRoute], version: str) -> dict[str, Any]:
     described["servers"] = [{"url": "."}]
     described["components"] = {"schemas": schemas(), "securitySchemes": _SECURITY}
     return described
+
+
+def answer(described: Callable[[], dict[str, Any]]) -> Callable[[Request], Awaitable[Response]]:
+    """The route that sends the description. It is made once, in a thread, because that takes a while."""
+    content, lock = list[bytes](), asyncio.Lock()
+
+    async def send(_: Request) -> Response:
+        async with lock:
+            if not content:
+                content.append(await asyncio.to_thread(lambda: bytes(JSONResponse(described()).body)))
+        return Response(content[0], media_type="application/json")
+
+    return send
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:

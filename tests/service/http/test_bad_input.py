@@ -246,7 +246,7 @@ def test_unknown_paths_and_methods_are_problem_documents(http: httpx.Client) -> 
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["type"] == "about:blank"
         assert "/docs" in response.json()["detail"]
-    assert http.get("/locate").headers["allow"] == "POST"
+    assert http.get("/locate").headers["allow"] == "POST, OPTIONS"
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
