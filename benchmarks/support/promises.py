@@ -8,7 +8,6 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from benchmarks.support.observer import Seen
 from benchmarks.support.validity import figure
@@ -60,9 +59,9 @@ def broken_promises(quiet: Phase, phases: Sequence[Phase]) -> Iterator[str]:
         yield from _statuses(phase)
         if not phase.busy:
             yield from _times(quiet, phase)
-    for before, phase in pairwise((None, quiet, *phases)):
-        if phase and phase.memory > MEMORY_BYTES and (before is None or before.memory <= MEMORY_BYTES):
-            yield f"{phase.name}: {phase.memory:,} bytes of memory, and {MEMORY_BYTES:,} are allowed"
+    over = next((phase for phase in (quiet, *phases) if phase.memory > MEMORY_BYTES), None)
+    if over is not None:  # the figure is the highest so far, so later phases have it too
+        yield f"{over.name}: {over.memory:,} bytes of memory, and {MEMORY_BYTES:,} are allowed"
 
 
 def _statuses(phase: Phase) -> Iterator[str]:
