@@ -1,6 +1,7 @@
 """Addresses of tile servers as text: what may be shown of them, which are refused, and which are local by name.
 
-A query or a user name may hold a key under any name, so neither is ever shown. Resolves no host and opens no socket.
+A query or a user name may hold a key under any name, so neither is ever shown; nor are parts of a path that look like
+keys. Resolves no host and opens no socket.
 """
 
 import ipaddress
@@ -26,6 +27,8 @@ IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 HIDDEN = "***"
 
 _URL = re.compile(r"(?P<start>[a-z][a-z0-9+.-]*://)(?P<rest>[^\s\"'<>\\]+)", re.IGNORECASE)
+_KEY_IN_PATH = re.compile(r"(?<=/)(?=(?:[^/]*[0-9]){3})(?=(?:[^/]*[A-Za-z]){3})[A-Za-z0-9_.~-]{20,}(?=/|$)")
+"""A part of a path that is long and mixes letters and digits; ids of data sets look the same, and are hidden too."""
 _PLACEHOLDERS = re.compile(r"(\{(z|x|y|-y|quadkey|s|r|key|apikey)\})+")
 _KEY_ENDINGS = (
     "key", "token", "secret", "signature", "password", "passwd", "pwd", "auth", "authorization", "credential",
@@ -46,14 +49,15 @@ def hidden(query: str) -> str:
 
 
 def shown_template(url: str) -> str:
-    """A URL or template without user name, query values and fragment."""
+    """A URL or template without user name, query values, fragment, and parts of the path that look like keys."""
     url, _, _ = url.partition("#")
     start, scheme_mark, rest = url.partition("://")
     if not scheme_mark:
         start, rest = "", url
     address, mark, query = rest.partition("?")
     host, slash, path = address.partition("/")
-    return f"{start}{scheme_mark}{host.rpartition('@')[2]}{slash}{path}{mark}{hidden(query) if query else ''}"
+    path = _KEY_IN_PATH.sub(HIDDEN, slash + path)
+    return f"{start}{scheme_mark}{host.rpartition('@')[2]}{path}{mark}{hidden(query) if query else ''}"
 
 
 def redact_urls(text: str) -> str:

@@ -194,6 +194,8 @@ def _check_placeholders(names: set[str], shown: str) -> None:
     if unknown := sorted(names - _KNOWN):
         known = ", ".join("{" + name + "}" for name in sorted(_KNOWN))
         raise SourceError(f"{shown!r} contains the unknown placeholder {{{unknown[0]}}}: use {known}")
+    if {"y", "-y"} <= names:
+        raise SourceError(f"{shown!r} has both {{y}} and {{-y}}: keep the one that the server counts rows by")
     if "quadkey" in names:
         return
     if "z" not in names:
@@ -222,7 +224,7 @@ def _options(fragment: str, template: str) -> dict[str, str]:
 
 
 def _whole(options: Mapping[str, str], name: str, default: int, maximum: int) -> int:
-    text = options.get(name, str(default))
-    if not (text.isascii() and text.isdigit() and int(text) <= maximum):
-        raise SourceError(f"{name}={text} in the source must be a whole number from 0 to {maximum}")
+    text, minimum = options.get(name, str(default)), 1 if name == "tile_size" else 0
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and minimum <= int(text) <= maximum):
+        raise SourceError(f"{name}={text[:20]} in the source must be a whole number from {minimum} to {maximum}")
     return int(text)

@@ -94,6 +94,13 @@ def test_fragment_describes_the_source_and_is_not_sent():
         ("https://h.example/{z}/{x}/{y}?k={key}", "environment variable TILEBEAM_TILE_KEY"),
         ("https://h.example/{z}/{x}/{y}#max_zoom=99", "max_zoom=99"),
         ("https://h.example/{z}/{x}/{y}#maxzoom=9", "use attribution"),
+        (
+            "https://h.example/{z}/{x}/{y}#tile_size=0",
+            "tile_size=0 in the source must be a whole number from 1 to 4096",
+        ),
+        ("https://h.example/{z}/{x}/{y}#min_zoom=" + "9" * 5_000, "min_zoom=99999999999999999999 in the source must"),
+        ("https://h.example/{z}/{x}/{y}/{-y}.png", r"has both \{y\} and \{-y\}"),
+        ("https://h.example/s3cretS3CRET0123456789/{x}/{y}", r"h\.example/\*\*\*/\{x\}/\{y\}' has no"),
         ("/no/such/folder", "does not exist"),
         ("tiles.mbtiles", "does not exist"),
         ("Esri.WorldImageri", "did you mean Esri.WorldImagery"),

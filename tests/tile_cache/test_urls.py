@@ -59,6 +59,33 @@ def test_placeholders_of_a_query_stay():
 
 
 @pytest.mark.parametrize(
+    "secret",
+    [
+        "0123456789abcdef0123456789abcdef",
+        "pk_9aZ-81x_Qwertyuiopasdf7",
+        "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3OD.a-9",
+    ],
+)
+def test_parts_of_a_path_that_look_like_keys_are_hidden(secret):
+    for place in (f"{secret}/{{z}}/{{x}}/{{y}}.png", f"v1/{secret}/4/10/6.png", f"tiles/{secret}"):
+        url = f"https://h.example/{place}"
+        assert shown_template(url) == url.replace(secret, "***")
+        assert secret not in redact_urls(f"GET {url} failed")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "wmts/BlueMarble_ShadedRelief_Bathymetry/default/GoogleMapsCompatible_Level8/{z}/{y}/{x}.jpg",
+        "MODIS_Terra_CorrectedReflectance_TrueColor/default/2012-07-09/{z}/{y}/{x}",
+        "4/10/6.png", "tiles/1.0.0/world@EPSG900913/{z}/{x}/{-y}.png",
+    ],
+)  # fmt: skip
+def test_names_of_layers_in_a_path_are_shown(path):
+    assert shown_template(f"https://h.example/{path}") == f"https://h.example/{path}"
+
+
+@pytest.mark.parametrize(
     "host",
     [
         "localhost", "LOCALHOST.", "a.localhost", "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0",
