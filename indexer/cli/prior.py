@@ -53,6 +53,8 @@ def density(
         photo_set = read_photos(photos, reading)
         chosen = [split in (None, own) for own in photo_set.split or [split] * len(photo_set)]
         lat, lng = photo_set.lat[chosen], photo_set.lng[chosen]
+        for reason, count in photo_set.summary().items():
+            say(f"{count:,} rows not used: {reason}")
     DensityPrior.write(out, lat, lng)
     say(f"{out}: the density of {len(lat):,} photos")
     if as_json:

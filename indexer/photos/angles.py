@@ -53,6 +53,10 @@ def degrees_of_text(text: str, axis: Axis, hemisphere: str = "") -> float:
         if side and own_side != side:
             raise ValueError(f"{text!r} contradicts the hemisphere {hemisphere.strip()!r}")
         side = own_side
+    elif not side and not match["sign"] and "deg" in text.lower():  # exiftool's form, which always names the hemisphere
+        raise ValueError(
+            f"{text!r} names no hemisphere, as exiftool's EXIF group does: write GPS{axis.capitalize()}Ref too"
+        )
     parts = [float(part.replace(",", ".")) for part in match.group("degrees", "minutes", "seconds") if part]
     if not all(part.is_integer() for part in parts[:-1]):
         raise ValueError(f"{text!r} has a fraction before its last number")

@@ -11,7 +11,8 @@ The known data sets' tables (from public copies of their files and loaders, read
   YFCC100M without a header, of which one loader reads photo id, longitude and latitude as columns 2, 13 and 14 and
   pictures as `<photo id>.jpg`. Neither file itself was available.
 - exiftool (`exiftool -csv -gps* FOLDER`): `SourceFile,GPSLatitude,GPSLatitudeRef,GPSLongitude,...`, numbers as
-  `24 deg 40' 39.00" N` or, with -n, as signed degrees; with -G as `EXIF:GPSLatitude`.
+  `24 deg 40' 39.00" N` or, with -n, as signed degrees; with -G as `EXIF:GPSLatitude`, which has no sign, and as
+  `Composite:GPSLatitude`, which has one.
 - OSV-5M (`train.csv`, `test.csv`): `id,latitude,longitude,...`; the pictures are `<id>.jpg` in `images/train/00/` to
   `images/test/04/` as unpacked from the archives, or in one folder per split in the authors' own loader.
 
@@ -34,6 +35,8 @@ _LONGITUDES = ("longitude", "lon", "lng", "long", "gps_longitude", "gpslongitude
 
 _LATITUDE_SIDES = ("gpslatituderef", "gps_latitude_ref", "latitude_ref", "lat_ref")
 _LONGITUDE_SIDES = ("gpslongituderef", "gps_longitude_ref", "longitude_ref", "lon_ref", "lng_ref")
+_UNSIGNED = ("exif:", "gps:")
+"""Groups whose coordinates lack the hemisphere, which stands in a column of its own."""
 _GROUPS = ("exif:", "gps:", "composite:", "xmp:", "xmp-exif:", "file:", "system:")
 """Groups that `exiftool -G` writes before the names of its columns."""
 
@@ -87,12 +90,21 @@ def recognise(
     picture, by_stem = _picture_column(header, layout, path)
     if picture is None:
         raise _missing(header, "names the pictures", "path", _PATHS)
-    place = _find(header, latitude, _LATITUDES, "latitude"), _find(header, longitude, _LONGITUDES, "longitude")
+    place = (
+        _coordinate(header, latitude, _LATITUDES, "latitude"), _coordinate(header, longitude, _LONGITUDES, "longitude")
+    )  # fmt: skip
     if place[0] is None and (need_place or place[1] is not None):
         raise _missing(header, "holds latitudes", "latitude", _LATITUDES)
     if place[1] is None and place[0] is not None:
         raise _missing(header, "holds longitudes", "longitude", _LONGITUDES)
     name = _first(header, ("name",))
+    sides = _first(header, _LATITUDE_SIDES), _first(header, _LONGITUDE_SIDES)
+    for position, side, ref in zip(place, sides, ("GPSLatitudeRef", "GPSLongitudeRef"), strict=True):
+        if position is not None and side is None and header[position].strip().lower().startswith(_UNSIGNED):
+            raise PhotoSetError(
+                f"column {header[position]!r} has no hemisphere, so places of the south and west would be misplaced:"
+                f" write {ref} too, or the Composite group, as `exiftool -csv -n -Composite:GPS*` does"
+            )
     return Columns(
         path=picture,
         by_stem=by_stem,
@@ -101,8 +113,8 @@ def recognise(
         name=None if name == picture or by_stem else name,
         split=_first(header, ("split",)),
         family=_first(header, ("family",)),
-        latitude_side=None if place[0] is None else _first(header, _LATITUDE_SIDES),
-        longitude_side=None if place[1] is None else _first(header, _LONGITUDE_SIDES),
+        latitude_side=None if place[0] is None else sides[0],
+        longitude_side=None if place[1] is None else sides[1],
     )
 
 
@@ -124,6 +136,24 @@ def _picture_column(header: Sequence[str], layout: str, name: str | None) -> tup
     if layout == "auto":
         return (by_id, True) if by_path is None else (by_path, False)
     return (by_path, bool(known)) if by_id is None else (by_id, True)
+
+
+def _coordinate(header: Sequence[str], name: str | None, usual: Sequence[str], option: str) -> int | None:
+    """The column of latitudes or longitudes. Raises PhotoSetError where several would do: their values may differ."""
+    position = _find(header, name, usual, option)
+    if position is None:
+        return None
+    alike = [i for i, column in enumerate(header) if _plain(column) in usual]
+    if name is not None:
+        alike = [i for i, column in enumerate(header) if column == header[position]]
+    elif composite := [i for i in alike if header[i].strip().lower().startswith("composite:")]:
+        alike = composite
+    if len(alike) > 1:
+        columns = ", ".join(repr(header[i][:40]) for i in alike[:5])
+        raise PhotoSetError(
+            f"several columns may hold {option}s: {columns}; give --{option}-column, or rename all but one"
+        )
+    return alike[0] if alike else position
 
 
 def _find(header: Sequence[str], name: str | None, usual: Sequence[str], option: str) -> int | None:

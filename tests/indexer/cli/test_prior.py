@@ -25,6 +25,16 @@ def test_density_of_the_training_photos(tmp_path: Path) -> None:
     assert open_prior(tmp_path / "density").fingerprint == expected.fingerprint
 
 
+def test_density_says_which_rows_it_left_out(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "photos.csv").write_text("path,latitude,longitude\na.png,40,3\nb.png,41,3\na.png,x,3\n")
+    arguments = ["prior", "density", "--photos", str(tmp_path / "photos.csv"), "--out", str(tmp_path / "density")]
+    made = CliRunner().invoke(app, arguments)
+    assert made.exit_code == 0, made.output
+    assert "1 rows not used: missing file" in made.stderr
+    assert "1 rows not used: coordinates not a number" in made.stderr
+
+
 def test_density_of_the_gallery(tmp_path: Path) -> None:
     made = CliRunner().invoke(app, ["prior", "density", "--out", str(tmp_path / "density")])
     assert made.exit_code == 0, made.output

@@ -18,7 +18,7 @@ from indexer.photos.angles import degrees_of_text
 from indexer.photos.embed import embed_photos
 from indexer.photos.files import read_picture
 from indexer.photos.photo_set import Fault, PhotoSet
-from indexer.photos.read import read_photos
+from indexer.photos.read import ReadOptions, read_photos
 from retrieval.pictures.limits import PhotoLimits
 from retrieval.testing.fake import FakePhotoEncoder
 
@@ -102,6 +102,7 @@ def test_tables_of_other_programs_read_the_same(tmp_path: Path, name: str) -> No
         ("inf", "55", "coordinates not a number", "no number"),
         ("24°40'39\"N", "190°E", "coordinates out of range", "longitude 190"),
         ("95°S", "10", "coordinates look swapped", "swapped"),
+        ("24 deg 40' 39.00\"", "55", "coordinates not a number", "write GPSLatitudeRef too"),
     ],
 )
 def test_angles_that_are_none_are_named(tmp_path: Path, lat: str, lon: str, reason: str, words: str) -> None:
@@ -110,6 +111,36 @@ def test_angles_that_are_none_are_named(tmp_path: Path, lat: str, lon: str, reas
     [rejection] = read_photos(tmp_path / "photos.csv").rejected
     assert rejection.reason == reason
     assert words in rejection.detail
+
+
+@pytest.mark.parametrize(
+    "header", ["lat,lat,lon", "latitude,Lat,lon", "lon,lat,LNG", "EXIF:GPSLatitude,XMP:GPSLatitude,lon"]
+)
+def test_several_columns_of_coordinates_are_refused(tmp_path: Path, header: str) -> None:
+    pictures(tmp_path)
+    (tmp_path / "p.csv").write_text(f"path,{header}\na.jpg,24,-33,55\n")
+    with pytest.raises(PhotoSetError, match=r"several columns may hold l\w+tudes: .*--l\w+tude-column"):
+        read_photos(tmp_path / "p.csv")
+
+
+def test_option_chooses_among_columns_of_coordinates(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    (tmp_path / "p.csv").write_text("path,latitude,lat,lon\na.jpg,24,-33,55\n")
+    assert read_photos(tmp_path / "p.csv", ReadOptions(latitude_column="lat")).lat.tolist() == [-33]
+    (tmp_path / "p.csv").write_text("path,lat,lat,lon\na.jpg,24,-33,55\n")
+    with pytest.raises(PhotoSetError, match="several columns"):
+        read_photos(tmp_path / "p.csv", ReadOptions(latitude_column="lat"))
+
+
+def test_exiftools_composite_group_is_taken_before_its_exif_group(tmp_path: Path) -> None:
+    pictures(tmp_path)
+    groups = "SourceFile,EXIF:GPSLatitude,Composite:GPSLatitude,EXIF:GPSLongitude,Composite:GPSLongitude"
+    (tmp_path / "p.csv").write_text(f"{groups}\na.jpg,33.5,-33.5,70.5,-70.5\n")
+    photos = read_photos(tmp_path / "p.csv")
+    assert (photos.lat.tolist(), photos.lng.tolist()) == ([-33.5], [-70.5])
+    (tmp_path / "p.csv").write_text("SourceFile,EXIF:GPSLatitude,EXIF:GPSLongitude\na.jpg,33.5,70.5\n")
+    with pytest.raises(PhotoSetError, match=r"'EXIF:GPSLatitude' has no hemisphere.*GPSLatitudeRef"):
+        read_photos(tmp_path / "p.csv")
 
 
 def test_contradicting_hemispheres_are_named(tmp_path: Path) -> None:
