@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from benchmarks.support.observer import Seen
 from benchmarks.support.validity import figure
 
-__all__ = ["MEMORY_BYTES", "Phase", "broken_promises", "table"]
+__all__ = ["MEMORY_BYTES", "Phase", "broken_promises", "row", "table"]
 
 MEMORY_BYTES = 1_500_000_000
 MOST_HEALTHZ_MS = 1_000.0
@@ -98,14 +98,14 @@ def table(quiet: Phase, phases: Sequence[Phase]) -> str:
         "| phase | the other caller's `/locate`: median / p95 | times quiet | longest `/healthz` "
         "| anonymous memory so far | outcomes of the attackers |\n|---|---:|---:|---:|---:|---|\n"
     )
-    return head + "\n".join(_row(quiet, phase) for phase in (quiet, *phases))
+    return head + "\n".join(row(phase, quiet) for phase in (quiet, *phases))
 
 
-def _row(quiet: Phase, phase: Phase) -> str:
-    times = phase.locate_ms / quiet.locate_ms
-    ratio = (
-        f"{times:.1f}" if not (phase.busy or quiet.busy) else f"{figure('', [*phase.busy, *quiet.busy])} ({times:.1f})"
-    )
+def row(phase: Phase, quiet: Phase | None = None) -> str:
+    """One line of the table; without `quiet` no ratio."""
+    ratio = "" if quiet is None else f"{phase.locate_ms / quiet.locate_ms:.1f}"
+    if ratio and (faults := [*phase.busy, *(quiet.busy if quiet else ())]):
+        ratio = f"{figure(ratio, faults)} ({ratio})"
     outcomes = ", ".join(f"{name}: {count:,}" for name, count in sorted(phase.outcomes.items()))
     return (
         f"| {phase.name} | {phase.locate_ms:.0f} / {phase.locate_p95_ms:.0f} ms | {ratio} "
