@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import BinaryIO
 
-from PIL import ExifTags, Image, ImageFile
+from PIL import ExifTags, Image, ImageFile, ImagePalette
 
 from retrieval.errors import DecodeMemoryError, PhotoError, PhotoTooLargeError, UnsupportedPhotoError
+from retrieval.pictures.ends import check_ends, check_jpeg_blocks
 from retrieval.pictures.formats import HEAD_BYTES, damaged, open_as, sniff
 from retrieval.pictures.limits import DEFAULT_LIMITS, PhotoLimits, View
 from retrieval.pictures.pillow_source import PillowSource
@@ -105,19 +106,24 @@ def open_photo(stream: BinaryIO, limits: PhotoLimits = DEFAULT_LIMITS) -> ImageF
 
 def _decoded(data: bytes, work: Work, views: Sequence[View]) -> Photo:
     header = work.header
-    nodata = None
+    nodata = palette = layout = None
     if header.name == "TIFF":
         layout = Layout.of(data)
         if not layout.is_pillows:
             return _photo(TiffSource(data, layout), views)
-        nodata = layout.nodata
+        nodata, palette = layout.nodata, layout.short_palette
     with open_as(header.name, BytesIO(data)) as image:
         if image.width * image.height > header.width * header.height:
             raise damaged(header.name, "its parts name different sizes")
         scale = scale_of(image.size, views) if header.shrinks else 1
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
+        if palette is not None:
+            image.palette = ImagePalette.raw("RGB;L", palette)
         image.load()
+        check_ends(image, data)
+        if layout is not None and layout.holds_jpegs:
+            check_jpeg_blocks(image, data, layout)
         return _photo(PillowSource(image, data, _orientation(image), nodata), views)
 
 

@@ -9,7 +9,7 @@ from PIL import Image, ImageFile
 from retrieval.errors import UnreadablePhotoError, UnsupportedPhotoError
 from retrieval.pictures.png_depth import Box, cropped, deep_samples
 from retrieval.pictures.profile import Profile
-from retrieval.pictures.stretch import Range, Scale
+from retrieval.pictures.stretch import Range, Scale, in_words
 from retrieval.pictures.views import STRIP_PIXELS
 
 __all__ = ["PillowSource", "plain"]
@@ -34,9 +34,15 @@ class PillowSource:
         if self._deep is None and image.mode not in _MODES:
             raise UnsupportedPhotoError(f"pixels of the mode {image.mode} are not supported; save the picture as RGB")
         self._has_alpha = image.mode in _ALPHA or "transparency" in image.info
+        if image.format == "BMP" and self._has_alpha and image.getchannel("A").getbbox() is None:
+            self._has_alpha = False  # programs that know no alpha leave zeros in its place
+            self.notes.append("alpha, which is 0 everywhere, left out")
         self._nodata = nodata if image.mode in ("L", "P", "RGB") else None
         self._profile = Profile()
+        self._fills: tuple[float, ...] = ()
         self._scale = None if self._deep is None else self._measured()
+        if self._scale is not None and self._scale.note is None and not image.mode.startswith("I;16"):
+            self._deep = None  # the high bytes are the picture
         self._base_mode = self._mode_of_colours()
         self._profile = Profile.of(image.info.get("icc_profile"), self._base_mode, self.notes)
         if self._nodata is not None:
@@ -72,7 +78,7 @@ class PillowSource:
     def _strip(self, box: Box) -> tuple[Image.Image, Image.Image | None]:
         """A part of the picture with 8 bits a band, and its alpha if it has any."""
         if self._deep is not None and self._scale is not None:
-            return _stretched(self._deep(box), self._scale, self._key)
+            return _stretched(self._deep(box), self._scale, self._no_colours)
         strip = cropped(self._image, box)
         if self._nodata is not None and (missing := self._missing(strip)).any():
             return strip, Image.fromarray(np.where(missing, np.uint8(0), np.uint8(255)))
@@ -81,6 +87,10 @@ class PillowSource:
         # Premultiplied modes convert to their plain siblings only, and "La" and "PA" to RGBA only through those.
         rgba = strip.convert({"La": "LA", "RGBa": "RGBA"}.get(strip.mode, strip.mode)).convert("RGBA")
         return rgba, rgba.getchannel("A")
+
+    @property
+    def _no_colours(self) -> tuple[float, ...]:
+        return self._fills if self._key is None else (*self._fills, self._key)
 
     @property
     def _key(self) -> int | None:
@@ -96,8 +106,10 @@ class PillowSource:
             seen.add(colours[colours != self._key] if self._key is not None else colours.reshape(-1))
         if seen.is_empty:
             raise _no_data()
-        scale = seen.scale()
+        scale, self._fills = seen.scale(), seen.fills()
         self.notes += [scale.note] if scale.note else []
+        if self._fills:
+            self.notes.append(f"pixels of {in_words(self._fills)}, far from all others, shown as transparent")
         return scale
 
     def _missing(self, strip: Image.Image) -> NDArray[np.bool_]:
@@ -123,10 +135,13 @@ def plain(image: Image.Image) -> Image.Image:
     return image.convert("RGBA" if image.mode in _ALPHA or "transparency" in image.info else "RGB")
 
 
-def _stretched(values: NDArray[np.uint16], scale: Scale, key: int | None) -> tuple[Image.Image, Image.Image | None]:
+def _stretched(
+    values: NDArray[np.uint16], scale: Scale, no_colours: tuple[float, ...]
+) -> tuple[Image.Image, Image.Image | None]:
+    """Samples to 8 bits and their alpha; pixels with one of `no_colours` in all bands are transparent."""
     colours, alpha = _parted(values)
-    if key is not None:
-        alpha = np.where(colours[:, :, 0] == key, np.uint16(0), np.uint16(65_535))
+    if no_colours and (missing := np.isin(colours, no_colours).all(axis=2)).any():
+        alpha = np.where(missing, np.uint16(0), np.uint16(65_535) if alpha is None else alpha)
     pixels = scale.to_bytes(colours)
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     return image, None if alpha is None else Image.fromarray((alpha >> 8).astype(np.uint8))

@@ -1,6 +1,6 @@
 """The full depth of a 16-bit PNG, of which Pillow keeps the high bytes only where there is colour or alpha.
 
-Where the high bytes say that the top bit is used everywhere, they are enough. Else the file is decoded once more for
+Where the high bytes say that samples use the top bit, they are enough. Else the file is decoded once more for
 the low bytes: big-endian samples read as little-endian ones.
 """
 
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, PngImagePlugin
+
+from retrieval.pictures.stretch import TOP_BIT_SHARE
 
 __all__ = ["Box", "Samples", "cropped", "deep_samples"]
 
@@ -29,7 +31,7 @@ def deep_samples(image: ImageFile.ImageFile, data: bytes) -> Samples | None:
         return lambda box: np.asarray(cropped(image, box), dtype=np.uint16)[:, :, None]
     if not isinstance(image, PngImagePlugin.PngImageFile) or data[24] != 16 or data[25] not in _LOW_BYTES:
         return None
-    if max(_most(image.getchannel(band)) for band in "RGB") >= _TOP_BIT:
+    if _uses_top_bit(image):
         return None
     colour = data[25]
     low = _decoded_again(data, *_LOW_BYTES[colour])
@@ -52,7 +54,8 @@ def _decoded_again(data: bytes, mode: str, raw: str) -> Image.Image:
     return image
 
 
-def _most(band: Image.Image) -> float:
-    _, most = band.getextrema()
-    assert isinstance(most, int | float)
-    return most
+def _uses_top_bit(image: Image.Image) -> bool:
+    """Whether the high bytes are surely enough: some samples have the top bit, some not, or they are spread widely."""
+    counts = np.sum([image.getchannel(band).histogram() for band in "RGB"], axis=0)
+    share = counts[_TOP_BIT:-1].sum() / counts.sum()  # the largest value may stand for pixels without data
+    return bool(TOP_BIT_SHARE <= share <= 1 - TOP_BIT_SHARE)

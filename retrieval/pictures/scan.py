@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 
 from retrieval.pictures.formats import damaged, too_much
-from retrieval.pictures.header import Header
+from retrieval.pictures.limits import Header
 from retrieval.pictures.scan_jpeg import scan_jpeg
 from retrieval.pictures.tiff_layout import scan_tiff
 

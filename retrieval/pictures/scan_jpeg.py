@@ -8,7 +8,7 @@ import re
 
 from retrieval.errors import UnsupportedPhotoError
 from retrieval.pictures.formats import damaged, too_much
-from retrieval.pictures.header import Header
+from retrieval.pictures.limits import Header
 
 __all__ = ["scan_jpeg"]
 

@@ -10,11 +10,18 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PERCENTILES", "Kind", "Range", "Scale"]
+__all__ = ["PERCENTILES", "TOP_BIT_SHARE", "Kind", "Range", "Scale", "in_words"]
 
 Kind = Literal["u", "i", "f"]
 """Unsigned, signed, floating."""
 PERCENTILES = (0.5, 99.5)
+TOP_BIT_SHARE = 0.001
+"""Fewer samples than this with the top bit are hot pixels."""
+_OFFSET_PART = 8
+"""Where all samples have the top bit, and lie in this part of their nominal range, the top bit is an offset."""
+_FILL_SHARE = 0.005
+_FILL_GAP = 2.0
+"""Of the range of all other samples."""
 _MOST_SAMPLES = 2_000_000
 """Of 32-bit samples so many are looked at, evenly spread; shorter ones are all counted."""
 
@@ -70,22 +77,75 @@ class Range:
         """Whether no valid sample came."""
         return self._high < self._low
 
+    def fills(self) -> tuple[float, ...]:
+        """Values at the ends that many samples have and that lie far from all others: nodata that no tag names."""
+        if self._kind == "u" and self._bits <= 8:
+            return ()
+        values, counts = self._distinct()
+        for low, high in ((1, 1), (1, 0), (0, 1)):  # both ends, or one of them
+            if _stand_apart(values, counts, low, high):
+                return tuple(float(end) for end in (*values[:low], *values[len(values) - high :]))
+        return ()
+
     def scale(self) -> Scale:
         """How to show these samples; call it once all have come, and there are any."""
         top = float((1 << self._bits) - 1)
-        if self._kind == "u" and (self._bits <= 8 or self._high > top / 2):
+        if self._kind == "u" and self._bits <= 8:
             return Scale(0.0, top, None)
-        low, high = self._percentiles()
+        values, counts = self._distinct()
+        kept = ~np.isin(values, self.fills())
+        values, counts = values[kept], counts[kept]
+        low, high = _percentiles(values, counts) if self._counts is not None else self._interpolated(values)
+        if self._kind == "u" and _uses_top_bit(values, counts, top):
+            return Scale(0.0, top, None)
         if low == high:
-            low, high = self._low, self._high
+            low, high = float(values[0]), float(values[-1])
         name = {"u": f"{self._bits}-bit", "i": f"{self._bits}-bit signed", "f": f"{self._bits}-bit float"}[self._kind]
         return Scale(low, high, f"{name} samples stretched from {low:.6g}..{high:.6g}")
 
-    def _percentiles(self) -> tuple[float, float]:
-        if self._counts is None:
-            with np.errstate(all="ignore"):  # of floats near the end of their range
-                low, high = np.percentile(np.concatenate(self._kept), PERCENTILES)
-            return float(low), float(high)
-        below = np.cumsum(self._counts)
-        low, high = np.searchsorted(below, np.array(PERCENTILES) / 100 * below[-1], side="right")
-        return float(low), float(min(high, self._high))
+    def _distinct(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The values, ascending, and how many samples have each; of long samples those that are looked at."""
+        if self._counts is not None:
+            used = np.flatnonzero(self._counts)
+            return used.astype(np.float64), self._counts[used]
+        values, counts = np.unique(np.concatenate([*self._kept, [self._low, self._high]]), return_counts=True)
+        return values, counts.astype(np.int64)
+
+    def _interpolated(self, values: NDArray[np.float64]) -> tuple[float, float]:
+        kept = np.concatenate(self._kept)
+        kept = kept[(kept >= values[0]) & (kept <= values[-1])]
+        with np.errstate(all="ignore"):  # of floats near the end of their range
+            low, high = np.percentile(kept if len(kept) else values, PERCENTILES)
+        return float(low), float(high)
+
+
+def _percentiles(values: NDArray[np.float64], counts: NDArray[np.int64]) -> tuple[float, float]:
+    """PERCENTILES of samples of these ascending values."""
+    below = np.cumsum(counts)
+    low, high = np.searchsorted(below, np.array(PERCENTILES) / 100 * below[-1], side="right")
+    return float(values[low]), float(values[min(high, len(values) - 1)])
+
+
+def _stand_apart(values: NDArray[np.float64], counts: NDArray[np.int64], low: int, high: int) -> bool:
+    """Whether the first `low` and the last `high` values are no measurements.
+
+    So it is where many samples have each of them, and the others lie close to each other and far away.
+    """
+    inner = slice(low, len(values) - high)
+    if len(values[inner]) < 2 or (np.delete(counts, np.s_[inner]) < _FILL_SHARE * counts.sum()).any():
+        return False
+    lowest, highest = _percentiles(values[inner], counts[inner])
+    gaps = np.append(np.diff(values)[:low], np.diff(values)[len(values) - 1 - high :])
+    return bool((gaps > _FILL_GAP * (highest - lowest)).all() and highest > lowest)
+
+
+def _uses_top_bit(values: NDArray[np.float64], counts: NDArray[np.int64], top: float) -> bool:
+    """Whether samples use their nominal range. A few hot pixels do not; nor does an offset with little above it."""
+    share = counts[values > top / 2].sum() / counts.sum()
+    low, high = _percentiles(values, counts)
+    return bool(share >= TOP_BIT_SHARE and (share <= 1 - TOP_BIT_SHARE or high - low > top / _OFFSET_PART))
+
+
+def in_words(values: tuple[float, ...]) -> str:
+    """`-9999 and 65535`."""
+    return " and ".join(f"{value:g}" for value in values)

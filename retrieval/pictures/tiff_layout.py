@@ -7,14 +7,14 @@ only what it is known to read rightly goes to it.
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import UnsupportedPhotoError
 from retrieval.pictures.formats import damaged, too_much
-from retrieval.pictures.header import Header
+from retrieval.pictures.limits import Header
 from retrieval.pictures.stretch import Kind
 from retrieval.pictures.tiff_tags import ORIENTATION, Directory
 
@@ -27,6 +27,8 @@ _OTHERS = {34887: "LERC", 34712: "JPEG 2000", 33003: "JPEG 2000", 50002: "JPEG X
 _GREYS, _RGB, _PALETTE, _CMYK, _YCBCR, _LAB = (0, 1), 2, 3, 5, 6, (8, 9, 10)
 _CAMERAS = (34665, 34853, 40965)
 """Tags that point to further directories: EXIF's own, the place, interoperability."""
+_OLD_JPEG, _JPEG = 6, 7
+"""The old one's blocks may be named by tags of its own."""
 _RAW_CAMERA = (32803, 34892)
 _ALPHA = (1, 2)
 _STATE_BYTES = 65_536
@@ -64,6 +66,8 @@ class Layout:
     nodata: float | None
     orientation: int
     icc_profile: bytes
+    palette: NDArray[Any]
+    jpeg_tables: bytes
 
     @classmethod
     def of(cls, data: bytes) -> "Layout":
@@ -100,13 +104,26 @@ class Layout:
             nodata=_number(tags.raw(42113)),
             orientation=tags.number(ORIENTATION, 1),
             icc_profile=tags.raw(34675),
+            palette=tags.array(320),
+            jpeg_tables=tags.raw(347),
         )
-        layout._check(tags.number(266, 1))
+        layout._check(tags)
         return layout
+
+    @property
+    def absent_blocks(self) -> NDArray[np.bool_] | None:
+        """Which blocks the file leaves out because they hold nothing, (down, across); None where it holds all."""
+        absent = self.offsets[: self.block_count] == 0
+        absent[: len(self.counts)] |= self.counts[: len(absent)] == 0
+        if len(absent) < self.block_count or not absent.any():
+            return None
+        return np.asarray(absent.reshape(-1, self.blocks_down, self.blocks_across).any(axis=0))
 
     @property
     def is_pillows(self) -> bool:
         """Whether Pillow reads these samples rightly."""
+        if self.absent_blocks is not None:
+            return False
         if self.kind != "u" or self.bits > 8:
             return self.photometric == _CMYK
         if self.is_planar and self.compression in _OWN:
@@ -129,6 +146,16 @@ class Layout:
         return -(-self.height // self.block_height)
 
     @property
+    def holds_jpegs(self) -> bool:
+        """Whether each block is a JPEG, without its tables where `jpeg_tables` has them."""
+        return self.compression == _JPEG
+
+    @property
+    def block_count(self) -> int:
+        """Blocks of all planes."""
+        return self.blocks_across * self.blocks_down * (self.bands if self.is_planar else 1)
+
+    @property
     def colours(self) -> int:
         """Bands that are colours: 1 or 3."""
         return 3 if self.photometric == _RGB else 1
@@ -137,6 +164,13 @@ class Layout:
     def alpha(self) -> int | None:
         """The band that says how opaque a pixel is, if one does."""
         return self.colours if self.bands > self.colours and self.extra[:1] and self.extra[0] in _ALPHA else None
+
+    @property
+    def short_palette(self) -> bytes | None:
+        """A palette that a program wrote in 8 bits, reds first; Pillow reads 16 bits, as which it is black."""
+        if self.photometric != _PALETTE or not len(self.palette) or not 0 < self.palette.max() < 256:
+            return None
+        return self.palette.astype(np.uint8).tobytes()
 
     @property
     def block_bytes(self) -> int:
@@ -149,7 +183,7 @@ class Layout:
         bands = f"{self.bands} {sort}{self.bits} band{'s' if self.bands > 1 else ''}"
         return f"{bands}, PhotometricInterpretation {self.photometric}, compression {self.compression}"
 
-    def _check(self, fill_order: int) -> None:
+    def _check(self, tags: Directory) -> None:
         """Raise for what neither reader can do, or for blocks that cannot be."""
         if self.width < 1 or self.height < 1:
             return  # the size is judged elsewhere, with that of other formats
@@ -166,9 +200,16 @@ class Layout:
         if self.photometric not in (*_GREYS, _RGB, _PALETTE, _CMYK, _YCBCR):
             raise _unsupported(str(self))
         self._check_bands()
+        if len(self.offsets) < self.block_count and self.compression != _OLD_JPEG:
+            raise damaged("TIFF", f"it has {len(self.offsets)} strips or tiles of {self.block_count}")
+        sampling = tags.numbers(530) or (2, 2)
+        if self.photometric == _YCBCR and self.compression == 1 and sampling != (1, 1):
+            raise _unsupported(f"uncompressed YCbCr, colours at a fraction of its size ({sampling})")
         if self.is_pillows:
             return
-        if self.photometric not in (*_GREYS, _RGB) or self.compression not in _OWN or fill_order != 1:
+        if self.absent_blocks is not None and (self.photometric not in (*_GREYS, _RGB) or self.compression not in _OWN):
+            raise _unsupported(f"{self}, with strips or tiles left out")
+        if self.photometric not in (*_GREYS, _RGB) or self.compression not in _OWN or tags.number(266, 1) != 1:
             raise _unsupported(str(self))
         depths = {"u": (8, *range(9, 17), 32, 64), "i": (8, 16, 32, 64), "f": (16, 32, 64)}[self.kind]
         if self.bits not in depths or (self.bits % 8 and self.predictor != 1) or self.predictor not in (1, 2, 3):
@@ -176,8 +217,6 @@ class Layout:
         if self.predictor == 3 and self.order == ">":
             # Versions of libtiff disagree on the order of the bytes, and so do the files that they wrote.
             raise _unsupported(f"{self}, big-endian with the predictor for floats")
-        if len(self.offsets) < self.blocks_across * self.blocks_down * (self.bands if self.is_planar else 1):
-            raise damaged("TIFF", f"{len(self.offsets)} strips or tiles are too few for its size")
 
     def _check_bands(self) -> None:
         """Raise where the bands do not say which are red, green and blue: a guess would be a wrong answer."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from retrieval.errors import UnreadablePhotoError
 from retrieval.pictures.profile import Profile
-from retrieval.pictures.stretch import Range
+from retrieval.pictures.stretch import Range, in_words
 from retrieval.pictures.tiff_layout import Layout
 from retrieval.pictures.tiff_rows import rows_of
 
@@ -29,22 +29,27 @@ class TiffSource:
         self._data, self._layout = data, layout
         self._profile = Profile.of(layout.icc_profile, "RGB" if layout.colours == 3 else "L", self.notes)
         self._nodata = _as_sample(layout)
+        self._fills: tuple[float, ...] = ()
+        self._absent = layout.absent_blocks
         self._ranges()
 
     def strips(self) -> Iterator[Image.Image]:
         """RGB, or RGBA where pixels are transparent, from top to bottom."""
+        top = 0
         for rows in rows_of(self._data, self._layout):
-            yield self._strip(rows)
+            yield self._strip(rows, top)
+            top += len(rows)
 
     def _ranges(self) -> None:
         layout = self._layout
         total = layout.width * layout.height * layout.colours
         colours, alphas = Range(layout.bits, layout.kind, total), Range(layout.bits, layout.kind, total)
-        missing = 0
-        if layout.bits > 8 or layout.kind != "u" or self._nodata is not None:
+        missing = top = 0
+        if layout.bits > 8 or layout.kind != "u" or self._nodata is not None or self._absent is not None:
             for rows in rows_of(self._data, layout):
                 samples = rows[:, :, : layout.colours]
-                valid = self._valid(samples)
+                valid = self._valid(samples, top)
+                top += len(rows)
                 colours.add(samples[valid] if valid is not None else samples.reshape(-1))
                 missing += 0 if valid is None else int(np.count_nonzero(~valid.any(axis=2)))
                 if layout.alpha is not None:
@@ -56,20 +61,22 @@ class TiffSource:
         else:  # 8 bits are shown as they are
             colours.add(np.array([255], dtype=np.uint8))
             alphas.add(np.array([255], dtype=np.uint8))
-        self._scale = colours.scale()
+        self._scale, self._fills = colours.scale(), colours.fills()
         self._alpha_scale = alphas.scale()._replace(low=0.0) if layout.alpha is not None else None
         self.notes += [self._scale.note] if self._scale.note else []
         if missing:
             what = "" if layout.nodata is None else f" (nodata is {layout.nodata:g})"
             self.notes.append(f"{missing:,} pixels without data{what} shown as transparent")
+        if self._fills:
+            self.notes.append(f"pixels of {in_words(self._fills)}, far from all others, shown as transparent")
         used = layout.colours + (layout.alpha is not None)
         if layout.bands > used:
             self.notes.append(f"{layout.bands - used} of {layout.bands} bands left out")
 
-    def _strip(self, rows: NDArray[Any]) -> Image.Image:
+    def _strip(self, rows: NDArray[Any], top: int) -> Image.Image:
         layout = self._layout
         samples = rows[:, :, : layout.colours]
-        valid = self._valid(samples)
+        valid = self._valid(samples, top)
         if valid is not None:
             samples = np.where(valid, samples, samples.dtype.type(self._scale.low))
         pixels = self._scale.to_bytes(samples)
@@ -99,12 +106,18 @@ class TiffSource:
         multiplied = Image.frombytes("RGBa", image.size, image.tobytes())  # colours that alpha is multiplied into
         return multiplied.convert("RGBA")
 
-    def _valid(self, samples: NDArray[Any]) -> NDArray[np.bool_] | None:
-        """Which samples are data, of the same shape; None where all of them are."""
+    def _valid(self, samples: NDArray[Any], top: int) -> NDArray[np.bool_] | None:
+        """Which samples are data, of the same shape, in rows from `top` on; None where all of them are."""
         valid = np.isfinite(samples) if samples.dtype.kind == "f" else None
-        if self._nodata is not None:
-            has_data = samples != self._nodata
-            valid = has_data if valid is None else valid & has_data
+        for value in (self._nodata, *self._fills):
+            if value is not None:
+                has_data = samples != value
+                valid = has_data if valid is None else valid & has_data
+        if self._absent is not None:
+            layout = self._layout
+            rows = self._absent[np.arange(top, top + len(samples)) // layout.block_height]
+            stored = ~np.repeat(rows, layout.block_width, axis=1)[:, : layout.width, None]
+            valid = np.broadcast_to(stored, samples.shape) if valid is None else valid & stored
         return valid
 
 

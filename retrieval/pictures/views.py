@@ -100,8 +100,19 @@ def scaling_bytes(size: tuple[int, int], is_turned: bool, views: Sequence[View])
     return narrow + FILTER_BYTES * (across + down)
 
 
+def _visible(source: Source) -> Iterator[Image.Image]:
+    """The strips; where all of them are transparent, a note says so."""
+    rows, is_visible = 0, False
+    for strip in source.strips():
+        rows += strip.height
+        is_visible = is_visible or strip.mode != "RGBA" or strip.getchannel("A").getbbox() is not None
+        if rows >= source.size[1] and not is_visible:
+            source.notes.append("the picture is transparent everywhere: nothing of it can be seen")
+        yield strip
+
+
 def _whole(source: Source, background: tuple[int, int, int]) -> Image.Image:
-    strips = source.strips()
+    strips = _visible(source)
     first = flat(next(strips), background)
     if first.size == source.size:
         return first
@@ -117,7 +128,7 @@ def _whole(source: Source, background: tuple[int, int, int]) -> Image.Image:
 def _scaled(source: Source, sizes: Sequence[Preprocess], background: tuple[int, int, int]) -> list[Image.Image]:
     narrow = [Image.new("RGB", (size.size, source.size[1])) for size in sizes]
     top = 0
-    for strip in source.strips():
+    for strip in _visible(source):
         rgb = flat(strip, background)
         for size, image in zip(sizes, narrow, strict=True):
             image.paste(size.narrowed(rgb, source.size), (0, top))

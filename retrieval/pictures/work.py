@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from retrieval.errors import PhotoTooLargeError, UnreadablePhotoError, UnsupportedPhotoError
 from retrieval.pictures.formats import damaged, in_words, sniff
-from retrieval.pictures.header import Header
-from retrieval.pictures.limits import PhotoLimits, View
+from retrieval.pictures.limits import Header, PhotoLimits, View
 from retrieval.pictures.scan import scan_of
 from retrieval.pictures.views import FILTER_BYTES, STRIP_PIXELS, is_scaled_in_strips, scaling_bytes
 

@@ -299,3 +299,122 @@ def test_limits_hold_for_own_readers() -> None:
     with pytest.raises(PhotoTooLargeError, match="pixels"):
         read_photo(tiff(scene(3000).astype("u2")), PhotoLimits(max_pixels=100))
     assert PngImagePlugin.MAX_TEXT_MEMORY <= 64 << 20  # what the scan counts for texts
+
+
+def own_tiff(tags: dict[int, list[int]], blocks: list[bytes]) -> bytes:
+    """A TIFF of 32-bit numbers with these tags, the offsets of `blocks` and their lengths, where `tags` has none."""
+    offsets = [8 + sum(map(len, blocks[:i])) for i in range(len(blocks))]
+    tags = {273: offsets, 279: [len(block) for block in blocks]} | tags
+    body = b"".join(blocks)
+    body += bytes(len(body) % 2)
+    values, entries = b"", b""
+    for tag, numbers in sorted(tags.items()):
+        packed = struct.pack(f"<{len(numbers)}I", *numbers)
+        at = packed if len(numbers) == 1 else struct.pack("<I", 8 + len(body) + len(values))
+        values += packed if len(numbers) > 1 else b""
+        entries += struct.pack("<HHI", tag, 4, len(numbers)) + at
+    head = b"II*\0" + struct.pack("<I", 8 + len(body) + len(values))
+    return head + body + values + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def rgb_tags(**more: list[int]) -> dict[int, list[int]]:
+    tags = {256: [SIZE[1]], 257: [SIZE[0]], 258: [8, 8, 8], 259: [1], 262: [2], 277: [3], 278: [SIZE[0]]}
+    return tags | {int(tag[1:]): value for tag, value in more.items()}
+
+
+def shown(photo: Photo) -> np.ndarray[Any, Any]:
+    return np.asarray(photo.images[0], dtype=float)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_a_hot_pixel_does_not_use_the_nominal_range(kind: str) -> None:
+    """One pixel of 65535 among 12-bit samples: as if it were not there."""
+    samples = np.tile(scene(3000), (4, 4, 1)).astype(np.uint16)
+    hot = samples.copy()
+    hot[5, 7] = 65_535
+    plain, spoiled = (read_photo(tiff(s) if kind == "TIFF" else png16(s)) for s in (samples, hot))
+    assert spoiled.notes == plain.notes
+    differing = (shown(plain) != shown(spoiled)).any(axis=2)
+    assert differing.sum() == 1
+    assert differing[5, 7]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "fill"), [("u2", 65_535), ("i2", -32_768), ("f4", -9999), ("f4", -3.4028235e38), ("f8", 1e20)]
+)
+def test_untagged_values_far_from_all_others_are_no_data(dtype: str, fill: float) -> None:
+    samples = scene(3000).astype(dtype)
+    samples[:6] = fill
+    photo = read_photo(tiff(samples))
+    assert (shown(photo)[:6] == BACKGROUND).all()
+    assert np.abs(shown(photo)[6:] - scene(255)[6:]).mean() < 8
+    assert "far from all others" in photo.notes[1]
+
+
+def test_untagged_values_of_a_16_bit_png_and_at_both_ends() -> None:
+    samples = scene(3000).astype(np.uint16)
+    samples[:6] = 65_535
+    photo = read_photo(png16(samples))
+    assert (shown(photo)[:6] == BACKGROUND).all()
+    floats = scene(1).astype(np.float32)
+    floats[:4], floats[4:8] = 1e20, -1e20
+    photo = read_photo(tiff(floats))
+    assert (shown(photo)[:8] == BACKGROUND).all()
+    assert "-1e+20 and 1e+20" in photo.notes[1]
+
+
+def test_an_offset_in_the_top_bit_is_no_brightness() -> None:
+    assert close(read_photo(tiff((scene(3000) + 32_768).astype(np.uint16))))
+
+
+def test_bright_16_bit_png_keeps_its_high_bytes() -> None:
+    samples = (scene(32_000) + 33_000).astype(np.uint16)
+    photo = read_photo(png16(samples))
+    assert photo.notes == ()
+    assert (shown(photo) == samples >> 8).all()
+
+
+def test_a_palette_in_8_bits_is_read_as_such() -> None:
+    palette = [(i * 37 + band * 80) % 256 for band in range(3) for i in range(256)]
+    pixels = np.arange(SIZE[0] * SIZE[1], dtype=np.uint8).reshape(SIZE)
+    tags = rgb_tags(t258=[8], t262=[3], t277=[1])
+    short, long = (
+        own_tiff(tags | {320: colours}, [pixels.tobytes()]) for colours in (palette, [c * 257 for c in palette])
+    )
+    assert shown(read_photo(long)).max() > 200
+    assert (shown(read_photo(short)) == shown(read_photo(long))).all()
+
+
+def test_strips_that_are_left_out_are_no_data() -> None:
+    """GDAL's SPARSE_OK: offset and length are 0."""
+    samples = scene(255).astype(np.uint8)
+    strips = [samples[top : top + 12].tobytes() for top in range(0, SIZE[0], 12)]
+    offsets = [8 + i * len(strips[0]) for i in range(4)]
+    lengths = [len(strip) for strip in strips]
+    offsets[2] = lengths[2] = 0
+    photo = read_photo(own_tiff(rgb_tags(t278=[12], t273=offsets, t279=lengths), strips))
+    assert (shown(photo)[24:36] == BACKGROUND).all()
+    assert (shown(photo)[:24] == samples[:24]).all()
+    assert photo.notes == (f"{12 * SIZE[1]:,} pixels without data shown as transparent",)
+    with pytest.raises(UnreadablePhotoError, match="2 strips or tiles of 4"):
+        read_photo(own_tiff(rgb_tags(t278=[12], t273=offsets[:2], t279=lengths[:2]), strips))
+
+
+def test_uncompressed_ycbcr_with_fewer_colours_is_named() -> None:
+    with pytest.raises(UnsupportedPhotoError, match="YCbCr"):
+        read_photo(own_tiff(rgb_tags(t262=[6]), [bytes(SIZE[0] * SIZE[1] * 3)]))
+
+
+def test_alpha_of_zeros_everywhere() -> None:
+    """A BMP's is unused; any other picture is said to be invisible."""
+    image = Image.fromarray(scene(255).astype(np.uint8))
+    image.putalpha(0)
+    assert read_photo(encoded(image, "PNG")).notes == (
+        "the picture is transparent everywhere: nothing of it can be seen",
+    )
+    rows = np.asarray(image)[::-1, :, [2, 1, 0, 3]].tobytes()
+    masks = struct.pack("<IIII", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack("<IiiHHIIiiII", 108, SIZE[1], SIZE[0], 1, 32, 3, len(rows), 0, 0, 0, 0) + masks + bytes(52)
+    photo = read_photo(b"BM" + struct.pack("<IHHI", 14 + len(head) + len(rows), 0, 0, 14 + len(head)) + head + rows)
+    assert (shown(photo) == scene(255).astype(np.uint8)).all()
+    assert photo.notes == ("alpha, which is 0 everywhere, left out",)
