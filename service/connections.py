@@ -215,9 +215,14 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse_head(self, reason: str) -> None:
         self._all.on_refusal(reason)
-        if self._is_busy:  # an answer to a request before this one is under way; another must not be written into it
+        if self._is_busy and (self.cycle.response_started or self.pipeline or not self.cycle.more_body):
+            # An answer, to this request or one before it, is under way or due; another must not be written into it.
             self.transport.close()
-        elif reason == "too-large":
+            return
+        if self._is_busy:  # the body of a request is broken: what its handler still answers is dropped
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        if reason == "too-large":
             self._refuse(
                 HeadersTooLargeError(
                     f"the address and headers have more than {MAX_HEAD_BYTES:,} bytes or {MAX_HEADERS} headers; "

@@ -108,7 +108,7 @@ def _has_all_blocks(data: bytes) -> bool:
     if interval and len(_RESTART.findall(data, start, end)) + 1 < -(-blocks // interval):
         return False
     extra = bytes(Random(1).choices(range(1, 255), k=_EXTRA_BYTES))
-    plain, longer = _small(data), _small(data[:end] + extra + data[end:])
+    plain, longer = (_small(data[:end] + more + b"\xff\xd9") for more in (b"", extra))
     return ImageChops.difference(plain, longer).getbbox(alpha_only=False) is None
 
 

@@ -14,7 +14,7 @@ from starlette.requests import Request
 
 from retrieval.errors import PhotoTooLargeError
 from service.engine.shares import Holding
-from service.errors import RequestError, UnsupportedBodyError
+from service.errors import RequestError, UnsupportedBodyError, shortened
 from service.http.body import chunks
 from service.http.spool import Spool, check_field
 from service.settings import Settings
@@ -85,6 +85,11 @@ async def read_batch(request: Request, spool: Spool, holding: Holding, settings:
 
 
 def _content_type(request: Request) -> tuple[str, dict[bytes, bytes]]:
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedBodyError(
+            f"content encoding {shortened(coding, 40)!r} is not accepted; send the body as it is"
+        )
     name, options = parse_options_header(request.headers.get("content-type"))
     return name.decode("latin-1"), options
 

@@ -149,6 +149,35 @@ def test_what_is_not_http_is_refused_with_400_and_not_logged(url: str, caplog: p
     assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nnonsense\r\n",
+        b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nContent-Length: 3\r\n\r\n",
+        b"Transfer-Encoding: identity\r\n\r\nhello",
+        b"Transfer-Encoding: xchunked\r\n\r\nhello",
+    ],
+)
+def test_a_body_that_is_not_http_is_answered(url: str, rest: bytes) -> None:
+    with connected(url) as connection:
+        connection.sendall(POST + rest)
+        refusal(connection, 400, "not-http")
+
+
+def test_nonsense_behind_a_request_takes_no_answers_place(serving: Any, stepped: Any, make_picture: Picture) -> None:
+    """The client must not take the refusal of its second request for the answer to its first."""
+    data = make_picture(1)
+    with serving(stepped) as url, connected(url) as connection:
+        stepped.encoder.steps.release()
+        assert httpx.get(f"{url}/readyz").status_code == 200
+        assert stepped.encoder.waiting.acquire(timeout=10)
+        connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(data) + data)
+        assert stepped.encoder.waiting.acquire(timeout=10)
+        connection.sendall(b"\0nonsense\r\n\r\n")
+        assert reply(connection)[0] == 0
+        stepped.encoder.steps.release()
+
+
 def test_slow_head_is_ended(serving: Any, locator: Locator) -> None:
     with serving(locator, header_timeout_s=0.5) as url, ExitStack() as stack:
         silent, slow = stack.enter_context(connected(url)), stack.enter_context(connected(url))

@@ -197,6 +197,19 @@ def test_other_content_type_is_rejected_with_accepted_types(
         assert "multipart/form-data" in check_problem(response, 415, "unsupported-body")
 
 
+@pytest.mark.parametrize("coding", ["gzip", "GZIP, gzip", "br", "deflate" * 100])
+def test_a_packed_body_is_rejected_by_name(
+    http: httpx.Client, check_problem: Problem, make_picture: Picture, coding: str
+) -> None:
+    for route in ("/locate", "/locate/batch"):
+        headers = {"Content-Type": "image/png", "Content-Encoding": coding}
+        detail = check_problem(http.post(route, content=make_picture(), headers=headers), 415, "unsupported-body")
+        assert coding[:20].lower() in detail
+        assert len(detail) < 200
+    headers = {"Content-Type": "image/png", "Content-Encoding": "identity"}
+    assert http.post("/locate", content=make_picture(), headers=headers).status_code == 200
+
+
 def endless() -> Iterator[bytes]:
     """A body of 40 MB, sent slowly: the server answers long before its end."""
     for _ in range(40_000):
