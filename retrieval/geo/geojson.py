@@ -21,6 +21,18 @@ from tile_cache.regular_files import read_regular
 
 __all__ = ["Limits", "Notes", "Rings", "document_of", "file_document", "rings_of", "short"]
 
+_OTHER_FORMATS = (
+    (b"\x1e", "a GeoJSON text sequence"),
+    (b"<", "XML, such as KML or GML"),
+    (b"POLYGON", "WKT"),
+    (b"MULTIPOLYGON", "WKT"),
+    (b"SRID=", "WKT"),
+    (b"\x1f\x8b", "gzip data"),
+    (b"PK\x03\x04", "a zip file, such as KMZ or a zipped shapefile"),
+    (b"SQLITE FORMAT 3\0", "a SQLite file, such as GeoPackage"),
+    (b"\0\0\x27\x0a", "a shapefile"),
+    (b"FGB", "FlatGeobuf"),
+)
 _BOM = b"\xef\xbb\xbf"
 _MAX_LONGITUDE = 360.0
 _SHOWN_NOTES = 4
@@ -95,7 +107,24 @@ def document_of(text: str | bytes, name: str, limits: Limits) -> Any:
         data = text.encode() if isinstance(text, str) else text
         return json.loads(data.removeprefix(_BOM))
     except (ValueError, RecursionError) as exc:
+        if format_name := _other_format(data):
+            raise RegionError(
+                f"{name} is not JSON but {format_name}: convert it to GeoJSON, for example with ogr2ogr -f GeoJSON"
+            ) from exc
         raise RegionError(f"{name} is not JSON ({exc}): give GeoJSON with polygons") from exc
+
+
+def _other_format(data: bytes) -> str:
+    """The format of a file of polygons that is not JSON, by its beginning; empty if it is none of the usual ones."""
+    start = data[:256].removeprefix(_BOM).lstrip().upper()
+    for signature, words in _OTHER_FORMATS:
+        if start.startswith(signature):
+            return words
+    try:
+        first = json.loads(data[: data.index(b"\n")].removeprefix(_BOM))
+    except (ValueError, RecursionError):
+        return ""
+    return "newline-delimited GeoJSON" if isinstance(first, dict) else ""
 
 
 def rings_of(document: Any, name: str, limits: Limits, notes: Notes) -> Iterator[Rings]:

@@ -45,9 +45,7 @@ def polygons_of(document: Any, name: str, limits: Limits, notes: Notes) -> Itera
         if not polygon.is_valid:
             crossings -= _count_crossings(rings, name, 1, crossings)
             reason = shapely.is_valid_reason(polygon)
-            # The method "structure" keeps what a ring goes round twice, where the other would make a hole of it, and
-            # its time grows with the crossings, not with their square.
-            polygon = shapely.union_all(_with_area(shapely.make_valid(polygon, method="structure")))
+            polygon = _repaired(outer, holes)
             if not polygon.is_empty:
                 notes.add(f"a polygon crosses itself ({reason}); it was repaired")
         if polygon.is_empty or polygon.area == 0:
@@ -98,6 +96,23 @@ def prepared(geometry: Any) -> Any:
 def _with_area(geometry: Any) -> list[Any]:
     """The polygons of a geometry; cutting or repairing one may leave points and lines behind."""
     return [p for p in shapely.get_parts(geometry) if p.geom_type in ("Polygon", "MultiPolygon") and p.area > 0]
+
+
+def _repaired(outer: NDArray[np.float64], holes: Sequence[NDArray[np.float64]]) -> Any:
+    """What the outer ring goes round, less the holes.
+
+    The method "structure" keeps what a ring goes round twice, where the other would make a hole of it, and its time
+    grows with the crossings, not with their square. But it makes area of a hole that lies outside.
+    """
+    shell = shapely.make_valid(shapely.Polygon(outer), method="structure")
+    inside = [hole for hole in holes if _share_area(shell, hole)]
+    repaired = shapely.make_valid(shapely.Polygon(outer, inside), method="structure")
+    return shapely.union_all(_with_area(repaired))
+
+
+def _share_area(shell: Any, ring: NDArray[np.float64]) -> bool:
+    hole = shapely.make_valid(shapely.Polygon(ring), method="structure")
+    return bool(shapely.intersects(shell, hole)) and any(_with_area(shapely.intersection(shell, hole)))
 
 
 def _count_crossings(rings: Sequence[NDArray[np.float64]], name: str, meetings: int, crossings: int) -> int:

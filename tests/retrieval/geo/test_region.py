@@ -311,3 +311,36 @@ def test_large_polygon_whose_edges_lie_across_one_another_is_refused_before_it_i
     path.write_text(json.dumps(polygon([*comb.tolist(), [60, 0], [0, -1], comb[0].tolist()])))
     with pytest.raises(RegionError, match="too close to be compared"):
         Region.from_file(path)
+
+
+@pytest.mark.parametrize("outside", [ring(0, 0, 10, 10), ring(60, 20, 65, 28), ring(60, 28, 62, 30)])
+def test_hole_outside_its_polygon_adds_no_area(outside: list[list[float]]) -> None:
+    region = Region.of_geojson(json.dumps(polygon(ring(50, 20, 60, 28), outside, ring(52, 22, 54, 24))))
+    expected = shapely.Polygon(ring(50, 20, 60, 28), [ring(52, 22, 54, 24)])
+    assert shapely.union_all(region._pieces).symmetric_difference(expected).area < 1e-9
+    assert region.notes
+
+
+def test_hole_across_the_edge_adds_no_area() -> None:
+    region = Region.of_geojson(json.dumps(polygon(ring(50, 20, 60, 28), ring(55, 22, 65, 26))))
+    expected = shapely.Polygon(ring(50, 20, 60, 28)).difference(shapely.Polygon(ring(55, 22, 65, 26)))
+    assert shapely.union_all(region._pieces).symmetric_difference(expected).area < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b'{"type": "Feature"}\n{"type": "Feature"}\n', "newline-delimited GeoJSON"),
+        (b'\x1e{"type": "Feature"}\n', "GeoJSON text sequence"),
+        (b"\xef\xbb\xbf <?xml version='1.0'?><kml/>", "XML, such as KML"),
+        (b"POLYGON ((1 2, 3 4, 5 6, 1 2))", "WKT"),
+        (b"\x1f\x8b\x08\0", "gzip data"),
+        (b"PK\x03\x04", "zip file"),
+        (b"SQLite format 3\0", "GeoPackage"),
+        (b"\0\0\x27\x0a\0\0", "shapefile"),
+    ],
+)
+def test_other_formats_of_polygons_are_named(tmp_path: Path, data: bytes, words: str) -> None:
+    (tmp_path / "area.json").write_bytes(data)
+    with pytest.raises(RegionError, match=rf"area\.json is not JSON but .*{words}.*ogr2ogr"):
+        Region.from_file(tmp_path / "area.json")
