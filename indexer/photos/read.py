@@ -255,7 +255,8 @@ def _read_folder(root: Path, options: ReadOptions) -> PhotoSet:
 
 def _folder_place(top: str, entry: tuple[str, Fault | None], *, need_place: bool) -> tuple[str, Place | Fault]:
     relative, fault = entry
-    fault = fault or _text_fault(relative)
+    if fault is None and (fault := _text_fault(relative)) and fault.reason is Reason.UNDECODABLE_TEXT:
+        fault = Fault(fault.reason, f"the file's name {relative[:80]!r} is not UTF-8: rename the file")
     place = place_of(os.path.join(top, relative), PhotoLimits()) if fault is None else fault
     if isinstance(place, Fault) and place.reason is Reason.NO_GPS and not need_place:
         return relative, NOWHERE

@@ -295,6 +295,7 @@ def test_folder_lists_each_unusable_file_with_its_reason(tmp_path: Path) -> None
     }
     placeless = read_photos(tmp_path, ReadOptions(need_place=False))
     assert {"0.jpg", "none.jpg", "moving.gif"} <= set(placeless.names)
+    assert [r.detail for r in photos.rejected if "rename the file" in r.detail]
     write_rejections(tmp_path / "refused.csv", photos.rejected)  # the undecodable name included
     assert "\\udcff.jpg,undecodable text" in (tmp_path / "refused.csv").read_text("utf-8")
 
