@@ -17,8 +17,8 @@ Kind = Literal["u", "i", "f"]
 PERCENTILES = (0.5, 99.5)
 TOP_BIT_SHARE = 0.001
 """Fewer samples than this with the top bit are hot pixels."""
-_OFFSET_PART = 8
-"""Where all samples have the top bit, and lie in this part of their nominal range, the top bit is an offset."""
+_OFFSET_PART = 16
+"""Where all samples lie right above the middle of their nominal range, in this part of it, the middle is an offset."""
 _FILL_SHARE = 0.005
 _FILL_GAP = 2.0
 """Of the range of all other samples."""
@@ -142,8 +142,8 @@ def _stand_apart(values: NDArray[np.float64], counts: NDArray[np.int64], low: in
 def _uses_top_bit(values: NDArray[np.float64], counts: NDArray[np.int64], top: float) -> bool:
     """Whether samples use their nominal range. A few hot pixels do not; nor does an offset with little above it."""
     share = counts[values > top / 2].sum() / counts.sum()
-    low, high = _percentiles(values, counts)
-    return bool(share >= TOP_BIT_SHARE and (share <= 1 - TOP_BIT_SHARE or high - low > top / _OFFSET_PART))
+    is_offset = share > 1 - TOP_BIT_SHARE and _percentiles(values, counts)[1] < top / 2 + top / _OFFSET_PART
+    return bool(share >= TOP_BIT_SHARE and not is_offset)
 
 
 def in_words(values: tuple[float, ...]) -> str:

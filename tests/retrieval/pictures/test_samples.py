@@ -367,8 +367,10 @@ def test_an_offset_in_the_top_bit_is_no_brightness() -> None:
     assert close(read_photo(tiff((scene(3000) + 32_768).astype(np.uint16))))
 
 
-def test_bright_16_bit_png_keeps_its_high_bytes() -> None:
-    samples = (scene(32_000) + 33_000).astype(np.uint16)
+@pytest.mark.parametrize("low", [33_000, 42_000, 60_000])
+def test_bright_16_bit_png_keeps_its_high_bytes(low: int) -> None:
+    """Also one of little contrast: what 8 bits would show."""
+    samples = (scene(5_000) + low).astype(np.uint16)
     photo = read_photo(png16(samples))
     assert photo.notes == ()
     assert (shown(photo) == samples >> 8).all()
