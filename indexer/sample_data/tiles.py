@@ -35,7 +35,8 @@ def write_tiles(
     """Draw the missing tiles of the coverage and its margins, or of `only`. `on_progress` gets (done, total)."""
     recipe, source = Recipe.read(builtin_directory() / "recipe.json"), BlueMarble()
     coverage = builtin_coverage(recipe)
-    metadata = {"name": "built-in Earth as a folder", "attribution": source.info.attribution, "format": tile_format}
+    name, attribution = "built-in Earth as a folder", source.info.attribution
+    metadata = {"name": name, "attribution": attribution, "format": tile_format, "scheme": "xyz"}
     claim(folder / "tiles", "metadata.json", metadata)
     tiles = only or [t for z in recipe.zooms for t in _tiles(coverage, z, reach_of(recipe.context.get(z, 0.0)))]
     missing = [t for t in tiles if not _path(folder, t, tile_format).exists()]

@@ -108,6 +108,7 @@ def test_the_folder_has_the_pixels_of_the_built_in_source(blue_set: Path, tmp_pa
         assert np.abs(pixels_of(jpegs.read(tile)) - drawn).mean() < 2
     assert pngs.info.tile_size == TILE_SIZE
     assert pngs.info.attribution == exact.info.attribution
+    assert pngs.notes == ()  # the folder says how its rows count
 
 
 def test_the_geojson_covers_the_tiles_of_the_built_in_index(blue_set: Path) -> None:
