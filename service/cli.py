@@ -215,15 +215,13 @@ def _files(paths: list[Path]) -> list[Path]:
 
 
 def _region(path: Path, *, by_service: bool) -> Any:
-    """The region of --within: text for a service, a Region for an index. Raises RegionError or ClientError."""
+    """The region of --within: its path for a service's client, a Region for an index. Raises RegionError."""
     try:
         path.open("rb").close()
     except OSError as exc:
         raise typer.BadParameter(f"{printable(path)} cannot be read ({exc.strerror})", param_hint="--within") from exc
     if by_service:
-        from service.client.options import region_text
-
-        return region_text(path)
+        return path
     from retrieval.geo.region import Region
 
     return Region.from_file(path)
@@ -278,11 +276,20 @@ def _sentence(photo: Path, answer: dict[str, Any]) -> str:
     calibrated = "" if answer["calibrated"] else ", not calibrated"
     lines = [
         f"{printable(photo)}: {answer['lat']:.4f}, {answer['lon']:.4f}{radius_text} "
-        f"({answer['confidence']:.0%} for the tile of zoom {answer['zoom']}{calibrated})"
+        f"({_percent(answer['confidence'])} for the tile of zoom {answer['zoom']}{calibrated})"
     ]
-    lines += [f"    zoom {v['zoom']:>2}  {v['quadkey']:<16}  {v['confidence']:>4.0%}" for v in answer["levels"]]
-    lines += [f"    or {v['lat']:.4f}, {v['lon']:.4f}  {v['confidence']:.0%}" for v in answer["alternatives"]]
+    if answer["elsewhere"] > 0.5:
+        lines.append(f"    probably none of the indexed tiles ({_percent(answer['elsewhere'])}); the best one is given")
+    lines += [f"    zoom {v['zoom']:>2}  {v['quadkey']:<16}  {_percent(v['confidence']):>4}" for v in answer["levels"]]
+    lines += [f"    or {v['lat']:.4f}, {v['lon']:.4f}  {_percent(v['confidence'])}" for v in answer["alternatives"]]
     return "\n".join(lines)
+
+
+def _percent(share: float) -> str:
+    """In whole percent; 0% and 100% stand only for exactly these shares."""
+    if 0 < share < 0.005:
+        return "<1%"
+    return ">99%" if 0.995 < share < 1 else f"{share:.0%}"
 
 
 @contextmanager

@@ -82,6 +82,8 @@ def sniff(data: bytes) -> str:
     for magic, name in _REFUSED_MAGIC:
         if data.startswith(magic):
             raise unsupported(name)
+    if not data:
+        raise UnreadablePhotoError("the picture is empty (0 bytes); send the file's contents")
     raise UnreadablePhotoError(
         f"these bytes are not a picture (they begin with {data[:16]!r}); send {in_words(accepted_formats())}"
     )

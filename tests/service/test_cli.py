@@ -74,6 +74,21 @@ def test_locate_without_json_prints_readable_text(engine_index: Path, photos: li
     assert "not calibrated" in result.stdout
 
 
+def test_text_says_that_none_of_the_tiles_is_likelier_and_never_rounds_to_certainty(
+    monkeypatch: pytest.MonkeyPatch, photos: list[Path]
+) -> None:
+    level = {"zoom": 4, "quadkey": "1230", "confidence": 0.9988}
+    answer = {
+        "lat": 1.0, "lon": 2.0, "confidence": 0.0012, "zoom": 4, "calibrated": True, "levels": [level],
+        "radius_km": {"50": None, "90": None}, "elsewhere": 0.6123, "alternatives": [],
+    }  # fmt: skip
+    monkeypatch.setattr("service.cli._locate_by_index", lambda *given: iter([answer]))
+    lines = tilebeam("locate", photos[0], "--index", "any").stdout.splitlines()
+    assert lines[0].endswith("(<1% for the tile of zoom 4)")
+    assert "probably none of the indexed tiles (61%)" in lines[1]
+    assert lines[2].endswith(">99%")
+
+
 def test_locate_with_url_prints_answers_of_service(url: str, photos: list[Path], tmp_path: Path) -> None:
     answers = [httpx.post(f"{url}/locate?k=64", files={"image": path.read_bytes()}).json() for path in photos]
     result = tilebeam("locate", *photos, tmp_path / "missing", "--url", url, "--json")

@@ -114,11 +114,13 @@ def test_a_missing_file_is_named_once(url: str, engine_index: Path, tmp_path: Pa
 
 def test_files_are_looked_at_before_the_index_is_opened(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
-    result = tilebeam(
-        "locate", tmp_path / "text.jpg", tmp_path / "gone.jpg", "--index", tmp_path / "no-index", "--json"
-    )
+    (tmp_path / "zero.jpg").touch()
+    names = ("text.jpg", "gone.jpg", "zero.jpg")
+    result = tilebeam("locate", *(tmp_path / name for name in names), "--index", tmp_path / "no-index", "--json")
     assert (result.exit_code, "no-index" in result.stderr) == (1, False)
-    assert [json.loads(line)["error"]["status"] for line in result.stdout.splitlines()] == [400, 400]
+    problems = [json.loads(line)["error"] for line in result.stdout.splitlines()]
+    assert [problem["status"] for problem in problems] == [400, 400, 400]
+    assert "is empty (0 bytes)" in problems[2]["detail"]
 
 
 def test_a_folder_stands_for_its_pictures(url: str, photo: Path, tmp_path: Path) -> None:
@@ -212,6 +214,10 @@ def test_a_region_goes_with_url_or_is_refused_in_one_line(url: str, photo: Path,
     assert (refused.exit_code, refused.stdout) == (1, "")
     assert "characters and a service takes 16,000; simplify it" in one_line(refused.stderr.encode())
     assert "address" not in refused.stderr
+    text = tmp_path / "notes.txt"
+    text.write_text("hello, this is a note")
+    wrong = tilebeam("locate", photo, "--url", url, "--within", text)
+    assert (wrong.exit_code, "is not JSON" in one_line(wrong.stderr.encode())) == (1, True)
 
 
 def test_a_long_region_is_no_problem_for_an_index(engine_index: Path, photo: Path, tmp_path: Path) -> None:
