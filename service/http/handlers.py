@@ -99,4 +99,5 @@ def _detail(error: Mapping[str, Any]) -> str:
         known = ", ".join(sorted(LocateParams.model_fields))
         return f"unknown query parameter {name!r}; use {known}"
     value = shortened(repr(error.get("input")), _MOST_CHARACTERS)
-    return f"query parameter {name}={value} is invalid: {error['msg']}"
+    place = "path" if location[:1] == ("path",) else "query"
+    return f"{place} parameter {name}={value} is invalid: {error['msg']}"

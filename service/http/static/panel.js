@@ -46,7 +46,7 @@ function heading(answer) {
 
 function within({radius_km: radius, elsewhere, calibrated}) {
   const caveat = calibrated ? "" : " These figures are not calibrated.";
-  if (radius["90"] === null) return `Probably outside the covered area (${percent(elsewhere)}). The best place inside it is shown.${caveat}`;
+  if (radius["90"] === null) return `Probably shows no place in the covered area (${percent(elsewhere)}). The best place inside it is shown.${caveat}`;
   const radius50 = radius["50"] === null ? "" : `, 50% within ${km(radius["50"])}`;
   return `90% within ${km(radius["90"])}${radius50}.${caveat}`;
 }

@@ -165,6 +165,7 @@ def test_empty_raw_body_is_rejected(http: httpx.Client, check_problem: Problem) 
         (form(PART + b"1", PART + b"2"), "several files 'image'"),
         (form(b'Content-Disposition: form-data; name="image"\r\n\r\ntext'), "'image' is text"),
         (form(PART.replace(b"image", b"photo") + b"1"), "unknown form field 'photo'"),
+        (form(PART + b"1", b'Content-Disposition: form-data; name="k"\r\n\r\n5'), "'k' is a query parameter"),
         (form(b"Content-Type: image/jpeg\r\n\r\n1"), "no field name"),
         (form(PART + b"1", end=b""), "ends before its closing boundary"),
         (form(PART + b"1")[:30], "ends before its closing boundary"),

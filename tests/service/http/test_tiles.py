@@ -89,7 +89,7 @@ def test_huge_zoom_is_rejected_before_powers_are_computed(
 
 
 def test_tile_address_must_be_numbers(mapped: httpx.Client, check_problem: Any) -> None:
-    check_problem(mapped.get("/tiles/1/0/zero"), 422, "invalid-request")
+    assert "path parameter y='zero'" in check_problem(mapped.get("/tiles/1/0/zero"), 422, "invalid-request")
 
 
 def test_service_without_map_answers_404(http: httpx.Client, check_problem: Any) -> None:
