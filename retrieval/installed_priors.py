@@ -41,7 +41,12 @@ class OpenPriors:
         if chosen is None or chosen == NO_PRIOR:
             return None
         if chosen not in self.by_name:
-            raise QueryError(f"unknown prior {chosen!r}: this index has {', '.join([NO_PRIOR, *self.by_name])}")
+            if not self.by_name:
+                raise QueryError(
+                    f"unknown prior {chosen!r}: this index has no priors; leave the prior out, or start the service "
+                    "with --prior geoclip or --prior density, which need no files"
+                )
+            raise QueryError(f"unknown prior {chosen!r}; use {', '.join([*self.by_name, NO_PRIOR])}")
         return self.by_name[chosen]
 
     def describe(self) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ class Locator:
     @classmethod
     def open(
         cls,
-        directory: Path,
+        directory: str | Path,
         *,
         device: str = "auto",
         encoder: EncodesPhotos | None = None,
@@ -89,6 +89,7 @@ class Locator:
         is used, and no request is made. Raises the IndexFormatErrors, CalibrationError, EncoderError,
         EncoderMismatchError for a different encoder, PriorError, and DeviceMemoryError.
         """
+        directory = Path(directory)
         with (
             hub_access(allow_download),
             damage_as(IndexDamagedError, directory, "copy the index again or build it again"),

@@ -56,10 +56,13 @@ def locate_picture(
     limits: PhotoLimits = _DEFAULT_LIMITS,
     read: ReadsPhotos = read_photo,
 ) -> dict[str, Any]:
-    """Locate one picture file's bytes; raises PhotoError, DecoderError, QueryError, or what an encoder raises.
+    """Locate one picture file's bytes.
 
-    For bytes from strangers let `read` be `retrieval.decoding.decoder.shared_decoder().read`.
+    For bytes from strangers let `read` be `retrieval.decoding.decoder.shared_decoder().read`. Raises PhotoError,
+    DecoderError, QueryError, TypeError for anything but bytes, or what an encoder raises.
     """
+    if not isinstance(data, bytes | bytearray):
+        raise TypeError(f"a picture is the bytes of a file, not {type(data).__name__}: Path('photo.jpg').read_bytes()")
     [outcome] = locate([decode(locator, data, query, limits, read)])
     if isinstance(outcome, Exception):
         raise outcome

@@ -78,7 +78,7 @@ def test_default_prior_is_used_unless_query_says_none(index: Path, pictures: np.
     assert all("prior" not in a for a in none)
     plain = Locator.open(index, encoder=FakePhotoEncoder(32), prior="none")
     assert [a.to_json() for a in plain.locate(pictures, LocateQuery())] == none
-    with pytest.raises(QueryError, match="unknown prior 'geoclip': this index has none, noise"):
+    with pytest.raises(QueryError, match="unknown prior 'geoclip'; use noise, none"):
         locator.locate(pictures, LocateQuery(prior="geoclip"))
     with pytest.raises(QueryError, match="cannot use the prior noise"):
         locator.locate(pictures, LocateQuery(prior="noise", scoring="paper"))

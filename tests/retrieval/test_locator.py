@@ -10,6 +10,7 @@ from PIL import Image
 from retrieval.errors import EncoderError, EncoderMismatchError, QueryError
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.locator import BBox, LocateQuery, Locator
+from retrieval.pipeline import locate_picture
 from retrieval.testing.fake import FakePhotoEncoder, FakeTileEncoder, fake_pyramid, write_fake_index
 from tile_cache.addressing import bounds_of_codes, quadkey, tile_at
 
@@ -175,3 +176,11 @@ def test_fakes_locate_a_picture_in_its_own_tile(tmp_path):
     answer = locator.locate(locator.encoder.encode(locator.encoder.prepare(picture)[None]), LocateQuery())[0]
     assert answer.levels[0].similarity > 0.999
     assert quadkey(answer.levels[0].tile) == np.base_repr(21, 4).zfill(3)
+
+
+def test_a_directory_may_be_text_and_a_path_is_not_a_picture(small):
+    directory, _, photo = small
+    locator = Locator.open(str(directory), encoder=photo)
+    for not_bytes in (directory / "photo.jpg", "photo.jpg", None):
+        with pytest.raises(TypeError, match=r"the bytes of a file, not .*read_bytes\(\)"):
+            locate_picture(locator, not_bytes)

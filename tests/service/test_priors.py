@@ -106,7 +106,7 @@ def test_failure_of_prior_encoder_affects_only_one_picture(believing: Locator, m
 
 def test_unknown_prior_is_rejected_before_upload_is_read(site: str, check_problem: Any) -> None:
     response = httpx.post(f"{site}/locate?prior=oracle", content=b"no picture", headers={"Content-Type": "image/png"})
-    assert "this index has none, one, two, blind" in check_problem(response, 422, "invalid-query")
+    assert "use one, two, blind, none" in check_problem(response, 422, "invalid-query")
 
 
 def test_index_route_lists_priors(site: str) -> None:
