@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from indexer.build.coverage import Coverage, Land, check_zooms
+from indexer.build.coverage import DEEP_ZOOM, Coverage, Land, check_zooms
 from indexer.errors import CoverageError
 from retrieval.geo.region import Region
 from tile_cache.source import LandAware, TileSource
@@ -53,6 +53,11 @@ def coverage_of(area: Area, zooms: Sequence[int], source: TileSource | XyzSource
     """
     zooms = check_zooms(zooms)
     land = _land_of(area, source)
+    if area.deep_geojson is not None and zooms[-1] < DEEP_ZOOM:
+        raise CoverageError(
+            f"--deep-geojson thins out the zooms from {DEEP_ZOOM} on, but the deepest is {zooms[-1]}: leave it out, or"
+            " add zooms"
+        )
     deep = None if area.deep_geojson is None else Region.from_file(area.deep_geojson)
     if source is None:
         return Coverage.of(zooms, area.region(), deep=deep)

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 from indexer.build.area import Area
 from indexer.build.decode import NO_IMAGERY, TileProblem
-from retrieval.encoders.base import EncodesPhotos, EncodesTiles
+from indexer.errors import BuildError
+from retrieval.encoders.base import EncodesPhotos, EncodesTiles, check_device_name
+from retrieval.index.manifest import CODECS
 from tile_cache.fetch.settings import FetchSettings
 
 __all__ = ["SHARD_ROWS", "UNIT_ROWS", "BuildReport", "BuildRequest", "Encoders", "ProblemCounts", "TileRequest"]
@@ -42,6 +44,12 @@ class TileRequest:
     """Number format of stored vectors: fp16 or fp32."""
     device: str = "auto"
     """auto, cpu or cuda."""
+
+    def __post_init__(self) -> None:
+        """Raise BuildError or EncoderError for a codec or device that does not exist."""
+        if self.codec not in CODECS:
+            raise BuildError(f"unknown codec {self.codec!r}: use {' or '.join(CODECS)}")
+        check_device_name(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)

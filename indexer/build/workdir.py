@@ -27,6 +27,8 @@ class Workdir:
 
     def __init__(self, out: Path) -> None:
         self.out = Path(os.path.abspath(out))  # `.` has no name that .partial could be added to
+        if not self.out.name:
+            raise BuildError(f"{self.out} cannot be replaced by an index: give a folder in it as --out")
         self.root = self.out.with_name(self.out.name + ".partial")
         self.rows, self.units, self.filled = self.root / "rows", self.root / "units", self.root / "filled"
         self.index = self.root / "index"

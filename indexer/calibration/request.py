@@ -7,6 +7,7 @@ from typing import Annotated
 from indexer.errors import CalibrationFitError
 from indexer.fields import Range
 from indexer.photos.read import ReadOptions
+from retrieval.encoders.base import check_device_name
 from retrieval.search.query import LocateQuery
 
 __all__ = ["EXPECTED_SHARE", "CalibrationRequest", "PriorSource"]
@@ -76,5 +77,6 @@ class CalibrationRequest:
 
     def __post_init__(self) -> None:
         LocateQuery(k=self.k)
+        check_device_name(self.device)
         if not 0 < self.share < 1:
             raise CalibrationFitError(f"an expected share of {self.share}: give one between 0 and 1, such as 0.1")

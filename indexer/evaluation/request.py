@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from indexer.errors import EvaluationError
 from indexer.fields import Range
 from indexer.photos.read import ReadOptions
+from retrieval.encoders.base import check_device_name
 from retrieval.errors import QueryError
 from retrieval.search.query import NO_PRIOR, LocateQuery
 
@@ -100,3 +101,7 @@ class EvaluationRequest:
     """A folder that keeps embeddings for later runs."""
     allow_download: bool = False
     """Fetch weights that an index or a prior names from a model hub."""
+
+    def __post_init__(self) -> None:
+        """Raise EncoderError for a device that does not exist."""
+        check_device_name(self.device)

@@ -4,16 +4,27 @@ Imports neither torch nor open_clip, so any module may import it. Implementation
 fakes in `retrieval.testing.fake`.
 """
 
+import re
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["NO_ENCODER", "EncodesPhotos", "EncodesTiles", "NoEncoder"]
+from retrieval.errors import EncoderError
+
+__all__ = ["NO_ENCODER", "EncodesPhotos", "EncodesTiles", "NoEncoder", "check_device_name"]
 
 NO_ENCODER = "none"
 """Name and fingerprint of `NoEncoder` in a manifest."""
+
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")
+
+
+def check_device_name(device: str) -> None:
+    """Raise EncoderError for what is no name of a device, before anything is loaded."""
+    if not _DEVICE.fullmatch(device):
+        raise EncoderError(f"unknown device {device!r}: use auto, cpu or cuda")
 
 
 class EncodesPhotos(Protocol):

@@ -20,6 +20,10 @@ _NEVER_ABSENT = frozenset((401, 407, 408, 425, 429, 503))
 _EXAMPLES = 20
 
 
+_MAX_CONCURRENCY = 1024
+"""Connections, each with an open file; beyond that a process runs out of them, and a server's owner of patience."""
+
+
 @dataclass(frozen=True)
 class FetchSettings:
     """The settings of a fetch. All hosts of a source (its subdomains) share one rate."""
@@ -27,7 +31,7 @@ class FetchSettings:
     contact: str = ""
     """An e-mail address or page for the server's operator, sent in the User-Agent. Needed except for local servers."""
     concurrency: int = 6
-    """Requests at the same time."""
+    """Requests at the same time, at most 1,024."""
     rate_per_s: float = 20.0
     """Maximum number of requests started per second, evenly spaced; `inf` for no limit."""
     attempts: int = 5
@@ -68,6 +72,8 @@ class FetchSettings:
     def __post_init__(self) -> None:
         for name in ("concurrency", "rate_per_s", "attempts", "connect_timeout_s", "deadline_s", "max_tile_bytes"):
             self._check_minimum(name, exclusive=True)
+        if self.concurrency > _MAX_CONCURRENCY:
+            raise SourceError(f"fetch setting concurrency={self.concurrency} must be at most {_MAX_CONCURRENCY:,}")
         for name in ("give_up_after", "give_up_after_bad", "batch_tiles", "flush_s"):
             self._check_minimum(name, exclusive=True)
         for name in ("backoff_s", "max_backoff_s", "max_wait_s", "max_redirects", "default_age_s"):

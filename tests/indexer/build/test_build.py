@@ -221,6 +221,11 @@ def test_resuming_with_other_arguments_is_refused_with_the_difference(tmp_path: 
     assert verify(tmp_path / "index") == []
 
 
+def test_root_as_out_is_refused() -> None:
+    with pytest.raises(BuildError, match="give a folder in it as --out"), open_workdir(Path("/"), {}, overwrite=True):
+        pass
+
+
 def test_second_build_of_the_same_index_is_refused(tmp_path: Path, source: MemorySource) -> None:
     with open_workdir(tmp_path / "index", {"a": 1}), pytest.raises(RunLockedError, match="another build"):
         build(tmp_path / "index")
