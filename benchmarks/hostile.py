@@ -114,7 +114,8 @@ def attack(
                     return
                 _send(http, way, chosen, tally)
 
-    threads = [threading.Thread(target=client, args=(number,)) for number in range(clients)]
+    # Daemons, so that a run that is ended does not go on sending.
+    threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -296,12 +297,12 @@ class Run:
         return phase
 
     def _rest(self) -> None:
-        """Return once the service and its children take less than a third of a processor."""
+        """Return once the service and its children take less than half a processor, which the other caller needs."""
         end = time.monotonic() + _MOST_REST_S
         while time.monotonic() < end and self.server.is_running:
             before = self.server.processor_s
             time.sleep(0.6)
-            if self.server.processor_s - before < 0.2:
+            if self.server.processor_s - before < 0.3:
                 return
 
 
