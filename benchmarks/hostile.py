@@ -208,7 +208,6 @@ def main() -> None:
         other = add_key(file, "other", 0, admin=False)
         service = {"keys_file": str(file), "tiles": "bluemarble"}
         with limited(MEMORY_BYTES) as group, started(index, group.prefix, **service) as server:
-            nice(10)
             troubles = list(measure(server, keys, other, options))
             print(f"memory limit of {MEMORY_BYTES / 1e9:g} GB: {group}")
     print(machine.sentence(machine.describe()))
@@ -223,6 +222,7 @@ def measure(server: Server, keys: Sequence[str], other: str, options: argparse.N
     headers, tally = {"Authorization": f"Bearer {keys[0]}"}, Tally()
     before = reference(server.url, headers)
     with Observer(server.url, other) as observer, Peak(server.process) as peak:
+        nice(10)  # this process and what it starts from here on, which are the attackers
         run = Run(server, observer, peak)
         quiet = run.phase("quiet", lambda: _pause(min(_QUIET_S, options.trickle_seconds)))
         phases = []
@@ -262,10 +262,11 @@ def _attacks(server: Server, keys: Sequence[str], options: argparse.Namespace, t
         yield "schemathesis", lambda: _schemathesis(url, keys[0], options.seed, *limits), frozenset({"exit code 0"})
     callers = [{"Authorization": f"Bearer {key}"} for key in keys]
     yield "a picture of 1x1", lambda: attack(url, iter([tiny()] * 3), 1, callers).outcomes(), None
-    pictures, quarter = mutations(options.seed, options.images), -(-options.images // 4)
-    for number in range(1, 5):
-        send = lambda: _quarter(url, itertools.islice(pictures, quarter), callers, options.clients, tally)  # noqa: E731
-        yield f"damaged pictures, quarter {number}", send, None
+    pictures, shares = mutations(options.seed, options.images), 4 if options.images >= 400 else 1
+    count = -(-options.images // shares)
+    for number in range(shares):
+        send = lambda: _share(url, itertools.islice(pictures, count), callers, options.clients, tally)  # noqa: E731
+        yield f"damaged pictures, {number + 1} of {shares}", send, None
     if options.bombs:
         yield "bombs", lambda: _bombs(url, callers[0]), frozenset(map(str, _ALLOWED))
 
@@ -306,7 +307,7 @@ class Run:
                 return
 
 
-def _quarter(
+def _share(
     url: str, pictures: Iterator[Hostile], callers: Sequence[dict[str, str]], clients: int, tally: Tally
 ) -> Counter[str]:
     """Send some pictures; add to `tally`, and return their own outcomes."""
