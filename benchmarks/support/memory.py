@@ -114,7 +114,18 @@ def _new_group(limit: int, root: Path) -> Path:
 
 
 def _children(process: psutil.Process) -> list[int]:
-    return [each.pid for each in process.children()]
+    """The children, without those that have just been forked: until they load their own program they have the parent's
+    command line, and its pages, which would count twice.
+    """
+    own = process.cmdline()
+    return [each.pid for each in process.children() if _command_line(each) not in (own, [])]
+
+
+def _command_line(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:  # it has ended
+        return []
 
 
 def _line(pid: int, name: str) -> int:

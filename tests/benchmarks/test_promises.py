@@ -185,6 +185,21 @@ def test_memory_of_children_counts() -> None:
     assert anonymous(parent.pid) == 0
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_pages_that_a_forked_child_shares_count_once() -> None:
+    text = "import os; a = b'x' * 200_000_000; pid = os.fork(); print(pid, flush=True) if pid else None; input()"
+    with subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        with Peak(psutil.Process(parent.pid)) as peak:
+            while not peak.together:
+                time.sleep(0.01)
+            time.sleep(0.1)
+        psutil.Process(child).kill()
+        parent.communicate(b"\n")
+    assert 200_000_000 < peak.together < 300_000_000
+
+
 def test_group_without_a_memory_controller_says_so(tmp_path: Path) -> None:
     with limited(1 << 30, tmp_path) as group:
         assert group.prefix == ()
