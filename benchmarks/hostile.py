@@ -351,8 +351,9 @@ def _changed(server: Server, headers: dict[str, str], before: dict[str, Any], ca
     ready = httpx.get(f"{server.url}/readyz", timeout=60)
     if ready.status_code != 200:
         yield f"after {cause} /readyz says {ready.status_code}"
-    if reference(server.url, headers) != before:
-        yield f"after {cause} the reference picture gets another answer"
+    if (now := reference(server.url, headers)) != before:
+        changes = {name: (before.get(name), value) for name, value in now.items() if value != before.get(name)}
+        yield f"after {cause} the reference picture gets another answer: {str(changes)[:500]}"
 
 
 def _complaints(server: Server) -> Iterator[str]:
