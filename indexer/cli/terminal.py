@@ -1,5 +1,6 @@
 """Output for people and exit codes: progress bars on a terminal, plain lines elsewhere, all on standard error."""
 
+import os
 import signal
 import sys
 import threading
@@ -62,7 +63,8 @@ class Bars:
 def ending_well(go_on: str, code: int = 1) -> Iterator[None]:
     """Turn errors into one line and an exit code: `code`, or 2 for a wrong area; 130 and `go_on` for an interrupt.
 
-    `code`: 1 where the work failed, 2 where options name what no request can be made of.
+    `code`: 1 where the work failed, 2 where options name what no request can be made of. What the operating system
+    refuses is an error like others: a full disk, a file where a folder is needed, a current folder that was deleted.
     SIGTERM counts as an interrupt, so that a stopped container leaves a state from which the job resumes.
     """
     with _terminable():
@@ -74,9 +76,25 @@ def ending_well(go_on: str, code: int = 1) -> Iterator[None]:
         except (IndexerError, TileCacheError, RetrievalError) as exc:
             say(f"tilebeam: {exc}")
             raise typer.Exit(code) from exc
+        except OSError as exc:
+            if exc.errno is None or isinstance(exc, BrokenPipeError):  # of a library, or of standard output
+                raise
+            say(f"tilebeam: {_failed_call(exc)}; {go_on}")
+            raise typer.Exit(code) from exc
         except KeyboardInterrupt as exc:
             say(f"tilebeam: interrupted; {go_on}")
             raise typer.Exit(130) from exc
+
+
+def _failed_call(exc: OSError) -> str:
+    """What the operating system refused, such as a full disk or a file where a folder is needed, in words."""
+    if exc.filename is not None:
+        return f"{os.fsdecode(exc.filename) if isinstance(exc.filename, bytes) else exc.filename}: {exc.strerror}"
+    try:
+        os.getcwd()
+    except OSError:
+        return "the current folder does not exist any more: change to another"
+    return str(exc.strerror)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -33,6 +34,24 @@ def test_density_says_which_rows_it_left_out(tmp_path: Path) -> None:
     assert made.exit_code == 0, made.output
     assert "1 rows not used: missing file" in made.stderr
     assert "1 rows not used: coordinates not a number" in made.stderr
+
+
+def test_what_the_system_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    made = CliRunner().invoke(app, ["prior", "geoclip", "--out", str(tmp_path / "file" / "prior")])
+    assert (made.exit_code, len(made.stderr.splitlines())) == (1, 1), made.output
+    assert str(tmp_path / "file") in made.stderr
+    assert "Not a directory" in made.stderr
+
+
+def test_current_folder_that_was_deleted_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    tiles = ("index", "--source", "bluemarble", "--bbox", "5", "45", "6", "46", "--zooms", "4", "--rows-only")
+    made = CliRunner().invoke(app, [*tiles, "--out", "index"])
+    assert made.exit_code == 1, made.output
+    assert made.stderr.splitlines()[-1].startswith("tilebeam: the current folder does not exist any more"), made.stderr
 
 
 def test_density_of_the_gallery(tmp_path: Path) -> None:
