@@ -264,6 +264,8 @@ def _print(photo: Path, outcome: dict[str, Any], as_json: bool) -> bool:
     name = printable(photo)
     if problem is not None:
         detail = problem["detail"]
+        if problem["status"] == 401:
+            detail += "; here by --api-key KEY or TILEBEAM_API_KEY"
         _report(f"tilebeam: {detail}" if detail.startswith(f"{name}: ") else f"tilebeam: {name}: {detail}")
     for note in outcome.get("notes", ()):
         _report(f"tilebeam: {name}: {note}")

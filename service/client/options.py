@@ -90,10 +90,13 @@ def _box(value: Any) -> str:
 
 def _file_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or exc
         raise LocalFileError(f"{printable(path)}: {reason}; {_WITHIN}") from exc
+    if not text.lstrip().startswith("{"):
+        raise LocalFileError(f"{printable(path)}: no GeoJSON object (it begins with {text[:16]!r}); {_WITHIN}")
+    return text
 
 
 def _parsed(text: str) -> Any:

@@ -215,3 +215,12 @@ def test_serve_reports_why_it_cannot_start(engine_index: Path, tmp_path: Path, m
     for result in (in_use, unknown, open_to_all, no_index, setting):
         assert "Traceback" not in result.stderr
         assert result.stdout == ""
+
+
+def test_a_missing_key_is_asked_for_by_the_commands_own_option(
+    monkeypatch: pytest.MonkeyPatch, photos: list[Path]
+) -> None:
+    problem = {"type": "urn:tilebeam:problem:unauthorized", "status": 401, "detail": "this service needs a key"}
+    monkeypatch.setattr("service.cli._locate_by_service", lambda *given: iter([{"error": problem}]))
+    result = tilebeam("locate", photos[0], "--url", "http://127.0.0.1:1")
+    assert (result.exit_code, "--api-key KEY or TILEBEAM_API_KEY" in result.stderr) == (1, True)

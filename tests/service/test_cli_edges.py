@@ -217,7 +217,10 @@ def test_a_region_goes_with_url_or_is_refused_in_one_line(url: str, photo: Path,
     text = tmp_path / "notes.txt"
     text.write_text("hello, this is a note")
     wrong = tilebeam("locate", photo, "--url", url, "--within", text)
-    assert (wrong.exit_code, "is not JSON" in one_line(wrong.stderr.encode())) == (1, True)
+    assert (
+        wrong.exit_code,
+        "notes.txt: no GeoJSON object (it begins with 'hello" in one_line(wrong.stderr.encode()),
+    ) == (1, True)
 
 
 def test_a_long_region_is_no_problem_for_an_index(engine_index: Path, photo: Path, tmp_path: Path) -> None:
