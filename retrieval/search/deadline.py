@@ -21,9 +21,14 @@ class Deadline:
         """The deadline so many seconds from now."""
         return cls(time.monotonic() + seconds, seconds)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over, for work that stops with what it has."""
+        return time.monotonic() > self.at
+
     def check(self) -> None:
         """Raise SearchTimeoutError if the time is over."""
-        if time.monotonic() > self.at:
+        if self.is_over:
             raise SearchTimeoutError(
                 f"the search took longer than {self.seconds:g} s and was ended; use a smaller k or a simpler region"
             )
