@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 from typer.main import get_group
 
 import service.cli
+import service.register_cli
 import service.standard_streams
 from retrieval.errors import CacheFolderError
 from service.arguments import box_arguments, with_value
@@ -39,6 +40,7 @@ COMMAND_EXTRAS = {
     "demo": "index,service",
     "serve": "service",
     "locate": "engine",
+    "register": "index",
     "plan": "index",
     "fetch": "index",
     "index": "index",
@@ -311,6 +313,7 @@ def _arrays(*values: float) -> list[Any]:
 
 
 service.cli.register(app)
+service.register_cli.register(app)
 
 if __name__ == "__main__":
     main()

@@ -62,7 +62,7 @@ def new(
     admin: Annotated[bool, typer.Option("--admin", help="The key may also reload the index.")] = False,
 ) -> None:
     """Create a key and print it once; the file stores only its hash."""
-    with _errors_reported():
+    with errors_reported():
         text = add_key(file, name, rate, admin)
         try:
             typer.echo(text)
@@ -70,7 +70,7 @@ def new(
         except BaseException:  # nobody has seen the key
             remove_key(file, name)
             raise
-        _report(
+        report(
             f"tilebeam: added {name!r} to {printable(file)}; the key is shown only once. Services read it on SIGHUP."
         )
 
@@ -78,9 +78,9 @@ def new(
 @keys.command()
 def remove(file: KeyFile, name: KeyName) -> None:
     """Remove a key from the file."""
-    with _errors_reported():
+    with errors_reported():
         remove_key(file, name)
-        _report(f"tilebeam: removed {name!r} from {printable(file)}. A running service accepts the key until SIGHUP.")
+        report(f"tilebeam: removed {name!r} from {printable(file)}. A running service accepts the key until SIGHUP.")
 
 
 def serve(
@@ -94,7 +94,7 @@ def serve(
 ) -> None:
     """Serve an index over HTTP until interrupted."""
     remember_hangup()
-    with _errors_reported():
+    with errors_reported():
         from service.access.addresses import is_loopback
         from service.access.admission import check_exposure
         from service.ops.logs import capture_everything, configure, say_started
@@ -110,7 +110,7 @@ def serve(
             from service.app import create_app
             from service.reload import reopening
 
-            locator = _open(index, device, prior, allow_download=settings.allow_download)
+            locator = open_locator(index, device, prior, allow_download=settings.allow_download)
             again = reopening(index, device, prior, allow_download=settings.allow_download)
             app = create_app(settings, locator, again)
         served = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
@@ -160,9 +160,9 @@ def locate(
     if url is not None and method != "beam":
         raise typer.BadParameter("needs --index; a service always searches", param_hint="--method")
     options: dict[str, Any] = {"k": k, "alternatives": alternatives, "bbox": _bbox(bbox), "prior": prior}
-    with _errors_reported():
+    with errors_reported():
         options["within"] = None if within is None else _region(within, by_service=url is not None)
-        photos = _files(images)
+        photos = files_of(images)
         if url is not None:
             outcomes = _locate_by_service(url, api_key, photos, options)
         else:
@@ -196,12 +196,12 @@ def _locate_by_index(
     query = LocateQuery(**options | {"bbox": None if box is None else BBox(*box)})
 
     def opened() -> "Locator":
-        return _open(index, device, query.prior, (), allow_download=allow_download)
+        return open_locator(index, device, query.prior, (), allow_download=allow_download)
 
     yield from locate_here(opened, images, query)
 
 
-def _files(paths: list[Path]) -> list[Path]:
+def files_of(paths: list[Path]) -> list[Path]:
     """The files, with the pictures below a folder in its place. Raises LocalFileError for a folder without any."""
     from service.client.photos import pictures_below
 
@@ -227,7 +227,7 @@ def _region(path: Path, *, by_service: bool) -> Any:
     return Region.from_file(path)
 
 
-def _open(
+def open_locator(
     index: Path,
     device: Device,
     prior: str | None = None,
@@ -266,9 +266,9 @@ def _print(photo: Path, outcome: dict[str, Any], as_json: bool) -> bool:
         detail = problem["detail"]
         if problem["status"] == 401:
             detail += "; here by --api-key KEY or TILEBEAM_API_KEY"
-        _report(f"tilebeam: {detail}" if detail.startswith(f"{name}: ") else f"tilebeam: {name}: {detail}")
+        report(f"tilebeam: {detail}" if detail.startswith(f"{name}: ") else f"tilebeam: {name}: {detail}")
     for note in outcome.get("notes", ()):
-        _report(f"tilebeam: {name}: {note}")
+        report(f"tilebeam: {name}: {note}")
     return problem is not None
 
 
@@ -305,14 +305,14 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def _errors_reported() -> Iterator[None]:
+def errors_reported() -> Iterator[None]:
     """Print errors of Tilebeam's packages as one line and exit with code 1."""
     try:
         yield
     except (ServiceError, RetrievalError, TileCacheError) as error:
-        _report(f"tilebeam: {error}")
+        report(f"tilebeam: {error}")
         raise typer.Exit(1) from error
 
 
-def _report(text: str) -> None:
+def report(text: str) -> None:
     typer.echo(text, err=True)

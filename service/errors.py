@@ -6,6 +6,7 @@ ServiceError
 ├── SettingsError          a TILEBEAM_ variable with an invalid value
 ├── AddressError           an address that the service cannot listen on
 ├── KeyFileError           a key file that cannot be read, written or parsed
+├── NoReferenceError       nothing on this machine to compare a picture with
 ├── UnauthorizedError      a missing or unknown key (HTTP 401)
 ├── ForbiddenError         a key without the right for this route (HTTP 403)
 ├── ReloadError            the new index or key file was refused, the old one stays in use (HTTP 409)
@@ -62,6 +63,10 @@ class AddressError(ServiceError):
 
 class KeyFileError(ServiceError):
     """A file of API keys that cannot be read, written or parsed."""
+
+
+class NoReferenceError(ServiceError):
+    """Nothing on this machine to compare a picture with."""
 
 
 class UnauthorizedError(ServiceError):

@@ -40,6 +40,7 @@ def outcomes(extras: tuple[str, ...], folder: Path) -> dict[str, tuple[int | str
         "demo": ["--index", str(folder / "demo")],
         "serve": [*index, "--port", "0"],
         "locate": [*index, str(folder / "photo.jpg")],
+        "register": [str(folder / "photo.jpg")],
         "plan": [*tiles, *area],
         "fetch": [*tiles, *area],
         "index": [*tiles, *area, *out],
@@ -63,13 +64,13 @@ LACKING = {
     ("engine",): {
         "demo": "index,service",
         "serve": "service",
-        **dict.fromkeys(("plan", "fetch", "index", "train"), "index"),
+        **dict.fromkeys(("register", "plan", "fetch", "index", "train"), "index"),
         **dict.fromkeys(("calibrate", "evaluate"), "learn"),
         "geocells": "geocells",
         "sample-data": "sample-data",
     },
     ("service",): {
-        **dict.fromkeys(("demo", "plan", "fetch", "index", "train"), "index"),
+        **dict.fromkeys(("demo", "register", "plan", "fetch", "index", "train"), "index"),
         **dict.fromkeys(("calibrate", "evaluate"), "learn"),
         "geocells": "geocells",
         "sample-data": "sample-data",

@@ -15,7 +15,7 @@ from retrieval.pictures.photo import decode_photo
 from tilebeam import GOOD_KM, LocatedSample, Sample, app, builtin_index, bundled_samples, show
 
 ROOT = Path(__file__).parents[1]
-VERBS = ("demo", "plan", "fetch", "index", "train", "serve", "locate", "inspect")
+VERBS = ("demo", "plan", "fetch", "index", "train", "serve", "locate", "register", "inspect")
 
 
 def run(*arguments: object) -> Result:

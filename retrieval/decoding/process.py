@@ -123,7 +123,10 @@ class DecodingProcess:
             if min(width, height) < 1 or width * height > limits.max_pixels or not is_sized:
                 raise ValueError(f"a view of {width} x {height} pixels")
         images = [self._image(size, until) for size in sizes]
-        return Photo(tuple(images), tuple(str(note) for note in answer["notes"]))
+        width, height = answer["stored"]
+        return Photo(
+            tuple(images), tuple(str(note) for note in answer["notes"]), (int(width), int(height)), int(answer["turn"])
+        )
 
     def _image(self, size: tuple[int, int], until: float) -> Image.Image:
         strips = self._strips(size, until)

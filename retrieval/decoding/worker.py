@@ -76,7 +76,8 @@ def _answer(connection: socket.socket, outcome: Photo | Exception, is_last: bool
         send(connection, {"error": type(outcome).__name__, "message": str(outcome), "is_last": is_last})
         return
     sizes = [image.size for image in outcome.images]
-    send(connection, {"sizes": sizes, "notes": list(outcome.notes), "is_last": is_last})
+    stored = {"stored": outcome.size, "turn": outcome.turn}
+    send(connection, {"sizes": sizes, "notes": list(outcome.notes), "is_last": is_last} | stored)
     for image in outcome.images:
         _send_pixels(connection, image)
 

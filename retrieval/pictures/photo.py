@@ -39,10 +39,16 @@ _MAX_EXIF = 131_072
 
 @dataclass(frozen=True)
 class Photo:
-    """A decoded picture: an RGB image for each view, and what was done to its samples that is not plain decoding."""
+    """A decoded picture: an RGB image for each view, and what was done to its samples that is not plain decoding.
+
+    `size`: width and height of the file's pixels as they are stored, before the turn. `turn`: EXIF's orientation, 1 to
+    8, by which the images were turned upright.
+    """
 
     images: tuple[Image.Image, ...]
     notes: tuple[str, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    turn: int = 1
 
 
 def decode_photo(data: bytes, limits: PhotoLimits = DEFAULT_LIMITS, min_edge: int | None = None) -> Image.Image:
@@ -110,12 +116,13 @@ def _decoded(data: bytes, work: Work, views: Sequence[View]) -> Photo:
     if header.name == "TIFF":
         layout = Layout.of(data)
         if not layout.is_pillows:
-            return _photo(TiffSource(data, layout), views)
+            return _photo(TiffSource(data, layout), views, (layout.width, layout.height))
         nodata, palette = layout.nodata, layout.short_palette
     with open_as(header.name, BytesIO(data)) as image:
         if image.width * image.height > header.width * header.height:
             raise damaged(header.name, "its parts name different sizes")
-        scale = scale_of(image.size, views) if header.shrinks else 1
+        stored = image.size
+        scale = scale_of(stored, views) if header.shrinks else 1
         if scale > 1:
             image.draft(None, (image.width // scale, image.height // scale))
         if palette is not None:
@@ -124,12 +131,13 @@ def _decoded(data: bytes, work: Work, views: Sequence[View]) -> Photo:
         check_ends(image, data)
         if layout is not None and layout.holds_jpegs:
             check_jpeg_blocks(image, data, layout)
-        return _photo(PillowSource(image, data, _orientation(image), nodata), views)
+        return _photo(PillowSource(image, data, _orientation(image), nodata), views, stored)
 
 
-def _photo(source: Source, views: Sequence[View]) -> Photo:
+def _photo(source: Source, views: Sequence[View], stored: tuple[int, int]) -> Photo:
     images = views_of(source, views, BACKGROUND)
-    return Photo(tuple(images), tuple(source.notes))
+    turn = source.turn if 1 <= source.turn <= 8 else 1
+    return Photo(tuple(images), tuple(source.notes), stored, turn)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from retrieval.registration.fields import Layer
 from retrieval.sphere import EARTH_RADIUS_KM
-from tile_cache.bluemarble import load_land, load_product
+from tile_cache.bluemarble import PRODUCTS, data_file, load_land, load_product
 
 __all__ = ["BuiltinEarth", "Reference"]
 
@@ -45,6 +45,8 @@ class BuiltinEarth:
     """
 
     def __init__(self, products: Sequence[str] = ("bmng", "shadedrelief", "etopo1"), land: bool = True) -> None:
+        for product in products:
+            data_file(PRODUCTS[product][0])
         self.products = tuple(products)
         self.identity = "+".join([*self.products, *(["land"] if land else [])])
         self._weights = [1.0] * len(self.products) + [LAND_WEIGHT] * land
@@ -67,6 +69,10 @@ class BuiltinEarth:
         """Whether the cell of a degree that holds a place has any land, at places of any shape."""
         row = np.clip((90 - lat).astype(np.int64), 0, 179)
         return np.asarray(_land_cells()[row, (lng + 180).astype(np.int64) % 360])
+
+    def load(self) -> None:
+        """Read the products now, which takes seconds, and not with the first drawing."""
+        self._loaded()
 
     def _loaded(self) -> list[NDArray[np.uint8]]:
         with self._loading:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from retrieval.registration.accept import BUILT_IN, Acceptance, Features
 from retrieval.registration.canvases import CanvasCache
-from retrieval.registration.footprint import ControlPoint, control_points, corners, outline
+from retrieval.registration.footprint import ControlPoint, as_stored, control_points, corners, holds_pole, outline
 from retrieval.registration.geometry import Frame
 from retrieval.registration.jobs import NEAR, NO_HINTS, WORLD, Candidate, Effort, Hints, Job, jobs_anywhere, jobs_near
 from retrieval.registration.reference import Reference
@@ -22,6 +22,7 @@ from retrieval.registration.refine import Fit, aligned, refined
 from retrieval.registration.search import Hypothesis, distance_km, distinct, search
 from retrieval.registration.templates import Query
 from retrieval.search.deadline import NO_DEADLINE, Deadline
+from retrieval.search.rounding import degrees, kilometres, probability
 
 __all__ = ["WORLD", "Candidate", "Effort", "Hints", "Registration", "register", "register_anywhere"]
 
@@ -39,7 +40,7 @@ class Registration:
     """Where a picture lies. Without a frame, `reason` says why there is none.
 
     `probability`: of the place being right. `finished` is False if the deadline ended the search. `size`: of the
-    picture, pixels.
+    upright picture, pixels. `turn`: EXIF's orientation of its file, 1 to 8, which control points take back.
     """
 
     size: tuple[int, int]
@@ -50,6 +51,7 @@ class Registration:
     method: str = "none"
     reason: str | None = None
     finished: bool = True
+    turn: int = 1
 
     @property
     def aspect(self) -> tuple[float, float]:
@@ -68,23 +70,33 @@ class Registration:
 
     @property
     def control_points(self) -> tuple[ControlPoint, ...]:
-        """Places in the picture and on the ground; empty without a frame."""
-        return () if self.frame is None else control_points(self.frame, self.size)
+        """Places in the file's pixels as stored, before EXIF's turn, and on the ground; empty without a frame."""
+        if self.frame is None:
+            return ()
+        return as_stored(control_points(self.frame, self.size), self.size, self.turn)
+
+    @property
+    def holds_pole(self) -> bool:
+        """Whether a pole lies in the picture."""
+        return self.frame is not None and holds_pole(self.frame, self.aspect)
 
     def to_json(self) -> dict[str, Any]:
         """The contract's `registration` object."""
-        verdict = {"accepted": self.accepted, "probability": self.probability, "method": self.method}
+        verdict = {"accepted": self.accepted, "probability": probability(self.probability), "method": self.method}
         if self.frame is None or self.features is None:
             return verdict | {"reason": self.reason}
         return verdict | {
-            "score": self.features.score,
-            "margin": self.features.margin,
-            "lat": self.frame.lat,
-            "lon": self.frame.lng,
-            "width_km": self.width_km,
-            "heading_deg": self.frame.heading,
+            "score": probability(self.features.score),
+            "margin": probability(self.features.margin),
+            "lat": degrees(self.frame.lat),
+            "lon": degrees(self.frame.lng),
+            "width_km": kilometres(self.frame.edge_km * self.aspect[0]),
+            "heading_deg": round(self.frame.heading, 2) + 0.0,
             "footprint": outline(self.frame, self.aspect),
-            "gcps": [{"x": p.x, "y": p.y, "lon": p.lng, "lat": p.lat} for p in self.control_points],
+            "gcps": [
+                {"x": round(p.x, 2), "y": round(p.y, 2), "lon": degrees(p.lng), "lat": degrees(p.lat)}
+                for p in self.control_points
+            ],
             "homography": self.frame.matrix.tolist(),
             "reason": self.reason,
         }
@@ -140,12 +152,12 @@ def _searched(
     if not fits:
         return Registration(size, reason="the picture fits no place at all", finished=not deadline.is_over)
     features = features_of(fits, templates.energy, candidates)
-    probability = acceptance.probability(features)
-    accepted = probability >= acceptance.threshold
+    belief = acceptance.probability(features)
+    accepted = belief >= acceptance.threshold
     reason = None if accepted else "the picture fits no place clearly better than others"
     best = fits[0]
     return Registration(
-        size, accepted, probability, best.frame, features, best.method, reason, finished=not deadline.is_over
+        size, accepted, belief, best.frame, features, best.method, reason, finished=not deadline.is_over
     )
 
 

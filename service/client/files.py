@@ -71,7 +71,7 @@ def locate_here(open_index: Callable[[], "Locator"], photos: Sequence[Path], que
     group: list[DecodedPicture | Outcome] = []
     for photo in photos:
         try:
-            data = _checked(photo, limits.max_bytes + 1)
+            data = checked_bytes(photo, limits.max_bytes + 1)
             locator = locator or open_index()
             group.append(decode(locator, data, query, limits, shared_decoder().read))
         except (PhotoError, LocalFileError) as error:
@@ -85,7 +85,7 @@ def locate_here(open_index: Callable[[], "Locator"], photos: Sequence[Path], que
     yield from outcomes(group)
 
 
-def _checked(photo: Path, limit: int) -> bytes:
+def checked_bytes(photo: Path, limit: int) -> bytes:
     """At most the first `limit` bytes of a picture file; one more than allowed shows that it is too large.
 
     Raises PhotoError if its first bytes are not a picture's.
