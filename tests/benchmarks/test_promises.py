@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from benchmarks.hostile import same
 from benchmarks.support.memory import Peak, anonymous, limited
 from benchmarks.support.observer import Observer, Seen, Visit
 from benchmarks.support.promises import MEMORY_BYTES, Phase, broken_promises, table
@@ -222,3 +223,13 @@ def test_group_is_a_child_of_the_own_one_and_limits_memory(tmp_path: Path) -> No
         printed = subprocess.run([*group.prefix, "echo", "a b"], capture_output=True, text=True, check=True).stdout
         assert printed == "a b\n"
         assert (group.folder / "cgroup.procs").read_text().strip().isdigit()
+
+
+def test_answers_are_the_same_but_for_the_last_digit() -> None:
+    answer = {"lat": 24.219625, "levels": [{"tile": {"z": 4, "x": 10}, "confidence": 0.4829}], "zoom": 8, "prior": None}
+    rounded = {**answer, "levels": [{"tile": {"z": 4, "x": 10}, "confidence": 0.4830}]}
+    assert same(answer, rounded)
+    assert not same(answer, {**answer, "levels": [{"tile": {"z": 4, "x": 11}, "confidence": 0.4829}]})
+    assert not same(answer, {**answer, "lat": 24.2296})
+    assert not same(answer, {**answer, "more": 1})
+    assert not same(answer, {**answer, "levels": []})
