@@ -6,6 +6,7 @@ process together stay below the memory that docs/deployment.md names.
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -62,8 +63,7 @@ def test_clients_that_leave_hold_nothing(server: Server, built: list[Hostile]) -
     """Pictures of many scans from clients that do not stay: the next one is answered in its time."""
     for bomb in (bomb for bomb in built if "scans" in bomb.name or "floats" in bomb.name):
         for _ in range(2):
-            with pytest.raises(httpx.TimeoutException):
-                leave(server, bomb)
+            leave(server, bomb)
     before = reference(server.url, {})
     assert before["levels"]
     assert httpx.get(f"{server.url}/readyz", timeout=120).status_code == 200
@@ -72,7 +72,8 @@ def test_clients_that_leave_hold_nothing(server: Server, built: list[Hostile]) -
 def leave(server: Server, bomb: Hostile) -> None:
     """Send a picture and do not wait for its answer."""
     timeout = httpx.Timeout(60, read=0.0001)
-    httpx.post(f"{server.url}/locate", files={"image": bomb.data}, timeout=timeout)
+    with suppress(httpx.TimeoutException):  # a picture that is refused by its header may be answered before that
+        httpx.post(f"{server.url}/locate", files={"image": bomb.data}, timeout=timeout)
 
 
 def test_the_log_is_lines_of_json_only(server: Server) -> None:
