@@ -160,7 +160,7 @@ def test_description_hides_the_encoder_path(small):
     directory, _, photo = small
     description = Locator.open(directory, encoder=photo).describe()
     assert description["zooms"][2]["rows"] == 300
-    assert description["coverage"]["type"] == "Polygon"
+    assert description["coverage"]["geometry"]["type"] == "Polygon"
     assert "spec" not in json.dumps(description)
 
 
