@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from benchmarks.support.observer import Seen
 from benchmarks.support.validity import figure
 
-__all__ = ["MEMORY_BYTES", "Phase", "broken_promises", "row", "table"]
+__all__ = ["LEAST_VISITS", "MEMORY_BYTES", "Phase", "broken_promises", "row", "table"]
 
 MEMORY_BYTES = 1_500_000_000
 MOST_HEALTHZ_MS = 1_000.0
 MOST_TIMES_QUIET = 3.0
+LEAST_VISITS = 12
+"""The median of fewer visits is not judged: a phase of a second or two shows its beginning only."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _statuses(phase: Phase) -> Iterator[str]:
 def _times(quiet: Phase, phase: Phase) -> Iterator[str]:
     if phase.healthz_ms > MOST_HEALTHZ_MS:
         yield f"{phase.name}: /healthz took {phase.healthz_ms:,.0f} ms, and {MOST_HEALTHZ_MS:,.0f} are allowed"
-    if quiet.busy:
+    if quiet.busy or len(phase.seen.took_ms("locate")) < LEAST_VISITS:
         return
     allowed = MOST_TIMES_QUIET * quiet.locate_ms
     if phase.locate_ms > allowed:
