@@ -258,8 +258,8 @@ def measure(server: Server, keys: Sequence[str], other: str, options: argparse.N
         f"decoding process; VmHWM of the service {resident / 1e6:,.0f} MB"
     )
     for phase in (quiet, *phases):
-        if phase.busy:
-            print(f"void: times of {phase.name!r}: {'; '.join(phase.busy)}")
+        if phase.locate_faults:
+            print(f"void: times of {phase.name!r}: {'; '.join(phase.locate_faults)}")
     _keep(tally.broken, options.keep)
     yield from broken_promises(quiet, phases)
     yield from (f"{what} for {picture.name!r}" for what, picture in tally.broken[:20])

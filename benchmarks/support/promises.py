@@ -39,6 +39,12 @@ class Phase:
     busy: Sequence[str] = ()
 
     @property
+    def locate_faults(self) -> list[str]:
+        """Why the median of the other caller's `/locate` is not judged; empty if it is."""
+        visits = len(self.seen.took_ms("locate"))
+        return [*self.busy, *([f"{visits} visits are too few, {LEAST_VISITS} are needed"] * (visits < LEAST_VISITS))]
+
+    @property
     def locate_ms(self) -> float:
         """The median of the other caller's `/locate`, in ms; NaN without one."""
         return statistics.median(self.seen.took_ms("locate") or [float("nan")])
@@ -83,7 +89,7 @@ def _statuses(phase: Phase) -> Iterator[str]:
 def _times(quiet: Phase, phase: Phase) -> Iterator[str]:
     if phase.healthz_ms > MOST_HEALTHZ_MS:
         yield f"{phase.name}: /healthz took {phase.healthz_ms:,.0f} ms, and {MOST_HEALTHZ_MS:,.0f} are allowed"
-    if quiet.busy or len(phase.seen.took_ms("locate")) < LEAST_VISITS:
+    if quiet.busy or phase.locate_faults:
         return
     allowed = MOST_TIMES_QUIET * quiet.locate_ms
     if phase.locate_ms > allowed:
@@ -106,7 +112,7 @@ def table(quiet: Phase, phases: Sequence[Phase]) -> str:
 def row(phase: Phase, quiet: Phase | None = None) -> str:
     """One line of the table; without `quiet` no ratio."""
     ratio = "" if quiet is None else f"{phase.locate_ms / quiet.locate_ms:.1f}"
-    if ratio and (faults := [*phase.busy, *(quiet.busy if quiet else ())]):
+    if ratio and (faults := [*phase.locate_faults, *(quiet.busy if quiet else ())]):
         ratio = f"{figure(ratio, faults)} ({ratio})"
     outcomes = ", ".join(f"{name}: {count:,}" for name, count in sorted(phase.outcomes.items()))
     return (

@@ -5,8 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from retrieval.errors import (
 from retrieval.pictures.limits import PhotoLimits, View
 from retrieval.pictures.photo import read_photo
 from retrieval.pictures.work import ORDINARY_MEMORY, inspect
+from tests.support.decoding_processes import children, until
 
 MEAN = (0.5, 0.5, 0.5)
 SMALL = View(8, Preprocess(32, MEAN, MEAN))
@@ -47,21 +47,6 @@ def decoder() -> Iterator[PictureDecoder]:
     decoder = PictureDecoder(timeout_s=PATIENT_S)
     yield decoder
     decoder.close()
-
-
-def children() -> set[int]:
-    """The processes that this one has started and that still run."""
-    pids = set()
-    for task in Path("/proc/self/task").iterdir():
-        pids |= {int(pid) for pid in (task / "children").read_text().split()}
-    return {pid for pid in pids if b"retrieval.decoding.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "the condition did not become true in time"
-        time.sleep(0.01)
 
 
 def processor_s(pid: int) -> float:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,27 +14,13 @@ from benchmarks.support.bombs import floats, png_of_zeros, progressive
 from retrieval.locator import Locator
 from service.engine.watch import Watch
 from service.settings import Settings
+from tests.support.decoding_processes import children, until
 
 Problem = Callable[[httpx.Response, int, str], str]
 
 
 def post(url: str, data: bytes, timeout: float = 60) -> httpx.Response:
     return httpx.post(f"{url}/locate", files={"image": data}, timeout=timeout)
-
-
-def children() -> set[int]:
-    """The decoding processes of this process."""
-    pids: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        pids |= {int(pid) for pid in (task / "children").read_text().split()}
-    return {pid for pid in pids if b"retrieval.decoding.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end, "the condition did not become true in time"
-        time.sleep(0.01)
 
 
 def test_a_picture_that_takes_too_long_is_ended_and_the_next_is_answered(
