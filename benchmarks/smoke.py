@@ -38,6 +38,7 @@ SMALLEST = {
     "indexing": Smallest("--quick --json {out}/indexing.json"),
     "learning": Smallest("--quick --out {out}/learning"),
     "locate": Smallest("--quick --json {out}/locate.json"),
+    "located": Smallest("--folder {out}/located --set turned --set nowhere --style relief --style noise --count 1"),
     "overload": Smallest("--quick --json {out}/overload.json"),
     "partition": Smallest("--photos 2000 --min-samples 5 --out {out}/partition --json {out}/p.json", "sklearn"),
     "priors": Smallest("--quick --out {out}/priors", "sklearn"),

@@ -1,0 +1,166 @@
+"""The whole road of one picture file: retrieval as it lies and turned, registration stage by stage, and their figures.
+
+Every stage is run, whatever the one before found, so that what was measured serves any acceptance: see
+`benchmarks.support.located_tables.judged`.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.support.located_sets import SETS, Drawn, Emptied, PictureSet
+from retrieval.encoders.preprocess import Preprocess
+from retrieval.locator import Locator
+from retrieval.pictures.limits import PhotoLimits, View
+from retrieval.pictures.photo import Photo, read_photo
+from retrieval.pipeline import locate, prepared, views_for
+from retrieval.registration.canvases import CanvasCache
+from retrieval.registration.registration import Candidate, Effort, Hints, Registration, register
+from retrieval.registration.search import distance_km
+from retrieval.search.query import LocateQuery
+from retrieval.sphere import great_circle_km
+from tile_cache.addressing import tile_at
+
+__all__ = ["Road"]
+
+ALTERNATIVES, TURNS, PER_TURN = 20, 8, 3
+REACH_KM = 200.0
+"""The place counts as among the candidates within this distance or half a footprint of one."""
+_SQUARE = View(512, Preprocess(512, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
+_LEAST_CONFIDENCE = 1e-6
+_ANY_WIDTH = Hints(edges_km=(120.0, 3000.0))
+
+
+@dataclass(frozen=True)
+class Road:
+    """An open index, and how much a registration may do."""
+
+    locator: Locator
+    effort: Effort
+
+    def record(self, picture: Drawn, cache: CanvasCache) -> dict[str, Any]:
+        """Everything that tables and fits need of one picture, as a JSON object."""
+        how, cpu = SETS[picture.set], Stopwatch()
+        plan = self.locator.plan(LocateQuery(alternatives=ALTERNATIVES))
+        photo = read_photo(picture.data, PhotoLimits(), (*views_for(self.locator, plan), _SQUARE))
+        cpu.start()
+        [answer] = locate([prepared(self.locator, plan, photo, time.perf_counter())])
+        if isinstance(answer, Exception):
+            raise answer
+        near = [_candidate(place) for place in (answer, *answer["alternatives"])]
+        retrieval_ms = cpu.ms()
+        turned = self._turned(photo)
+        turned_ms = cpu.ms()
+        stages = self._stages(picture, photo, how, cache, near, turned)
+        return {
+            "set": picture.set,
+            "style": picture.style,
+            "seed": picture.seed,
+            "number": picture.number,
+            "has_place": picture.has_place,
+            "truth": {key: getattr(picture, key) for key in ("lng", "lat", "edge_km", "heading", "tilt")},
+            "retrieval": _retrieval(answer, picture) | {"cpu_ms": retrieval_ms, "turned_cpu_ms": turned_ms},
+            "recall": {"upright": _is_among(near, picture), "turned": _is_among([*near, *turned], picture)},
+            "stages": stages,
+        }
+
+    def _turned(self, photo: Photo) -> list[Candidate]:
+        """The best places of the picture in its other turns, embedded in one batch."""
+        plan, encoder = self.locator.plan(LocateQuery(alternatives=PER_TURN - 1)), self.locator.encoder
+        headings = [i * 360 / TURNS for i in range(1, TURNS)]
+        pixels = np.stack([encoder.prepare(turned(photo.images[-1], heading)) for heading in headings])
+        answers = self.locator.answers(encoder.encode(pixels), plan)
+        return [
+            _candidate(place, heading)
+            for heading, answer in zip(headings, (answer.to_json() for answer in answers), strict=True)
+            for place in (answer, *answer["alternatives"])
+        ]
+
+    def _stages(
+        self,
+        picture: Drawn,
+        photo: Photo,
+        how: PictureSet,
+        cache: CanvasCache,
+        near: list[Candidate],
+        turned: list[Candidate],
+    ) -> list[dict[str, Any]]:
+        if how.removed:
+            cache = Emptied(cache, picture.lng, picture.lat, 0.75 * picture.edge_km)
+        square, stages = np.asarray(photo.images[-1]), []
+        for name, candidates in (("upright", near), ("turned", [*near, *turned])):
+            watch = Stopwatch()
+            watch.start()
+            result = register(square, candidates, cache, _ANY_WIDTH, self.effort)
+            stages.append({"name": name, "cpu_ms": watch.ms(), "fit": _fit(result, picture)})
+        return stages
+
+
+class Stopwatch:
+    """Processor time of this process."""
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._started = time.process_time()
+
+    def ms(self) -> float:
+        """Milliseconds since the last call or the start."""
+        now = time.process_time()
+        spent, self._started = (now - self._started) * 1000, now
+        return round(spent, 2)
+
+
+def turned(image: Image.Image, heading: float) -> Image.Image:
+    """The largest square in the middle of a square picture that holds no corner once its top points to `heading`."""
+    across = abs(math.cos(math.radians(heading))) + abs(math.sin(math.radians(heading)))
+    edge = int(image.width / across)
+    whole = image.rotate(-heading, Image.Resampling.BILINEAR)
+    first = (image.width - edge) // 2
+    return whole.crop((first, first, first + edge, first + edge))
+
+
+def _candidate(place: dict[str, Any], heading: float | None = None) -> Candidate:
+    belief = math.log(max(place["confidence"], _LEAST_CONFIDENCE))
+    return Candidate(place["lon"], place["lat"], belief, REACH_KM, heading)
+
+
+def _retrieval(answer: dict[str, Any], picture: Drawn) -> dict[str, Any]:
+    """The answer of retrieval alone: km from the place, and each zoom's confidence with whether it is right."""
+    km = _km(answer["lon"], answer["lat"], picture)
+    levels = {}
+    for level in answer["levels"]:
+        tile, place = level["tile"], tile_at(picture.lng, picture.lat, level["zoom"])
+        right = picture.has_place and (tile["x"], tile["y"]) == (place.x, place.y)
+        levels[str(level["zoom"])] = [level["confidence"], right]
+    radius = answer["radius_km"]
+    return {"km": km, "levels": levels, "elsewhere": answer["elsewhere"], "radius_90_km": radius["90"]}
+
+
+def _fit(result: Registration, picture: Drawn) -> dict[str, Any] | None:
+    """The best fit: what the acceptance looks at, and how far it is from the truth."""
+    if result.frame is None or result.features is None:
+        return None
+    frame, features = result.frame, result.features
+    return {
+        **{name: getattr(features, name) for name in ("score", "margin", "energy", "log_confidence")},
+        "lng": frame.lng,
+        "lat": frame.lat,
+        "edge_km": frame.edge_km,
+        "heading": frame.heading,
+        "method": result.method,
+        "km": distance_km(frame, picture),
+    }
+
+
+def _is_among(candidates: list[Candidate], picture: Drawn) -> bool:
+    reach = max(REACH_KM, picture.edge_km / 2)
+    return any(_km(c.lng, c.lat, picture) < reach for c in candidates)
+
+
+def _km(lng: float, lat: float, picture: Drawn) -> float:
+    places = (np.float64(v) for v in (lng, lat, picture.lng, picture.lat))
+    return float(great_circle_km(*places))  # type: ignore[arg-type]
