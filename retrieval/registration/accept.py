@@ -22,20 +22,23 @@ class Features:
 
     `score`: the best fit's, -1 to 1. `margin`: its lead over the best fit at another place. `energy`: the mean squared
     length of the picture's field. `log_confidence`: the retrieval's confidence of the place, natural logarithm; 0 where
-    there is none.
+    there is none. `log_jobs`: natural logarithm of how many cells were searched, each counted once for each turn; the
+    lead of the best of few places says less than that of the best of many.
     """
 
     score: float
     margin: float
     energy: float
     log_confidence: float = 0.0
+    log_jobs: float = 0.0
 
     def row(self) -> Floats:
-        """The terms of the logistic, (6,), the first being 1."""
+        """The terms of the logistic, (7,), the first being 1."""
         # Beyond these bounds a feature says no more, and must not outweigh the others.
         score, margin = np.clip(self.score, 0.0, 0.8), np.clip(self.margin, 0.0, 0.3)
         energy, belief = np.clip(self.energy, 0.0, 3.0), np.clip(self.log_confidence, -12.0, 0.0)
-        return np.array([1.0, score, margin, np.sqrt(margin), energy, belief])
+        jobs = np.clip(self.log_jobs, 0.0, 14.0)
+        return np.array([1.0, score, margin, np.sqrt(margin), energy, belief, jobs])
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Acceptance:
     root_margin: float = 14.567
     energy: float = -1.724
     log_confidence: float = 0.0
+    log_jobs: float = 0.0
     threshold: float = 0.95
 
     @classmethod
@@ -68,13 +72,23 @@ class Acceptance:
         return float(1 / (1 + np.exp(-np.clip(logit, -40, 40))))
 
     def _coefficients(self) -> Floats:
-        return np.array([self.intercept, self.score, self.margin, self.root_margin, self.energy, self.log_confidence])
+        return np.array(
+            [
+                self.intercept,
+                self.score,
+                self.margin,
+                self.root_margin,
+                self.energy,
+                self.log_confidence,
+                self.log_jobs,
+            ]
+        )
 
 
 BUILT_IN = Acceptance()
 """Fitted on the built-in Earth's products and renditions of them, each left out of the reference, by
 `python -m benchmarks.registration --fit --count 5 --places 8 --px 24 --turns 30`. Retrieval's confidence has no weight
-there, as that benchmark's candidates do not come from a retrieval.
+there, as that benchmark's candidates do not come from a retrieval, and neither has the number of jobs.
 """
 
 

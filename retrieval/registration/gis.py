@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from retrieval.registration.footprint import ControlPoint, outline
-from retrieval.registration.registration import Registration
+from retrieval.registration.result import Registration
 from retrieval.search.rounding import degrees
 
 __all__ = ["WGS84", "footprint_feature", "gdal_options", "qgis_points"]

@@ -16,13 +16,16 @@ from retrieval.registration.reference import Reference
 from retrieval.registration.search import ENERGY_FLOOR, Hypothesis
 from retrieval.registration.templates import Query
 
-__all__ = ["Fit", "aligned", "refined"]
+__all__ = ["Fit", "aligned", "refined", "residual_km"]
 
 Floats = NDArray[np.float64]
 
 _COARSE_PX, _FINE_PX, _MARGIN = 32, 64, 12
 _STEPS, _DRAWINGS = 5, 2
 _SMALL_PX = 0.02
+_BLOCKS, _REACH_PX, _FEWEST = 4, 6, 4
+_LEAST_SHARE, _LEAST_SCORE = 0.3, 0.25
+"""Of a block: its energy as a share of all blocks' mean, and its correlation at the best shift."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,50 @@ def refined(
         if not last:
             frame = frame.warped(_warp(picture, drawn, margin, tilt)[0])
     return best
+
+
+def residual_km(query: Query, reference: Reference, frame: Frame, px: int = _FINE_PX) -> float | None:
+    """How far parts of a picture still lie off a frame: the root mean square over 4 x 4 blocks, in km.
+
+    Each block's shift is where its field correlates best with the reference's, by at most a tenth of the edge. Blocks
+    without edges, in the picture or in the reference, say nothing, and neither do those that fit nowhere; None if fewer
+    than four are left.
+    """
+    picture, drawn, side = query.upright(px), _drawn(reference, frame, px, _REACH_PX), 2 * _REACH_PX + 1
+    windows = np.lib.stride_tricks.sliding_window_view(drawn, (px, px))
+    both = _block_sums(np.stack([(np.conj(picture) * window).real for row in windows for window in row]))
+    energy = _block_sums(np.stack([np.square(np.abs(window)) for row in windows for window in row]))
+    own = _block_sums(np.square(np.abs(picture))[None])[0]
+    floor = ENERGY_FLOOR * (px / _BLOCKS) ** 2
+    scores = both / np.sqrt(np.maximum(own, 1e-6) * (energy + floor))
+    reference_energy = energy[len(energy) // 2]
+    has_edges = (own > _LEAST_SHARE * own.mean()) & (reference_energy > _LEAST_SHARE * reference_energy.mean())
+    usable = np.flatnonzero(has_edges & (scores.max(axis=0) > _LEAST_SCORE))
+    if len(usable) < _FEWEST:
+        return None
+    shifts = [_peak(scores[:, block].reshape(side, side)) for block in usable]
+    return float(np.sqrt(np.mean([x * x + y * y for x, y in shifts])) * frame.edge_km / px)
+
+
+def _block_sums(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sums over blocks of squares (k, px, px): (k, blocks)."""
+    size = values.shape[-1] // _BLOCKS
+    return np.asarray(values.reshape(-1, _BLOCKS, size, _BLOCKS, size).sum(axis=(2, 4)).reshape(len(values), -1))
+
+
+def _peak(scores: NDArray[np.float32]) -> tuple[float, float]:
+    """The shift (x, y) in pixels of the largest of (side, side) scores, by parabolas through its neighbours."""
+    row, column = (int(i) for i in np.unravel_index(np.argmax(scores), scores.shape))
+    middle = len(scores) // 2
+    return column - middle + _vertex(scores[row], column), row - middle + _vertex(scores[:, column], row)
+
+
+def _vertex(values: NDArray[np.float32], at: int) -> float:
+    if not 0 < at < len(values) - 1:
+        return 0.0
+    before, here, after = (float(v) for v in values[at - 1 : at + 2])
+    bend = before - 2 * here + after
+    return 0.0 if bend >= 0 else float(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))
 
 
 def _drawn(reference: Reference, frame: Frame, px: int, margin: int) -> Field:

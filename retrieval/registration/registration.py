@@ -1,30 +1,27 @@
 """A picture, candidate places and a reference to a registration: where the picture lies, and how sure that is.
 
-`register` is where callers start. It searches the canvases near the candidates with templates in every turn, corrects
-the best places for scale and turn, fits the best of these exactly, and judges the result by its lead over the best fit
-at another place. It stops at its deadline with what it has. Knows no encoders, indexes and HTTP.
+`register` is where callers start; `Search` is the same in stages. It searches the canvases near the candidates with
+templates in every turn, corrects the best places for scale and turn, fits the best of these exactly, and judges the
+result by its lead over the best fit at another place. It stops at its deadline with what it has. Knows no encoders,
+indexes and HTTP.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.registration.accept import BUILT_IN, Acceptance, Features
-from retrieval.registration.canvases import CanvasCache
-from retrieval.registration.footprint import ControlPoint, as_stored, control_points, corners, holds_pole, outline
-from retrieval.registration.geometry import Frame
+from retrieval.registration.canvases import CanvasCache, Cell
 from retrieval.registration.jobs import NEAR, NO_HINTS, WORLD, Candidate, Effort, Hints, Job, jobs_anywhere, jobs_near
 from retrieval.registration.reference import Reference
-from retrieval.registration.refine import Fit, aligned, refined
-from retrieval.registration.search import Hypothesis, distance_km, distinct, search
-from retrieval.registration.templates import Query
+from retrieval.registration.refine import Fit, aligned, refined, residual_km
+from retrieval.registration.result import Registration
+from retrieval.registration.search import Hypothesis, distance_km, distinct, peaks
+from retrieval.registration.templates import Query, Templates
 from retrieval.search.deadline import NO_DEADLINE, Deadline
-from retrieval.search.rounding import degrees, kilometres, probability
 
-__all__ = ["WORLD", "Candidate", "Effort", "Hints", "Registration", "register", "register_anywhere"]
+__all__ = ["NEAR", "WORLD", "Candidate", "Effort", "Hints", "Registration", "Search", "register", "register_anywhere"]
 
 Floats = NDArray[np.float64]
 
@@ -35,71 +32,152 @@ _SAME_PLACE = 0.5
 """Fits nearer than so many edges show the same place."""
 
 
-@dataclass(frozen=True, eq=False)
-class Registration:
-    """Where a picture lies. Without a frame, `reason` says why there is none.
+class Search:
+    """The search for one picture, (h, w, 3) uint8 RGB, in stages: each adds places, and nothing is computed twice.
 
-    `probability`: of the place being right. `finished` is False if the deadline ended the search. `size`: of the
-    upright picture, pixels. `turn`: EXIF's orientation of its file, 1 to 8, which control points take back.
+        search = Search(picture, cache)
+        search.near(candidates, Deadline.after(0.2))
+        if not search.result().accepted:
+            search.anywhere(earth.has_ground)
+        print(search.result().to_json())
+
+    A stage ends at its deadline with what it has, and raises what the reference raises. `effort` holds for all stages;
+    without it, `near` takes `NEAR` and `anywhere` takes `WORLD`. For one thread.
     """
 
-    size: tuple[int, int]
-    accepted: bool = False
-    probability: float = 0.0
-    frame: Frame | None = None
-    features: Features | None = None
-    method: str = "none"
-    reason: str | None = None
-    finished: bool = True
-    turn: int = 1
+    def __init__(
+        self,
+        picture: NDArray[np.uint8],
+        cache: CanvasCache,
+        hints: Hints = NO_HINTS,
+        effort: Effort | None = None,
+    ) -> None:
+        self._size = picture.shape[1], picture.shape[0]
+        self._aspect = self._size[0] / min(self._size)
+        self._query, self._cache, self._hints, self._effort = Query(picture), cache, hints, effort
+        self._templates: dict[tuple[int, int], Templates] = {}
+        self._candidates: list[Candidate] = []
+        self._searched: dict[tuple[int, int, Cell], NDArray[np.bool_]] = {}
+        self._hypotheses: list[Hypothesis] = []
+        self._aligned: dict[Hypothesis, Fit] = {}
+        self._refined: dict[Fit, Fit] = {}
+        self._tilted: dict[Fit, Fit] = {}
+        self._is_empty, self._finished = True, True
 
     @property
-    def aspect(self) -> tuple[float, float]:
-        """Width and height in edges of the central square."""
-        return self.size[0] / min(self.size), self.size[1] / min(self.size)
+    def job_count(self) -> int:
+        """How many cells were searched, each counted once for each of its turns."""
+        return sum(int(turns.sum()) for turns in self._searched.values())
 
-    @property
-    def width_km(self) -> float | None:
-        """The width of the whole picture on the ground, at the scale of its centre."""
-        return None if self.frame is None else self.frame.edge_km * self.aspect[0]
+    def near(self, candidates: Sequence[Candidate], deadline: Deadline = NO_DEADLINE) -> "Search":
+        """Search the places around candidates, the first one's first, and fit the best. Returns this search."""
+        effort = self._effort or NEAR
+        self._candidates += candidates
+        self._add(jobs_near(candidates, self._hints, effort, self._aspect), effort, deadline)
+        return self
 
-    @property
-    def corners(self) -> list[tuple[float, float]]:
-        """The corners as (lng, lat), upper left first, then clockwise; empty without a frame."""
-        return [] if self.frame is None else corners(self.frame, self.aspect)
+    def anywhere(
+        self, has_ground: Callable[[Floats, Floats], NDArray[np.bool_]], deadline: Deadline = NO_DEADLINE
+    ) -> "Search":
+        """Search all places where the reference has ground, and fit the best. Returns this search.
 
-    @property
-    def control_points(self) -> tuple[ControlPoint, ...]:
-        """Places in the file's pixels as stored, before EXIF's turn, and on the ground; empty without a frame."""
-        if self.frame is None:
-            return ()
-        return as_stored(control_points(self.frame, self.size), self.size, self.turn)
+        `has_ground`: takes degrees of any shape. Slow until the cache holds the canvases.
+        """
+        effort = self._effort or WORLD
+        self._add(jobs_anywhere(has_ground, self._hints, effort, self._aspect), effort, deadline)
+        return self
 
-    @property
-    def holds_pole(self) -> bool:
-        """Whether a pole lies in the picture."""
-        return self.frame is not None and holds_pole(self.frame, self.aspect)
+    def result(self, acceptance: Acceptance = BUILT_IN) -> Registration:
+        """Judge what was found so far; more stages may follow."""
+        if self._is_empty:
+            return Registration(self._size, reason="there is no candidate place: give some, or search all land")
+        if self._energy() < _NO_EDGES:
+            return Registration(self._size, reason="the picture shows no edges")
+        fits = self._best_fits()
+        if not fits:
+            return Registration(self._size, reason="the picture fits no place at all", finished=self._finished)
+        features = self._features(fits)
+        belief, best = acceptance.probability(features), fits[0]
+        accepted = belief >= acceptance.threshold
+        return Registration(
+            self._size,
+            accepted,
+            belief,
+            best.frame,
+            features,
+            best.method,
+            None if accepted else "the picture fits no place clearly better than others",
+            finished=self._finished,
+            residual_km=residual_km(self._query, self._cache.reference, best.frame),
+        )
 
-    def to_json(self) -> dict[str, Any]:
-        """The contract's `registration` object."""
-        verdict = {"accepted": self.accepted, "probability": probability(self.probability), "method": self.method}
-        if self.frame is None or self.features is None:
-            return verdict | {"reason": self.reason}
-        return verdict | {
-            "score": probability(self.features.score),
-            "margin": probability(self.features.margin),
-            "lat": degrees(self.frame.lat),
-            "lon": degrees(self.frame.lng),
-            "width_km": kilometres(self.frame.edge_km * self.aspect[0]),
-            "heading_deg": round(self.frame.heading, 2) + 0.0,
-            "footprint": outline(self.frame, self.aspect),
-            "gcps": [
-                {"x": round(p.x, 2), "y": round(p.y, 2), "lon": degrees(p.lng), "lat": degrees(p.lat)}
-                for p in self.control_points
-            ],
-            "homography": self.frame.matrix.tolist(),
-            "reason": self.reason,
-        }
+    def _energy(self) -> float:
+        return next(iter(self._templates.values())).energy
+
+    def _templates_for(self, effort: Effort) -> Templates:
+        grid = effort.px, effort.turns
+        if grid not in self._templates:
+            headings = np.arange(effort.turns, dtype=np.float64) * (360 / effort.turns)
+            self._templates[grid] = self._query.templates(effort.px, headings)
+        return self._templates[grid]
+
+    def _add(self, jobs: Sequence[Job], effort: Effort, deadline: Deadline) -> None:
+        if not jobs:
+            return
+        self._is_empty = False
+        templates = self._templates_for(effort)
+        if templates.energy < _NO_EDGES:
+            return
+        for cell, turns in jobs:
+            done = self._searched.setdefault((effort.px, effort.turns, cell), np.zeros(effort.turns, dtype=np.bool_))
+            left = turns[~done[turns]]
+            if not len(left):
+                continue
+            self._hypotheses += peaks(self._cache.canvas(cell, templates.px), templates.take(left))
+            done[left] = True
+            if deadline.is_over:
+                break
+        self._hypotheses.sort(reverse=True)
+        self._fit(effort, deadline)
+        self._finished = self._finished and not deadline.is_over
+
+    def _fit(self, effort: Effort, deadline: Deadline) -> None:
+        """Fit the best places exactly; at least one."""
+        query, reference = self._query, self._cache.reference
+        for hypothesis in distinct(self._hypotheses, effort.aligned):
+            if self._aligned and deadline.is_over:
+                break
+            if hypothesis not in self._aligned:
+                self._aligned[hypothesis] = aligned(query, reference, hypothesis)
+        for fit in distinct_fits(list(self._aligned.values()))[: effort.refined]:
+            if self._refined and deadline.is_over:
+                break
+            if fit not in self._refined:
+                self._refined[fit] = refined(query, reference, fit.frame)
+        for fit in distinct_fits(list(self._refined.values()))[: effort.tilted]:
+            if deadline.is_over:
+                break
+            if fit not in self._tilted:
+                self._tilted[fit] = with_tilt(query, reference, fit)
+
+    def _best_fits(self) -> list[Fit]:
+        """Best first; places are distinct."""
+        return distinct_fits([self._tilted.get(fit, fit) for fit in self._refined.values()])
+
+    def _features(self, fits: Sequence[Fit]) -> Features:
+        """What acceptance looks at; `fits`: at least one, best first."""
+        best = fits[0]
+        second = fits[1].score if len(fits) > 1 else best.score  # with no other place, nothing shows that it is right
+        near = [
+            c.log_confidence for c in self._candidates if distance_km(best.frame, c) < c.km + 0.5 * best.frame.edge_km
+        ]
+        return Features(
+            best.score,
+            best.score - max(second, 0.0),
+            self._energy(),
+            max(near, default=_NO_BELIEF),
+            float(np.log(max(1, self.job_count))),
+        )
 
 
 def register(
@@ -112,9 +190,7 @@ def register(
     deadline: Deadline = NO_DEADLINE,
 ) -> Registration:
     """Register a picture, (h, w, 3) uint8 RGB, near some of the candidates. Raises what the reference raises."""
-    size = picture.shape[1], picture.shape[0]
-    jobs = jobs_near(candidates, hints, effort, size[0] / min(size))
-    return _searched(picture, jobs, candidates, cache, effort, acceptance, deadline)
+    return Search(picture, cache, hints, effort).near(candidates, deadline).result(acceptance)
 
 
 def register_anywhere(
@@ -127,60 +203,7 @@ def register_anywhere(
     deadline: Deadline = NO_DEADLINE,
 ) -> Registration:
     """Register a picture wherever the reference has ground. Slow until the cache holds the canvases."""
-    jobs = jobs_anywhere(has_ground, hints, effort, picture.shape[1] / min(picture.shape[:2]))
-    return _searched(picture, jobs, (), cache, effort, acceptance, deadline)
-
-
-def _searched(
-    picture: NDArray[np.uint8],
-    jobs: Sequence[Job],
-    candidates: Sequence[Candidate],
-    cache: CanvasCache,
-    effort: Effort,
-    acceptance: Acceptance,
-    deadline: Deadline,
-) -> Registration:
-    size = picture.shape[1], picture.shape[0]
-    query = Query(picture)
-    if not jobs:
-        return Registration(size, reason="there is no candidate place: give some, or search all land")
-    templates = query.templates(effort.px, np.arange(effort.turns, dtype=np.float64) * (360 / effort.turns))
-    if templates.energy < _NO_EDGES:
-        return Registration(size, reason="the picture shows no edges")
-    hypotheses = search(cache, jobs, templates, deadline)
-    fits = fits_of(query, cache.reference, hypotheses, effort, deadline)
-    if not fits:
-        return Registration(size, reason="the picture fits no place at all", finished=not deadline.is_over)
-    features = features_of(fits, templates.energy, candidates)
-    belief = acceptance.probability(features)
-    accepted = belief >= acceptance.threshold
-    reason = None if accepted else "the picture fits no place clearly better than others"
-    best = fits[0]
-    return Registration(
-        size, accepted, belief, best.frame, features, best.method, reason, finished=not deadline.is_over
-    )
-
-
-def fits_of(
-    query: Query, reference: Reference, hypotheses: Sequence[Hypothesis], effort: Effort, deadline: Deadline
-) -> list[Fit]:
-    """Exact fits of the best places, best first; places are distinct."""
-    quick: list[Fit] = []
-    for hypothesis in distinct(hypotheses, effort.aligned):
-        if quick and deadline.is_over:
-            break
-        quick.append(aligned(query, reference, hypothesis))
-    fits: list[Fit] = []
-    for fit in distinct_fits(quick)[: effort.refined]:
-        if fits and deadline.is_over:
-            break
-        fits.append(refined(query, reference, fit.frame))
-    fits = distinct_fits(fits)
-    for i, fit in enumerate(fits[: effort.tilted]):
-        if deadline.is_over:
-            break
-        fits[i] = with_tilt(query, reference, fit)
-    return distinct_fits(fits)
+    return Search(picture, cache, hints, effort).anywhere(has_ground, deadline).result(acceptance)
 
 
 def distinct_fits(fits: Sequence[Fit]) -> list[Fit]:
@@ -193,14 +216,6 @@ def distinct_fits(fits: Sequence[Fit]) -> list[Fit]:
         ):
             chosen.append(fit)
     return chosen
-
-
-def features_of(fits: Sequence[Fit], energy: float, candidates: Sequence[Candidate]) -> Features:
-    """What acceptance looks at; `fits`: at least one, best first."""
-    best = fits[0]
-    second = fits[1].score if len(fits) > 1 else best.score  # without a second place, nothing shows that it is right
-    near = [c.log_confidence for c in candidates if distance_km(best.frame, c) < c.km + 0.5 * best.frame.edge_km]
-    return Features(best.score, best.score - max(second, 0.0), energy, max(near, default=_NO_BELIEF))
 
 
 def with_tilt(query: Query, reference: Reference, fit: Fit) -> Fit:

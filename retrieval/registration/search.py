@@ -6,13 +6,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.registration.canvases import Canvas, CanvasCache, Cell
+from retrieval.registration.canvases import Canvas
 from retrieval.registration.geometry import ground
 from retrieval.registration.templates import CANVAS_EDGES, Templates, disc
-from retrieval.search.deadline import NO_DEADLINE, Deadline
 from retrieval.sphere import EARTH_RADIUS_KM, great_circle_km
 
-__all__ = ["Hypothesis", "Place", "distance_km", "distinct", "peaks", "scores", "search"]
+__all__ = ["Hypothesis", "Place", "distance_km", "distinct", "peaks", "scores"]
 
 ENERGY_FLOOR = 0.2
 _PEAKS = 2
@@ -67,21 +66,6 @@ def peaks(canvas: Canvas, templates: Templates, count: int = _PEAKS) -> list[Hyp
         reach = px // 4
         values[:, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = -1
     return best
-
-
-def search(
-    cache: CanvasCache,
-    jobs: Iterable[tuple[Cell, NDArray[np.intp]]],
-    templates: Templates,
-    deadline: Deadline = NO_DEADLINE,
-) -> list[Hypothesis]:
-    """The peaks of the cells, each for some of the templates, best first; of at least one cell before the deadline."""
-    best: list[Hypothesis] = []
-    for cell, turns in jobs:
-        best += peaks(cache.canvas(cell, templates.px), templates.take(turns))
-        if deadline.is_over:
-            break
-    return sorted(best, reverse=True)
 
 
 def distinct(hypotheses: Iterable[Hypothesis], count: int) -> list[Hypothesis]:

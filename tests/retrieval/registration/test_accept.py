@@ -41,6 +41,18 @@ def test_json_round_trip_and_unknown_names() -> None:
     assert Acceptance.from_json(acceptance.to_json()) == acceptance
     with pytest.raises(ValueError, match="fields"):
         Acceptance.from_json({"intercept": 1.0})
+    with pytest.raises(ValueError, match="fields"):
+        Acceptance.from_json({**acceptance.to_json(), "px": 1.0})
+
+
+def test_a_margin_over_many_places_counts_more_once_that_is_fitted() -> None:
+    assert Acceptance().log_jobs == 0
+    rng = np.random.default_rng(0)
+    jobs, margins = rng.uniform(0, 10, 800), rng.uniform(0, 0.3, 800)
+    rows = [Features(0.4, float(m), 1.0, 0.0, float(j)) for m, j in zip(margins, jobs, strict=True)]
+    fitted = fit_acceptance(rows, margins + 0.02 * jobs > 0.25)
+    few, many = (fitted.probability(Features(0.4, 0.15, 1.0, 0.0, j)) for j in (1.0, 9.0))
+    assert many > few + 0.3
 
 
 def test_fit_needs_both_kinds() -> None:

@@ -144,7 +144,8 @@ def test_registration_as_json_has_the_contract_s_fields() -> None:
     answer = register(picture_of(EARTH, truth), [Candidate(179, -30)], CACHE, HINTS, QUICK).to_json()
     assert set(answer) == {
         "accepted", "probability", "method", "score", "margin", "lat", "lon", "width_km", "heading_deg", "footprint",
-        "gcps", "homography", "reason",
+        "gcps", "homography", "residual_km", "reason",
     }  # fmt: skip
     assert answer["footprint"]["type"] == "MultiPolygon"
     assert answer["gcps"][0]["x"] == answer["gcps"][0]["y"] == 0
+    assert 0 <= answer["residual_km"] < 830 / 64
