@@ -26,7 +26,6 @@ from benchmarks.support.located_sets import NOWHERE, RENDITIONS, SETS, drawn, ea
 from benchmarks.support.machine import describe, sentence
 from retrieval.locator import Locator
 from retrieval.registration.canvases import CanvasCache
-from retrieval.registration.registration import Effort
 
 REPORT_SEED, FIT_SEED = 2, 1
 CACHE_BYTES = 1_000_000_000
@@ -40,6 +39,7 @@ def main() -> None:
     parser.add_argument("--style", action="append", choices=[*RENDITIONS, *NOWHERE], help="may be repeated")
     parser.add_argument("--count", type=int, default=20, help="pictures of each set and style")
     parser.add_argument("--seed", type=int, default=REPORT_SEED, help=f"{REPORT_SEED} to report, {FIT_SEED} to fit")
+    parser.add_argument("--everywhere", action="store_true", help="search all land as a last stage")
     parser.add_argument("--folder", type=Path, help="keep pictures and records there, and go on with them")
     parser.add_argument("--json", type=Path, help="write all records there")
     parser.add_argument("--read", type=Path, nargs="+", help="measure nothing, and print tables of these records")
@@ -59,7 +59,7 @@ def main() -> None:
 def measured(arguments: argparse.Namespace) -> list[Record]:
     """Draw and measure, those with the same reference after each other."""
     torch.set_num_threads(1)
-    road = Road(Locator.open(built_in(), device="cpu"), Effort())
+    road = Road(Locator.open(built_in(), device="cpu"), everywhere=arguments.everywhere)
     wanted = [
         (name, style)
         for name in arguments.sets or SETS

@@ -4,22 +4,23 @@ Every stage is run, whatever the one before found, so that what was measured ser
 `benchmarks.support.located_tables.judged`.
 """
 
+import base64
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from benchmarks.support.located_sets import SETS, Drawn, Emptied, PictureSet
+from benchmarks.support.located_sets import SETS, Drawn, Emptied, earth_of
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.locator import Locator
 from retrieval.pictures.limits import PhotoLimits, View
 from retrieval.pictures.photo import Photo, read_photo
-from retrieval.pipeline import locate, prepared, views_for
+from retrieval.pipeline import prepared, views_for
 from retrieval.registration.canvases import CanvasCache
-from retrieval.registration.registration import Candidate, Effort, Hints, Registration, register
+from retrieval.registration.registration import Candidate, Effort, Hints, Registration, Search
 from retrieval.registration.search import distance_km
 from retrieval.search.query import LocateQuery
 from retrieval.sphere import great_circle_km
@@ -37,25 +38,29 @@ _ANY_WIDTH = Hints(edges_km=(120.0, 3000.0))
 
 @dataclass(frozen=True)
 class Road:
-    """An open index, and how much a registration may do."""
+    """An open index, and how much a registration may do. `everywhere`: all land is the last stage."""
 
     locator: Locator
-    effort: Effort
+    effort: Effort | None = None
+    everywhere: bool = False
 
     def record(self, picture: Drawn, cache: CanvasCache) -> dict[str, Any]:
         """Everything that tables and fits need of one picture, as a JSON object."""
-        how, cpu = SETS[picture.set], Stopwatch()
-        plan = self.locator.plan(LocateQuery(alternatives=ALTERNATIVES))
+        watch, plan = Stopwatch(), self.locator.plan(LocateQuery(alternatives=ALTERNATIVES))
         photo = read_photo(picture.data, PhotoLimits(), (*views_for(self.locator, plan), _SQUARE))
-        cpu.start()
-        [answer] = locate([prepared(self.locator, plan, photo, time.perf_counter())])
-        if isinstance(answer, Exception):
-            raise answer
-        near = [_candidate(place) for place in (answer, *answer["alternatives"])]
-        retrieval_ms = cpu.ms()
-        turned = self._turned(photo)
-        turned_ms = cpu.ms()
-        stages = self._stages(picture, photo, how, cache, near, turned)
+        watch.start()
+        pixels = prepared(self.locator, plan, photo, time.perf_counter()).pixels
+        embedding = self.locator.encoder.encode(pixels[None])
+        [answer] = [each.to_json() for each in self.locator.answers(embedding, plan)]
+        near = [_candidate(place, 0.0) for place in (answer, *answer["alternatives"])]
+        times = {"cpu_ms": watch.ms()}
+        headings, answers = self._turned(photo.images[-1])
+        turned = [
+            _candidate(place, heading)
+            for heading, each in zip(headings, answers, strict=True)
+            for place in (each, *each["alternatives"])
+        ]
+        times["turned_cpu_ms"] = watch.ms()
         return {
             "set": picture.set,
             "style": picture.style,
@@ -63,40 +68,40 @@ class Road:
             "number": picture.number,
             "has_place": picture.has_place,
             "truth": {key: getattr(picture, key) for key in ("lng", "lat", "edge_km", "heading", "tilt")},
-            "retrieval": _retrieval(answer, picture) | {"cpu_ms": retrieval_ms, "turned_cpu_ms": turned_ms},
+            "embedding": base64.b64encode(embedding[0].tobytes()).decode(),
+            "retrieval": figures_of(answer, picture) | times,
+            "turns": [_confidences(each) for each in (answer, *answers)],
             "recall": {"upright": _is_among(near, picture), "turned": _is_among([*near, *turned], picture)},
-            "stages": stages,
+            "stages": self._stages(picture, photo, cache, near, turned),
         }
 
-    def _turned(self, photo: Photo) -> list[Candidate]:
-        """The best places of the picture in its other turns, embedded in one batch."""
+    def _turned(self, square: Image.Image) -> tuple[list[float], list[dict[str, Any]]]:
+        """The other turns' headings, and the answers for the picture in each, embedded in one batch."""
         plan, encoder = self.locator.plan(LocateQuery(alternatives=PER_TURN - 1)), self.locator.encoder
         headings = [i * 360 / TURNS for i in range(1, TURNS)]
-        pixels = np.stack([encoder.prepare(turned(photo.images[-1], heading)) for heading in headings])
-        answers = self.locator.answers(encoder.encode(pixels), plan)
-        return [
-            _candidate(place, heading)
-            for heading, answer in zip(headings, (answer.to_json() for answer in answers), strict=True)
-            for place in (answer, *answer["alternatives"])
-        ]
+        pixels = np.stack([encoder.prepare(turned(square, heading)) for heading in headings])
+        return headings, [each.to_json() for each in self.locator.answers(encoder.encode(pixels), plan)]
 
     def _stages(
-        self,
-        picture: Drawn,
-        photo: Photo,
-        how: PictureSet,
-        cache: CanvasCache,
-        near: list[Candidate],
-        turned: list[Candidate],
+        self, picture: Drawn, photo: Photo, cache: CanvasCache, near: list[Candidate], turned: list[Candidate]
     ) -> list[dict[str, Any]]:
-        if how.removed:
+        if SETS[picture.set].removed:
             cache = Emptied(cache, picture.lng, picture.lat, 0.75 * picture.edge_km)
-        square, stages = np.asarray(photo.images[-1]), []
-        for name, candidates in (("upright", near), ("turned", [*near, *turned])):
-            watch = Stopwatch()
-            watch.start()
-            result = register(square, candidates, cache, _ANY_WIDTH, self.effort)
-            stages.append({"name": name, "cpu_ms": watch.ms(), "fit": _fit(result, picture)})
+        watch, stages = Stopwatch(), list[dict[str, Any]]()
+        watch.start()
+        search = Search(np.asarray(photo.images[-1]), cache, _ANY_WIDTH, self.effort)
+
+        def add(name: str) -> None:
+            result = search.result()
+            stages.append({"name": name, "cpu_ms": watch.ms(), "jobs": search.job_count, "fit": _fit(result, picture)})
+
+        search.near(near)
+        add("upright")
+        search.near(turned)
+        add("turned")
+        if self.everywhere:
+            search.anywhere(earth_of(picture.set, picture.style).has_ground)
+            add("everywhere")
         return stages
 
 
@@ -128,30 +133,39 @@ def _candidate(place: dict[str, Any], heading: float | None = None) -> Candidate
     return Candidate(place["lon"], place["lat"], belief, REACH_KM, heading)
 
 
-def _retrieval(answer: dict[str, Any], picture: Drawn) -> dict[str, Any]:
-    """The answer of retrieval alone: km from the place, and each zoom's confidence with whether it is right."""
-    km = _km(answer["lon"], answer["lat"], picture)
+def figures_of(answer: dict[str, Any], picture: Drawn) -> dict[str, Any]:
+    """What an answer is worth: km from the place, its 90% circle, each zoom's confidence with whether it is right."""
     levels = {}
     for level in answer["levels"]:
         tile, place = level["tile"], tile_at(picture.lng, picture.lat, level["zoom"])
         right = picture.has_place and (tile["x"], tile["y"]) == (place.x, place.y)
         levels[str(level["zoom"])] = [level["confidence"], right]
-    radius = answer["radius_km"]
-    return {"km": km, "levels": levels, "elsewhere": answer["elsewhere"], "radius_90_km": radius["90"]}
+    return {
+        "km": _km(answer["lon"], answer["lat"], picture),
+        "levels": levels,
+        "elsewhere": answer["elsewhere"],
+        "radius_90_km": answer["radius_km"]["90"],
+    }
+
+
+def _confidences(answer: dict[str, Any]) -> list[float]:
+    """Elsewhere, and the confidence at each zoom."""
+    return [answer["elsewhere"], *(level["confidence"] for level in answer["levels"])]
 
 
 def _fit(result: Registration, picture: Drawn) -> dict[str, Any] | None:
     """The best fit: what the acceptance looks at, and how far it is from the truth."""
     if result.frame is None or result.features is None:
         return None
-    frame, features = result.frame, result.features
+    frame = result.frame
     return {
-        **{name: getattr(features, name) for name in ("score", "margin", "energy", "log_confidence")},
+        **asdict(result.features),
         "lng": frame.lng,
         "lat": frame.lat,
         "edge_km": frame.edge_km,
         "heading": frame.heading,
         "method": result.method,
+        "residual_km": result.residual_km,
         "km": distance_km(frame, picture),
     }
 

@@ -4,7 +4,7 @@ Records hold the fits of all stages. The answer is the fit of the first stage th
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
@@ -19,7 +19,7 @@ __all__ = ["Judged", "fitted", "judged", "line", "markdown"]
 
 Record = dict[str, Any]
 WITHIN_KM = (25, 50, 100, 200)
-FEATURES = ("score", "margin", "energy", "log_confidence")
+FEATURES = tuple(field.name for field in fields(Features))
 
 
 @dataclass(frozen=True)

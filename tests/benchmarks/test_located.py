@@ -40,7 +40,7 @@ def record(*fits: dict[str, float] | None, place: str = "turned", style: str = "
 
 
 def fit(margin: float, km: float) -> dict[str, float]:
-    return {"score": 0.5, "margin": margin, "energy": 1.0, "log_confidence": -3.0, "km": km}
+    return {"score": 0.5, "margin": margin, "energy": 1.0, "log_confidence": -3.0, "log_jobs": 8.0, "km": km}
 
 
 def test_a_picture_whose_top_points_east_is_turned_until_north_is_up() -> None:
