@@ -15,21 +15,23 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from benchmarks.accuracy import built_in
 from benchmarks.support import located_tables
+from benchmarks.support.located_answers import answered
+from benchmarks.support.located_fit import acceptance_for, fitted
+from benchmarks.support.located_records import Record, read_records, write_records
 from benchmarks.support.located_road import Road
 from benchmarks.support.located_sets import NOWHERE, RENDITIONS, SETS, drawn, earth_of, styles_of
 from benchmarks.support.machine import describe, sentence
 from retrieval.locator import Locator
+from retrieval.registration.accept import BUILT_IN
 from retrieval.registration.canvases import CanvasCache
 
 REPORT_SEED, FIT_SEED = 2, 1
 CACHE_BYTES = 1_000_000_000
-Record = dict[str, Any]
 
 
 def main() -> None:
@@ -50,10 +52,14 @@ def main() -> None:
         records = [record for path in arguments.read or () for record in read_records(path)]
     else:
         records = measured(arguments)
-    print(located_tables.markdown(records, fitting))
+    if fitting:
+        print(f"Fitted on {len(fitting)} pictures:\n{json.dumps(fitted(fitting), indent=1)}\n")
+    if records:
+        acceptance = acceptance_for(fitting) if fitting else lambda _: BUILT_IN
+        print(located_tables.markdown([answered(record, acceptance(record["style"])) for record in records]))
     print(f"\n{sentence(describe())}")
     if arguments.json:
-        arguments.json.write_text("".join(json.dumps(record) + "\n" for record in records))
+        write_records(arguments.json, records)
 
 
 def measured(arguments: argparse.Namespace) -> list[Record]:
@@ -74,7 +80,7 @@ def measured(arguments: argparse.Namespace) -> list[Record]:
             cache = CanvasCache(earth, CACHE_BYTES)
         rows = measure(road, name, style, arguments, cache)
         records += rows
-        print(located_tables.line(rows), file=sys.stderr, flush=True)
+        print(located_tables.line([answered(record, BUILT_IN) for record in rows]), file=sys.stderr, flush=True)
     return records
 
 
@@ -91,11 +97,6 @@ def measure(road: Road, name: str, style: str, arguments: argparse.Namespace, ca
             path.write_text(json.dumps(road.record(picture, cache)))
         rows.append(json.loads(path.read_text()))
     return rows
-
-
-def read_records(path: Path) -> list[Record]:
-    """Records that --json wrote, a line each."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 if __name__ == "__main__":
