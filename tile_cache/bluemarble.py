@@ -31,6 +31,8 @@ PRODUCTS = {
 """Product name to (file, attribution). All three are in the public domain."""
 
 MAX_ZOOM = 10
+DETAIL_ZOOM = 6
+"""The deepest zoom at which a product has detail of its own: 10,800 columns are 42 tiles."""
 TILE_SIZE = 256
 _RENDERING = "separable-triangle-1"  # part of the identity: change it when a change of the code changes a pixel
 _MASK_FILE, _MASK_SHAPE = "lsmask_2.5min_f.bin", (4320, 8640)
