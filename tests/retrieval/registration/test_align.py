@@ -25,7 +25,7 @@ def test_poses_come_to_lie_right(factor: float, heading: float) -> None:
     found, scores = posed(query.target(PX), canvas, np.zeros(3, dtype=np.intp), poses, 8)
     assert np.abs(found.centre).max() < 0.4 / PX
     assert np.abs(found.turn - factor * np.exp(1j * np.radians(heading))).max() < 0.02
-    assert scores.min() > 0.85
+    assert scores.min() > 0.8
 
 
 def test_scores_never_fall() -> None:
