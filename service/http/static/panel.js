@@ -108,7 +108,8 @@ export function showFit(registration, isLaidOver) {
   const {accepted, width_km: width, heading_deg: heading} = registration;
   const lies = `${km(width)} wide, its top points ${compass(heading)}.`;
   const cannot = isLaidOver ? "" : " This browser cannot lay it over the map; the frame shows where it lies.";
-  $("fit-words").textContent = `The picture fits ${fitWords(registration)}${accepted ? `: ${lies}${cannot}` : "."}`;
+  $("fit-words").textContent = accepted ? `The picture fits here ${fitWords(registration)}: ${lies}${cannot}`
+    : `Its exact position was not found: the picture fits ${fitWords(registration)}.`;
   $("slider").hidden = !accepted || !isLaidOver;
   showOpacity();
 }
@@ -116,8 +117,8 @@ export function showFit(registration, isLaidOver) {
 const CLEAR_MARGIN = 0.1;  // in the fit's score, which is at most 1
 
 function fitWords({accepted, margin}) {
-  if (accepted && margin >= CLEAR_MARGIN) return "here clearly better than anywhere else";
-  return accepted ? "here better than anywhere else" : "almost as well elsewhere";
+  if (!accepted) return "almost as well elsewhere";
+  return margin >= CLEAR_MARGIN ? "clearly better than anywhere else" : "better than anywhere else";
 }
 
 function compass(degrees) {

@@ -105,13 +105,13 @@ function margin(step) {
   return Math.ceil(2 / Math.max(Math.hypot(...step), 1e-6)) + 1;
 }
 
-// A triangle with its corners moved outwards by about a pixel: edges that only meet leave visible seams.
-function grown(triangle) {
-  const middle = [0, 1].map(c => triangle.reduce((sum, p) => sum + p[c], 0) / 3);
-  return triangle.map(p => {
-    const away = minus(p, middle), length = Math.hypot(...away) || 1;
-    return [p[0] + away[0] / length, p[1] + away[1] / length];
-  });
+// A triangle whose sides are moved outwards by a pixel: sides that only meet leave visible seams.
+function grown([a, b, c]) {
+  const sides = [minus(b, c), minus(c, a), minus(a, b)].map(side => Math.hypot(...side)), around = sides[0] + sides[1] + sides[2];
+  const middle = [0, 1].map(k => (sides[0] * a[k] + sides[1] * b[k] + sides[2] * c[k]) / around);  // equally far from all sides
+  const area = Math.abs((b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])) / 2;
+  const factor = 1 + around / Math.max(2 * area, 1e-6);
+  return [a, b, c].map(p => [0, 1].map(k => middle[k] + factor * (p[k] - middle[k])));
 }
 
 function minus(a, b) {

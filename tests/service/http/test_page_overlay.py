@@ -181,6 +181,15 @@ def test_overlay_heeds_exif_orientation(look: Any, turn: int) -> None:
     assert_dots_lie_on_the_maps(page)
 
 
+def test_overlay_has_no_seams(look: Any) -> None:
+    page = look(located(FRAMES["turned"]))
+    drop(page, picture(), "a.png", "image/png")
+    level(page, "answer")
+    centre = all_dots(page, 100)["centre"].astype(int)
+    area = show_only(page, 100)[centre[1] + 12 : centre[1] + 92, centre[0] - 40 : centre[0] + 40]
+    assert np.abs(area - 128).max() <= 1
+
+
 def test_overlay_keeps_its_place_when_the_map_moves_and_zooms(look: Any) -> None:
     page = look(located(FRAMES["turned"]))
     drop(page, picture(), "a.png", "image/png")
