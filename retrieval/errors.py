@@ -13,6 +13,7 @@ RetrievalError
 ├── DeviceMemoryError          an index that does not fit on the device
 ├── CalibrationError           calibration numbers that are malformed, or belong to another index or prior
 ├── PriorError                 a prior that cannot be opened, or whose masses are not probabilities
+├── NoReferenceError           nothing on this machine to compare a picture with
 ├── CacheFolderError           no folder for the program's cache
 ├── SearchTimeoutError         a search that took longer than its caller allowed
 ├── QueryError                 a query that this index cannot answer (also a ValueError)
@@ -80,6 +81,10 @@ class CalibrationError(RetrievalError):
 
 class PriorError(RetrievalError):
     """A prior's directory cannot be used, or its masses are not probabilities."""
+
+
+class NoReferenceError(RetrievalError):
+    """There is nothing on this machine to compare a picture with, or a picture cannot be registered at all."""
 
 
 class CacheFolderError(RetrievalError):

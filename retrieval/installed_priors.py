@@ -16,7 +16,8 @@ from retrieval.encoders.base import EncodesPhotos
 from retrieval.errors import PriorError, QueryError, damage_as
 from retrieval.files import check_tree, is_inside, real_path
 from retrieval.index.calibration import Calibration
-from retrieval.index.manifest import FileEntry, Manifest, file_entry, is_prior_name
+from retrieval.index.file_entries import FileEntry, file_entry
+from retrieval.index.manifest import Manifest, is_prior_name
 from retrieval.index.reader import TileIndex
 from retrieval.priors.base import Prior, write_kind
 from retrieval.priors.registry import check_kind, kind_of, open_kind, open_prior

@@ -5,6 +5,7 @@ It knows nothing of HTTP, picture files or queues; `retrieval.pipeline` is the w
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,11 @@ from retrieval.index.manifest import FORMAT_VERSION
 from retrieval.index.reader import MEMORY_BYTES, TileIndex
 from retrieval.installed_priors import OpenPriors, open_installed
 from retrieval.priors.base import Belief, Prior
+from retrieval.registrar import Registrar, acceptance_of
 from retrieval.search.answer import Answer, alternative_of, levels_of, trace_of
 from retrieval.search.answer_point import Place, paper_places, places, radii_km
 from retrieval.search.beam import Descent, descend
+from retrieval.search.evidence import outcome_of
 from retrieval.search.own_answer import answer_alone
 from retrieval.search.plan import SearchPlan
 from retrieval.search.points import Support
@@ -38,7 +41,7 @@ from retrieval.search.query import NO_PRIOR, BBox, LocateQuery
 if TYPE_CHECKING:  # loads torch, which takes seconds
     from retrieval.search.gpu.beam import DeviceBeam
 
-__all__ = ["BBox", "LocateQuery", "Locator"]
+__all__ = ["BBox", "LocateQuery", "Locator", "radius_shares"]
 
 _DESCENTS_PER_CALL = 128
 """Embeddings that are searched in one call on a device; their descents take tens of megabytes."""
@@ -61,9 +64,13 @@ class Locator:
         _check_encoder(index, encoder)
         self.index, self.calibration, self.encoder = index, calibration, encoder
         self.priors = priors or OpenPriors({})
+        for fitted in (calibration, *(prior.calibration for prior in self.priors.by_name.values())):
+            acceptance_of(fitted)
         self._device_beam = device_beam
         self._coverage_hash, self._id = index.manifest.coverage_hash, index.manifest.id
         self._calibration_id = calibration.id
+        self.registrar = Registrar.of(index.manifest)
+        """For callers that have no other; loaded when the first picture needs it."""
 
     @classmethod
     def open(
@@ -103,8 +110,11 @@ class Locator:
             )
             return cls(index, calibration, encoder, device_beam, open_priors)
 
-    def plan(self, query: LocateQuery) -> SearchPlan:
-        """Resolve a query against this index; raises QueryError for a prior that it does not have or cannot use."""
+    def plan(self, query: LocateQuery, registrar: Registrar | None = None) -> SearchPlan:
+        """Resolve a query against this index; `registrar`: used instead of the index's own.
+
+        Raises QueryError for a prior that it does not have or cannot use, and where `register=on` is impossible.
+        """
         if query.scoring == "paper":
             if query.prior not in (None, NO_PRIOR):
                 raise QueryError(f"scoring paper ranks by similarity alone and cannot use the prior {query.prior}")
@@ -113,6 +123,9 @@ class Locator:
             prior = self.priors.select(query.prior)
         if prior is None and query.prior_only:
             raise QueryError("a prior's own answer was requested without a prior: name one")
+        why_not = _why_unregistered(query, registrar or self.registrar)
+        if why_not is not None and query.register == "on":
+            raise QueryError(f"the picture cannot be registered: {why_not}; leave register=on out")
         return SearchPlan(
             calibration=self.calibration if prior is None else prior.calibration,
             k=query.k,
@@ -122,6 +135,10 @@ class Locator:
             prior_only=query.prior_only,
             alternatives=query.alternatives,
             trace=query.trace,
+            register=query.register if why_not is None else "off",
+            width_km=query.width_km if why_not is None else None,
+            heading=query.heading if why_not is None else None,
+            unregistered=why_not if query.register == "auto" else None,
         )
 
     def locate(self, embeddings: NDArray[np.float32], query: LocateQuery) -> list[Answer]:
@@ -138,12 +155,21 @@ class Locator:
 
         `features`, (n, f) float32: made by the plan's `prior_encoder`, if there is one.
         """
+        return [answer for answer, _ in self.searched(embeddings, plan, features)]
+
+    def searched(
+        self, embeddings: NDArray[np.float32], plan: SearchPlan, features: NDArray[np.float32] | None = None
+    ) -> list[tuple[Answer, Descent | None]]:
+        """The same as `answers`, each with its search; None for a prior's own answer.
+
+        If the plan registers, the answers have all the alternatives that registration looks at.
+        """
         rows = self._checked(embeddings)
         beliefs = self._beliefs(plan, rows, features)
         if plan.prior_only and plan.prior is not None:
             manifest = self.index.manifest
-            return [answer_alone(belief, plan.prior, manifest) for belief in beliefs if belief is not None]
-        return [self.answer_of(descent, plan) for descent in self._descents(rows, plan, beliefs)]
+            return [(answer_alone(belief, plan.prior, manifest), None) for belief in beliefs if belief is not None]
+        return [(self.answer_of(descent, plan), descent) for descent in self._descents(rows, plan, beliefs)]
 
     def descend(self, embedding: NDArray[np.float32], plan: SearchPlan, belief: Belief | None = None) -> Descent:
         """The search alone, for one embedding, (d,) float32; `belief`: what the plan's prior makes of the picture."""
@@ -155,13 +181,11 @@ class Locator:
         """The answer that follows from a search with this plan."""
         support = Support.of(descent, plan.constraint, plan.deadline)
         candidates = places if plan.scoring == "posterior" else paper_places
-        place, *others = _in_time(islice(candidates(descent, support, plan.constraint), 1 + plan.alternatives), plan)
+        place, *others = _in_time(islice(candidates(descent, support, plan.constraint), plan.places), plan)
         confidences = descent.confidences()
         calibrated = self._is_calibrated(plan, descent)
-        fitted = plan.calibration if calibrated else Calibration()
-        shares = [fitted.radius_share(percent) for percent in ("50", "90")]
-        radius_50_km, radius_90_km = radii_km(support, descent.elsewhere, place, shares)
-        return Answer(
+        radius_50_km, radius_90_km = radii_km(support, descent.elsewhere, place, radius_shares(plan, calibrated))
+        answer = Answer(
             lng=place.lng,
             lat=place.lat,
             levels=levels_of(descent, confidences, place),
@@ -176,7 +200,9 @@ class Locator:
             prior=None if plan.prior is None else plan.prior.name,
             zooms=tuple(self.index.zooms),
             attribution=self.index.manifest.attribution,
+            pictures=self.index.manifest.viewpoint,
         )
+        return replace(answer, outcome=outcome_of(answer, plan.calibration.outcome_numbers, is_registered=False))
 
     def describe(self) -> dict[str, Any]:
         """The JSON object of GET /index."""
@@ -196,6 +222,7 @@ class Locator:
                 "map": _without_spec(manifest.map_encoders) | {"zooms": maps},
             },
             "attribution": manifest.attribution,
+            "pictures": manifest.viewpoint,
             "priors": self.priors.describe(),
             "prior": None if self.priors.default == NO_PRIOR else self.priors.default,
             "engine": "lists on cpu" if self._device_beam is None else f"tensors on {self._device_beam.index.device}",
@@ -241,6 +268,20 @@ class Locator:
         prior = None if plan.prior is None else plan.prior.prior.fingerprint
         fits = plan.calibration.fits(plan.k, zooms, self._coverage_hash, photo, prior)
         return plan.scoring == "posterior" and fits
+
+
+def _why_unregistered(query: LocateQuery, registrar: Registrar) -> str | None:
+    if query.scoring == "paper":
+        return "scoring paper ranks by similarity alone"
+    if query.prior_only:
+        return "a prior's own answer is not searched"
+    return registrar.why_not
+
+
+def radius_shares(plan: SearchPlan, calibrated: bool) -> list[float]:
+    """The shares of the mass that the 50% and the 90% circle hold."""
+    fitted = plan.calibration if calibrated else Calibration()
+    return [fitted.radius_share(percent) for percent in ("50", "90")]
 
 
 def _in_time(found: Iterable[Place], plan: SearchPlan) -> Iterator[Place]:

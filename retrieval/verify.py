@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from retrieval.errors import CalibrationError, IndexDamagedError
 from retrieval.files import read_npy
 from retrieval.index.calibration import Calibration
-from retrieval.index.manifest import Manifest, ShardEntry, check_file
+from retrieval.index.file_entries import check_file
+from retrieval.index.manifest import Manifest, ShardEntry
 from retrieval.index.reader import Level, TileIndex
 from retrieval.index.shards import ShardLists, content_hash
 from retrieval.index.structure import wrong_codes

@@ -39,6 +39,7 @@ def create_app(settings: Settings, locator: Locator, reopen: reload.Reopen | Non
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         # In the background: /healthz answers at once, /readyz after a real inference.
         warm_up = asyncio.create_task(_warm_up(inference))
+        inference.registering.load()
         with reloader.on_hangup():
             yield
         warm_up.cancel()

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrieval.errors import RegionError, RetrievalError
+from retrieval.errors import RetrievalError
 from retrieval.picture_files import printable
 from retrieval.search.options import DEFAULT_K, MAX_ALTERNATIVES, MAX_K, Device, Scoring, parse_bbox
 from service.access.keys import add_key, remove_key
 from service.errors import LocalFileError, ServiceError
+from service.registration_files import Footprint, Gcps, Heading, RegistrationFiles, WidthKm
 from service.serving import listen, remember_hangup, run
 from tile_cache.errors import TileCacheError
 
 if TYPE_CHECKING:  # the engine
     from retrieval.locator import Locator
-    from retrieval.search.query import BBox
 
 
 def register(app: typer.Typer) -> None:
@@ -97,7 +97,7 @@ def serve(
     remember_hangup()
     with errors_reported():
         from service.access.addresses import is_loopback
-        from service.access.admission import Admission, check_exposure
+        from service.access.admission import check_exposure
         from service.ops.logs import capture_everything, configure, say_started
         from service.settings import Settings
 
@@ -107,7 +107,6 @@ def serve(
         listener = listen(host, port)
         address = listener.getsockname()[0]
         check_exposure(address, settings)
-        Admission(settings)  # a key file that cannot be used is reported before the index is opened, which takes long
         with _threads(settings.threads):
             from service.app import create_app
             from service.reload import reopening
@@ -152,6 +151,18 @@ def locate(
         str | None,
         typer.Option(envvar="TILEBEAM_API_KEY", help="API key of the service (with --url).", show_default=False),
     ] = None,
+    register: Annotated[
+        bool | None,
+        typer.Option(
+            "--register/--no-register",
+            help="Find exactly where pictures from above lie, in any case or never.",
+            show_default="where the index can",
+        ),
+    ] = None,
+    width_km: WidthKm = None,
+    heading: Heading = None,
+    footprint: Footprint = None,
+    gcps: Gcps = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, in order.")] = False,
 ) -> None:
     """Locate picture files, with an index or with a running service."""
@@ -162,18 +173,26 @@ def locate(
     if url is not None and method != "beam":
         raise typer.BadParameter("needs --index; a service always searches", param_hint="--method")
     options: dict[str, Any] = {"k": k, "alternatives": alternatives, "bbox": _bbox(bbox), "prior": prior}
+    options |= {"register": {None: "auto", True: "on", False: "off"}[register]}
+    options |= {"width_km": width_km, "heading": heading}
+    files = RegistrationFiles(footprint, gcps)
     with errors_reported():
         options["within"] = None if within is None else _region(within, by_service=url is not None)
         photos = files_of(images)
+        files.check(photos)
         if url is not None:
             outcomes = _locate_by_service(url, api_key, photos, options)
         else:
             assert index is not None
-            options |= {"scoring": scoring or "posterior", "bbox": _checked_box(options["bbox"])}
+            options |= {"scoring": scoring or "posterior"}
             if method != "beam":
                 options |= {"prior": method, "prior_only": True}
             outcomes = _locate_by_index(index, photos, options, device, allow_download)
-        failed = [_print(photo, outcome, as_json) for photo, outcome in zip(photos, outcomes, strict=True)]
+        failed = []
+        for photo, outcome in zip(photos, outcomes, strict=True):
+            failed.append(_print(photo, outcome, as_json))
+            files.add(photo, outcome.get("registration"))
+        files.finish()
     if any(failed):
         raise typer.Exit(1)
 
@@ -191,10 +210,11 @@ def _locate_by_service(
 def _locate_by_index(
     index: Path, images: list[Path], options: dict[str, Any], device: Device, allow_download: bool
 ) -> Iterator[dict[str, Any]]:
-    from retrieval.search.query import LocateQuery
+    from retrieval.search.query import BBox, LocateQuery
     from service.client.files import locate_here
 
-    query = LocateQuery(**options)
+    box = options["bbox"]
+    query = LocateQuery(**options | {"bbox": None if box is None else BBox(*box)})
 
     def opened() -> "Locator":
         return open_locator(index, device, query.prior, (), allow_download=allow_download)
@@ -216,7 +236,7 @@ def files_of(paths: list[Path]) -> list[Path]:
 
 
 def _region(path: Path, *, by_service: bool) -> Any:
-    """The region of --within: its path for a service's client, a Region for an index."""
+    """The region of --within: its path for a service's client, a Region for an index. Raises RegionError."""
     try:
         path.open("rb").close()
     except OSError as exc:
@@ -225,10 +245,7 @@ def _region(path: Path, *, by_service: bool) -> Any:
         return path
     from retrieval.geo.region import Region
 
-    try:
-        return Region.from_file(path)
-    except RegionError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--within") from exc
+    return Region.from_file(path)
 
 
 def open_locator(
@@ -251,19 +268,9 @@ def open_locator(
 
 
 def _bbox(text: str | None) -> tuple[float, float, float, float] | None:
-    """The box of --bbox; its ranges are checked by `BBox` here, or by the service."""
     try:
         return None if text is None else parse_bbox(text)
     except ValueError as exc:
-        raise typer.BadParameter(str(exc), param_hint="--bbox") from exc
-
-
-def _checked_box(edges: tuple[float, float, float, float] | None) -> "BBox | None":
-    from retrieval.search.query import BBox
-
-    try:
-        return None if edges is None else BBox(*edges)
-    except RegionError as exc:
         raise typer.BadParameter(str(exc), param_hint="--bbox") from exc
 
 
@@ -287,18 +294,42 @@ def _print(photo: Path, outcome: dict[str, Any], as_json: bool) -> bool:
 
 
 def _sentence(photo: Path, answer: dict[str, Any]) -> str:
+    name, outcome = printable(photo), answer.get("outcome", "located")  # an older service has none
+    if outcome == "elsewhere" and _is_from_above(answer):
+        return (
+            f"{name}: This does not look like a picture of the Earth from above; the index cannot place it "
+            f"({_percent(answer['elsewhere'])} elsewhere)"
+        )
     radius = answer["radius_km"]["90"]
+    guess = "" if outcome == "located" else f"{outcome}, perhaps "
     radius_text = "" if radius is None else f", 90% within {radius:,.0f} km"
     calibrated = "" if answer["calibrated"] else ", not calibrated"
     lines = [
-        f"{printable(photo)}: {answer['lat']:.4f}, {answer['lon']:.4f}{radius_text} "
+        f"{name}: {guess}{answer['lat']:.4f}, {answer['lon']:.4f}{radius_text} "
         f"({_percent(answer['confidence'])} for the tile of zoom {answer['zoom']}{calibrated})"
     ]
+    lines += _registered(answer)
     if answer["elsewhere"] > 0.5:
         lines.append(f"    probably none of the indexed tiles ({_percent(answer['elsewhere'])}); the best one is given")
     lines += [f"    zoom {v['zoom']:>2}  {v['quadkey']:<16}  {_percent(v['confidence']):>4}" for v in answer["levels"]]
     lines += [f"    or {v['lat']:.4f}, {v['lon']:.4f}  {_percent(v['confidence'])}" for v in answer["alternatives"]]
     return "\n".join(lines)
+
+
+def _is_from_above(answer: dict[str, Any]) -> bool:
+    return bool(answer.get("index", {}).get("pictures") == "above")
+
+
+def _registered(answer: dict[str, Any]) -> list[str]:
+    """What registration found, as lines; none where nobody expects it."""
+    registration, reason = answer.get("registration"), answer.get("registration_reason")
+    if registration is None:
+        return [f"    not registered: {reason}"] if reason and _is_from_above(answer) else []
+    if not registration["accepted"]:
+        return [f"    not registered: {registration['reason']}"]
+    width_km, heading = registration["width_km"], registration["heading_deg"]
+    sure = _percent(registration["probability"])
+    return [f"    registered: {width_km:,.0f} km wide, top towards {heading:.1f} degrees ({sure})"]
 
 
 def _percent(share: float) -> str:

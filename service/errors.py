@@ -6,7 +6,6 @@ ServiceError
 ├── SettingsError          a TILEBEAM_ variable with an invalid value
 ├── AddressError           an address that the service cannot listen on
 ├── KeyFileError           a key file that cannot be read, written or parsed
-├── NoReferenceError       nothing on this machine to compare a picture with
 ├── UnauthorizedError      a missing or unknown key (HTTP 401)
 ├── ForbiddenError         a key without the right for this route (HTTP 403)
 ├── ReloadError            the new index or key file was refused, the old one stays in use (HTTP 409)
@@ -63,10 +62,6 @@ class AddressError(ServiceError):
 
 class KeyFileError(ServiceError):
     """A file of API keys that cannot be read, written or parsed."""
-
-
-class NoReferenceError(ServiceError):
-    """Nothing on this machine to compare a picture with."""
 
 
 class UnauthorizedError(ServiceError):
@@ -213,13 +208,13 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     ForbiddenError: ProblemType(
         403,
         "forbidden",
-        "This key does not allow that",
+        "This key may not do that",
         "key 'alice' is not an admin key; use a key made with `tilebeam key new --admin`, or send SIGHUP",
     ),
     CrossSiteError: ProblemType(
         403,
         "cross-site",
-        "The request comes from another site's page",
+        "Another site's page sent this",
         "a page of 'https://other.example' sent this; use the service's own page, or let its operator add that origin "
         "to TILEBEAM_CORS_ORIGINS",
     ),
@@ -229,13 +224,13 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     SlowUploadError: ProblemType(
         408,
         "slow-upload",
-        "The upload took too long",
+        "The request did not arrive in time",
         "nothing arrived for 30 s in the middle of the upload; send it again",
     ),
     ReloadError: ProblemType(
         409,
         "reload-refused",
-        "The reload was refused",
+        "What was to be loaded is refused",
         "the new index cannot locate a picture; the log has the reason, the old index stays in use",
     ),
     PhotoTooLargeError: ProblemType(
@@ -260,39 +255,39 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     UnsupportedPhotoError: ProblemType(
         415,
         "unsupported-photo",
-        "This kind of picture is not supported",
+        "This kind of picture is not taken",
         "JPEG 2000 is not supported; send JPEG, PNG, WebP, TIFF, GIF, BMP or AVIF",
     ),
     UnsupportedBodyError: ProblemType(
         415,
         "unsupported-body",
-        "This content type is not supported",
+        "This content type is not taken",
         "content type 'text/plain' is not accepted; send multipart/form-data with a file field 'image', "
         "or the picture's bytes with an image/* content type",
     ),
     UnknownHostError: ProblemType(
         421,
         "unknown-host",
-        "This host name is not the service's",
+        "The service does not have this name",
         "the name 'other.example' is not this service's; use 127.0.0.1 or localhost, or let its operator add the name "
         "to TILEBEAM_ALLOWED_HOSTS",
     ),
     QueryError: ProblemType(
         422,
         "invalid-query",
-        "The index cannot answer this query",
+        "The question cannot be answered as asked",
         "no tile of the index lies in the bbox; leave it out, or see in GET /index which area is covered",
     ),
     RequestError: ProblemType(
         422,
         "invalid-request",
-        "The request is not valid",
+        "The request is not as documented",
         "query parameter k='0' is invalid: Input should be greater than or equal to 1",
     ),
     RateLimitedError: ProblemType(
         429,
         "rate-limited",
-        "Too many pictures in a minute",
+        "Too many pictures for now",
         "key 'alice' has used its 60 images a minute; try again in 12 s",
     ),
     HeadersTooLargeError: ProblemType(
@@ -302,7 +297,7 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
         "the address and headers have more than 65,536 bytes or 100 headers; send fewer and shorter ones",
     ),
     OverloadedError: ProblemType(
-        503, "overloaded", "The service is busy", "128 images are in progress, which is the limit; try again in 3 s"
+        503, "overloaded", "Too much is in work", "128 images are in progress, which is the limit; try again in 3 s"
     ),
     OutOfMemoryError: ProblemType(
         503,
@@ -313,7 +308,7 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     DecoderEndedError: ProblemType(
         503,
         "decoder-ended",
-        "The picture's decoder stopped",
+        "The picture's decoder has ended",
         "the process that decoded the picture ended (SIGSEGV); save the picture as an ordinary JPEG, or try again",
     ),
     SpoolError: ProblemType(
@@ -331,7 +326,7 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     AuditError: ProblemType(
         503,
         "audit-unavailable",
-        "The audit log cannot be written",
+        "The answer cannot be written down",
         "the audit log cannot be written, so the answer is withheld; try again later",
     ),
     NotReadyError: ProblemType(
@@ -352,7 +347,7 @@ _MAX_DETAIL = 600
 INTERNAL = ProblemType(
     500,
     "internal",
-    "The service has a fault",
+    "Something went wrong here",
     "This is a fault of the service, not of the request; the service's log has the reason.",
 )
 """For every error outside the table. Its detail is always this text: the real message is for the log only."""

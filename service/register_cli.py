@@ -3,18 +3,18 @@
 import json
 import math
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from retrieval.errors import NoReferenceError
 from retrieval.picture_files import printable
 from service.cli import errors_reported, files_of, open_locator, report
-from service.errors import LocalFileError, NoReferenceError
+from service.registration_files import Footprint, Gcps, Heading, RegistrationFiles, WidthKm
 
 if TYPE_CHECKING:  # the engine
     from retrieval.registration.registration import Registration
@@ -55,27 +55,10 @@ def register_pictures(
             show_default="the built-in Earth",
         ),
     ] = None,
-    width_km: Annotated[
-        float | None,
-        typer.Option(min=1, help="Width of the picture on the ground, within 10%.", show_default="200 to 1,100"),
-    ] = None,
-    heading: Annotated[
-        float | None,
-        typer.Option(
-            min=-360, max=360, help="Compass direction of the picture's top, within 15 degrees.", show_default="any"
-        ),
-    ] = None,
-    footprint: Annotated[
-        Path | None, typer.Option(help="Write the outlines here, as GeoJSON.", show_default=False)
-    ] = None,
-    gcps: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write control points here: FILE.points for QGIS, FILE.txt for GDAL's --optfile; a folder for several "
-            "pictures.",
-            show_default=False,
-        ),
-    ] = None,
+    width_km: WidthKm = None,
+    heading: Heading = None,
+    footprint: Footprint = None,
+    gcps: Gcps = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line, in order.")] = False,
     deadline_s: Annotated[
         float, typer.Option(min=0.1, help="Seconds a picture; what there is by then is judged.")
@@ -90,21 +73,16 @@ def register_pictures(
         raise typer.BadParameter("give --near or --index, not both", param_hint="--near / --index")
     if source is not None and place is None and index is None:
         raise typer.BadParameter(f"{source} can be searched only with --near or --index", param_hint="--source")
-    for path, option in ((footprint, "--footprint"), (gcps, "--gcps")):
-        _check_folder(path, option)
+    files = RegistrationFiles(footprint, gcps)
     with errors_reported():
         photos = files_of(pictures)
-        _check_gcps(gcps, photos)
+        files.check(photos)
         outcomes = _outcomes(photos, place, index, source, width_km, heading, deadline_s)
-        codes, features = [0], []
+        codes = [0]
         for outcome in outcomes:
             codes.append(_print(outcome, photos, as_json, deadline_s))
-            if outcome.registration is not None and outcome.registration.accepted:
-                features.append(_feature(outcome))
-                if gcps is not None:
-                    _write_gcps(gcps, outcome)
-        if footprint is not None:
-            _write(footprint, json.dumps({"type": "FeatureCollection", "features": features}) + "\n")
+            files.add(outcome.path, outcome.to_json().get("registration"))
+        files.finish()
     if any(codes):
         raise typer.Exit(1 if 1 in codes else NOT_ACCEPTED)
 
@@ -118,12 +96,15 @@ def _outcomes(
     heading: float | None,
     deadline_s: float,
 ) -> Iterator["Registered"]:
+    from retrieval.index.manifest import Manifest
+    from retrieval.registrar import reference_of
     from retrieval.registration.reference import BuiltinEarth
     from retrieval.registration.registration import Hints
-    from service.registering import Anywhere, ByIndex, Near, Registered, reference_of, register_files
+    from service.registering import Anywhere, ByIndex, Near, Registered, register_files
 
     try:
-        reference = reference_of(index, source)
+        manifest = None if index is None else Manifest.read(index)
+        reference = reference_of(manifest, source, str(index))
     except NoReferenceError as error:
         report(f"tilebeam: {error}")
         yield from (Registered(photo, untried=str(error)) for photo in photos)
@@ -173,32 +154,6 @@ def _near(text: str) -> tuple[float, float, float]:
     return lat, lng, km
 
 
-def _check_folder(path: Path | None, option: str) -> None:
-    if path is not None and not path.parent.is_dir():
-        raise typer.BadParameter(f"{printable(path)}: there is no folder {printable(path.parent)}", param_hint=option)
-    if path is not None and option == "--footprint" and path.is_dir():
-        raise typer.BadParameter(f"{printable(path)} is a folder; name a file, such as a.geojson", param_hint=option)
-
-
-def _check_gcps(gcps: Path | None, photos: list[Path]) -> None:
-    if gcps is None:
-        return
-    if gcps.is_dir():
-        names = Counter(photo.name for photo in photos)
-        if twice := [name for name, count in names.items() if count > 1]:
-            raise typer.BadParameter(
-                f"several pictures are named {printable(twice[0])}; register them one by one", param_hint="--gcps"
-            )
-    elif len(photos) > 1:
-        raise typer.BadParameter(
-            f"{printable(gcps)} is not a folder, which {len(photos)} pictures need; make it first", param_hint="--gcps"
-        )
-    elif gcps.suffix not in (".points", ".txt"):
-        raise typer.BadParameter(
-            f"{printable(gcps)}: name a .points file for QGIS, a .txt file for GDAL, or a folder", param_hint="--gcps"
-        )
-
-
 def _print(outcome: "Registered", photos: list[Path], as_json: bool, deadline_s: float) -> int:
     """Print one outcome; returns what it makes of the exit code."""
     name, registration = printable(outcome.path), outcome.registration
@@ -233,29 +188,3 @@ def _cells(registration: "Registration | None") -> tuple[str, ...]:
     verdict = "accepted" if registration.accepted else "not accepted"
     figures = f"{frame.lat:.3f}", f"{frame.lng:.3f}", f"{width_km:,.0f}", f"{frame.heading:.1f}"
     return verdict, *figures, f"{registration.probability:.0%}"
-
-
-def _feature(outcome: "Registered") -> dict[str, Any]:
-    from retrieval.registration.gis import footprint_feature
-
-    assert outcome.registration is not None
-    return footprint_feature(printable(outcome.path), outcome.registration)
-
-
-def _write_gcps(gcps: Path, outcome: "Registered") -> None:
-    from retrieval.registration.gis import gdal_options, qgis_points
-
-    assert outcome.registration is not None
-    if outcome.registration.holds_pole:
-        report(f"tilebeam: {printable(outcome.path)}: no control points are written: a pole lies in the picture")
-        return
-    path = gcps / f"{outcome.path.name}.points" if gcps.is_dir() else gcps
-    _write(path, (gdal_options if path.suffix == ".txt" else qgis_points)(outcome.registration))
-
-
-def _write(path: Path, text: str) -> None:
-    """Raises LocalFileError."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as exc:
-        raise LocalFileError(f"{printable(path)} cannot be written ({exc.strerror}); give another path") from exc

@@ -21,6 +21,7 @@ from retrieval.errors import RetrievalError
 from retrieval.index.manifest import Manifest
 from retrieval.locator import Locator
 from retrieval.pipeline import locate_picture
+from retrieval.search.query import LocateQuery
 from service.access.admission import Admission, check_admin
 from service.access.audit import Audit
 from service.engine.inference import Inference, sample_picture
@@ -114,7 +115,7 @@ class Reloader:
             raise ReloadError("this service does not know its index directory; start it with `tilebeam serve`")
         locator = self._reopen(old)
         try:
-            locate_picture(locator, sample_picture())
+            locate_picture(locator, sample_picture(), LocateQuery(register="off"))
         except Exception as exc:
             _log.exception("the new index cannot locate a picture")
             raise ReloadError(

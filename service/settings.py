@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from retrieval.pictures.formats import accepted_formats
 from retrieval.pictures.limits import DECODE_TIMEOUT_S, MAX_MEMORY
+from retrieval.registrar import CANVAS_BYTES
 from retrieval.search.options import Scoring
 from service.errors import SettingsError
 
@@ -96,6 +97,31 @@ class Settings(BaseModel):
         60.0, "seconds", "How long one `/locate` request may take, including its upload.", 0.001
     )
     batch_upload_timeout_s: _Seconds = _setting(600.0, "seconds", "How long a batch's upload may take.", 0.001)
+    registration: Literal["on", "off"] = _setting(
+        "on",
+        "name",
+        "`off` never compares pictures with the reference, which is then not loaded (see registration.md).",
+        None,
+    )
+    max_registering: int = _setting(
+        16,
+        "images",
+        "Pictures of `/locate` being registered or waiting for it; others are answered without.",
+        1,
+    )
+    registration_timeout_s: _Seconds = _setting(5.0, "seconds", "How long registering one picture may take.", 0.001)
+    register_anywhere: _Flag = _setting(
+        False,
+        "0 or 1",
+        "Search all land of the built-in Earth where nothing fits near what retrieval found, within that time.",
+        None,
+    )
+    canvas_memory: _Bytes = _setting(
+        CANVAS_BYTES,
+        "bytes",
+        "Memory for drawn pieces of the reference, also written like `512MB`; the built-in Earth itself takes 200 MB.",
+        1_000_000,
+    )
     search_timeout_s: _Seconds = _setting(10.0, "seconds", "How long the search of one picture may take.", 0.001)
     allow_download: _Flag = _setting(
         False, "0 or 1", "Fetch weights that the index or a prior names from a model hub; 0 uses its cache alone.", None

@@ -21,7 +21,7 @@ from retrieval.encoders.base import EncodesPhotos, NoEncoder
 from retrieval.errors import CalibrationError
 from retrieval.files import read_json, write_atomically, write_json
 from retrieval.index.calibration import CALIBRATION_NAME, Calibration
-from retrieval.index.manifest import Manifest, ZoomEntry
+from retrieval.index.manifest import BUILT_IN_ENCODER, Manifest, ZoomEntry
 from retrieval.index.writer import ENCODERS, write_manifest
 from tile_cache.addressing import Tile, code_of_tile, tile_of_code
 from tile_cache.repeats import Repeated, Repeats
@@ -99,6 +99,7 @@ def _write_manifest(directory: Path, inputs: Inputs, zooms: Sequence[ZoomEntry])
         attribution="; ".join(dict.fromkeys(s.info.attribution for s in inputs.sources if s.info.attribution)),
         coverage=inputs.coverage.geojson,
         other_files=(IDENTITY_NAME, PROBLEMS_NAME),
+        pictures=inputs.request.pictures or ("above" if photo.name == BUILT_IN_ENCODER else None),
     )
 
 

@@ -8,7 +8,7 @@ from indexer.build.area import Area
 from indexer.build.decode import NO_IMAGERY, TileProblem
 from indexer.errors import BuildError
 from retrieval.encoders.base import EncodesPhotos, EncodesTiles, check_device_name
-from retrieval.index.manifest import CODECS
+from retrieval.index.manifest import CODECS, PICTURES
 from tile_cache.fetch.settings import FetchSettings
 
 __all__ = ["SHARD_ROWS", "UNIT_ROWS", "BuildReport", "BuildRequest", "Encoders", "ProblemCounts", "TileRequest"]
@@ -56,7 +56,8 @@ class TileRequest:
 class BuildRequest(TileRequest):
     """One index. Every field but `cache`, `device`, `fetch`, `overwrite` and `threads` decides the index's bytes.
 
-    So do two fields of `fetch`: `absent_images`, and `absent_statuses` for a server.
+    So do two fields of `fetch`: `absent_images`, and `absent_statuses` for a server. `pictures` stands in the manifest
+    and is not part of the index's id.
     """
 
     out: Path
@@ -67,6 +68,8 @@ class BuildRequest(TileRequest):
     """Replace another index at --out."""
     rows_only: bool = False
     """Write tiles without vectors, in seconds; a prior then answers. Needs --source only for --land."""
+    pictures: str | None = None
+    """Where its pictures are taken from: above or ground; by default above for the built-in encoder."""
     calibration: Path | None = None
     """A calibration.json to add if it was fitted for this index; by default the built-in encoders' own."""
     unit_rows: int = UNIT_ROWS
@@ -75,6 +78,12 @@ class BuildRequest(TileRequest):
     """Rows of one shard at most."""
     threads: int | None = None
     """Threads that decode and compose tiles; by default one for each core."""
+
+    def __post_init__(self) -> None:
+        """Raise BuildError or EncoderError for a codec, device or kind of pictures that does not exist."""
+        super().__post_init__()
+        if self.pictures not in (None, *PICTURES):
+            raise BuildError(f"unknown pictures {self.pictures!r}: use {' or '.join(PICTURES)}")
 
 
 class Encoders(NamedTuple):

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from retrieval.errors import CalibrationError, damage_as
 from retrieval.files import read_json, write_json
+from retrieval.index.evidence_numbers import OutcomeNumbers, RegistrationNumbers
 from tile_cache.addressing import MAX_ZOOM
 
 FORMAT = "tilebeam-calibration"
@@ -132,8 +133,9 @@ class Calibration:
     """Numbers per zoom, and the conditions that they were fitted under.
 
     The conditions are the beam width `k`, `coverage` (`Manifest.coverage_hash`) and the photo encoder's fingerprint.
-    `elsewhere` is None if no out-of-scope pictures were used. `extra` holds the file's other keys. `Calibration()` is
-    uncalibrated: default numbers and no id.
+    `elsewhere` is None if no out-of-scope pictures were used, `registration` if nothing was fitted to registrations;
+    `outcome` has the thresholds of an answer's outcome, None for the default ones. `extra` holds the file's other keys.
+    `Calibration()` is uncalibrated: default numbers and no id.
     """
 
     zooms: Mapping[int, ZoomNumbers] = field(default_factory=dict)
@@ -142,6 +144,8 @@ class Calibration:
     photo_encoder: str | None = None
     elsewhere: ElsewhereNumbers | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    registration: RegistrationNumbers | None = None
+    outcome: OutcomeNumbers | None = None
 
     def numbers(self, zoom: int) -> ZoomNumbers:
         """The fitted numbers of a zoom, or the default numbers."""
@@ -174,6 +178,11 @@ class Calibration:
             and self.photo_encoder in (None, photo_encoder)
             and all(zoom in self.zooms for zoom in zooms)
         )
+
+    @property
+    def outcome_numbers(self) -> OutcomeNumbers:
+        """The thresholds of an answer's outcome."""
+        return self.outcome or OutcomeNumbers()
 
     def radius_share(self, percent: str) -> float:
         """The share of the mass that a circle must hold so that it contains `percent` ("50", "90") of the true places.
@@ -222,6 +231,7 @@ class Calibration:
     @classmethod
     def _from_json(cls, data: Mapping[str, Any]) -> "Calibration":
         known = {"format", "version", "id", "zooms", "k", "coverage", "photo_encoder", "elsewhere"}
+        known |= {"registration", "outcome"}
         zooms = {int(z): ZoomNumbers.from_json(n) for z, n in data["zooms"].items()}
         if any(not 0 <= zoom <= MAX_ZOOM for zoom in zooms):
             raise CalibrationError(f"zooms {sorted(zooms)!s:.80} do not lie between 0 and {MAX_ZOOM}")
@@ -234,13 +244,18 @@ class Calibration:
             if not 0 < float(share) <= 1:
                 raise CalibrationError(f"the share for the {percent}% circle is {share}: it must be in (0, 1]")
         elsewhere = None if data["elsewhere"] is None else ElsewhereNumbers.from_json(data["elsewhere"])
-        return cls(zooms, data["k"], data["coverage"], data.get("photo_encoder"), elsewhere, extra)
+        registration = RegistrationNumbers.from_json(data["registration"]) if "registration" in data else None
+        outcome = OutcomeNumbers.from_json(data["outcome"]) if "outcome" in data else None
+        conditions = data["k"], data["coverage"], data.get("photo_encoder")
+        return cls(zooms, *conditions, elsewhere, extra, registration, outcome)
 
     def _content(self) -> dict[str, Any]:
         zooms = {str(z): self.zooms[z].to_json() for z in sorted(self.zooms)}
         head = {"k": self.k, "coverage": self.coverage, "photo_encoder": self.photo_encoder, "zooms": zooms}
         elsewhere = None if self.elsewhere is None else self.elsewhere.to_json()
-        return dict(self.extra) | head | {"elsewhere": elsewhere}
+        optional = {"registration": self.registration, "outcome": self.outcome}
+        tail = {name: part.to_json() for name, part in optional.items() if part is not None}
+        return dict(self.extra) | head | {"elsewhere": elsewhere} | tail
 
 
 def _check_format(data: Any) -> None:

@@ -9,7 +9,6 @@ import errno
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,19 +16,19 @@ from pathlib import Path
 from typing import Any
 
 from retrieval.errors import IndexDamagedError, IndexFormatError, IndexMissingError, IndexVersionError, damage_as
-from retrieval.files import JSON_BYTES, is_inside, open_regular, read_json, write_json
+from retrieval.files import JSON_BYTES, is_inside, read_json, write_json
+from retrieval.index.file_entries import FileEntry, check_file
 from tile_cache.addressing import MAX_ZOOM
 
 __all__ = [
+    "BUILT_IN_ENCODER",
     "FORMAT",
     "FORMAT_VERSION",
     "MANIFEST_NAME",
-    "FileEntry",
+    "PICTURES",
     "Manifest",
     "ShardEntry",
     "ZoomEntry",
-    "check_file",
-    "file_entry",
     "is_prior_name",
 ]
 
@@ -42,18 +41,13 @@ SMALL_FILE_BYTES = 1 << 20
 CODECS = ("fp16", "fp32")
 MAX_DIM = 16_384
 """Components of a vector; the widest encoders have 4,096."""
+PICTURES = ("above", "ground")
+"""Where the pictures that an index is for were taken from."""
+BUILT_IN_ENCODER = "tilebeam-builtin"
+"""The name of the built-in photo encoder, which knows pictures from above only."""
 _MOST = 1 << 53  # counts of rows and bytes: every whole number up to here is exact in JSON readers too
 _MAX_CONTEXT = 64.0  # tile widths
 _PRIOR_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,39}")
-
-
-@dataclass(frozen=True)
-class FileEntry:
-    """One file of the index: its name relative to the directory (POSIX slashes), its size and its SHA-256."""
-
-    name: str
-    bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -146,7 +140,8 @@ class Manifest:
 
     `source` holds at least `identity`, which enters the id; `photo_encoder` holds at least `fingerprint` and `spec`,
     which loads the encoder again; `coverage` is GeoJSON. `priors`: the installed priors by name, each in
-    `priors/<name>/`; `prior`: the default prior. Neither enters the id.
+    `priors/<name>/`; `prior`: the default prior. `pictures`: one of PICTURES, or None where nobody said. None of these
+    three enters the id.
     """
 
     zooms: tuple[ZoomEntry, ...]
@@ -160,6 +155,13 @@ class Manifest:
     files: tuple[FileEntry, ...]
     priors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     prior: str | None = None
+    pictures: str | None = None
+
+    @property
+    def viewpoint(self) -> str | None:
+        """`pictures`; above where nobody said so and the photo encoder is the built-in one."""
+        is_built_in = self.photo_encoder.get("name") == BUILT_IN_ENCODER
+        return "above" if self.pictures is None and is_built_in else self.pictures
 
     @property
     def id(self) -> str:
@@ -198,6 +200,7 @@ class Manifest:
             "attribution": self.attribution,
             "coverage": dict(self.coverage),
             **(priors if self.priors else {}),
+            **({} if self.pictures is None else {"pictures": self.pictures}),
             "files": files,
         }
 
@@ -209,7 +212,7 @@ class Manifest:
         )
         zooms = tuple(ZoomEntry.from_json(z) for z in data["zooms"])
         kept = {n: data[n] for n in ("photo_encoder", "map_encoders", "source", "attribution", "coverage")}
-        kept |= {n: data[n] for n in ("priors", "prior") if n in data}
+        kept |= {n: data[n] for n in ("priors", "prior", "pictures") if n in data}
         dim = _count(data["dim"], "dim", MAX_DIM)
         manifest = cls(zooms=zooms, dim=dim, codec=_text(data["codec"], "codec"), files=files, **kept)
         _check_descriptions(manifest)
@@ -262,36 +265,6 @@ class Manifest:
         """Check the sizes of all files and the contents of small ones; IndexDamagedError names the first difference."""
         for entry in self.files:
             check_file(directory, entry, contents=entry.bytes <= SMALL_FILE_BYTES)
-
-
-def file_entry(directory: Path, name: str) -> FileEntry:
-    """The size and hash of one file of the directory. Raises OSError if it is not a regular file inside it."""
-    with open_regular(directory / name, inside=directory) as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return FileEntry(name, os.fstat(stream.fileno()).st_size, digest)
-
-
-def check_file(directory: Path, entry: FileEntry, *, contents: bool) -> None:
-    """Compare one file with its entry; IndexDamagedError names the file and the difference."""
-    path = directory / entry.name
-    try:
-        with open_regular(path, inside=directory) as stream:
-            size = os.fstat(stream.fileno()).st_size
-            matches = size == entry.bytes
-            actual = hashlib.file_digest(stream, "sha256").hexdigest() if contents and matches else entry.sha256
-    except FileNotFoundError as exc:
-        raise IndexDamagedError(
-            f"{path} is missing, the manifest lists it: copy the index again or rebuild it"
-        ) from exc
-    except OSError as exc:
-        raise IndexDamagedError(f"{path} cannot be read ({exc.strerror}): copy the index again or rebuild it") from exc
-    if not matches:
-        raise IndexDamagedError(f"{path} has {size} bytes, the manifest says {entry.bytes}: copy or build it again")
-    if actual != entry.sha256:
-        raise IndexDamagedError(
-            f"{path} differs from the manifest (sha256 {actual[:12]}, expected {entry.sha256[:12]}): "
-            "copy the index or build it again"
-        )
 
 
 def is_prior_name(name: str) -> bool:
@@ -358,6 +331,8 @@ def _check_descriptions(manifest: Manifest) -> None:
             raise ValueError(f"the prior {name!r:.60} has no fingerprint")
     if manifest.codec not in CODECS:
         raise ValueError(f"codec is {manifest.codec!r:.60}: this program reads {' and '.join(CODECS)}")
+    if manifest.pictures not in (None, *PICTURES):
+        raise ValueError(f"pictures is {manifest.pictures!r:.60}: {' or '.join(PICTURES)} is expected")
     if not manifest.dim and any(zoom.vectors for zoom in manifest.zooms):
         raise ValueError("dim is 0, and it lists vectors")
 

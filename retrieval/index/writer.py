@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from retrieval.errors import IndexFormatError
 from retrieval.files import write_npy
-from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry, file_entry
+from retrieval.index.file_entries import file_entry
+from retrieval.index.manifest import Manifest, ShardEntry, ZoomEntry
 from retrieval.index.shards import content_hash, stored_blocks, write_lists
 
 __all__ = ["ENCODERS", "write_manifest", "write_shard"]
@@ -92,6 +93,7 @@ def write_manifest(
     attribution: str,
     coverage: Mapping[str, Any],
     other_files: Iterable[str] = (),
+    pictures: str | None = None,
 ) -> Manifest:
     """Declare a directory complete: write and return the manifest. For the arguments see `Manifest`.
 
@@ -111,6 +113,7 @@ def write_manifest(
         source=source,
         attribution=attribution,
         coverage=coverage,
+        pictures=pictures,
         files=tuple(sorted(files, key=lambda entry: entry.name)),
     )
     manifest.write(directory)

@@ -6,7 +6,7 @@ It converts places and descents to tiles; all choices are made before. Numbers a
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from retrieval.search.beam import Descent, Step
 from retrieval.search.posterior import Floats
 from retrieval.search.rounding import degrees, kilometres, probability
 from tile_cache.addressing import Tile, bounds, centre, morton_decode, quadkey
+
+Outcome = Literal["located", "uncertain", "elsewhere"]
+"""What a caller should do with an answer; see `retrieval.search.evidence.outcome_of`."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,8 @@ class Answer:
     zooms: tuple[int, ...]
     attribution: str
     prior: str | None = None  # the prior's name; None without a prior
+    outcome: Outcome = "uncertain"
+    pictures: str | None = None  # where the index's pictures are taken from
 
     @property
     def confidence(self) -> float:
@@ -100,8 +105,10 @@ class Answer:
     def to_json(self) -> dict[str, Any]:
         """The contract's object without `timing_ms`, which the pipeline adds. `trace` and `prior` only if not None."""
         index = {"id": self.index_id, "calibration_id": self.calibration_id, "zooms": list(self.zooms)}
+        index["pictures"] = self.pictures
         trace = {} if self.trace is None else {"trace": [level.to_json() for level in self.trace]}
         head: dict[str, Any] = {
+            "outcome": self.outcome,
             "lat": degrees(self.lat),
             "lon": degrees(self.lng),
             "confidence": probability(self.confidence),

@@ -11,6 +11,10 @@ MAX_REGION_TEXT = 16_000
 Scoring = Literal["posterior", "paper"]
 """How tiles are ranked: by posterior mass, or, as in the hierarchical-search paper, by similarity alone."""
 
+Register = Literal["auto", "on", "off"]
+"""Whether a picture is registered: where it can be, in any case (a QueryError where it cannot), or never."""
+MAX_WIDTH_KM = 20_000.0
+
 Device = Literal["auto", "cpu", "cuda"]
 """Where the encoder and the search run; `auto` is a GPU if there is one with enough free memory for the index."""
 

@@ -31,6 +31,7 @@ def answer_alone(belief: Belief, prior: InstalledPrior, manifest: Manifest) -> A
         calibration_id=None,
         zooms=tuple(zooms),
         attribution=manifest.attribution,
+        pictures=manifest.viewpoint,
         prior=prior.name,
     )
 

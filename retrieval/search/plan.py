@@ -10,7 +10,7 @@ from retrieval.encoders.base import EncodesPhotos
 from retrieval.index.calibration import Calibration
 from retrieval.priors.base import Prior
 from retrieval.search.deadline import NO_DEADLINE, Deadline
-from retrieval.search.options import DEFAULT_K, Scoring
+from retrieval.search.options import DEFAULT_K, MAX_ALTERNATIVES, Register, Scoring
 from retrieval.search.query import Constraint
 
 __all__ = ["InstalledPrior", "SearchPlan"]
@@ -57,7 +57,8 @@ class SearchPlan:
     """A resolved query. Two plans of one locator are equal if their pictures can be searched together.
 
     `calibration` holds the numbers to search with: the prior's where there is a prior, else the index's.
-    `prior_only`: return the prior's own answer without searching. `deadline`: when the search is ended.
+    `prior_only`: return the prior's own answer without searching. `register`: `off` also where `auto` found that the
+    index cannot, for the reason `unregistered`. `deadline`: when the search is ended.
     """
 
     calibration: Calibration = field(compare=False)  # determined by the locator and the prior
@@ -68,6 +69,10 @@ class SearchPlan:
     prior_only: bool = False
     alternatives: int = 0
     trace: bool = False
+    register: Register = "off"
+    width_km: float | None = None
+    heading: float | None = None
+    unregistered: str | None = None
     deadline: Deadline = field(default=NO_DEADLINE, compare=False)
 
     @property
@@ -75,6 +80,11 @@ class SearchPlan:
         """Whether the search takes much longer than most: a region is compared with every candidate, up to 16 k."""
         region = None if self.constraint is None else self.constraint.region
         return region is not None and (region.corners + _TILE_CORNERS) * self.k > _EXPENSIVE
+
+    @property
+    def places(self) -> int:
+        """How many places the search returns: the answer and its alternatives, which are registration's candidates."""
+        return 1 + (self.alternatives if self.register == "off" else MAX_ALTERNATIVES)
 
     @property
     def prior_encoder(self) -> EncodesPhotos | None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:  # loads shapely, which queries without a region do not need
     from retrieval.geo.region import Region
 
 MAX_TILES = 384
+_EVEN_POINTS = 4096
+"""Points of mass that is spread evenly, about."""
 UNREACHED = 0.001
 """Share of the mass that may be left out with the lightest tiles; radii treat it as farther away than all points."""
 
@@ -90,6 +92,34 @@ def centres_of(descent: Descent, tiles: Frontier, bbox: BBox | None) -> Centres:
     return _centres(addresses_of(descent, tiles), bbox)
 
 
+class Even(NamedTuple):
+    """Mass 1 spread evenly over the first level of a descent: shares of its c candidates, and points with mass."""
+
+    shares: Floats  # (c,)
+    vectors: Floats  # (s, 3)
+    mass: Floats  # (s,)
+
+
+def spread_evenly(descent: Descent, constraint: Constraint | None) -> Even:
+    """By area on the sphere, of the part inside the bounding box if there is one; of points, those in the region."""
+    step = descent.steps[0]
+    tiles = Frontier(np.zeros(len(step.rows), dtype=np.intp), np.arange(len(step.rows)), np.ones(len(step.rows)))
+    shape = _rectangles(addresses_of(descent, tiles), None if constraint is None else constraint.bbox)
+    area = (shape.east - shape.west) * (shape.top - shape.bottom)
+    shares = area / area.sum()
+    count = int(np.clip(_EVEN_POINTS // len(shares), 1, 64))
+    owner = np.arange(len(shares)).repeat(count)
+    number = np.tile(np.arange(count), len(shares))
+    lng = (shape.east - shape.west)[owner] * ((number + 0.5) / count) + shape.west[owner]
+    sine = (shape.top - shape.bottom)[owner] * (_mirrored(number) + 0.5 / count) + shape.bottom[owner]
+    vectors, mass = unit_vectors_of_sines(lng, np.clip(sine, -1, 1)), shares[owner] / count
+    if constraint is not None and constraint.region is not None:
+        inside = constraint.region.contains(*degrees_of(vectors))
+        if inside.any():
+            vectors, mass = vectors[inside], mass[inside] / mass[inside].sum()
+    return Even(shares, vectors, mass)
+
+
 def _split(mass: Floats, total: float) -> tuple[Ints, Ints]:
     """The heaviest tiles, heaviest first, and the tiles to lump: none if the rest holds less than UNREACHED."""
     all_fit = len(mass) <= MAX_TILES
@@ -151,8 +181,12 @@ def _sub_points() -> tuple[Ints, Floats, Floats, Floats]:
     counts[:96], counts[:24], counts[:6] = 4, 16, 64
     owner = np.arange(MAX_TILES).repeat(counts)
     number = np.concatenate([np.arange(n) for n in counts])
-    mirrored = sum((number >> bit & 1) / 2.0 ** (bit + 1) for bit in range(6))
-    return owner, (number + 0.5) / counts[owner], mirrored + 0.5 / counts[owner], 1.0 / counts[owner]
+    return owner, (number + 0.5) / counts[owner], _mirrored(number) + 0.5 / counts[owner], 1.0 / counts[owner]
+
+
+def _mirrored(number: Ints) -> Floats:
+    """The binary digits of numbers below 64 behind the point, in reverse order (van der Corput)."""
+    return np.asarray(sum((number >> bit & 1) / 2.0 ** (bit + 1) for bit in range(6)))
 
 
 _OWNER, _ACROSS, _UP, _SHARE = _sub_points()

@@ -3,6 +3,7 @@
 It knows nothing of any index; `retrieval.search.plan` resolves a query against one.
 """
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import QueryError
 from retrieval.geo.box import check_box, spans_of
-from retrieval.search.options import DEFAULT_K, MAX_ALTERNATIVES, MAX_K, Scoring
+from retrieval.search.options import DEFAULT_K, MAX_ALTERNATIVES, MAX_K, MAX_WIDTH_KM, Register, Scoring
 from tile_cache.addressing import mercator_y, morton_decode
 
 if TYPE_CHECKING:  # loads shapely, which queries without a region do not need
@@ -75,7 +76,8 @@ class LocateQuery:
     `k`: beam width, 1 to 1024 tiles per zoom. `alternatives`: further places to return, 0 to 20. `trace`: return the
     beam of every zoom. `prior`: the name of an installed prior; `none` for no prior; None for the index's default.
     `bbox`, `within`: the place lies inside both. `prior_only`: return the prior's own answer without searching; it
-    cannot be combined with `bbox` or `within`.
+    cannot be combined with `bbox` or `within`. `register`: see `options.Register`; `width_km`, `heading`: what is known
+    of a picture from above, the width of what it shows and the compass direction of its top, in degrees.
     """
 
     k: int = DEFAULT_K
@@ -86,12 +88,19 @@ class LocateQuery:
     prior: str | None = None
     within: "Region | None" = None
     prior_only: bool = False
+    register: Register = "auto"
+    width_km: float | None = None
+    heading: float | None = None
 
     def __post_init__(self) -> None:
         _check_count("k", self.k, 1, MAX_K)
         _check_count("alternatives", self.alternatives, 0, MAX_ALTERNATIVES)
         if self.scoring not in get_args(Scoring):
             raise QueryError(f"unknown scoring {self.scoring!r}: use {' or '.join(get_args(Scoring))}")
+        if self.register not in get_args(Register):
+            raise QueryError(f"unknown register {self.register!r}: use {', '.join(get_args(Register))}")
+        _check_number("width_km", self.width_km, 1, MAX_WIDTH_KM)
+        _check_number("heading", self.heading, -360, 360)
         if self.prior_only and self.constraint is not None:
             raise QueryError(f"a prior's own answer cannot be limited to {self.constraint}: search with that prior")
 
@@ -104,6 +113,11 @@ class LocateQuery:
 def _check_count(name: str, value: int, low: int, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise QueryError(f"{name} is {value!r}: give a whole number from {low} to {high}")
+
+
+def _check_number(name: str, value: float | None, low: float, high: float) -> None:
+    if value is not None and not (math.isfinite(value) and low <= value <= high):
+        raise QueryError(f"{name} is {value!r}: give a number from {low:g} to {high:g}")
 
 
 def _overlaps(first: NDArray[np.uint32], low: float, high: float) -> NDArray[np.bool_]:

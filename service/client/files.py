@@ -55,7 +55,7 @@ def locate_here(open_index: Callable[[], "Locator"], photos: Sequence[Path], que
     from retrieval.decoding.decoder import shared_decoder
     from retrieval.errors import DecodeMemoryError, DecoderError, PhotoError
     from retrieval.pictures.limits import PhotoLimits
-    from retrieval.pipeline import DecodedPicture, decode, locate
+    from retrieval.pipeline import REGISTRATION_S, DecodedPicture, Searched, decode, locate, register
 
     def outcomes(group: list[DecodedPicture | Outcome]) -> Iterator[Outcome]:
         pictures = [each for each in group if isinstance(each, DecodedPicture)]
@@ -64,7 +64,7 @@ def locate_here(open_index: Callable[[], "Locator"], photos: Sequence[Path], que
             outcome = next(located) if isinstance(each, DecodedPicture) else each
             if isinstance(outcome, Exception):
                 raise outcome
-            yield outcome
+            yield register(outcome, REGISTRATION_S) if isinstance(outcome, Searched) else outcome
 
     limits = PhotoLimits()
     locator: Locator | None = None

@@ -25,6 +25,14 @@ class LocateOptions(TypedDict, total=False):
     """Search only this region: a GeoJSON polygon (or MultiPolygon, Feature, ...) as text. With `bbox`, only the
     overlap of both.
     """
+    register: Literal["auto", "on", "off"] | None
+    """Find exactly where a picture from above lies: `auto` where the index can and there is room, `on` in any case
+    (422 where the index cannot, 503 where there is no room), or `off`.
+    """
+    width_km: float | None
+    """For registration: the width of what the picture shows on the ground, within 10%."""
+    heading: float | None
+    """For registration: the compass direction of the picture's top, in degrees, within 15."""
 
 
 RadiusKm = TypedDict("RadiusKm", {"50": float | None, "90": float | None})
@@ -76,12 +84,55 @@ class TracedLevel(TypedDict):
     kept: list[Kept]
 
 
+class Polygon(TypedDict):
+    """A GeoJSON polygon: its outer ring, then its holes."""
+
+    type: Literal["Polygon"]
+    coordinates: list[list[list[float]]]
+
+
+class MultiPolygon(TypedDict):
+    """Several GeoJSON polygons, such as one that is cut at the date line."""
+
+    type: Literal["MultiPolygon"]
+    coordinates: list[list[list[list[float]]]]
+
+
+class GroundPoint(TypedDict):
+    """A control point: a place in the picture, in pixels of the file as it is stored, and on the ground."""
+
+    x: float
+    y: float
+    lon: float
+    lat: float
+
+
+class Registration(TypedDict):
+    """How a picture from above fits the reference. Without a place, only the first three and `reason`."""
+
+    accepted: bool
+    probability: float
+    method: str
+    reason: str | None
+    score: NotRequired[float]
+    margin: NotRequired[float]
+    lat: NotRequired[float]
+    lon: NotRequired[float]
+    width_km: NotRequired[float]
+    heading_deg: NotRequired[float]
+    residual_km: NotRequired[float | None]
+    footprint: NotRequired[Polygon | MultiPolygon]
+    gcps: NotRequired[list[GroundPoint]]
+    homography: NotRequired[list[list[float]]]
+
+
 class IndexVersion(TypedDict):
     """The index that answered."""
 
     id: str
     calibration_id: str | None
     zooms: list[int]
+    pictures: Literal["above", "ground"] | None
 
 
 class Timing(TypedDict):
@@ -90,11 +141,13 @@ class Timing(TypedDict):
     decode: float
     encode: float
     search: float
+    register: NotRequired[float]
 
 
 class Answer(TypedDict):
     """Where one picture was taken."""
 
+    outcome: Literal["located", "uncertain", "elsewhere"]
     lat: float
     lon: float
     confidence: float
@@ -105,6 +158,8 @@ class Answer(TypedDict):
     alternatives: list[Alternative]
     trace: NotRequired[list[TracedLevel]]
     prior: NotRequired[str]
+    registration: Registration | None
+    registration_reason: NotRequired[str]
     notes: NotRequired[list[str]]
     elsewhere: float
     index: IndexVersion
@@ -139,20 +194,6 @@ class IndexZoom(TypedDict):
     rows: int
     vectors: int
     inferred: int
-
-
-class Polygon(TypedDict):
-    """A GeoJSON polygon: its outer ring, then its holes."""
-
-    type: Literal["Polygon"]
-    coordinates: list[list[list[float]]]
-
-
-class MultiPolygon(TypedDict):
-    """Several GeoJSON polygons, such as one that is cut at the date line."""
-
-    type: Literal["MultiPolygon"]
-    coordinates: list[list[list[list[float]]]]
 
 
 class DeepCoverage(TypedDict):
@@ -237,6 +278,7 @@ class Index(TypedDict):
     coverage: Coverage
     encoders: IndexEncoders
     attribution: str
+    pictures: Literal["above", "ground"] | None
     priors: list[IndexPrior]
     prior: str | None
     engine: str

@@ -16,6 +16,7 @@ from retrieval.pictures.limits import PhotoLimits
 from retrieval.pictures.photo import decode as decode_here
 from retrieval.pictures.work import inspect
 from retrieval.pipeline import DecodedPicture, decode, prepared, views_for
+from retrieval.search.plan import SearchPlan
 from retrieval.search.query import LocateQuery
 from service.engine.shares import Turns
 from service.engine.watch import Watch
@@ -42,22 +43,20 @@ class Decoders:
         self._apart = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-large")
         self._turns_apart = Turns(1)
 
-    async def decode(
-        self, locator: Locator, read: Callable[[], bytes], query: LocateQuery, turn: str
-    ) -> DecodedPicture:
-        """Read and decode a picture; those with the same `turn` wait for each other.
+    async def decode(self, locator: Locator, read: Callable[[], bytes], plan: SearchPlan, turn: str) -> DecodedPicture:
+        """Read and decode a picture for a plan of this locator; those with the same `turn` wait for each other.
 
-        Raises PhotoError, QueryError, OutOfMemoryError, DecoderEndedError. If the caller is cancelled, a picture in the
+        Raises PhotoError, OutOfMemoryError, DecoderEndedError. If the caller is cancelled, a picture in the
         process is given up.
         """
         loop = asyncio.get_running_loop()
         async with self._turns.taken(turn):
-            photo = await loop.run_in_executor(self._pool, self._ordinary, locator, read, query)
+            photo = await loop.run_in_executor(self._pool, self._ordinary, locator, read, plan)
         if photo is None:
             async with self._turns_apart.taken(turn):
                 abandon = Abandoning()
                 try:
-                    photo = await loop.run_in_executor(self._apart, self._large, locator, read, query, abandon)
+                    photo = await loop.run_in_executor(self._apart, self._large, locator, read, plan, abandon)
                 except asyncio.CancelledError:
                     abandon()
                     raise
@@ -69,7 +68,7 @@ class Decoders:
 
         def work() -> DecodedPicture:
             with self._watch.running("the decoding of a picture", self._timeout_s):
-                return decode(locator, data)
+                return decode(locator, data, LocateQuery(register="off"))
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
@@ -80,11 +79,11 @@ class Decoders:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._apart.shutdown(wait=True)
 
-    def _ordinary(self, locator: Locator, read: Callable[[], bytes], query: LocateQuery) -> DecodedPicture | None:
+    def _ordinary(self, locator: Locator, read: Callable[[], bytes], plan: SearchPlan) -> DecodedPicture | None:
         """In a thread of the pool: the picture, or None if it is for the process."""
         started = time.perf_counter()
         with self._watch.running("the decoding of a picture", self._timeout_s):
-            plan, data = locator.plan(query), read()
+            data = read()
             views = views_for(locator, plan)
             work = inspect(data, self._limits, views)
             if not work.is_ordinary:
@@ -95,11 +94,10 @@ class Decoders:
                 raise OutOfMemoryError(str(exc)) from exc
 
     def _large(
-        self, locator: Locator, read: Callable[[], bytes], query: LocateQuery, abandoning: Abandoning
+        self, locator: Locator, read: Callable[[], bytes], plan: SearchPlan, abandoning: Abandoning
     ) -> DecodedPicture:
         """In the thread beside the process."""
         started = time.perf_counter()
-        plan = locator.plan(query)
         # A start of the process takes a while, too, on a machine that is busy.
         with self._watch.running("the decoding of a large picture", 2 * self._timeout_s):
             try:

@@ -17,11 +17,13 @@ from PIL import Image
 
 from retrieval.errors import QueryError
 from retrieval.locator import Locator
-from retrieval.pipeline import DecodedPicture, Outcome
+from retrieval.pipeline import DecodedPicture, Outcome, Searched
+from retrieval.search.plan import SearchPlan
 from retrieval.search.query import LocateQuery
 from service.engine.decoding import Decoders
 from service.engine.limits import Slots
 from service.engine.queue import ImageQueue, Lane
+from service.engine.registering import Registering
 from service.engine.shares import Shares
 from service.engine.watch import Watch
 from service.errors import NotReadyError, OverloadedError, TooSlowError
@@ -54,22 +56,35 @@ class Inference:
             settings.search_timeout_s,
             lambda pictures: self._watch.running("a call of the engine", self._longest_s(pictures)),
         )
+        self.registering = Registering(
+            locator, settings, metrics, self._watch, partial(self._overload, "registrations"), self.submit
+        )
         self._checking = asyncio.Lock()
         metrics.read_queue_from(lambda: self.slots.single, lambda: self.slots.batch)
         self._export_index()
+
+    def plan(self, query: LocateQuery) -> SearchPlan:
+        """Resolve a query against the loaded index; see `Locator.plan`."""
+        return self.locator.plan(query, self.registering.registrar)
 
     async def decode(
         self, read: Callable[[], bytes], query: LocateQuery, caller: str, lane: Lane = "single"
     ) -> DecodedPicture:
         """Read and decode a picture, see `Decoders.decode`. `read` is called in another thread, and may be again."""
-        return await self._decoders.decode(self.locator, read, query, f"{lane} {caller}")
+        return await self._decoders.decode(self.locator, read, self.plan(query), f"{lane} {caller}")
 
     async def locate(self, photo: DecodedPicture, caller: str) -> dict[str, Any]:
         """The answer for a single picture; raises the error that prevented it."""
         outcome = await self.submit([photo], caller, "single")[0]
         if isinstance(outcome, Exception):
             raise outcome
-        return outcome
+        return await self.registered(outcome, caller, "single") if isinstance(outcome, Searched) else outcome
+
+    async def registered(self, searched: Searched, caller: str, lane: Lane, *, in_time: bool = True) -> dict[str, Any]:
+        """The answer after registration; see `Registering.answer`."""
+        answer = await self.registering.answer(searched, caller, lane, in_time=in_time)
+        self._metrics.count_answer(answer)
+        return answer
 
     def submit(self, photos: Sequence[DecodedPicture], caller: str, lane: Lane) -> "list[asyncio.Future[Outcome]]":
         """Queue decoded pictures; see `ImageQueue.submit`."""
@@ -95,12 +110,14 @@ class Inference:
     def adopt(self, locator: Locator) -> None:
         """Use this locator, which has located a picture, from now on. Pictures in progress finish with the old one."""
         self.locator, self.ready = locator, True
+        self.registering.adopt(locator)
         self._export_index()
 
     def close(self) -> None:
         """Finish running work, drop queued work, and stop the threads."""
         self._decoders.close()
         self._queue.close()
+        self.registering.close()
 
     def _export_index(self) -> None:
         about = self.locator.describe()
@@ -118,6 +135,7 @@ class Inference:
         for outcome in outcomes:
             if not isinstance(outcome, Exception):
                 self.ready = True
+            if isinstance(outcome, dict):  # the others are counted once they are registered
                 self._metrics.count_answer(outcome)
         if any(isinstance(each, Exception) and not isinstance(each, QueryError | TooSlowError) for each in outcomes):
             self.ready = False

@@ -16,6 +16,7 @@ States of a group, and what each waits for:
 import asyncio
 import json
 import logging
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from retrieval.pipeline import DecodedPicture, Outcome
+from retrieval.pipeline import DecodedPicture, Outcome, Searched
 from retrieval.search.query import LocateQuery
 from service.access.audit import Trail
 from service.engine.inference import Inference
@@ -37,6 +38,8 @@ _GROUPS_IN_PROGRESS = 4
 """One group is encoded, one waits for the encoder, the others are decoded."""
 _HELD_BYTES = 4 << 20
 """Limit of finished lines that the client has not read."""
+_REGISTERING_S = 20.0
+"""Seconds in which pictures of a group are registered with `register=auto`."""
 
 _log = logging.getLogger("tilebeam.service")
 
@@ -46,7 +49,7 @@ class _Line(NamedTuple):
 
     number: int
     photo: SpooledPhoto
-    audited: Outcome
+    audited: dict[str, Any] | Exception
     text: bytes
 
 
@@ -182,13 +185,31 @@ class BatchWork:
             ready = [photo for photo in decoded if isinstance(photo, DecodedPicture)]
             located = self._inference.submit(ready, self._caller, "batch")
             group.queued.set()
-            outcomes = iter(await asyncio.gather(*located))
+            searched = await asyncio.gather(*located)
+        outcomes = iter(await self._registered(searched))  # without the slots, which other batches wait for
         return [next(outcomes) if isinstance(photo, DecodedPicture) else _error(photo) for photo in decoded]
+
+    async def _registered(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """The same, with answers where pictures are to be registered: one after another, for as long as there is time.
+
+        A client waits for the lines of the group, and must not take the service for dead.
+        """
+        started, answers = time.monotonic(), list[Outcome]()
+        for outcome in outcomes:
+            if isinstance(outcome, Searched):
+                in_time = time.monotonic() - started < _REGISTERING_S
+                try:
+                    outcome = await self._inference.registered(outcome, self._caller, "batch", in_time=in_time)
+                except Exception as error:
+                    outcome = error
+            answers.append(outcome)
+        return answers
 
     async def _decode(self, photo: SpooledPhoto) -> DecodedPicture:
         return await self._inference.decode(partial(self._spool.read, photo), self._query, self._caller, "batch")
 
     def _line(self, number: int, photo: SpooledPhoto, outcome: Outcome) -> _Line:
+        assert not isinstance(outcome, Searched)
         if isinstance(outcome, Exception):
             return _Line(number, photo, outcome, self._error_line(number, photo, outcome))
         # The audit needs only the levels. The whole answer may hold a trace that is a thousand times larger.

@@ -42,8 +42,10 @@ def feature_collection(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _features(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    with_own_features = ("lat", "lon", "levels", "alternatives", "trace")
+    with_own_features = ("lat", "lon", "levels", "alternatives", "trace", "registration")
     about = {name: value for name, value in answer.items() if name not in with_own_features}
+    registration = answer["registration"]
+    about["registration"] = registration and {n: v for n, v in registration.items() if n != "footprint"}
     yield _feature("answer", _point(answer), about)
     for share, km in answer["radius_km"].items():
         if km is not None:
@@ -55,12 +57,16 @@ def _features(answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         for row in level["kept"]:
             about = {"zoom": level["zoom"], "tile": row["tile"], **{name: row[name] for name in _FIGURES}}
             yield _feature("kept", _box([degrees(edge) for edge in bounds(Tile(**row["tile"]))]), about)
+    if registration and "footprint" in registration:
+        about = {name: registration[name] for name in _OF_FOOTPRINT}
+        yield _feature("footprint", registration["footprint"], about)
     for rank, other in enumerate(answer["alternatives"], 1):
         about = {"rank": rank, "confidence": other["confidence"], "tile": other["tile"]}
         yield _feature("alternative", _point(other), about)
 
 
 _FIGURES = ("confidence", "similarity")
+_OF_FOOTPRINT = ("accepted", "probability", "width_km", "heading_deg")
 
 
 def _feature(kind: str, geometry: dict[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:

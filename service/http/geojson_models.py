@@ -7,19 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from service.answer_parts import MultiPolygon, Point, Polygon, Registration, Timing, absent
 from service.http.models import (
     Attribution,
     Confidence,
     IndexVersion,
-    MultiPolygon,
-    Point,
-    Polygon,
     RadiusKm,
     Similarity,
     Tile,
-    Timing,
     Zoom,
-    absent,
 )
 
 
@@ -27,11 +23,14 @@ class AnswerProperties(BaseModel):
     """The point of the answer, with what holds for the whole answer."""
 
     kind: Literal["answer"]
+    outcome: Literal["located", "uncertain", "elsewhere"]
     confidence: Confidence
     calibrated: bool
     radius_km: RadiusKm
     zoom: Zoom
     prior: str = Field(default_factory=absent)
+    registration: Registration | None = Field(description="Without the footprint, which is a feature of its own.")
+    registration_reason: str = Field(default_factory=absent)
     notes: list[str] = Field(default_factory=absent)
     elsewhere: float = Field(ge=0, le=1)
     index: IndexVersion
@@ -68,6 +67,16 @@ class KeptProperties(BaseModel):
     similarity: Similarity
 
 
+class FootprintProperties(BaseModel):
+    """The outline of what the picture shows, by registration."""
+
+    kind: Literal["footprint"]
+    accepted: bool
+    probability: float = Field(ge=0, le=1)
+    width_km: float
+    heading_deg: float
+
+
 class AlternativeProperties(BaseModel):
     """Another place; `rank` counts from 1."""
 
@@ -77,7 +86,9 @@ class AlternativeProperties(BaseModel):
     tile: Tile
 
 
-Properties = AnswerProperties | RadiusProperties | TileProperties | KeptProperties | AlternativeProperties
+Properties = (
+    AnswerProperties | RadiusProperties | TileProperties | KeptProperties | FootprintProperties | AlternativeProperties
+)
 
 
 class Feature(BaseModel):

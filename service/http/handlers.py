@@ -20,7 +20,7 @@ from service.errors import (
     problem_type_of,
     shortened,
 )
-from service.http.models import LocateParams
+from service.http.models import PARAMETERS
 from service.ops.metrics import Metrics
 
 _CLIENT_CLOSED_REQUEST = 499
@@ -96,7 +96,7 @@ def _detail(error: Mapping[str, Any]) -> str:
     location: Sequence[Any] = error["loc"]
     name = shortened(str(location[-1]), _MOST_CHARACTERS) if location else "request"
     if error["type"] == "extra_forbidden":
-        known = ", ".join(sorted(LocateParams.model_fields))
+        known = ", ".join(sorted(PARAMETERS))
         return f"unknown query parameter {name!r}; use {known}"
     value = shortened(repr(error.get("input")), _MOST_CHARACTERS)
     place = "path" if location[:1] == ("path",) else "query"

@@ -11,12 +11,21 @@ To add a query parameter, edit two places, or three:
 Then run `scripts/export-openapi`. If the command line should have the parameter too, add an option to service/cli.py.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from retrieval.search.options import MAX_ALTERNATIVES, MAX_K, MAX_REGION_TEXT, Scoring, parse_bbox
+from retrieval.search.options import (
+    MAX_ALTERNATIVES,
+    MAX_K,
+    MAX_REGION_TEXT,
+    MAX_WIDTH_KM,
+    Register,
+    Scoring,
+    parse_bbox,
+)
 from retrieval.search.query import BBox, LocateQuery
+from service.answer_parts import Alive, Area, Latitude, Longitude, Ready, Registration, Timing, absent, example_of
 from service.errors import RequestError
 
 _MAX_PRIOR_NAME = 40
@@ -57,6 +66,29 @@ class LocateParams(BaseModel):
         examples=['{"type":"Polygon","coordinates":[[[5,45],[11,45],[8,48],[5,45]]]}'],
     )
 
+    register_: Register = Field(  # pydantic's models have a method `register`
+        LocateQuery.register,
+        alias="register",
+        description="Find exactly where a picture from above lies: `auto` where the index can and there is room, `on` "
+        "in any case (422 where the index cannot, 503 where there is no room), or `off`.",
+    )
+    width_km: float | None = Field(
+        None,
+        ge=1,
+        le=MAX_WIDTH_KM,
+        allow_inf_nan=False,
+        description="For registration: the width of what the picture shows on the ground, within 10%.",
+        examples=[600],
+    )
+    heading: float | None = Field(
+        None,
+        ge=-360,
+        le=360,
+        allow_inf_nan=False,
+        description="For registration: the compass direction of the picture's top, in degrees, within 15.",
+        examples=[0],
+    )
+
     def query(self, scoring: Scoring) -> LocateQuery:
         """The query for the search; raises RequestError for a malformed bbox and QueryError for invalid values."""
         box = None if self.bbox is None else BBox(*_box(self.bbox))
@@ -65,7 +97,11 @@ class LocateParams(BaseModel):
             from retrieval.geo.region import Region  # loads shapely, which most queries do not need
 
             within = Region.of_geojson(self.within)
-        return LocateQuery(**self.model_dump() | {"bbox": box, "within": within, "scoring": scoring})
+        return LocateQuery(**self.model_dump(by_alias=True) | {"bbox": box, "within": within, "scoring": scoring})
+
+
+PARAMETERS = frozenset(field.alias or name for name, field in LocateParams.model_fields.items())
+"""The names of the query parameters."""
 
 
 def _box(text: str) -> tuple[float, float, float, float]:
@@ -75,15 +111,8 @@ def _box(text: str) -> tuple[float, float, float, float]:
         raise RequestError(str(exc)) from exc
 
 
-def absent() -> Any:
-    """Default factory of a field that may be missing: the schema then neither requires it nor names a default."""
-
-
 Zoom = Annotated[int, Field(ge=0, le=30, description="0 is the whole world as one tile.", examples=[8])]
 Count = Annotated[int, Field(ge=0)]
-Latitude = Annotated[float, Field(ge=-90, le=90, description="Degrees north.", examples=[48.61])]
-Longitude = Annotated[float, Field(ge=-180, le=180, description="Degrees east.", examples=[2.24])]
-Milliseconds = Annotated[float, Field(ge=0)]
 Confidence = Annotated[
     float, Field(ge=0, le=1, description="Probability of everything inside this tile.", examples=[0.41])
 ]
@@ -94,6 +123,12 @@ CalibrationId = Annotated[
     str | None, Field(description="Hash of what the confidences were fitted to.", examples=["a7f2c4d81e03"])
 ]
 Attribution = Annotated[str, Field(examples=["NASA Earth Observatory"])]
+
+
+Pictures = Annotated[
+    Literal["above", "ground"] | None,
+    Field(description="Where the index's pictures are taken from; null if nobody said so.", examples=["above"]),
+]
 
 
 class Tile(BaseModel):
@@ -159,19 +194,17 @@ class IndexVersion(BaseModel):
     id: IndexId
     calibration_id: CalibrationId
     zooms: list[int] = Field(examples=[[4, 6, 8]])
-
-
-class Timing(BaseModel):
-    """Milliseconds of work, without waiting; work shared by a group is divided by its pictures."""
-
-    decode: Milliseconds = Field(examples=[4.1])
-    encode: Milliseconds = Field(examples=[9.8])
-    search: Milliseconds = Field(examples=[1.2])
+    pictures: Pictures
 
 
 class Answer(BaseModel):
     """Where one picture was taken."""
 
+    outcome: Literal["located", "uncertain", "elsewhere"] = Field(
+        description="What to do with it: take the place, show it as uncertain, or say that the picture shows nothing "
+        "that the index covers.",
+        examples=["uncertain"],
+    )
     lat: Latitude
     lon: Longitude
     confidence: Confidence = Field(description="Confidence of the deepest level.")
@@ -182,6 +215,12 @@ class Answer(BaseModel):
     alternatives: list[Alternative]
     trace: list[TracedLevel] = Field(default_factory=absent, description="Only with `trace=true`.")
     prior: str = Field(default_factory=absent, description="Name of the prior that was used; absent if none was.")
+    registration: Registration | None = Field(
+        description="Null if it was not tried.", examples=[example_of(Registration)]
+    )
+    registration_reason: str = Field(
+        default_factory=absent, description="Why it was not tried; absent if it was, and with `register=off`."
+    )
     notes: list[str] = Field(
         default_factory=absent,
         description="How the region was read and what was done to the picture's samples; absent if there is nothing "
@@ -216,33 +255,6 @@ class Line(BaseModel):
     name: str = Field(description="File name.")
     result: Answer = Field(default_factory=absent)
     error: Problem = Field(default_factory=absent)
-
-
-Position = Annotated[list[float], Field(min_length=2, max_length=3, description="Longitude, latitude in degrees.")]
-
-
-class Point(BaseModel):
-    """A GeoJSON point."""
-
-    type: Literal["Point"]
-    coordinates: Position
-
-
-class Polygon(BaseModel):
-    """A GeoJSON polygon: its outer ring, then its holes."""
-
-    type: Literal["Polygon"]
-    coordinates: list[list[Position]]
-
-
-class MultiPolygon(BaseModel):
-    """Several GeoJSON polygons, such as one that is cut at the date line."""
-
-    type: Literal["MultiPolygon"]
-    coordinates: list[list[list[Position]]]
-
-
-Area = Annotated[Polygon | MultiPolygon, Field(discriminator="type")]
 
 
 class IndexZoom(BaseModel):
@@ -336,6 +348,7 @@ class Index(BaseModel):
     coverage: Coverage
     encoders: IndexEncoders
     attribution: Attribution
+    pictures: Pictures
     priors: list[IndexPrior]
     prior: str | None = Field(description="The prior that is used if a query names none.", examples=["geocells"])
     engine: str = Field(description="Search engine and device.", examples=["lists on cpu"])
@@ -356,18 +369,6 @@ class Reloaded(BaseModel):
     previous: IndexIds
 
 
-class Alive(BaseModel):
-    """The answer of /healthz."""
-
-    status: Literal["alive"] = Field(examples=["alive"])
-
-
-class Ready(BaseModel):
-    """The answer of /readyz."""
-
-    status: Literal["ready"] = Field(examples=["ready"])
-
-
 class TileJSON(BaseModel):
     """TileJSON 3.0."""
 
@@ -384,14 +385,3 @@ class TileJSON(BaseModel):
 
 ANSWERS: tuple[type[BaseModel], ...] = (Answer, Line, Problem, Index, Reloaded, Alive, Ready, TileJSON)
 """Models of whole answers; the others are parts of these."""
-
-
-def example_of(model: type[BaseModel]) -> dict[str, Any]:
-    """An example of a model's JSON, composed of its fields' examples; optional fields are left out."""
-    fields = {field.alias or name: field for name, field in model.model_fields.items() if field.is_required()}
-    return {name: field.examples[0] if field.examples else _nested(field.annotation) for name, field in fields.items()}
-
-
-def _nested(annotation: Any) -> Any:
-    arguments = getattr(annotation, "__args__", ())
-    return [example_of(arguments[0])] if arguments else example_of(annotation)

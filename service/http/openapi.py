@@ -16,19 +16,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 
+from service.answer_parts import Alive, Ready, example_of
 from service.errors import INTERNAL, MEDIA_TYPE, PROBLEM_TYPES, TYPE_PREFIX, ProblemType
 from service.http import geojson
 from service.http.geojson_models import FeatureCollection
 from service.http.models import (
     ANSWERS,
-    Alive,
     Answer,
     Index,
     Problem,
-    Ready,
     Reloaded,
     TileJSON,
-    example_of,
 )
 
 PATH = "/openapi.json"

@@ -20,7 +20,7 @@ from service.engine.shares import Holding
 from service.errors import RequestError
 from service.http import geojson
 from service.http.batches import BatchResponse, BatchWork
-from service.http.models import LocateParams
+from service.http.models import PARAMETERS, LocateParams
 from service.http.openapi import BATCH, HEALTH, INDEX, LOCATE, LOCATE_GEOJSON, METRICS, READY
 from service.http.spool import Spool
 from service.http.uploads import UploadedPhoto, read_batch, read_photo
@@ -53,14 +53,14 @@ ServiceParts = Annotated[Service, Depends(_service)]
 
 
 async def _query(request: Request, params: Annotated[LocateParams, Query()], service: ServiceParts) -> LocateQuery:
-    repeated = {name for name in params.model_fields_set if len(request.query_params.getlist(name)) > 1}
+    repeated = {name for name in PARAMETERS if len(request.query_params.getlist(name)) > 1}
     if repeated:
         raise RequestError(f"query parameter {min(repeated)!r} is given more than once; give it once")
     if params.within is None:
         query = params.query(service.settings.scoring)
     else:  # reading and checking a region takes tens of milliseconds
         query = await asyncio.to_thread(params.query, service.settings.scoring)
-    service.inference.locator.plan(query)  # reject an unknown prior before the picture is read
+    service.inference.plan(query)  # reject an unknown prior before the picture is read
     return query
 
 
@@ -91,6 +91,8 @@ async def _located(request: Request, query: LocateQuery, service: Service) -> di
     inference, caller = service.inference, request.state.caller.holder
     inference.requests.check(caller)  # before the upload is read: reject early
     inference.slots.check(caller)
+    if query.register == "on":
+        inference.registering.check(caller)
     memory = Holding(inference.upload_bytes, caller)
     try:
         async with deadline(service.settings.request_timeout_s, "answering"):

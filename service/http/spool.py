@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from retrieval.errors import PhotoTooLargeError
 from service.errors import BodyTooLargeError, RequestError, SpoolError
-from service.http.models import LocateParams
+from service.http.models import PARAMETERS
 from service.settings import Settings
 
 _FLUSH_BYTES = 1 << 20
@@ -20,7 +20,7 @@ _FLUSH_BYTES = 1 << 20
 
 def check_field(field: str, filename: str | None, expected: str) -> None:
     """Raise RequestError unless a part of a form is a file field of the expected name."""
-    if field in LocateParams.model_fields:
+    if field in PARAMETERS:
         raise RequestError(
             f"{field!r} is a query parameter, not a form field; add it to the address, as in ?{field}=..."
         )

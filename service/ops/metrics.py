@@ -71,6 +71,12 @@ class Metrics:
             registry=self.registry,
         )
         self.images = Counter("tilebeam_images", "Pictures located.", registry=self.registry)
+        self.registrations = Counter(
+            "tilebeam_registrations",
+            "Pictures that were to be registered, by result: accepted, rejected, or skipped.",
+            ["result"],
+            registry=self.registry,
+        )
         self.rejections = Counter(
             "tilebeam_rejections", "Problem documents sent, by type.", ["problem"], registry=self.registry
         )
@@ -106,6 +112,10 @@ class Metrics:
             self.stage_seconds.labels(stage).observe(value / 1000)
         for level in answer["levels"]:
             self.confidence.labels(str(level["zoom"])).observe(level["confidence"])
+
+    def count_registration(self, result: str) -> None:
+        """Count one picture that was to be registered: `accepted`, `rejected` (nothing fits), or `skipped`."""
+        self.registrations.labels(result).inc()
 
     def count_overload(self, limit: str) -> None:
         """Count one rejection because a limit was reached, by the limit's name in docs/http-api.md."""

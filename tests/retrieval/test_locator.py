@@ -21,13 +21,18 @@ def test_answer_json_follows_the_contract(small):
     query = LocateQuery(k=8, alternatives=2, trace=True)
     answer = json.loads(json.dumps(locator.locate(levels[2].vectors[[5]], query)[0].to_json(), allow_nan=False))
     wanted = "lat lon confidence calibrated radius_km zoom levels alternatives trace elsewhere index attribution"
-    assert set(answer) == set(wanted.split())
+    assert set(answer) == {"outcome", *wanted.split()}
     assert set(answer["radius_km"]) == {"50", "90"}
     level_keys = "zoom tile quadkey lat lon bounds confidence similarity"
     assert set(answer["levels"][0]) == set(level_keys.split())
     assert answer["confidence"] == answer["levels"][-1]["confidence"]
     assert answer["zoom"] == answer["levels"][-1]["zoom"]
-    assert answer["index"] == {"id": locator.describe()["id"], "calibration_id": None, "zooms": [4, 6, 8]}
+    assert answer["index"] == {
+        "id": locator.describe()["id"],
+        "calibration_id": None,
+        "zooms": [4, 6, 8],
+        "pictures": None,
+    }
     kept = [len(level["kept"]) for level in answer["trace"]]
     assert kept[0] == 8
     assert len(kept) == 3

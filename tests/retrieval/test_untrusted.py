@@ -16,7 +16,7 @@ import pytest
 from retrieval.errors import CalibrationError, IndexDamagedError, PriorError, RetrievalError
 from retrieval.files import is_inside, open_regular, parse_json, read_npy, read_whole, write_npy
 from retrieval.index.calibration import Calibration, ZoomNumbers
-from retrieval.index.manifest import file_entry
+from retrieval.index.file_entries import file_entry
 from retrieval.index.reader import TileIndex
 from retrieval.installed_priors import staged
 from retrieval.locator import Locator

@@ -106,7 +106,6 @@ def test_every_request_error_has_a_status() -> None:
         service.errors.KeyFileError,  # ends `serve`, or is the reason of a ReloadError
         SettingsError,  # ends `serve`, never a request
         service.errors.AddressError,  # likewise
-        service.errors.NoReferenceError,  # of `register`, never of a request
     }
     assert {cls for cls in answered - abstract if problem_type_of(cls("x")).status == 500} == set()
 

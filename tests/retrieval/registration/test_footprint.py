@@ -94,11 +94,11 @@ def test_a_pole_in_the_picture_is_seen() -> None:
 def test_gis_files_run_on_beyond_the_date_line() -> None:
     features = Features(0.5, 0.2, 1.0)
     registration = Registration((640, 480), True, 0.9, Frame.upright(179.5, -17, 400, 10), features)
-    rows = qgis_points(registration).splitlines()[2:]
+    rows = qgis_points(registration.to_json()).splitlines()[2:]
     lngs = [float(row.split(",")[0]) for row in rows]
     assert max(lngs) > 180
     assert max(lngs) - min(lngs) < 10
-    first, *points = gdal_options(registration).splitlines()
+    first, *points = gdal_options(registration.to_json()).splitlines()
     assert first == "-a_srs EPSG:4326"
     assert points[-1].startswith("-gcp 640.00 480.00 18")
-    assert footprint_feature("a", registration)["geometry"]["type"] == "MultiPolygon"
+    assert footprint_feature("a", registration.to_json())["geometry"]["type"] == "MultiPolygon"

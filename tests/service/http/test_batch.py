@@ -61,7 +61,7 @@ def test_batch_answers_are_in_order_and_equal_locator(
         assert [level["tile"] for level in result["levels"]] == [level["tile"] for level in direct["levels"]]
         for name in ("lat", "lon", "confidence"):  # another batch shape may change an embedding's last bits
             assert result[name] == pytest.approx(direct[name], rel=1e-4)
-        assert set(result) == {*direct, "timing_ms"}
+        assert set(result) == {*direct, "registration", "registration_reason", "timing_ms"}
 
 
 def test_batch_continues_after_unreadable_image(serving: Any, locator: Locator, make_picture: Picture) -> None:

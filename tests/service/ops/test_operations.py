@@ -165,7 +165,7 @@ def test_page_and_docs_are_served(http: httpx.Client) -> None:
     body = paths["/locate"]["post"]["requestBody"]["content"]
     assert set(body) == {"multipart/form-data", "image/*"}
     assert {p["name"] for p in paths["/locate"]["post"]["parameters"]} == {
-        "k", "alternatives", "bbox", "trace", "prior", "within",
+        "k", "alternatives", "bbox", "trace", "prior", "within", "register", "width_km", "heading",
     }  # fmt: skip
 
 
