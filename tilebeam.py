@@ -1,12 +1,13 @@
 """The program `tilebeam`, which mounts the commands of all packages; its demo; and what users import by name.
 
-    from tilebeam import AsyncClient, Client, Locator, locate_picture
+    from tilebeam import AsyncClient, Client, LocateQuery, Locator, locate_picture
 
 These names are loaded on first use, and commands import heavy libraries only when they run: the client and `tilebeam
 locate --url` work without NumPy, FAISS and torch.
 """
 
 import json
+import os
 import sys
 from contextlib import suppress
 from importlib import metadata, resources
@@ -28,11 +29,12 @@ from service.arguments import box_arguments, with_value
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` loads these names
     from retrieval.locator import Locator
     from retrieval.pipeline import locate_picture
+    from retrieval.search.query import LocateQuery
     from service.client.client import AsyncClient, Client
 
     __version__: str
 
-__all__ = ["AsyncClient", "Client", "Locator", "__version__", "app", "locate_picture", "main"]
+__all__ = ["AsyncClient", "Client", "LocateQuery", "Locator", "__version__", "app", "locate_picture", "main"]
 
 GOOD_KM = 300.0
 """A sample counts as located when its answer lies within this distance of the true place."""
@@ -64,16 +66,12 @@ def __getattr__(name: str) -> Any:
     """Load a public name on first use, so that `import tilebeam` stays light."""
     if name == "__version__":
         return metadata.version("tilebeam")
-    if name == "Locator":
+    if name in ("LocateQuery", "Locator", "locate_picture"):
         try:
-            from retrieval.locator import Locator
+            from retrieval import locator, pipeline
         except ModuleNotFoundError as exc:
-            raise ImportError(f"Locator needs the module {exc.name}: pip install 'tilebeam[engine]'") from exc
-        return Locator
-    if name == "locate_picture":
-        from retrieval.pipeline import locate_picture
-
-        return locate_picture
+            raise ImportError(f"{name} needs the module {exc.name}: pip install 'tilebeam[engine]'") from exc
+        return getattr(pipeline if name == "locate_picture" else locator, name)
     if name in ("AsyncClient", "Client"):
         from service.client import client
 
@@ -299,6 +297,9 @@ def say(text: str) -> None:
 
 def main() -> None:
     """Run the program."""
+    # OpenMP's threads spin while they wait, unless its library finds this when it is loaded. Beside anything else that
+    # computes, such as a decoder, a spinning thread keeps the one that it waits for from its core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     service.standard_streams.run(app)
 
 

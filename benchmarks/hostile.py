@@ -278,7 +278,7 @@ def _attacks(server: Server, keys: Sequence[str], options: argparse.Namespace, t
         limits = ("--max-time", str(options.seconds), "-n", "10000")
         yield "schemathesis", lambda: _schemathesis(url, keys[0], options.seed, *limits), frozenset({"exit code 0"})
     callers = [{"Authorization": f"Bearer {key}"} for key in keys]
-    yield "a picture of 1x1", lambda: attack(url, iter([tiny()] * 3), 1, callers).outcomes(), None
+    yield "pictures of 1x1", lambda: attack(url, _lasting(seconds / 4), 1, callers).outcomes(), None
     pictures, shares = mutations(options.seed, options.images), 4 if options.images >= 400 else 1
     count = -(-options.images // shares)
     for number in range(shares):
@@ -322,6 +322,13 @@ class Run:
             time.sleep(0.6)
             if self.server.processor_s - before < 0.3:
                 return
+
+
+def _lasting(seconds: float) -> Iterator[Hostile]:
+    """Pictures of one pixel, for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield tiny()
 
 
 def _share(
@@ -381,7 +388,7 @@ def _complaints(server: Server) -> Iterator[str]:
     for line in list(server.log):
         entry = json.loads(line) if line.startswith("{") else {}
         if entry.get("level") in ("error", "critical") and not entry["logger"].startswith("PIL."):
-            yield f"in the log: {line[:1000]}"
+            yield f"in the log: {line if len(line) < 1000 else f'{line[:200]} ... {line[-700:]}'}"
 
 
 def _keep(broken: Sequence[tuple[str, Hostile]], folder: Path | None) -> None:

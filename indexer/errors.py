@@ -2,6 +2,7 @@
 
 IndexerError
 ├── CoverageError          a bbox, GeoJSON, zoom list or land fraction that describes no tiles
+├── OptionError            an option whose value means nothing
 ├── PhotoSetError          a table or folder of photos that cannot be used at all
 ├── TrainingError          a state or recipe that training cannot go on from
 ├── CalibrationFitError    a calibration that the given photos do not allow
@@ -22,6 +23,10 @@ class IndexerError(Exception):
 
 class CoverageError(IndexerError, ValueError):
     """A coverage that cannot be read or holds no tile."""
+
+
+class OptionError(IndexerError, ValueError):
+    """An option whose value means nothing, whatever the data; the message names both."""
 
 
 class PhotoSetError(IndexerError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrieval.errors import RetrievalError
+from retrieval.errors import RegionError, RetrievalError
 from retrieval.picture_files import printable
 from retrieval.search.options import DEFAULT_K, MAX_ALTERNATIVES, MAX_K, Device, Scoring, parse_bbox
 from service.access.keys import add_key, remove_key
@@ -26,6 +26,7 @@ from tile_cache.errors import TileCacheError
 
 if TYPE_CHECKING:  # the engine
     from retrieval.locator import Locator
+    from retrieval.search.query import BBox
 
 
 def register(app: typer.Typer) -> None:
@@ -97,7 +98,7 @@ def serve(
     remember_hangup()
     with errors_reported():
         from service.access.addresses import is_loopback
-        from service.access.admission import check_exposure
+        from service.access.admission import Admission, check_exposure
         from service.ops.logs import capture_everything, configure, say_started
         from service.settings import Settings
 
@@ -107,6 +108,7 @@ def serve(
         listener = listen(host, port)
         address = listener.getsockname()[0]
         check_exposure(address, settings)
+        Admission(settings)  # a key file that cannot be used is reported before the index is opened, which takes long
         with _threads(settings.threads):
             from service.app import create_app
             from service.reload import reopening
@@ -184,7 +186,7 @@ def locate(
             outcomes = _locate_by_service(url, api_key, photos, options)
         else:
             assert index is not None
-            options |= {"scoring": scoring or "posterior"}
+            options |= {"scoring": scoring or "posterior", "bbox": _checked_box(options["bbox"])}
             if method != "beam":
                 options |= {"prior": method, "prior_only": True}
             outcomes = _locate_by_index(index, photos, options, device, allow_download)
@@ -210,11 +212,10 @@ def _locate_by_service(
 def _locate_by_index(
     index: Path, images: list[Path], options: dict[str, Any], device: Device, allow_download: bool
 ) -> Iterator[dict[str, Any]]:
-    from retrieval.search.query import BBox, LocateQuery
+    from retrieval.search.query import LocateQuery
     from service.client.files import locate_here
 
-    box = options["bbox"]
-    query = LocateQuery(**options | {"bbox": None if box is None else BBox(*box)})
+    query = LocateQuery(**options)
 
     def opened() -> "Locator":
         return open_locator(index, device, query.prior, (), allow_download=allow_download)
@@ -236,7 +237,7 @@ def files_of(paths: list[Path]) -> list[Path]:
 
 
 def _region(path: Path, *, by_service: bool) -> Any:
-    """The region of --within: its path for a service's client, a Region for an index. Raises RegionError."""
+    """The region of --within: its path for a service's client, a Region for an index."""
     try:
         path.open("rb").close()
     except OSError as exc:
@@ -245,7 +246,10 @@ def _region(path: Path, *, by_service: bool) -> Any:
         return path
     from retrieval.geo.region import Region
 
-    return Region.from_file(path)
+    try:
+        return Region.from_file(path)
+    except RegionError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--within") from exc
 
 
 def open_locator(
@@ -268,9 +272,19 @@ def open_locator(
 
 
 def _bbox(text: str | None) -> tuple[float, float, float, float] | None:
+    """The box of --bbox; its ranges are checked by `BBox` here, or by the service."""
     try:
         return None if text is None else parse_bbox(text)
     except ValueError as exc:
+        raise typer.BadParameter(str(exc), param_hint="--bbox") from exc
+
+
+def _checked_box(edges: tuple[float, float, float, float] | None) -> "BBox | None":
+    from retrieval.search.query import BBox
+
+    try:
+        return None if edges is None else BBox(*edges)
+    except RegionError as exc:
         raise typer.BadParameter(str(exc), param_hint="--bbox") from exc
 
 

@@ -99,6 +99,24 @@ class Connections:
         return next((connection for connection in self._idle if connection.address == address), None)
 
 
+class _Forgiving:
+    """A transport that drops what is written after it was closed, as asyncio's do; uvloop's raise RuntimeError.
+
+    A client may leave while answers to its pipelined requests are due, and that is no error of the service.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.is_closing = transport.is_closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closing():
+            self._transport.write(data)
+
+
 class BoundedProtocol(HttpToolsProtocol):
     """uvicorn's protocol for one connection, with the limits above. Errors are answered with a problem document."""
 
@@ -117,7 +135,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn declares it
-        super().connection_made(transport)
+        super().connection_made(_Forgiving(transport))  # type: ignore[arg-type]  # in all that is used of it
         self.address = client_of(self.client[0]) if self.client else ""
         self.is_admitted = self._all.admit(self)
         if self.is_admitted:

@@ -208,13 +208,13 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     ForbiddenError: ProblemType(
         403,
         "forbidden",
-        "This key may not do that",
+        "This key does not allow that",
         "key 'alice' is not an admin key; use a key made with `tilebeam key new --admin`, or send SIGHUP",
     ),
     CrossSiteError: ProblemType(
         403,
         "cross-site",
-        "Another site's page sent this",
+        "The request comes from another site's page",
         "a page of 'https://other.example' sent this; use the service's own page, or let its operator add that origin "
         "to TILEBEAM_CORS_ORIGINS",
     ),
@@ -224,13 +224,13 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     SlowUploadError: ProblemType(
         408,
         "slow-upload",
-        "The request did not arrive in time",
+        "The upload took too long",
         "nothing arrived for 30 s in the middle of the upload; send it again",
     ),
     ReloadError: ProblemType(
         409,
         "reload-refused",
-        "What was to be loaded is refused",
+        "The reload was refused",
         "the new index cannot locate a picture; the log has the reason, the old index stays in use",
     ),
     PhotoTooLargeError: ProblemType(
@@ -255,39 +255,39 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     UnsupportedPhotoError: ProblemType(
         415,
         "unsupported-photo",
-        "This kind of picture is not taken",
+        "This kind of picture is not supported",
         "JPEG 2000 is not supported; send JPEG, PNG, WebP, TIFF, GIF, BMP or AVIF",
     ),
     UnsupportedBodyError: ProblemType(
         415,
         "unsupported-body",
-        "This content type is not taken",
+        "This content type is not supported",
         "content type 'text/plain' is not accepted; send multipart/form-data with a file field 'image', "
         "or the picture's bytes with an image/* content type",
     ),
     UnknownHostError: ProblemType(
         421,
         "unknown-host",
-        "The service does not have this name",
+        "This host name is not the service's",
         "the name 'other.example' is not this service's; use 127.0.0.1 or localhost, or let its operator add the name "
         "to TILEBEAM_ALLOWED_HOSTS",
     ),
     QueryError: ProblemType(
         422,
         "invalid-query",
-        "The question cannot be answered as asked",
+        "The index cannot answer this query",
         "no tile of the index lies in the bbox; leave it out, or see in GET /index which area is covered",
     ),
     RequestError: ProblemType(
         422,
         "invalid-request",
-        "The request is not as documented",
+        "The request is not valid",
         "query parameter k='0' is invalid: Input should be greater than or equal to 1",
     ),
     RateLimitedError: ProblemType(
         429,
         "rate-limited",
-        "Too many pictures for now",
+        "Too many pictures in a minute",
         "key 'alice' has used its 60 images a minute; try again in 12 s",
     ),
     HeadersTooLargeError: ProblemType(
@@ -297,7 +297,7 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
         "the address and headers have more than 65,536 bytes or 100 headers; send fewer and shorter ones",
     ),
     OverloadedError: ProblemType(
-        503, "overloaded", "Too much is in work", "128 images are in progress, which is the limit; try again in 3 s"
+        503, "overloaded", "The service is busy", "128 images are in progress, which is the limit; try again in 3 s"
     ),
     OutOfMemoryError: ProblemType(
         503,
@@ -308,7 +308,7 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     DecoderEndedError: ProblemType(
         503,
         "decoder-ended",
-        "The picture's decoder has ended",
+        "The picture's decoder stopped",
         "the process that decoded the picture ended (SIGSEGV); save the picture as an ordinary JPEG, or try again",
     ),
     SpoolError: ProblemType(
@@ -326,7 +326,7 @@ PROBLEM_TYPES: dict[type[Exception], ProblemType] = {
     AuditError: ProblemType(
         503,
         "audit-unavailable",
-        "The answer cannot be written down",
+        "The audit log cannot be written",
         "the audit log cannot be written, so the answer is withheld; try again later",
     ),
     NotReadyError: ProblemType(
@@ -347,7 +347,7 @@ _MAX_DETAIL = 600
 INTERNAL = ProblemType(
     500,
     "internal",
-    "Something went wrong here",
+    "The service has a fault",
     "This is a fault of the service, not of the request; the service's log has the reason.",
 )
 """For every error outside the table. Its detail is always this text: the real message is for the log only."""

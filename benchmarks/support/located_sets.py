@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.support.registration_sets import SIZE, STYLES, Removed, Style, camera_ground
@@ -169,8 +170,15 @@ class Emptied(CanvasCache):
 
     def canvas(self, cell: Cell, px: int) -> Canvas:
         """From the warm cache where the canvas, with its corners 2.83 edges away, does not reach the circle."""
+        return self._whole.canvas(cell, px) if self._is_far(cell) else super().canvas(cell, px)
+
+    def field(self, cell: Cell, px: int) -> NDArray[np.int8]:
+        """From the warm cache likewise."""
+        return self._whole.field(cell, px) if self._is_far(cell) else super().field(cell, px)
+
+    def _is_far(self, cell: Cell) -> bool:
         away = great_circle_km(np.float64(cell.lng), np.float64(cell.lat), *self._place)  # type: ignore[arg-type]
-        return self._whole.canvas(cell, px) if away > self._km + 3 * cell.edge_km else super().canvas(cell, px)
+        return bool(away > self._km + 3 * cell.edge_km)
 
 
 def _picture(name: str, style: str, rng: np.random.Generator) -> tuple[Pixels, dict[str, float]]:

@@ -13,7 +13,7 @@ import typer
 from rich import progress as rich_progress
 from rich.console import Console
 
-from indexer.errors import CoverageError, IndexerError
+from indexer.errors import CoverageError, IndexerError, OptionError
 from indexer.progress import Progress
 from retrieval.errors import RegionError, RetrievalError
 from tile_cache.errors import TileCacheError
@@ -61,7 +61,7 @@ class Bars:
 
 @contextmanager
 def ending_well(go_on: str, code: int = 1) -> Iterator[None]:
-    """Turn errors into one line and an exit code: `code`, or 2 for a wrong area; 130 and `go_on` for an interrupt.
+    """Turn errors into one line and an exit code: `code`, 2 for wrong usage, 130 and `go_on` for an interrupt.
 
     `code`: 1 where the work failed, 2 where options name what no request can be made of. What the operating system
     refuses is an error like others: a full disk, a file where a folder is needed, a current folder that was deleted.
@@ -70,7 +70,7 @@ def ending_well(go_on: str, code: int = 1) -> Iterator[None]:
     with _terminable():
         try:
             yield
-        except (CoverageError, RegionError) as exc:
+        except (CoverageError, OptionError, RegionError) as exc:
             say(f"tilebeam: {exc}")
             raise typer.Exit(2) from exc
         except (IndexerError, TileCacheError, RetrievalError) as exc:

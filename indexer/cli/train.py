@@ -25,7 +25,7 @@ from indexer.cli.shared_options import (
     zooms_of,
 )
 from indexer.cli.terminal import Bars, say
-from indexer.errors import TrainingError
+from indexer.errors import OptionError
 from indexer.fields import field_docs
 from indexer.photos.splits import SplitPlan, parse_ratio
 from indexer.training.settings import TrainRequest, TrainSettings
@@ -72,7 +72,7 @@ def _of_request(field: str, panel: str, **more: Any) -> Any:
 def _ratio(text: str) -> tuple[int, int, int]:
     train, validation, test = parse_ratio(text)
     if min(train, validation, test) < 0 or not train or not validation:
-        raise TrainingError(f"--split-ratio {text}: train and validation must be above 0, test 0 or more")
+        raise OptionError(f"--split-ratio {text}: train and validation must be above 0, test 0 or more")
     return train, validation, test
 
 

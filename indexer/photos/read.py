@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from indexer.errors import PhotoSetError
+from indexer.errors import OptionError, PhotoSetError
 from indexer.photos.columns import LAYOUTS, YFCC_COLUMNS, Columns, is_yfcc, recognise
 from indexer.photos.exif import place_of
 from indexer.photos.files import Finder, walk_pictures
@@ -53,11 +53,12 @@ class ReadOptions:
 def read_photos(path: Path, options: ReadOptions = ReadOptions()) -> PhotoSet:
     """Read a table or a folder. Paths in the set are absolute; rows that cannot be used are in `.rejected`.
 
-    Raises PhotoSetError if the whole cannot be used: a missing file, unknown columns, or no usable row.
+    Raises PhotoSetError if the whole cannot be used: a missing file, unknown columns, or no usable row; OptionError for
+    an unknown layout.
     """
     layouts = ("auto", "folder", *LAYOUTS)
     if options.layout not in layouts:
-        raise PhotoSetError(f"unknown --layout {options.layout!r}: use one of {', '.join(layouts)}")
+        raise OptionError(f"unknown --layout {options.layout!r}: use one of {', '.join(layouts)}")
     if path.is_dir():
         if options.layout not in ("auto", "folder"):
             raise PhotoSetError(

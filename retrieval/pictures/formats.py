@@ -3,7 +3,9 @@
 Also the wording of errors about a file. Knows nothing of pixels.
 """
 
+import ast
 import importlib
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any, BinaryIO
@@ -20,6 +22,7 @@ __all__ = [
     "damaged",
     "in_words",
     "open_as",
+    "quoted",
     "sniff",
     "too_much",
     "unsupported",
@@ -49,6 +52,8 @@ _REFUSED_MAGIC = (
     (b"\0\0\0\x0cJXL ", "JPEG XL"),
     (b"<svg", "SVG"),
 )
+_BYTES_LITERAL = re.compile(r"""\bb(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")""")
+"""Pillow's messages show bytes as Python does."""
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _AVIF_BRANDS = (b"avif", b"avis")
 
@@ -85,7 +90,7 @@ def sniff(data: bytes) -> str:
     if not data:
         raise UnreadablePhotoError("the picture is empty (0 bytes); send the file's contents")
     raise UnreadablePhotoError(
-        f"these bytes are not a picture (they begin with {data[:16]!r}); send {in_words(accepted_formats())}"
+        f"this file is not a picture (it begins with {quoted(data[:16])}); send {in_words(accepted_formats())}"
     )
 
 
@@ -104,7 +109,14 @@ def unsupported(what: str) -> UnsupportedPhotoError:
 
 def damaged(name: str, why: object) -> UnreadablePhotoError:
     """The error for a file that breaks its own format's rules."""
-    return UnreadablePhotoError(f"the {name} is damaged or cut off ({why}); send the file again, whole")
+    reason = _BYTES_LITERAL.sub(lambda found: quoted(ast.literal_eval(found[0])), str(why))
+    return UnreadablePhotoError(f"the {name} is damaged or cut off ({reason}); send the file again, whole")
+
+
+def quoted(data: bytes) -> str:
+    """Bytes for people: quoted if they are plain text, else as hexadecimal numbers."""
+    text = data.decode("ascii", errors="replace")
+    return f"'{text}'" if text.isascii() and text.isprintable() else f"the bytes {data.hex(' ')}"
 
 
 def too_much(name: str, what: str, count: int, allowed: int) -> PhotoTooLargeError:
@@ -134,7 +146,7 @@ def _sniff_isobmff(data: bytes) -> str:
         raise UnsupportedPhotoError(
             f"HEIC cannot be decoded here; send {in_words(accepted_formats())}, or install pillow-heif on the server"
         )
-    raise unsupported(f"a media file of brand {brand!r}")
+    raise unsupported(f"a media file of the brand {quoted(brand)}")
 
 
 @cache

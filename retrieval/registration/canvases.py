@@ -10,12 +10,12 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.registration.fields import fused
+from retrieval.registration.fields import Field, fused
 from retrieval.registration.geometry import Frame, ground, pixel_centres, plane
 from retrieval.registration.reference import Reference
 from retrieval.registration.templates import CANVAS_EDGES, disc
@@ -27,6 +27,7 @@ Floats = NDArray[np.float64]
 
 EDGES_KM = tuple(120.0 * 1.25**i for i in range(15))
 """The scales: 120 to 2,728 km. A template fits footprints up to 12% off."""
+_STEPS = 20
 _SPACING = 2.8
 """Edges between the centres of neighbouring cells; templates fit with their centres up to 1.5 edges from a cell's."""
 _QUARTER_KM = EARTH_RADIUS_KM * np.pi / 180
@@ -49,31 +50,52 @@ class Cell(NamedTuple):
 class Canvas:
     """A cell's field for templates of n pixels.
 
-    `spectra`: (2, 4 n, 2 n + 1) complex64, of the field's real and imaginary part. `energy`: (3 n + 1, 3 n + 1)
-    float32, the mean squared length of the field under a template's disc, at each place of its upper left corner.
+    `field`: (4 n, 4 n, 2) int8, as `packed` makes it. `spectra`: (2, 4 n, 2 n + 1) complex64, of the field's real and
+    imaginary part. `energy`: (3 n + 1, 3 n + 1) float32, the mean squared length of the field under a template's disc,
+    at each place of its upper left corner.
     """
 
     cell: Cell
     px: int
+    field: NDArray[np.int8]
     spectra: NDArray[np.complex64]
     energy: NDArray[np.float32]
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
-        return self.spectra.nbytes + self.energy.nbytes
+        return self.field.nbytes + self.spectra.nbytes + self.energy.nbytes
+
+
+def drawn_field(reference: Reference, cell: Cell, px: int) -> Field:
+    """The reference's field in a cell, (4 px, 4 px) complex64."""
+    frame = Frame.upright(cell.lng, cell.lat, CANVAS_EDGES * cell.edge_km)
+    lng, lat = frame.ground(*pixel_centres(CANVAS_EDGES * px))
+    return fused(reference.layers(lng, lat, cell.edge_km / px))
+
+
+def packed(field: Field) -> NDArray[np.int8]:
+    """A field (..., n, n) as real and imaginary parts (..., n, n, 2) int8, in steps of 1/20 and at most 6.35 long."""
+    parts = np.stack([field.real, field.imag], axis=-1) * np.float32(_STEPS)
+    return np.asarray(np.clip(np.rint(parts), -127, 127).astype(np.int8))
+
+
+def unpacked(parts: NDArray[np.int8]) -> NDArray[np.complex64]:
+    """Undo `packed`: (..., n, n) complex64."""
+    return (parts * np.float32(1 / _STEPS)).view(np.complex64)[..., 0]
 
 
 def draw(reference: Reference, cell: Cell, px: int) -> Canvas:
     """The canvas of a cell for templates of `px` pixels."""
     n = CANVAS_EDGES * px
-    frame = Frame.upright(cell.lng, cell.lat, CANVAS_EDGES * cell.edge_km)
-    lng, lat = frame.ground(*pixel_centres(n))
-    field = fused(reference.layers(lng, lat, cell.edge_km / px))
+    field = drawn_field(reference, cell, px)
     spectra = np.fft.rfft2(np.stack([field.real, field.imag])).astype(np.complex64)
     squared = np.fft.rfft2(np.square(np.abs(field))) * _disc_spectrum(px)
     energy = np.fft.irfft2(squared, s=(n, n))[: n - px + 1, : n - px + 1]
-    return Canvas(cell, px, spectra, np.maximum(energy, 0).astype(np.float32))
+    return Canvas(cell, px, packed(field), spectra, np.maximum(energy, 0).astype(np.float32))
+
+
+_Entry = TypeVar("_Entry", Canvas, NDArray[np.int8])
 
 
 class CanvasCache:
@@ -82,32 +104,41 @@ class CanvasCache:
     def __init__(self, reference: Reference, max_bytes: int = 256_000_000) -> None:
         self.reference, self.max_bytes = reference, max_bytes
         self.nbytes = 0
-        self._canvases: OrderedDict[tuple[int, Cell], Canvas] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, Cell, bool], Canvas | NDArray[np.int8]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._canvases)
+        return len(self._entries)
 
-    def canvases(self) -> list[Canvas]:
-        """Those in memory, least recently used first."""
+    def entries(self) -> list[Canvas | NDArray[np.int8]]:
+        """The canvases and fields in memory, least recently used first."""
         with self._lock:
-            return list(self._canvases.values())
+            return list(self._entries.values())
 
     def canvas(self, cell: Cell, px: int) -> Canvas:
         """The canvas of a cell for templates of `px` pixels, drawn if it is not in memory."""
-        key = px, cell
+        return self._cached((px, cell, True), lambda: draw(self.reference, cell, px))
+
+    def field(self, cell: Cell, px: int) -> NDArray[np.int8]:
+        """The field alone of such a canvas, `packed`."""
         with self._lock:
-            if (canvas := self._canvases.get(key)) is not None:
-                self._canvases.move_to_end(key)
-                return canvas
-        canvas = draw(self.reference, cell, px)  # without the lock: two threads may draw the same, and one is dropped
+            if isinstance(canvas := self._entries.get((px, cell, True)), Canvas):
+                return canvas.field
+        return self._cached((px, cell, False), lambda: packed(drawn_field(self.reference, cell, px)))
+
+    def _cached(self, key: tuple[int, Cell, bool], make: Callable[[], _Entry]) -> _Entry:
         with self._lock:
-            if key not in self._canvases and canvas.nbytes <= self.max_bytes:
-                self._canvases[key] = canvas
-                self.nbytes += canvas.nbytes
+            if (entry := self._entries.get(key)) is not None:
+                self._entries.move_to_end(key)
+                return entry  # type: ignore[return-value]  # the key says which of the two it is
+        made = make()  # without the lock: two threads may draw the same, and one is dropped
+        with self._lock:
+            if key not in self._entries and made.nbytes <= self.max_bytes:
+                self._entries[key] = made
+                self.nbytes += made.nbytes
             while self.nbytes > self.max_bytes:
-                self.nbytes -= self._canvases.popitem(last=False)[1].nbytes
-        return canvas
+                self.nbytes -= self._entries.popitem(last=False)[1].nbytes
+        return made
 
 
 @lru_cache(maxsize=32)

@@ -51,22 +51,23 @@ class Hints:
 class Effort:
     """What a registration may cost.
 
-    `px`: pixels of a template of the search (16, 24 or 32); `turns`: how many turns make a circle; `aligned`: how many
-    hypotheses are fitted in few pixels; `refined`: how many of these are fitted exactly, and `tilted`: how
-    many of those with tilt.
+    `px`: pixels of a template of the search (16, 24 or 32); `turns`: how many turns make a circle; `shortlist`: how
+    many hypotheses are aligned in 16 pixels, and `aligned`: how many of these in 32; `refined`: how many of these are
+    fitted exactly, and `tilted`: how many of those with tilt.
     """
 
-    px: int = 32
-    turns: int = 36
-    aligned: int = 40
-    refined: int = 6
-    tilted: int = 3
+    px: int = 16
+    turns: int = 24
+    shortlist: int = 240
+    aligned: int = 60
+    refined: int = 4
+    tilted: int = 2
 
 
 NO_HINTS, NEAR = Hints(), Effort()
 """For pictures of which nothing is known, and for `register`."""
-WORLD = Effort(px=16, turns=24, aligned=150)
-"""For `register_anywhere`: a coarse search, of which more is kept."""
+WORLD = Effort(shortlist=1000, aligned=200)
+"""For `register_anywhere`: of a search over so many places, more is kept."""
 
 
 def jobs_near(candidates: Sequence[Candidate], hints: Hints, effort: Effort, aspect: float) -> list[Job]:

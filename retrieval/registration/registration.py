@@ -15,9 +15,9 @@ from retrieval.registration.accept import BUILT_IN, Acceptance, Features
 from retrieval.registration.canvases import CanvasCache, Cell
 from retrieval.registration.jobs import NEAR, NO_HINTS, WORLD, Candidate, Effort, Hints, Job, jobs_anywhere, jobs_near
 from retrieval.registration.reference import Reference
-from retrieval.registration.refine import Fit, aligned, refined, residual_km
+from retrieval.registration.refine import Fit, refined, residual_km
 from retrieval.registration.result import Registration
-from retrieval.registration.search import Hypothesis, distance_km, distinct, peaks
+from retrieval.registration.search import Hypothesis, aligned, distance_km, distinct, peaks
 from retrieval.registration.templates import Query, Templates
 from retrieval.search.deadline import NO_DEADLINE, Deadline
 
@@ -28,6 +28,9 @@ Floats = NDArray[np.float64]
 _NO_BELIEF = -12.0
 _NO_EDGES = 1e-3
 _TILT_GAIN = 0.02
+_COARSE_PX, _MEDIUM_PX = 16, 32
+_STEPS = {_COARSE_PX: 4, _MEDIUM_PX: 4}
+"""Pixels in which hypotheses are aligned, and the most steps there."""
 _SAME_PLACE = 0.5
 """Fits nearer than so many edges show the same place."""
 
@@ -59,8 +62,8 @@ class Search:
         self._candidates: list[Candidate] = []
         self._searched: dict[tuple[int, int, Cell], NDArray[np.bool_]] = {}
         self._hypotheses: list[Hypothesis] = []
-        self._aligned: dict[Hypothesis, Fit] = {}
-        self._refined: dict[Fit, Fit] = {}
+        self._aligned: dict[int, dict[Hypothesis, Hypothesis]] = {}
+        self._refined: dict[Hypothesis, Fit] = {}
         self._tilted: dict[Fit, Fit] = {}
         self._is_empty, self._finished = True, True
 
@@ -137,28 +140,35 @@ class Search:
             done[left] = True
             if deadline.is_over:
                 break
-        self._hypotheses.sort(reverse=True)
+        self._hypotheses.sort(key=lambda h: -h.score)
         self._fit(effort, deadline)
         self._finished = self._finished and not deadline.is_over
 
     def _fit(self, effort: Effort, deadline: Deadline) -> None:
-        """Fit the best places exactly; at least one."""
-        query, reference = self._query, self._cache.reference
-        for hypothesis in distinct(self._hypotheses, effort.aligned):
-            if self._aligned and deadline.is_over:
+        """Align the best hypotheses, in few pixels and in more, and fit the best of these exactly; at least one."""
+        best = self._hypotheses[: effort.shortlist]
+        for px, count in ((_COARSE_PX, effort.aligned), (_MEDIUM_PX, effort.refined)):
+            if deadline.is_over:
                 break
-            if hypothesis not in self._aligned:
-                self._aligned[hypothesis] = aligned(query, reference, hypothesis)
-        for fit in distinct_fits(list(self._aligned.values()))[: effort.refined]:
+            best = self._align(best, px, count, deadline)
+        query, reference = self._query, self._cache.reference
+        for hypothesis in best[: effort.refined]:
             if self._refined and deadline.is_over:
                 break
-            if fit not in self._refined:
-                self._refined[fit] = refined(query, reference, fit.frame)
+            if hypothesis not in self._refined:
+                self._refined[hypothesis] = refined(query, reference, hypothesis.frame)
         for fit in distinct_fits(list(self._refined.values()))[: effort.tilted]:
             if deadline.is_over:
                 break
             if fit not in self._tilted:
                 self._tilted[fit] = with_tilt(query, reference, fit)
+
+    def _align(self, hypotheses: Sequence[Hypothesis], px: int, count: int, deadline: Deadline) -> list[Hypothesis]:
+        """The best distinct results of these and all earlier ones in `px` pixels."""
+        known = self._aligned.setdefault(px, {})
+        new = [h for h in hypotheses if h not in known]
+        known |= zip(new, aligned(self._query, self._cache, new, px, _STEPS[px], deadline), strict=False)
+        return distinct(list(known.values()), count)
 
     def _best_fits(self) -> list[Fit]:
         """Best first; places are distinct."""

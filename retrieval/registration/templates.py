@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from retrieval.registration.align import Target
 from retrieval.registration.fields import Field, orientation_field
 from retrieval.registration.geometry import pixel_centres
 
@@ -56,7 +57,7 @@ class Query:
         """Width and height of the whole picture, in edges of its central square."""
         self._square = Image.fromarray(np.ascontiguousarray(picture[top : top + edge, left : left + edge]))
         self._fields: dict[int, Field] = {}
-        self._upright: dict[int, Field] = {}
+        self._targets: dict[int, Target] = {}
 
     def templates(self, px: int, headings: Sequence[float] | NDArray[np.float64]) -> Templates:
         """The templates of `px` pixels at these headings, degrees."""
@@ -81,11 +82,15 @@ class Query:
         down = (v * np.cos(turn) - u * np.sin(turn)) * size
         return _bilinear(self._fine_field(px), right, down) * np.exp(2j * turn).astype(np.complex64)
 
+    def target(self, px: int) -> Target:
+        """The field of the central square as it lies, in `px` pixels, to be aligned with."""
+        if px not in self._targets:
+            self._targets[px] = Target(self.fields(px, np.zeros(1))[0])
+        return self._targets[px]
+
     def upright(self, px: int) -> Field:
         """The field of the central square as it lies, (px, px) complex64."""
-        if px not in self._upright:
-            self._upright[px] = self.fields(px, np.zeros(1))[0]
-        return self._upright[px]
+        return self.target(px).field
 
     def _fine_field(self, px: int) -> Field:
         """The field for templates of `px` pixels, at twice as many, as the picture lies: (2 px, 2 px) complex64."""
@@ -111,7 +116,7 @@ def _bilinear(field: Field, u: NDArray[np.float64], v: NDArray[np.float64]) -> F
     size = field.shape[-1]
     x, y = (np.clip((w.astype(np.float32) + 0.5) * size - 0.5, 0, size - 1.001) for w in (u, v))
     left, top = x.astype(np.int32), y.astype(np.int32)
-    across, down = x - left, y - top
+    across, down = x - left.astype(np.float32), y - top.astype(np.float32)
     flat, at = field.ravel(), top * size + left
     upper = flat[at] * (1 - across) + flat[at + 1] * across
     lower = flat[at + size] * (1 - across) + flat[at + size + 1] * across

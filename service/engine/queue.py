@@ -5,6 +5,7 @@ themselves, so two calls at a time would only compete. It knows nothing of HTTP.
 """
 
 import asyncio
+import math
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -32,6 +33,10 @@ _GROUP_S = 0.25
 """A group has as many pictures as the encoder processes in this time, so a new picture waits no longer than that."""
 _MIN_GROUP = 8
 """Groups may always have this many pictures: smaller ones lose the advantage of groups."""
+_BESIDE_SINGLE = 4
+"""Pictures of batches in a group, while single ones come: the next of these waits for the group to end."""
+_SINGLE_S = 1.0
+"""Single pictures come as long as the last one was queued less than this ago."""
 
 
 @dataclass(eq=False)
@@ -66,6 +71,7 @@ class ImageQueue:
         self._search_timeout_s, self._watched = search_timeout_s, watched
         self._lanes: dict[Lane, TurnQueue[_Queued]] = {"single": TurnQueue(), "batch": TurnQueue()}
         self._taken = 0
+        self._last_single_s = -math.inf
         self._busy = False
         self._used_threads = available_threads()
         # A weak reference, so that an index is freed after it was replaced.
@@ -77,6 +83,8 @@ class ImageQueue:
         Callers take turns; the pictures of one caller keep their order.
         """
         loop = asyncio.get_running_loop()
+        if lane == "single":
+            self._last_single_s = time.monotonic()
         added = [_Queued(photo, caller, loop.create_future()) for photo in photos]
         for item in added:
             self._lanes[lane].add(item, caller)
@@ -131,10 +139,16 @@ class ImageQueue:
     def _next_group(self) -> list[_Queued]:
         """Take the next pictures from the lanes, all of one index: a reload may have changed it in between.
 
-        A picture with an expensive search is a group of its own, so that no other picture waits for it.
+        A picture with an expensive search is a group of its own, so that no other picture waits for it. While single
+        pictures come, groups have few pictures of batches.
         """
         group: list[_Queued] = []
+        single_comes, of_batches = time.monotonic() - self._last_single_s < _SINGLE_S, 0
         while (lane := self._next_lane()) and (not group or len(group) < self._group_limit(group[0])):
+            if lane is self._lanes["batch"]:
+                of_batches += 1
+                if single_comes and of_batches > _BESIDE_SINGLE:
+                    break
             item = lane.first()
             if group and (item.photo.locator is not group[0].photo.locator or item.photo.plan.is_expensive):
                 break

@@ -98,11 +98,22 @@ class Holding:
             self._amount = 0
 
 
+_LONGEST_EVERY = 4
+_REMEMBERED = 1_000
+"""Callers whose last turn is remembered."""
+
+
 class TurnQueue(Generic[_Item]):
-    """A queue whose callers take turns: next is the first item of the caller that has waited longest for a turn."""
+    """A queue whose callers take turns: next is the first item of the caller whose last turn is the longest ago.
+
+    So a caller with one item now and then does not wait for all that send many. Every fourth turn is that of the caller
+    that has waited longest: new callers, however many, never keep one from its turn.
+    """
 
     def __init__(self) -> None:
-        self._of_caller: OrderedDict[str, dict[_Item, None]] = OrderedDict()
+        self._of_caller: OrderedDict[str, dict[_Item, None]] = OrderedDict()  # in the order of their waiting
+        self._last_turn: OrderedDict[str, int] = OrderedDict()  # the latest callers', oldest first
+        self._turns = 0
 
     def __bool__(self) -> bool:
         return bool(self._of_caller)
@@ -113,13 +124,18 @@ class TurnQueue(Generic[_Item]):
 
     def first(self) -> _Item:
         """The next item; the queue must not be empty."""
-        return next(iter(next(iter(self._of_caller.values()))))
+        return next(iter(self._of_caller[self._next_caller()]))
 
     def take(self) -> _Item:
         """Remove the next item; then it is the other callers' turn."""
-        caller, items = next(iter(self._of_caller.items()))
-        item = next(iter(items))
+        caller = self._next_caller()
+        item = next(iter(self._of_caller[caller]))
         self.remove(item, caller)
+        self._turns += 1
+        self._last_turn[caller] = self._turns
+        self._last_turn.move_to_end(caller)
+        if len(self._last_turn) > _REMEMBERED:
+            self._last_turn.popitem(last=False)
         if caller in self._of_caller:
             self._of_caller.move_to_end(caller)
         return item
@@ -130,6 +146,11 @@ class TurnQueue(Generic[_Item]):
         items.pop(item, None)
         if not items:
             self._of_caller.pop(caller, None)
+
+    def _next_caller(self) -> str:
+        if self._turns % _LONGEST_EVERY == _LONGEST_EVERY - 1:
+            return next(iter(self._of_caller))
+        return min(self._of_caller, key=lambda caller: self._last_turn.get(caller, 0))  # the first of equal ones
 
 
 class Turns:

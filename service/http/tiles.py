@@ -20,6 +20,7 @@ from PIL import Image
 from service.errors import NoTileError, OverloadedError, SettingsError
 from service.http.openapi import TILE, TILES
 from tile_cache.addressing import MAX_ZOOM, Tile, check_tile, check_zoom
+from tile_cache.bluemarble import DETAIL_ZOOM
 from tile_cache.errors import TileAddressError, TileCacheError
 from tile_cache.images import sniff
 from tile_cache.open import open_source
@@ -71,7 +72,9 @@ class MapTiles:
         info = self._source.info
         address = f"tiles/{{z}}/{{x}}/{{y}}?of={self._version}"
         head = {"tilejson": "3.0.0", "name": info.name, "tiles": [address], "scheme": "xyz"}
-        return head | {"minzoom": info.min_zoom, "maxzoom": info.max_zoom, "attribution": info.attribution}
+        # Deeper tiles of the built-in Earth exist, without more detail; clients enlarge these.
+        deepest = DETAIL_ZOOM if _is_built_in(self.spec) else info.max_zoom
+        return head | {"minzoom": info.min_zoom, "maxzoom": deepest, "attribution": info.attribution}
 
     async def image(self, tile: Tile) -> TileImage | None:
         """A tile's image; None if the source does not have it. Raises OverloadedError if too many are queued."""

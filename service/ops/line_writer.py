@@ -81,26 +81,36 @@ def _polled(descriptor: int) -> "select.poll":
 
 
 class BackgroundLines:
-    """Hands lines to a `LineWriter` in a thread of its own. A full queue drops lines, and a later line counts them.
+    """Writes lines at once where their reader takes them, else in a thread of its own, in order.
 
-    `dropped_line`: makes the line that says how many were dropped.
+    A full queue drops lines, and a later line counts them. `dropped_line`: makes the line that says how many.
     """
 
     def __init__(self, writer: LineWriter, dropped_line: Callable[[int], bytes]) -> None:
         self._writer, self._dropped_line = writer, dropped_line
-        self._lines: deque[bytes] = deque()
+        self._lines: deque[tuple[Callable[[], bool], int]] = deque()  # writes a line or its rest; bytes of the line
         self._bytes = self._dropped = 0
         self._is_closing = False
         self._changed = threading.Condition()
         threading.Thread(target=self._run, name="tilebeam-log", daemon=True).start()
 
     def put(self, line: bytes) -> None:
-        """Queue a line; returns at once."""
+        """Write or queue a line; returns at once."""
         with self._changed:
+            attempt = partial(self._writer.write, line)
+            if not self._lines:  # waking the thread would take longer
+                try:
+                    if attempt():
+                        return
+                    attempt = partial(self._writer.finish)
+                except BlockingIOError:
+                    pass
+                except OSError:  # a full disk, a closed pipe: there is nowhere to say so
+                    return
             if self._bytes + len(line) > _MAX_WAITING_BYTES:
                 self._dropped += 1
                 return
-            self._lines.append(line)
+            self._lines.append((attempt, len(line)))
             self._bytes += len(line)
             self._changed.notify_all()
 
@@ -112,23 +122,25 @@ class BackgroundLines:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        while (line := self._next()) is not None:
-            self._write(line)
+        while (attempt := self._next()) is not None:
+            self._write(attempt)
             with self._changed:
-                self._bytes -= len(self._lines.popleft())
+                self._bytes -= self._lines.popleft()[1]
                 dropped, self._dropped = self._dropped, 0
+                if dropped:
+                    line = self._dropped_line(dropped)
+                    self._lines.appendleft((partial(self._writer.write, line), len(line)))
+                    self._bytes += len(line)
                 self._changed.notify_all()
-            if dropped:
-                self._write(self._dropped_line(dropped))
 
-    def _next(self) -> bytes | None:
-        """The oldest line, which stays in the queue until it is written; None at the end."""
+    def _next(self) -> Callable[[], bool] | None:
+        """Writes the oldest line, which stays in the queue until it is out; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: bool(self._lines) or self._is_closing)
-            return self._lines[0] if self._lines and not self._is_closing else None
+            return self._lines[0][0] if self._lines and not self._is_closing else None
 
-    def _write(self, line: bytes) -> None:
-        is_out, attempt = False, partial(self._writer.write, line)
+    def _write(self, attempt: Callable[[], bool]) -> None:
+        is_out = False
         while not is_out and not self._is_closing:
             try:
                 is_out = attempt()

@@ -113,6 +113,9 @@ def test_locate_with_url_prints_answers_of_service(url: str, photos: list[Path],
         (["--index", "y", "--k", "1025"], "1024"),
         (["--index", "y", "--alternatives", "21"], "20"),
         (["--index", "y", "--bbox", "1,2,3"], "3 values"),
+        (["--index", "y", "--bbox", "0,50,10,40"], "south 50 is greater than north 40"),
+        (["--index", "y", "--bbox", "0,88,10,89"], "covers no tile"),
+        (["--index", "y", "--within", __file__], "is not JSON"),
         (["--index", "y", "--scoring", "best"], "best"),
     ],
 )
@@ -129,8 +132,6 @@ def test_failure_prints_one_line_and_exits_with_1(photos: list[Path], tmp_path: 
         (["--url", f"http://127.0.0.1:{port}"], "no answer from"),
         (["--index", str(tmp_path)], str(tmp_path)),
         (["--index", str(tmp_path / "none")], "none"),
-        (["--index", str(engine_index), "--bbox", "0,50,10,40"], "south"),
-        (["--index", str(engine_index), "--bbox", "0,88,10,89"], ""),
     ):
         result = tilebeam("locate", photos[0], *arguments)
         assert (result.exit_code, result.stdout) == (1, "")

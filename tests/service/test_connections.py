@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from benchmarks.support.trickles import reads_nothing
 from retrieval.locator import Locator
 
 Picture = Callable[..., bytes]
@@ -258,6 +259,16 @@ def test_client_that_reads_nothing_is_disconnected(
                 for _ in range(2_000):
                     connection.sendall(head % len(data) + data)
             until(lambda: refused(url, "stalled") == 1)
+
+
+def test_client_that_leaves_while_answers_are_due_is_no_error(
+    serving: Any, locator: Locator, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(locator) as url:
+        reads_nothing(url, "", 3.0)
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        time.sleep(0.5)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_request_to_change_the_protocol_is_answered_as_http_1(url: str) -> None:

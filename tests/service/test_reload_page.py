@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
+from maps import one_tile_map
 from typer.testing import CliRunner
 
 import tilebeam
@@ -47,13 +47,6 @@ class Swaps:
             yield http
 
 
-def map_of(folder: Path, colour: str) -> Path:
-    """A folder with one tile of zoom 0 in this colour."""
-    (folder / "0" / "0").mkdir(parents=True)
-    Image.new("RGB", (256, 256), colour).save(folder / "0" / "0" / "0.png")
-    return folder
-
-
 def test_map_and_samples_follow_loaded_index(serving: Any, tmp_path: Path) -> None:
     swaps = Swaps(tmp_path, "somewhere")
     with serving(swaps.reopen(), **swaps.settings) as url, swaps.client(url) as http:
@@ -65,12 +58,12 @@ def test_map_and_samples_follow_loaded_index(serving: Any, tmp_path: Path) -> No
 
 
 def test_replaced_tiles_get_a_new_address(serving: Any, tmp_path: Path) -> None:
-    swaps, folder = Swaps(tmp_path, "somewhere"), map_of(tmp_path / "map", "red")
+    swaps, folder = Swaps(tmp_path, "somewhere"), one_tile_map(tmp_path / "map", "red")
     with serving(swaps.reopen(), tiles=str(folder), **swaps.settings) as url, swaps.client(url) as http:
         before, red = http.get("/tiles").json(), http.get("/tiles/0/0/0").content
         assert http.get("/tiles/0/0/0", params={"of": "x"}).content == red
         folder.rename(tmp_path / "old")
-        map_of(tmp_path / "map", "blue")
+        one_tile_map(tmp_path / "map", "blue")
         assert http.get("/tiles/0/0/0").content == red  # cached: without a reload, the change is not noticed
         assert http.post("/index/reload").status_code == 200
         assert http.get("/tiles/0/0/0").content != red
@@ -78,7 +71,7 @@ def test_replaced_tiles_get_a_new_address(serving: Any, tmp_path: Path) -> None:
 
 
 def test_reload_is_refused_if_map_is_missing(serving: Any, tmp_path: Path, check_problem: Problem) -> None:
-    swaps, folder = Swaps(tmp_path, "somewhere"), map_of(tmp_path / "map", "red")
+    swaps, folder = Swaps(tmp_path, "somewhere"), one_tile_map(tmp_path / "map", "red")
     with serving(swaps.reopen(), tiles=str(folder), **swaps.settings) as url, swaps.client(url) as http:
         red = http.get("/tiles/0/0/0").content
         folder.rename(tmp_path / "old")
@@ -89,7 +82,7 @@ def test_reload_is_refused_if_map_is_missing(serving: Any, tmp_path: Path, check
 
 
 def test_no_tile_request_fails_while_source_is_replaced(serving: Any, tmp_path: Path) -> None:
-    swaps, folder = Swaps(tmp_path, "somewhere"), map_of(tmp_path / "map", "red")
+    swaps, folder = Swaps(tmp_path, "somewhere"), one_tile_map(tmp_path / "map", "red")
     seen: list[int] = []
     ending = threading.Event()
 

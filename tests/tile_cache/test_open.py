@@ -106,7 +106,7 @@ def test_fragment_describes_the_source_and_is_not_sent():
         ("Esri.WorldImageri", "did you mean Esri.WorldImagery"),
         ("nasagibs.bluemarble", "did you mean NASAGIBS.BlueMarble?"),
         ("bluemarbel", "did you mean bluemarble"),
-        ("qqqqqqqqq", "unknown tile source 'qqqqqqqqq': Give bluemarble"),
+        ("qqqqqqqqq", "unknown tile source 'qqqqqqqqq': give bluemarble"),
         ("", "unknown tile source ''"),
     ],
 )

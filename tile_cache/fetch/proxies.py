@@ -54,7 +54,7 @@ def _check(proxy: str, kind: str) -> None:
     way_out = f"correct {name}, or take it out for this command (env -u {name} tilebeam ...)"
     try:
         parts = urlsplit(proxy)
-        usable = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0
+        usable = parts.scheme in _SCHEMES and bool(parts.hostname) and parts.port != 0 and len(proxy.split()) == 1
     except ValueError:
         usable = False
     if not usable:

@@ -1,4 +1,7 @@
-// The map: background tiles, the beam's tiles and the answer's circles. Knows nothing of the panel.
+// The map: background tiles, the beam's tiles, the answer's circles and the picture itself. Knows nothing of the panel.
+
+import {PictureOverlay} from "./overlay.js";
+import {near} from "./warp.js";
 
 const L = window.L;
 const RADIUS_KM = 6371.0088;
@@ -13,11 +16,6 @@ export function colourOf(share) {
 export function boundsOf({z, x, y}) {
   const n = 2 ** z, lat = row => Math.atan(Math.sinh(Math.PI * (1 - 2 * row / n))) * 180 / Math.PI;
   return {west: x / n * 360 - 180, east: (x + 1) / n * 360 - 180, north: lat(y), south: lat(y + 1)};
-}
-
-// Shift `lon` by full turns to be nearest to `centre`, so that shapes are not torn apart at the date line.
-function near(lon, centre) {
-  return lon + 360 * Math.round((centre - lon) / 360);
 }
 
 function boxOf(tile, centre) {
@@ -76,11 +74,15 @@ export class BeamMap {
     this.map.attributionControl.setPrefix(false);
     this.beam = L.layerGroup().addTo(this.map);
     this.pins = L.layerGroup().addTo(this.map);
+    this.overlay = new PictureOverlay(this.map);
+    this.deepest = 11;
     this.home();
   }
 
-  home() {
-    this.map.setView([22, 8], this.map.getSize().x > 900 ? 2.75 : 1.25, {animate: false});
+  home(animate = false) {
+    const zoom = this.map.getSize().x > 900 ? 2.75 : 1.25;
+    if (animate) this.map.flyTo([22, 8], zoom, {duration: 0.9});
+    else this.map.setView([22, 8], zoom, {animate: false});
   }
 
   // `tileJson`: from the service; null if it has no map. The tile address identifies the source.
@@ -96,6 +98,7 @@ export class BeamMap {
     });
     this.base.on("tileunload", event => event.tile.stop.abort());
     this.base.addTo(this.map);
+    this.deepest = Math.min(11, Math.max(9, tileJson.maxzoom + 3));  // a view is no blurred square of one tile
   }
 
   // Keep the answer clear of what covers the map: `left` and `bottom` in pixels.
@@ -106,6 +109,7 @@ export class BeamMap {
   clear() {
     this.beam.clearLayers();
     this.pins.clearLayers();
+    this.overlay.hide();
     this.element.dataset.level = "none";
     this.element.dataset.tiles = 0;
   }
@@ -117,10 +121,12 @@ export class BeamMap {
     const maximum = Math.max(...kept.map(tile => tile.confidence), 1e-9);
     for (const tile of above) this.box(tile, centre, {className: "above", fill: false, weight: 1, color: "#fff", opacity: 0.55});
     for (const {tile, confidence} of [...kept].reverse()) {
-      const share = Math.sqrt(confidence / maximum);
-      this.box(tile, centre, {
-        className: "kept", fillColor: colourOf(share), fillOpacity: 0.2 + 0.5 * share, color: colourOf(share), weight: 1, opacity: 0.75,
-      }).bindTooltip(`zoom ${tile.z} · ${percent(confidence)}`, {sticky: true});
+      const share = Math.sqrt(confidence / maximum), style = {
+        fillColor: colourOf(share), fillOpacity: 0.2 + 0.5 * share, color: colourOf(share), weight: 1, opacity: 0.75,
+      };
+      // The map repeats the world, and so do the tiles: else they lie on one of two Americas that are in view.
+      for (const turn of [-360, 360]) this.box(tile, centre + turn, {...style, className: "repeated", interactive: false});
+      this.box(tile, centre, {...style, className: "kept"}).bindTooltip(`zoom ${tile.z} · ${percent(confidence)}`, {sticky: true});
     }
     if (own) this.box(own, centre, {className: "own", fill: false, weight: 2.5, color: "#fff"});
     this.lookAt(this.mainArea(kept, centre, above.at(-1)), animate);
@@ -141,10 +147,28 @@ export class BeamMap {
     return box.extend(boxOf(parent, centre));
   }
 
+  // The answer: its circles and pins, or its picture laid over the map, or the whole world where nothing is located.
   showAnswer(answer, path, truth, animate) {
     this.clear();
-    const {lat, lon} = answer, box = L.latLngBounds([[lat, lon]]);
-    for (const tile of path) this.box(tile, lon, {className: "above", fill: false, weight: 1, color: "#fff", opacity: 0.55});
+    this.element.dataset.level = "answer";
+    this.element.dataset.tiles = path.length;
+    if (answer.outcome === "elsewhere") return this.home(animate);
+    const isRegistered = Boolean(answer.registration?.accepted), circles = this.circles(answer);
+    if (!isRegistered) for (const tile of path) this.box(tile, answer.lon, {className: "above", fill: false, weight: 1, color: "#fff", opacity: 0.55});
+    this.places(answer, truth);
+    if (isRegistered) {
+      this.overlay.show();
+      return this.lookAt(this.overlay.bounds(), animate);
+    }
+    if (!circles.isValid()) return this.home(animate);
+    if (answer.outcome !== "uncertain") circles.extend(boxOf(path.at(-1), answer.lon));
+    if (truth && distanceKm(truth, answer) < 3000) circles.extend([truth.lat, near(truth.lon, answer.lon)]);
+    this.lookAt(circles, animate);
+  }
+
+  // Draw the circles that hold the place with 50 and 90 %; returns the area that they cover.
+  circles(answer) {
+    const box = L.latLngBounds([]);
     for (const share of ["90", "50"]) {
       const km = answer.radius_km[share];
       if (km === null) continue;
@@ -154,18 +178,17 @@ export class BeamMap {
       }).bindTooltip(`${share} % within ${km.toFixed(0)} km`, {sticky: true}).addTo(this.beam);
       box.extend(circle.getBounds());
     }
-    box.extend(boxOf(path.at(-1), lon));
-    answer.alternatives.forEach((other, i) => this.pin(other.lat, near(other.lon, lon), "other", i + 1));
+    return box;
+  }
+
+  places({lat, lon, alternatives}, truth) {
+    alternatives.forEach((other, i) => this.pin(other.lat, near(other.lon, lon), "other", i + 1));
     if (truth) this.pin(truth.lat, near(truth.lon, lon), "truth", "✓");
     this.pin(lat, lon, "best", "");
-    if (truth && distanceKm(truth, answer) < 3000) box.extend([truth.lat, near(truth.lon, lon)]);
-    this.lookAt(box, animate);
-    this.element.dataset.level = "answer";
-    this.element.dataset.tiles = path.length;
   }
 
   box(tile, centre, style) {
-    return L.rectangle(boxOf(tile, centre), {...style, interactive: style.fill !== false}).addTo(this.beam);
+    return L.rectangle(boxOf(tile, centre), {interactive: style.fill !== false, ...style}).addTo(this.beam);
   }
 
   pin(lat, lon, kind, text) {
@@ -175,7 +198,7 @@ export class BeamMap {
 
   lookAt(box, animate) {
     if (!box.isValid()) return;
-    const options = {...this.padding, maxZoom: 11};
+    const options = {...this.padding, maxZoom: this.deepest};
     if (animate) this.map.flyToBounds(box, {...options, duration: 0.9, easeLinearity: 0.4});
     else this.map.fitBounds(box, {...options, animate: false});
   }

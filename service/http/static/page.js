@@ -1,7 +1,9 @@
 // The page: sends a picture, shows the answer and the steps of the beam. Connects the map and the panel.
 
 import {BeamMap, percent} from "./map.js";
-import {markStep, placeName, showAnswer, showPreview, showProblem, showSamples, showStatus} from "./panel.js";
+import {
+  markStep, placeName, showAnswer, showFit, showKnown, showOpacity, showPreview, showProblem, showSamples, showStatus,
+} from "./panel.js";
 
 const $ = id => document.getElementById(id);
 const STEP_MS = 1500;
@@ -12,6 +14,7 @@ const map = new BeamMap($("map"), headers);
 let pending = null;  // AbortController of the request in flight
 let answer = null, truth = null, step = 0, timer = null;
 let shownIndex = null;  // id of the index that the map and the samples belong to
+let known = null;  // what kind of picture the index knows, as in GET /index
 
 function headers() {
   const key = $("key").value.trim();
@@ -37,7 +40,7 @@ async function locate(blob, name, truePlace = null) {
   try {
     const response = await fetch(`locate?${params}`, {method: "POST", body: form, headers: headers(), signal: current.signal});
     const body = await response.json();
-    if (response.ok) show(body, truePlace);
+    if (response.ok) show(body, truePlace, blob);
     else showRefusal(body);
   } catch (error) {
     if (current.signal.aborted) return;
@@ -61,15 +64,17 @@ function showRefusal(problem) {
   showProblem(problem.detail ?? "The service refused this picture.");
 }
 
-function show(newAnswer, truePlace) {
+function show(newAnswer, truePlace, blob) {
   if (shownIndex !== newAnswer.index.id) loadMapAndSamples();  // the service may have loaded another index
   shownIndex = newAnswer.index.id;
   answer = newAnswer;
   truth = truePlace;
-  $("legend").hidden = false;
-  showAnswer(answer, truth, chosen => { stop(); goToStep(chosen); }, other => { stop(); map.panTo(other, answer.lon); });
+  const registration = answer.registration?.accepted ? answer.registration : null;
+  map.overlay.load(blob, registration, isLaidOver => showFit(answer.registration, isLaidOver));
+  showFit(answer.registration, true);
+  showAnswer(answer, truth, known, chosen => { stop(); goToStep(chosen); }, other => { stop(); map.panTo(other, answer.lon); });
   if (!wideScreen.matches) $("map").scrollIntoView({behavior: reducedMotion.matches ? "auto" : "smooth"});
-  if (reducedMotion.matches) goToStep(answer.trace.length);
+  if (reducedMotion.matches || answer.outcome === "elsewhere") goToStep(answer.trace.length);
   else play();
 }
 
@@ -81,9 +86,11 @@ function goToStep(to) {
   step = Math.max(0, Math.min(count, to));
   const animate = !reducedMotion.matches && !document.hidden, path = answer.levels.map(level => level.tile);
   updatePadding();
+  $("legend").hidden = step === count;
   if (step === count) {
     map.showAnswer(answer, path, truth, animate);
-    showStatus(`${placeName(answer)}, ${percent(answer.confidence)} for its tile of zoom ${answer.zoom}.`);
+    showStatus(answer.outcome === "elsewhere" ? "Not located."
+      : `${placeName(answer)}, ${percent(answer.confidence)} for its tile of zoom ${answer.zoom}.`);
   } else {
     const {zoom, kept} = answer.trace[step], own = answer.levels[step];
     map.showLevel(zoom, kept, own?.tile, path.slice(0, step), answer.lon, animate);
@@ -117,6 +124,7 @@ function updatePadding() {
 $("back").onclick = () => { stop(); goToStep(step - 1); };
 $("on").onclick = () => { stop(); goToStep(step + 1); };
 $("play").onclick = () => (timer === null ? play() : stop());
+$("opacity").oninput = () => map.overlay.setOpacity(showOpacity());
 
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, summary")) return;
@@ -180,12 +188,21 @@ setTheme(localStorage.getItem("theme"));
 
 // ---- start
 
+// `pictures`: "above", "ground" or null. An index that does not have this fact was built before it existed; of these,
+// the built-in Earth's show pictures from above.
+function kindOf({pictures, encoders}) {
+  const isBuiltIn = encoders?.photo?.name === "tilebeam-builtin";
+  return {pictures: pictures ?? (isBuiltIn ? "above" : null), isBuiltIn};
+}
+
 async function loadMapAndSamples() {
   updatePadding();
-  const [tileJson, samples] = await Promise.all(["tiles", "static/samples/samples.json"].map(
+  const [tileJson, samples, index] = await Promise.all(["tiles", "static/samples/samples.json", "index"].map(
     path => fetch(path, {headers: headers()}).then(r => (r.ok ? r.json() : null)).catch(() => null)));
   map.setBackground(tileJson);
   showSamples(samples ?? [], locateSample);
+  known = index && kindOf(index);
+  showKnown(known, samples?.length ? () => locateSample(samples[0]) : null);
   document.body.dataset.ready = "yes";
 }
 $("key").addEventListener("change", loadMapAndSamples);

@@ -18,14 +18,22 @@ function km(value) {
   return value < 10 ? `${value.toFixed(1)} km` : `${Math.round(value).toLocaleString("en")} km`;
 }
 
+// What is said of a picture that is nowhere in the covered area. `known`: the kind of picture of the index, or null.
+function unplaced(known) {
+  if (known?.pictures !== "above") return "This picture looks like no place that this index covers; the index cannot place it.";
+  return `This does not look like a picture of the Earth from above; ${known.isBuiltIn ? "the built-in" : "this"} index cannot place it.`;
+}
+
 // `choose(step)` is called when a bar is clicked, `visit(place)` for one of the other places.
-export function showAnswer(answer, truth, choose, visit) {
+export function showAnswer(answer, truth, known, choose, visit) {
+  const isElsewhere = answer.outcome === "elsewhere";
   $("answer").hidden = false;
-  $("place").replaceChildren(...heading(answer));
-  $("within").textContent = within(answer) + (truth ? ` The sample is ${km(distanceKm(truth, answer))} away, at ✓.` : "");
+  $("answer").dataset.outcome = answer.outcome ?? "unknown";
+  $("place").replaceChildren(...(isElsewhere ? [unplaced(known)] : heading(answer)));
+  $("within").textContent = isElsewhere ? `None of the covered tiles: ${percent(answer.elsewhere)}.` : within(answer) + (truth ? ` The sample is ${km(distanceKm(truth, answer))} away, at ✓.` : "");
   $("chart").replaceChildren(...answer.trace.map(({zoom}, i) => bar(
     answer.levels[i] ?? {zoom, lat: answer.lat, confidence: null}, () => choose(i))), elsewhereBar(answer));
-  $("others").hidden = !answer.alternatives.length;
+  $("others").hidden = isElsewhere || !answer.alternatives.length;
   $("alternatives").replaceChildren(...answer.alternatives.map(other => element("li", {},
     element("button", {type: "button", onclick: () => visit(other)}, placeName(other),
       element("span", {className: "share"}, percent(other.confidence))))));
@@ -41,7 +49,8 @@ function heading(answer) {
     await navigator.clipboard?.writeText(`${answer.lat.toFixed(5)}, ${answer.lon.toFixed(5)}`);
     copy.textContent = "copied";
   };
-  return [element("span", {}, name), copy];
+  const doubt = answer.outcome === "uncertain" ? [element("em", {}, "not certain")] : [];
+  return [element("span", {}, name), ...doubt, copy];
 }
 
 function within({radius_km: radius, elsewhere, calibrated}) {
@@ -90,6 +99,51 @@ function saver(label, name, text) {
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   };
   return link;
+}
+
+// The registration in words, with the slider of the overlay. `isLaidOver`: whether this browser can show the picture.
+export function showFit(registration, isLaidOver) {
+  $("fit").hidden = !registration || registration.margin === undefined;
+  if ($("fit").hidden) return;
+  const {accepted, width_km: width, heading_deg: heading} = registration;
+  const lies = `${km(width)} wide, its top points ${compass(heading)}.`;
+  const cannot = isLaidOver ? "" : " This browser cannot lay it over the map; the frame shows where it lies.";
+  $("fit-words").textContent = accepted ? `The picture fits here ${fitWords(registration)}: ${lies}${cannot}`
+    : `Its exact position was not found: the picture fits ${fitWords(registration)}.`;
+  $("slider").hidden = !accepted || !isLaidOver;
+  showOpacity();
+}
+
+const CLEAR_MARGIN = 0.1;  // in the fit's score, which is at most 1
+
+function fitWords({accepted, margin}) {
+  if (!accepted) return "almost as well elsewhere";
+  return margin >= CLEAR_MARGIN ? "clearly better than anywhere else" : "better than anywhere else";
+}
+
+function compass(degrees) {
+  const names = ["north", "north-east", "east", "south-east", "south", "south-west", "west", "north-west"];
+  const turn = (degrees % 360 + 360) % 360;
+  return `${names[Math.round(turn / 45) % 8]} (${Math.round(turn) % 360}°)`;
+}
+
+// Shows the slider's value, and returns it as a share.
+export function showOpacity() {
+  const text = `${$("opacity").value} %`;
+  $("opacity").setAttribute("aria-valuetext", text);
+  $("opacity-value").textContent = text;
+  return $("opacity").value / 100;
+}
+
+// What the index knows, before the first picture. `trySample`: locates a bundled sample; null if there is none.
+export function showKnown(known, trySample) {
+  const words = {
+    above: `This index knows pictures of the Earth from above${known?.isBuiltIn ? ", some 200 to 1,000 km wide" : ""}.`,
+    ground: "This index knows photos taken on the ground.",
+  }[known?.pictures];
+  const sample = element("button", {type: "button", className: "link", onclick: trySample}, "Try a sample");
+  $("known").hidden = !words && !trySample;
+  $("known").replaceChildren(...(words ? [words, " "] : []), ...(trySample ? [sample] : []));
 }
 
 // Mark the shown step: 0 is the coarsest zoom, `count` is the answer.

@@ -45,6 +45,7 @@ def run(*arguments: str) -> Result:
         ((*TRAIN, "--lr", "nan"), "--lr nan"),
         ((*TRAIN, "--temperature", "0"), "--temperature 0"),
         ((*TRAIN, "--split-ratio", "0:1:1"), "0:1:1"),
+        ((*CALIBRATE, "--layout", "nonsense"), "'nonsense'"),
         ((*TRAIN, "--rate", "0"), "rate_per_s=0.0"),
         ((*TRAIN, "--threads", "0"), "'0'"),
         ((*CALIBRATE, "--elsewhere-share", "3"), "3.0"),

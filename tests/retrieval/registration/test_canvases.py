@@ -8,7 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from noise_earth import NoiseEarth
 
-from retrieval.registration.canvases import EDGES_KM, CanvasCache, Cell, cells_near, cells_of, cells_with, draw
+from retrieval.registration.canvases import (
+    EDGES_KM,
+    CanvasCache,
+    Cell,
+    cells_near,
+    cells_of,
+    cells_with,
+    draw,
+    packed,
+    unpacked,
+)
 from retrieval.registration.geometry import plane
 
 EARTH = NoiseEarth()
@@ -54,10 +64,25 @@ def test_threads_share_the_cache() -> None:
     with ThreadPoolExecutor(4) as pool:
         canvases = list(pool.map(lambda i: cache.canvas(cells[i % 6], 16), range(60)))
     assert cache.nbytes <= 1_000_000
-    assert cache.nbytes == sum(c.nbytes for c in {id(c): c for c in cache.canvases()}.values())
+    assert cache.nbytes == sum(c.nbytes for c in {id(c): c for c in cache.entries()}.values())
     for i, canvas in enumerate(canvases):
         assert canvas.cell == cells[i % 6]
         assert np.array_equal(canvas.spectra, canvases[i % 6].spectra)
+
+
+def test_fields_and_canvases_share_the_cache() -> None:
+    cache, cell = CanvasCache(EARTH, 1_000_000), Cell(6, 0.0, 10.0)
+    canvas = cache.canvas(cell, 16)
+    assert cache.field(cell, 16) is canvas.field
+    assert cache.field(cell, 32).shape == (128, 128, 2)
+    assert cache.nbytes == canvas.nbytes + 128 * 128 * 2
+
+
+def test_packed_fields_keep_two_digits_and_stay_in_range() -> None:
+    rng = np.random.default_rng(0)
+    field = (rng.normal(0, 1, (3, 8, 8)) + 1j * rng.normal(0, 1, (3, 8, 8))).astype(np.complex64)
+    assert np.abs(unpacked(packed(field)) - field).max() < 0.05
+    assert unpacked(packed(field * 100)).real.max() == pytest.approx(6.35)
 
 
 @pytest.mark.parametrize("lat", [89.9, -89.9])

@@ -1,6 +1,10 @@
 """The built-in Earth and tile sources as references."""
 
 import io
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +14,7 @@ from retrieval.registration.geometry import Frame, pixel_centres
 from retrieval.registration.reference import BuiltinEarth
 from retrieval.registration.tiles import TileReference
 from tile_cache.addressing import Tile
-from tile_cache.bluemarble import BlueMarble
+from tile_cache.bluemarble import BlueMarble, load_product, product_image
 
 EARTH = BuiltinEarth(("bmng",))
 
@@ -52,3 +56,29 @@ def test_earth_has_a_layer_for_each_product_and_land() -> None:
     layers = BuiltinEarth(("bmng", "etopo1")).layers(np.array([[10.0, -30.0]]), np.array([[50.0, 0.0]]), 50.0)
     assert [(c.shape, w) for c, w in layers] == [((3, 1, 2), 1.0), ((3, 1, 2), 1.0), ((1, 1, 2), 0.7)]
     assert layers[-1][0].tolist() == [[[255.0, 0.0]]]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from /proc")
+def test_earth_is_read_within_400_mb() -> None:
+    code = (
+        "from retrieval.registration.reference import BuiltinEarth; BuiltinEarth().load();"
+        "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) * 1024 < 400_000_000  # it was 1.1 GB
+
+
+def test_threads_read_the_earth_once() -> None:
+    earth = BuiltinEarth(("etopo1",))
+    with ThreadPoolExecutor(4) as pool:
+        levels = list(pool.map(lambda _: earth._loaded(), range(4)))
+    assert all(level is levels[0] for level in levels)
+
+
+@pytest.mark.parametrize("product", ["bmng", "shadedrelief"])
+def test_reduced_product_shows_what_the_whole_one_shows(product: str) -> None:
+    whole = load_product(product)
+    factor = whole.shape[0] // 2700
+    averaged = whole[1000 * factor : 1200 * factor].reshape(200, factor, 5400, factor, 3).mean(axis=(1, 3))
+    reduced = np.asarray(product_image(product, (5400, 2700)).crop((0, 1000, 5400, 1200)))
+    assert np.abs(reduced - averaged).mean() < 1.5

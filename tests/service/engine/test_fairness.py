@@ -210,6 +210,33 @@ def test_callers_take_turns_and_keep_their_own_order() -> None:
     assert taken == ["a1", "b1", "c1", "a3", "b2", "a4"]
 
 
+def test_a_caller_with_one_item_now_and_then_does_not_wait_for_those_that_send_many() -> None:
+    queue: TurnQueue[str] = TurnQueue()
+    for number in range(40):
+        queue.add(f"a{number}", "a")
+        queue.add(f"b{number}", "b")
+        queue.add(f"c{number}", "c")
+    waited = []
+    for number in range(8):
+        [queue.take() for _ in range(7)]
+        queue.add(f"other{number}", "other")
+        waited.append(next(turn for turn in range(9) if queue.take().startswith("other")))
+    assert max(waited) <= 1
+
+
+def test_new_callers_keep_none_from_its_turn() -> None:
+    queue: TurnQueue[str] = TurnQueue()
+    queue.add("old1", "old")
+    queue.add("old2", "old")
+    queue.take()
+    taken = []
+    for number in range(8):
+        queue.add(f"new{number}", f"new{number}")
+        queue.add(f"newer{number}", f"newer{number}")
+        taken.append(queue.take())
+    assert "old2" in taken
+
+
 def test_turns_survive_cancelled_waiters() -> None:
     async def run() -> None:
         turns, order = Turns(1), list[str]()

@@ -54,6 +54,22 @@ def test_bytes_that_are_not_a_picture_are_rejected(
         check_problem(http.post("/locate", content=data, headers={"Content-Type": "image/jpeg"}), status, slug)
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"just text", "it begins with 'just text'"),
+        (b"\x00\x01\x02", "it begins with the bytes 00 01 02"),
+        (b"\0\0\0\x18ftypmp42" + bytes(12), "a media file of the brand 'mp42' is not supported"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + b"\0\0\0\x08" * 2 + b"\x08\x02\0\0\0" + b"bad!" * 9, "damaged"),
+    ],
+)
+def test_problems_show_bytes_as_people_write_them(http: httpx.Client, data: bytes, words: str) -> None:
+    detail = http.post("/locate", files={"image": data}).json()["detail"]
+    assert words in detail
+    assert "b'" not in detail
+    assert "\\x" not in detail
+
+
 @pytest.mark.parametrize("mode", ["CMYK", "L", "1", "I;16", "RGB"])
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 2), (300, 200)])
 def test_unusual_pictures_get_an_answer(http: httpx.Client, mode: str, size: tuple[int, int]) -> None:

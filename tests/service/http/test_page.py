@@ -1,57 +1,15 @@
 """The page in a headless Chromium: dropping, answers, steps, errors, layout, themes. Skipped without a browser."""
 
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from chromium import drop, launched, level
-from PIL import Image
+from chromium import drop, level
 
 STATIC = Path(__file__).parents[3] / "service" / "http" / "static"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def site(serving: Any, locator: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The service with the fake index, on a map of one grey tile."""
-    tiles = tmp_path_factory.mktemp("map")
-    (tiles / "0" / "0").mkdir(parents=True)
-    Image.new("RGB", (256, 256), (90, 110, 130)).save(tiles / "0" / "0" / "0.png")
-    with serving(locator, tiles=str(tiles)) as url:
-        yield url
-
-
-@pytest.fixture
-def visit(browser: Any, site: str) -> Iterator[Callable[..., Any]]:
-    """Opens a page and waits until it is ready. No page may have an error, or a request to another host."""
-    opened, problems = [], []
-
-    def visit(path: str = "/", ready: str = "body[data-ready]", **options: Any) -> Any:
-        context = browser.new_context(
-            **{"reduced_motion": "reduce", "viewport": {"width": 1200, "height": 800}} | options
-        )
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda m: problems.append(m.text) if "Content Security Policy" in m.text else None)
-        page.on("request", lambda r: problems.append(r.url) if not r.url.startswith((site, "blob:", "data:")) else None)
-        page.goto(site + path)
-        page.wait_for_selector(ready, state="attached")
-        opened.append(context)
-        return page
-
-    yield visit
-    for context in opened:
-        context.close()
-    assert problems == []
 
 
 def test_dropped_picture_shows_answer_on_map_and_panel(visit: Any, make_picture: Any) -> None:
@@ -166,6 +124,98 @@ def test_attribution_of_the_map_is_never_covered(
     assert page.evaluate(ATTRIBUTION_IS_VISIBLE)
 
 
+def changed(page: Any, pattern: str, changes: dict[str, Any]) -> None:
+    """Let the service's answers to these addresses have other fields."""
+
+    def answer(route: Any) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json=response.json() | changes)
+
+    page.route(pattern, answer)
+
+
+def width_of_view(page: Any, data: bytes) -> float:
+    """The map's width in degrees, as the next request has it that is limited to the visible map."""
+    page.click("#options summary")
+    page.check("#inview")
+    with page.expect_response("**/locate?*") as answered:
+        drop(page, data)
+    west, _, east, _ = map(float, parse_qs(urlsplit(answered.value.url).query)["bbox"][0].split(","))
+    return (east - west) % 360
+
+
+WORLD = {"encoders": {"photo": {"name": "tilebeam-builtin"}}}
+NOWHERE = {"outcome": "elsewhere", "elsewhere": 0.93, "radius_km": {"50": None, "90": None}}
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (WORLD, "does not look like a picture of the Earth from above; the built-in index cannot place it"),
+        ({"pictures": "above"}, "does not look like a picture of the Earth from above; this index cannot place it"),
+        ({"pictures": "ground"}, "looks like no place that this index covers"),
+        ({}, "looks like no place that this index covers"),
+    ],
+)
+def test_picture_of_no_place_gets_a_sentence_and_no_coordinates(
+    visit: Any, make_picture: Any, index: dict[str, Any], words: str
+) -> None:
+    page = visit()
+    changed(page, "**/index", index)
+    changed(page, "**/locate?*", NOWHERE)
+    page.reload()
+    page.wait_for_selector("body[data-ready]", state="attached")
+    drop(page, make_picture(1))
+    level(page, "answer")
+    page.wait_for_selector(f"#place:has-text('{words}')")
+    assert not re.search(r"\d°", page.inner_text("#panel"))
+    assert page.locator(".pin").count() == page.locator("path.circle, path.above").count() == 0
+    assert width_of_view(page, make_picture(2)) > 200
+
+
+def test_uncertain_place_is_small_and_marked(visit: Any, make_picture: Any) -> None:
+    page, size = visit(), "parseFloat(getComputedStyle(document.querySelector('#place span')).fontSize)"
+    changed(page, "**/locate?*", {"outcome": "located"})
+    drop(page, make_picture(1))
+    level(page, "answer")
+    large = page.evaluate(size)
+    assert "not certain" not in page.inner_text("#place")
+    changed(page, "**/locate?*", {"outcome": "uncertain"})
+    drop(page, make_picture(2))
+    page.wait_for_selector("#place:has-text('not certain')")
+    assert page.evaluate(size) < 0.75 * large
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        (WORLD, "pictures of the Earth from above, some 200 to 1,000 km wide"),
+        ({"pictures": "above"}, "pictures of the Earth from above."),
+        ({"pictures": "ground"}, "photos taken on the ground"),
+    ],
+)
+def test_page_says_what_the_index_knows(visit: Any, index: dict[str, Any], words: str) -> None:
+    page = visit()
+    assert not page.is_visible("#known")  # of this index nothing is known
+    changed(page, "**/index", index)
+    page.reload()
+    page.wait_for_selector("#known:not([hidden])")
+    assert words in page.inner_text("#known")
+    assert page.locator("#known button").count() == 0  # there are no samples
+
+
+def test_tiles_of_the_beam_are_repeated_with_the_world(visit: Any, make_picture: Any) -> None:
+    """At the first zoom more than one America is in view; tiles lay on one of them."""
+    page = visit()
+    drop(page, make_picture(1))
+    level(page, "answer")
+    page.keyboard.press("Home")
+    level(page, "4")
+    boxes = "paths => paths.map(path => path.getAttribute('d')).filter(d => d.length > 4)"
+    assert len(page.locator("path.kept").evaluate_all(boxes)) == 64
+    assert len(page.locator("path.repeated").evaluate_all(boxes)) > 0
+
+
 def test_light_and_dark_themes(visit: Any) -> None:
     paper = "getComputedStyle(document.querySelector('#panel')).backgroundColor"
     dark, light = visit(color_scheme="dark"), visit(color_scheme="light")
@@ -186,6 +236,7 @@ def test_page_updates_map_and_samples_after_index_reload(visit: Any, site: str, 
     with page.expect_request("**/tiles/0/0/0?of=another"):
         drop(page, make_picture(1))
     page.wait_for_selector("#samples button")
+    assert page.locator("#known button").count() == 1
     requested: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
     drop(page, make_picture(2))

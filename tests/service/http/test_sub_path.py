@@ -9,8 +9,7 @@ from urllib.parse import urljoin
 import httpx
 import nginx
 import pytest
-from chromium import drop, launched, level
-from PIL import Image
+from chromium import drop, level
 
 from tilebeam import Client
 
@@ -18,27 +17,11 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def upstream(serving: Any, locator: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The service with the fake index, on a map of one grey tile."""
-    tiles = tmp_path_factory.mktemp("map")
-    (tiles / "0" / "0").mkdir(parents=True)
-    Image.new("RGB", (256, 256), (90, 110, 130)).save(tiles / "0" / "0" / "0.png")
-    with serving(locator, tiles=str(tiles)) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def beam(upstream: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def beam(site: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the page below `/beam/`, by the shortest configuration that there is."""
     folder = tmp_path_factory.mktemp("nginx")
-    with nginx.running(folder, f"location /beam/ {{ proxy_pass {upstream}/; }}") as url:
+    with nginx.running(folder, f"location /beam/ {{ proxy_pass {site}/; }}") as url:
         yield f"{url}/beam/"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as browser:
-        yield browser
 
 
 def opened(browser: Any, address: str) -> tuple[Any, list[str]]:
@@ -127,10 +110,10 @@ def test_files_of_the_page_name_no_address_from_the_root() -> None:
         assert re.findall(r"""(?:href|src|action)=["']/|url\(["']?/|["'`]/\w""", text) == [], path.name
 
 
-def test_documented_nginx_block_serves_below_its_sub_path(upstream: str, tmp_path: Path, make_picture: Any) -> None:
+def test_documented_nginx_block_serves_below_its_sub_path(site: str, tmp_path: Path, make_picture: Any) -> None:
     text = (ROOT / "docs/deployment.md").read_text(encoding="utf-8")
     _, block = re.findall(r"```nginx\n(.*?)```", text, re.DOTALL)
-    server = "proxy_set_header Host $host;\n" + block.replace("http://127.0.0.1:8000", upstream)
+    server = "proxy_set_header Host $host;\n" + block.replace("http://127.0.0.1:8000", site)
     with nginx.running(tmp_path, server) as url, httpx.Client(base_url=f"{url}/tilebeam", timeout=30) as http:
         assert http.get("/").text.startswith("<!doctype html>")
         big = make_picture(1, "BMP", (1200, 900))  # over nginx's own limit of 1 MB

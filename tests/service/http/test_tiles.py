@@ -101,6 +101,8 @@ def test_service_without_map_answers_404(http: httpx.Client, check_problem: Any)
 def test_index_of_built_in_earth_gets_its_map() -> None:
     tiles = open_tiles("", "bluemarble")
     assert tiles is not None
+    assert tiles.describe()["maxzoom"] == 6  # deeper tiles are there, but are enlargements
+    assert tiles._read(_tile(8, 0, 0)) is not None
     picture = tiles._read(_tile(6, 33, 22))
     assert picture is not None
     assert Image.open(io.BytesIO(picture.data)).size == (256, 256)

@@ -113,6 +113,7 @@ def no_proxies(monkeypatch) -> pytest.MonkeyPatch:
         ("http_proxy", "socks4://me:s3cret@127.0.0.1:9", "http_proxy is not the address of a proxy"),
         ("HTTP_PROXY", "http://me:s3cret@[::1:9", "HTTP_PROXY is not the address of a proxy"),
         ("HTTP_PROXY", "http://", "HTTP_PROXY is not the address of a proxy"),
+        ("http_proxy", "not a url", "http_proxy is not the address of a proxy"),
     ],
 )
 def test_proxy_that_cannot_be_used_is_one_line(server, tmp_path, hasty, no_proxies, name, value, words):
