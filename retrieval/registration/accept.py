@@ -23,7 +23,8 @@ class Features:
     `score`: the best fit's, -1 to 1. `margin`: its lead over the best fit at another place. `energy`: the mean squared
     length of the picture's field. `log_confidence`: the retrieval's confidence of the place, natural logarithm; 0 where
     there is none. `log_jobs`: natural logarithm of how many cells were searched, each counted once for each turn; the
-    lead of the best of few places says less than that of the best of many.
+    lead of the best of few places says less than that of the best of many. `residual`: how far parts of the picture
+    still lie off the fit, as a share of the footprint's edge; a false fit holds only in places.
     """
 
     score: float
@@ -31,14 +32,15 @@ class Features:
     energy: float
     log_confidence: float = 0.0
     log_jobs: float = 0.0
+    residual: float = 0.0
 
     def row(self) -> Floats:
-        """The terms of the logistic, (7,), the first being 1."""
+        """The terms of the logistic, (8,), the first being 1."""
         # Beyond these bounds a feature says no more, and must not outweigh the others.
         score, margin = np.clip(self.score, 0.0, 0.8), np.clip(self.margin, 0.0, 0.3)
         energy, belief = np.clip(self.energy, 0.0, 3.0), np.clip(self.log_confidence, -12.0, 0.0)
-        jobs = np.clip(self.log_jobs, 0.0, 14.0)
-        return np.array([1.0, score, margin, np.sqrt(margin), energy, belief, jobs])
+        jobs, residual = np.clip(self.log_jobs, 0.0, 14.0), np.clip(self.residual, 0.0, 0.12)
+        return np.array([1.0, score, margin, np.sqrt(margin), energy, belief, jobs, residual])
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Acceptance:
     energy: float = -1.724
     log_confidence: float = 0.0
     log_jobs: float = 0.0
+    residual: float = 0.0
     threshold: float = 0.95
 
     @classmethod
@@ -81,6 +84,7 @@ class Acceptance:
                 self.energy,
                 self.log_confidence,
                 self.log_jobs,
+                self.residual,
             ]
         )
 

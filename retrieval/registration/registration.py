@@ -31,6 +31,8 @@ _TILT_GAIN = 0.02
 _COARSE_PX, _MEDIUM_PX = 16, 32
 _STEPS = {_COARSE_PX: 4, _MEDIUM_PX: 4}
 """Pixels in which hypotheses are aligned, and the most steps there."""
+_MOST_RESIDUAL = 0.1
+"""Edges: of fits of which too few parts can be compared to say how far off they are."""
 _SAME_PLACE = 0.5
 """Fits nearer than so many edges show the same place."""
 
@@ -99,8 +101,10 @@ class Search:
         fits = self._best_fits()
         if not fits:
             return Registration(self._size, reason="the picture fits no place at all", finished=self._finished)
-        features = self._features(fits)
-        belief, best = acceptance.probability(features), fits[0]
+        best = fits[0]
+        residual = residual_km(self._query, self._cache.reference, best.frame)
+        features = self._features(fits, _MOST_RESIDUAL if residual is None else residual / best.frame.edge_km)
+        belief = acceptance.probability(features)
         accepted = belief >= acceptance.threshold
         return Registration(
             self._size,
@@ -111,7 +115,7 @@ class Search:
             best.method,
             None if accepted else "the picture fits no place clearly better than others",
             finished=self._finished,
-            residual_km=residual_km(self._query, self._cache.reference, best.frame),
+            residual_km=residual,
         )
 
     def _energy(self) -> float:
@@ -174,8 +178,8 @@ class Search:
         """Best first; places are distinct."""
         return distinct_fits([self._tilted.get(fit, fit) for fit in self._refined.values()])
 
-    def _features(self, fits: Sequence[Fit]) -> Features:
-        """What acceptance looks at; `fits`: at least one, best first."""
+    def _features(self, fits: Sequence[Fit], residual: float) -> Features:
+        """What acceptance looks at; `fits`: at least one, best first; `residual`: of the best, in edges."""
         best = fits[0]
         second = fits[1].score if len(fits) > 1 else best.score  # with no other place, nothing shows that it is right
         near = [
@@ -187,6 +191,7 @@ class Search:
             self._energy(),
             max(near, default=_NO_BELIEF),
             float(np.log(max(1, self.job_count))),
+            residual,
         )
 
 

@@ -44,9 +44,15 @@ def record(
 
 
 def fit(margin: float, km: float) -> dict[str, float]:
-    return {"score": 0.5, "margin": margin, "energy": 1.0, "log_confidence": -3.0, "log_jobs": 8.0, "km": km} | {
-        "edge_km": 400.0
-    }
+    return {
+        "score": 0.5,
+        "margin": margin,
+        "energy": 1.0,
+        "log_confidence": -3.0,
+        "log_jobs": 8.0,
+        "residual": 0.02,
+        "km": km,
+    } | {"edge_km": 400.0}
 
 
 def test_a_picture_whose_top_points_east_is_turned_until_north_is_up() -> None:
