@@ -71,7 +71,7 @@ function show(newAnswer, truePlace, blob) {
   truth = truePlace;
   const registration = answer.registration?.accepted ? answer.registration : null;
   map.overlay.load(blob, registration, isLaidOver => showFit(answer.registration, isLaidOver));
-  showFit(answer.registration, true);
+  showFit(answer.registration, true, known?.pictures === "above" ? answer.registration_reason : null);
   showAnswer(answer, truth, known, chosen => { stop(); goToStep(chosen); }, other => { stop(); map.panTo(other, answer.lon); });
   if (!wideScreen.matches) $("map").scrollIntoView({behavior: reducedMotion.matches ? "auto" : "smooth"});
   if (reducedMotion.matches || answer.outcome === "elsewhere") goToStep(answer.trace.length);

@@ -102,9 +102,15 @@ function saver(label, name, text) {
 }
 
 // The registration in words, with the slider of the overlay. `isLaidOver`: whether this browser can show the picture.
-export function showFit(registration, isLaidOver) {
-  $("fit").hidden = !registration || registration.margin === undefined;
+// `reason`: why it was not tried, where that is worth a word.
+export function showFit(registration, isLaidOver, reason) {
+  $("fit").hidden = registration ? registration.margin === undefined : !reason;
+  $("slider").hidden = true;
   if ($("fit").hidden) return;
+  if (!registration) {
+    $("fit-words").textContent = `Its exact position was not searched: ${reason}.`;
+    return;
+  }
   const {accepted, width_km: width, heading_deg: heading} = registration;
   const lies = `${km(width)} wide, its top points ${compass(heading)}.`;
   const cannot = isLaidOver ? "" : " This browser cannot lay it over the map; the frame shows where it lies.";

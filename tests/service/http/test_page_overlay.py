@@ -16,8 +16,13 @@ from chromium import drop, level
 from numpy.typing import NDArray
 from PIL import Image
 
+from indexer.build.area import Area
+from indexer.build.build import build_index
+from indexer.build.request import BuildRequest
+from retrieval.locator import Locator
 from retrieval.registration.accept import Features
 from retrieval.registration.geometry import Frame
+from retrieval.registration.reference import BuiltinEarth
 from retrieval.registration.registration import Registration
 
 ZOOM = 6
@@ -28,6 +33,7 @@ FRAMES = {
     "turned": Frame.upright(12.0, 47.0, 700.0, 130.0),
     "date line": Frame.upright(179.6, -17.0, 900.0, -25.0),
     "north": Frame.upright(-42.0, 71.0, 800.0, 60.0),
+    "real": Frame.upright(33.5, 28.5, 700.0, 35.0),
     "tilted": Frame(30.0, 5.0, np.array([[1000.0, 0.0, 0.0], [0.0, -1000.0, 0.0], [0.1, 0.5, 1.0]])),
 }
 SIZE = (640, 480)
@@ -47,8 +53,21 @@ def dot(pixels: NDArray[np.uint8], x: float, y: float, colour: tuple[int, int, i
 
 
 def picture(turn: int = 1, kind: str = "PNG") -> bytes:
-    """A grey picture with the dots, stored so that EXIF's `turn` makes it upright."""
-    pixels = np.full((SIZE[1], SIZE[0], 3), 128, dtype=np.uint8)
+    """A grey picture with the dots."""
+    return encoded(np.full((SIZE[1], SIZE[0], 3), 128, dtype=np.uint8), turn, kind)
+
+
+def relief(frame: Frame) -> bytes:
+    """What the shaded relief of the built-in Earth shows in a frame, with the dots."""
+    x, y = np.meshgrid(np.arange(SIZE[0]) + 0.5 - SIZE[0] / 2, np.arange(SIZE[1]) + 0.5 - SIZE[1] / 2)
+    [(channels, _)] = BuiltinEarth(("shadedrelief",), land=False).layers(
+        *frame.ground(x / SIZE[1], y / SIZE[1]), frame.edge_km / SIZE[1]
+    )
+    return encoded(np.moveaxis(channels, 0, -1).round().astype(np.uint8), 1, "PNG")
+
+
+def encoded(pixels: NDArray[np.uint8], turn: int, kind: str) -> bytes:
+    """The picture with the dots, stored so that EXIF's `turn` makes it upright."""
     for name, (x, y) in SPOTS.items():
         dot(pixels, x * SIZE[0], y * SIZE[1], COLOURS[name], 9)
     undo = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 5: Image.Transpose.TRANSPOSE}[turn]
@@ -293,3 +312,24 @@ def test_phone_shows_the_overlay_above_the_slider(look: Any) -> None:
     slider, shown = page.locator("#opacity").bounding_box(), page.locator("#map").bounding_box()
     assert slider["y"] > shown["y"] + shown["height"] - 1 >= 0  # the map stays in sight while the slider is moved
     assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_real_answer_of_a_real_service_is_laid_over_the_right_place(
+    visit: Any, serving: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Nothing is replaced: a relief, turned and in a style that the index lacks, on the index of Blue Marble."""
+    folder = tmp_path_factory.mktemp("real")
+    area = Area(bbox=(28, 24, 40, 33))
+    build_index(BuildRequest(source="bluemarble", out=folder / "index", zooms=(4, 6, 8), area=area))
+    data = relief(FRAMES["real"])
+    with serving(Locator.open(folder / "index"), tiles=str(draw_map(folder / "map"))) as site:
+        page = visit(site=site)
+        for _ in range(120):  # the service loads its reference meanwhile, and says so
+            drop(page, data, "relief.png", "image/png")
+            page.wait_for_selector("#fit:not([hidden])")
+            if "still being loaded" not in page.inner_text("#fit-words"):
+                break
+            page.wait_for_timeout(1000)
+        page.wait_for_selector("canvas.overlay")
+        assert "fits here" in page.inner_text("#fit-words")
+        assert_dots_lie_on_the_maps(page, 12)
