@@ -3,6 +3,8 @@
     python -m benchmarks.registration                         all styles and kinds, 12 pictures each
     python -m benchmarks.registration --kind turned --count 50
     python -m benchmarks.registration --fit                   coefficients of the acceptance, from other pictures
+    python -m benchmarks.registration --effort exhaustive     the first method, on the same pictures
+    python -m benchmarks.registration --costs --style relief  processor time, beside that of the first method
 
 Candidates stand in for retrieval: one of `--places` lies about 150 km from the truth, the others are random land; the
 footprint is unknown within the kind's range, and the turn is unknown. Kinds: north-up, turned, wide, narrow, oblique,
@@ -20,10 +22,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.support.machine import describe, sentence
+from benchmarks.support.registration_costs import costs
+from benchmarks.support.registration_exhaustive import EXHAUSTIVE
+from benchmarks.support.registration_exhaustive import registered as exhaustively_registered
 from benchmarks.support.registration_sets import KINDS, STYLES, Case, PictureKind, Removed, cases, reference_of
 from indexer.evaluation.tables import markdown_table
 from retrieval.registration.accept import BUILT_IN, Acceptance, Features, fit_acceptance
 from retrieval.registration.canvases import CanvasCache
+from retrieval.registration.jobs import NEAR, jobs_near
 from retrieval.registration.registration import Effort, Hints, register
 from retrieval.registration.search import distance_km
 
@@ -59,20 +65,29 @@ def main() -> None:
     parser.add_argument("--kind", action="append", choices=list(KINDS), help="may be repeated; default: all")
     parser.add_argument("--count", type=int, default=12, help="pictures of each style and kind")
     parser.add_argument("--places", type=int, default=20, help="candidates of each picture")
-    parser.add_argument("--px", type=int, default=32, choices=[16, 24, 32], help="pixels of a template")
-    parser.add_argument("--turns", type=int, default=36, help="turns that make a circle")
-    parser.add_argument("--aligned", type=int, default=Effort.aligned, help="hypotheses that are aligned")
+    parser.add_argument("--effort", choices=["near", "exhaustive"], default="near", help="exhaustive: the first method")
+    parser.add_argument("--shortlist", type=int, default=Effort.shortlist, help="hypotheses aligned in 16 pixels")
+    parser.add_argument("--aligned", type=int, default=Effort.aligned, help="hypotheses aligned in 32 pixels")
+    parser.add_argument("--costs", action="store_true", help="measure processor times, a table for each style and kind")
     parser.add_argument("--fit", action="store_true", help="draw other pictures, and print fitted coefficients")
     parser.add_argument("--json", type=Path, help="write every picture's figures there")
     arguments = parser.parse_args()
-    effort = Effort(arguments.px, arguments.turns, arguments.aligned)
+    effort = replace(NEAR, shortlist=arguments.shortlist, aligned=arguments.aligned)
+    effort = EXHAUSTIVE if arguments.effort == "exhaustive" else effort
     seed = FIT_SEED if arguments.fit else REPORT_SEED
-    records: list[Record] = []
-    for style in arguments.style or STYLES:
-        for kind in arguments.kind or KINDS:
-            if KINDS[kind].tilt is None or STYLES[style].product is not None:
-                records += measure(style, kind, arguments.count, seed, arguments.places, effort)
+    sets = [
+        (style, kind)
+        for style in arguments.style or STYLES
+        for kind in arguments.kind or KINDS
+        if KINDS[kind].tilt is None or STYLES[style].product is not None
+    ]
     machine = describe()
+    if arguments.costs:
+        for style, kind in sets:
+            print(f"{style}, {kind}\n\n{costs(style, kind, arguments.count, seed, arguments.places)}\n")
+        print(f"{arguments.places} candidates. {sentence(machine)}")
+        return
+    records = [record for s, k in sets for record in measure(s, k, arguments.count, seed, arguments.places, effort)]
     if arguments.fit:
         print(json.dumps(fitted(records).to_json(), indent=1))
     print(f"{markdown(records)}\n\n{verdicts(records)}\n\n{arguments.places} candidates, {effort}. {sentence(machine)}")
@@ -94,8 +109,11 @@ def registered(style: str, kind: str, case: Case, how: PictureKind, cache: Canva
     """Register one picture."""
     if how.removed:
         cache = CanvasCache(Removed(cache.reference, case.lng, case.lat, 0.75 * case.edge_km), 0)
-    started = time.process_time()
-    result = register(case.pixels, case.candidates, cache, Hints(edges_km=how.searched_km), effort)
+    hints, started = Hints(edges_km=how.searched_km), time.process_time()
+    if effort == EXHAUSTIVE:
+        result = exhaustively_registered(case.pixels, jobs_near(case.candidates, hints, effort, 1.0), cache)
+    else:
+        result = register(case.pixels, case.candidates, cache, hints, effort)
     cpu_s = time.process_time() - started
     frame = result.frame
     if frame is None:

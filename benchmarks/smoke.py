@@ -42,7 +42,7 @@ SMALLEST = {
     "overload": Smallest("--quick --json {out}/overload.json"),
     "partition": Smallest("--photos 2000 --min-samples 5 --out {out}/partition --json {out}/p.json", "sklearn"),
     "priors": Smallest("--quick --out {out}/priors", "sklearn"),
-    "registration": Smallest("--count 1 --places 2 --px 16 --turns 24 --style relief --kind turned --kind nowhere"),
+    "registration": Smallest("--count 1 --places 2 --style relief --kind turned --kind nowhere"),
     "service": Smallest("--quick --json {out}/service.json"),
     "training": Smallest("--quick --json {out}/training.json"),
 }

@@ -21,11 +21,14 @@ from retrieval.registration.result import Registration
 from retrieval.registration.search import distance_km
 from retrieval.registration.templates import CANVAS_EDGES, Query, Templates, disc
 
-__all__ = ["EXHAUSTIVE", "registered"]
+__all__ = ["EXHAUSTIVE", "EXHAUSTIVE_WORLD", "registered"]
 
 Floats = NDArray[np.float64]
 
 EXHAUSTIVE = Effort(px=32, turns=36, aligned=40, refined=6, tilted=3)
+"""Near candidates."""
+EXHAUSTIVE_WORLD = Effort(px=16, turns=24, aligned=150, refined=6, tilted=3)
+"""On all land, where 32 pixels cost too much."""
 
 ENERGY_FLOOR = 0.2
 _PEAKS = 2

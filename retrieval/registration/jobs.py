@@ -4,14 +4,25 @@ Degrees, kilometres, and edges of the picture's central square. Knows no pixels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.registration.canvases import EDGES_KM, Cell, cells_near, cells_with
 
-__all__ = ["NEAR", "NO_HINTS", "WORLD", "Candidate", "Effort", "Hints", "Job", "jobs_anywhere", "jobs_near"]
+__all__ = [
+    "NEAR",
+    "NO_HINTS",
+    "WORLD",
+    "Candidate",
+    "Effort",
+    "Hints",
+    "Job",
+    "jobs_anywhere",
+    "jobs_near",
+    "reduced",
+]
 
 Floats = NDArray[np.float64]
 Job = tuple[Cell, NDArray[np.intp]]
@@ -53,21 +64,32 @@ class Effort:
 
     `px`: pixels of a template of the search (16, 24 or 32); `turns`: how many turns make a circle; `shortlist`: how
     many hypotheses are aligned in 16 pixels, and `aligned`: how many of these in 32; `refined`: how many of these are
-    fitted exactly, and `tilted`: how many of those with tilt.
+    fitted exactly, and `tilted`: how many of those with tilt. Where few of the turns are searched, `reduced` keeps
+    fewer.
     """
 
     px: int = 16
     turns: int = 24
-    shortlist: int = 240
-    aligned: int = 60
-    refined: int = 4
-    tilted: int = 2
+    shortlist: int = 700
+    aligned: int = 150
+    refined: int = 8
+    tilted: int = 3
 
 
 NO_HINTS, NEAR = Hints(), Effort()
 """For pictures of which nothing is known, and for `register`."""
-WORLD = Effort(shortlist=1000, aligned=200)
+WORLD = Effort(shortlist=1500, aligned=250)
 """For `register_anywhere`: of a search over so many places, more is kept."""
+_LEAST_SHARE, _FEWEST_REFINED = 1 / 3, 4
+
+
+def reduced(effort: Effort, jobs: Sequence[Job]) -> Effort:
+    """The effort for jobs that are only in some turns, of which fewer false places can be better than the true one."""
+    share = float(np.mean([len(turns) for _, turns in jobs])) / effort.turns
+    counts = {name: getattr(effort, name) * max(share, _LEAST_SHARE) for name in ("shortlist", "aligned")}
+    refined = min(effort.refined, _FEWEST_REFINED)  # without a second place, nothing is accepted
+    kept = {name: max(1, round(count)) for name, count in counts.items()}
+    return replace(effort, **kept, refined=max(refined, round(effort.refined * share)))
 
 
 def jobs_near(candidates: Sequence[Candidate], hints: Hints, effort: Effort, aspect: float) -> list[Job]:

@@ -13,11 +13,22 @@ from numpy.typing import NDArray
 
 from retrieval.registration.accept import BUILT_IN, Acceptance, Features
 from retrieval.registration.canvases import CanvasCache, Cell
-from retrieval.registration.jobs import NEAR, NO_HINTS, WORLD, Candidate, Effort, Hints, Job, jobs_anywhere, jobs_near
+from retrieval.registration.jobs import (
+    NEAR,
+    NO_HINTS,
+    WORLD,
+    Candidate,
+    Effort,
+    Hints,
+    Job,
+    jobs_anywhere,
+    jobs_near,
+    reduced,
+)
 from retrieval.registration.reference import Reference
 from retrieval.registration.refine import Fit, refined, residual_km
 from retrieval.registration.result import Registration
-from retrieval.registration.search import Hypothesis, aligned, distance_km, distinct, peaks
+from retrieval.registration.search import OTHER_PLACE, Hypothesis, aligned, distance_km, distinct, peaks
 from retrieval.registration.templates import Query, Templates
 from retrieval.search.deadline import NO_DEADLINE, Deadline
 
@@ -33,8 +44,6 @@ _STEPS = {_COARSE_PX: 4, _MEDIUM_PX: 4}
 """Pixels in which hypotheses are aligned, and the most steps there."""
 _MOST_RESIDUAL = 0.1
 """Edges: of fits of which too few parts can be compared to say how far off they are."""
-_SAME_PLACE = 0.5
-"""Fits nearer than so many edges show the same place."""
 
 
 class Search:
@@ -132,7 +141,7 @@ class Search:
         if not jobs:
             return
         self._is_empty = False
-        templates = self._templates_for(effort)
+        effort, templates = reduced(effort, jobs), self._templates_for(effort)
         if templates.energy < _NO_EDGES:
             return
         for cell, turns in jobs:
@@ -172,7 +181,7 @@ class Search:
         known = self._aligned.setdefault(px, {})
         new = [h for h in hypotheses if h not in known]
         known |= zip(new, aligned(self._query, self._cache, new, px, _STEPS[px], deadline), strict=False)
-        return distinct(list(known.values()), count)
+        return distinct(list(known.values()), count, by_place=px == _MEDIUM_PX)
 
     def _best_fits(self) -> list[Fit]:
         """Best first; places are distinct."""
@@ -226,7 +235,7 @@ def distinct_fits(fits: Sequence[Fit]) -> list[Fit]:
     chosen: list[Fit] = []
     for fit in sorted(fits, key=lambda f: -f.score):
         if all(
-            distance_km(fit.frame, other.frame) > _SAME_PLACE * max(fit.frame.edge_km, other.frame.edge_km)
+            distance_km(fit.frame, other.frame) > OTHER_PLACE * max(fit.frame.edge_km, other.frame.edge_km)
             for other in chosen
         ):
             chosen.append(fit)

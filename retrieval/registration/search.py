@@ -13,8 +13,10 @@ from retrieval.registration.templates import CANVAS_EDGES, Query, Templates, dis
 from retrieval.search.deadline import Deadline
 from retrieval.sphere import EARTH_RADIUS_KM, great_circle_km, unit_vectors
 
-__all__ = ["Hypothesis", "Place", "aligned", "distance_km", "distinct", "peaks", "scores"]
+__all__ = ["OTHER_PLACE", "Hypothesis", "Place", "aligned", "distance_km", "distinct", "peaks", "scores"]
 
+OTHER_PLACE = 0.5
+"""Fits nearer than so many edges show the same place."""
 _PEAKS = 2
 _SAME_PLACE, _SAME_TURN, _SAME_SCALE = 0.25, 25.0, 1.4
 """Edges, degrees and a factor: what lies nearer than all three is corrected to the same fit."""
@@ -99,8 +101,11 @@ def aligned(
     return [Hypothesis(score, h.cell, centre, turn) for h, score, centre, turn in ends]
 
 
-def distinct(hypotheses: Sequence[Hypothesis], count: int) -> list[Hypothesis]:
-    """The best `count` hypotheses that differ from all better ones: in place, or in scale, or in heading."""
+def distinct(hypotheses: Sequence[Hypothesis], count: int, by_place: bool = False) -> list[Hypothesis]:
+    """The best `count` hypotheses that differ from all better ones: in place, or in scale, or in heading.
+
+    `by_place`: they must show different places, by at least half of the larger footprint.
+    """
     if not hypotheses:
         return []
     order = sorted(hypotheses, key=lambda h: -h.score)
@@ -113,10 +118,11 @@ def distinct(hypotheses: Sequence[Hypothesis], count: int) -> list[Hypothesis]:
     while len(chosen) < count and alive.any():
         i = int(alive.argmax())
         chosen.append(order[i])
-        near = np.minimum(edges, edges[i]) * (_SAME_PLACE / EARTH_RADIUS_KM)
+        larger, smaller = np.maximum(edges, edges[i]), np.minimum(edges, edges[i])
+        near = (OTHER_PLACE * larger if by_place else _SAME_PLACE * smaller) / EARTH_RADIUS_KM
         same = np.square(places - places[i]).sum(axis=1) < near * near
-        same &= (headings * headings[i].conj()).real > least
-        same &= np.maximum(edges, edges[i]) < _SAME_SCALE * np.minimum(edges, edges[i])
+        if not by_place:
+            same &= ((headings * headings[i].conj()).real > least) & (larger < _SAME_SCALE * smaller)
         alive &= ~same
         alive[i] = False
     return chosen

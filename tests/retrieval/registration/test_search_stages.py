@@ -54,7 +54,8 @@ def test_all_land_goes_on_from_the_candidates() -> None:
     assert stages.job_count > few
     assert result.features is not None
     assert result.features.log_jobs == np.log(stages.job_count)
-    assert result.residual_km is not None and result.frame is not None
+    assert result.residual_km is not None
+    assert result.frame is not None
     assert result.features.residual == result.residual_km / result.frame.edge_km
 
 
