@@ -129,7 +129,8 @@ class Attempt:
     def _moved(self, frame: Frame, probability: float) -> Answer:
         """The answer at a registered place. It counts as calibrated only if registrations were part of the fit."""
         evidence = Registered(frame.lng, frame.lat, probability, frame.edge_km, self._numbers.errors)
-        mixture, place = Mixture.accepted(self._descent, evidence), (frame.lng, frame.lat)
+        mixture = Mixture.accepted(self._descent, evidence)
+        place = (frame.lng, frame.lat) if probability > 0.5 else None
         levels = self._locator.index.levels
         answer = mixed(self._answer, mixture, levels, self._plan.constraint, (0.5, 0.9), place)
         is_fitted = self._plan.calibration.registration is not None

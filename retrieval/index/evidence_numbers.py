@@ -77,11 +77,11 @@ class RegistrationNumbers:
         """As the file holds it."""
         parts: dict[str, Any] = {}
         if self.error_quantiles is not None:
-            parts["error_quantiles"] = list(self.error_quantiles)
+            parts["error_quantiles"] = [float(value) for value in self.error_quantiles]
         if self.acceptance is not None:
-            parts["acceptance"] = dict(self.acceptance)
+            parts["acceptance"] = {name: float(value) for name, value in self.acceptance.items()}
         if self.trust is not None:
-            parts["trust"] = {field.name: getattr(self.trust, field.name) for field in fields(self.trust)}
+            parts["trust"] = {field.name: float(getattr(self.trust, field.name)) for field in fields(self.trust)}
         return parts
 
     @classmethod
@@ -115,7 +115,7 @@ class OutcomeNumbers:
 
     def to_json(self) -> dict[str, float]:
         """As the file holds it."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        return {field.name: float(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "OutcomeNumbers":

@@ -65,6 +65,7 @@ class Registering:
     ) -> None:
         self._settings, self._metrics, self._watch, self._submit = settings, metrics, watch, submit
         self.places = Shares(settings.max_registering, settings.caller_share, "pictures to register", overload)
+        metrics.read_registering_from(lambda: self.places.held)
         self._turns = Turns(1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-register")
         self._loading: asyncio.Future[None] | None = None

@@ -71,6 +71,11 @@ class Metrics:
             registry=self.registry,
         )
         self.images = Counter("tilebeam_images", "Pictures located.", registry=self.registry)
+        self.registering = Gauge(
+            "tilebeam_registering_images",
+            "Pictures of /locate that are registered or wait for it.",
+            registry=self.registry,
+        )
         self.registrations = Counter(
             "tilebeam_registrations",
             "Pictures that were to be registered, by result: accepted, rejected, or skipped.",
@@ -85,6 +90,10 @@ class Metrics:
         """Read the number of queued pictures from these functions at each scrape."""
         self.queue.labels("single").set_function(single)
         self.queue.labels("batch").set_function(batch)
+
+    def read_registering_from(self, count: Callable[[], float]) -> None:
+        """Read the number of pictures that are registered or wait for it from this function at each scrape."""
+        self.registering.set_function(count)
 
     def read_connections_from(self, count: Callable[[], float]) -> None:
         """Read the number of open connections from this function at each scrape."""

@@ -94,7 +94,8 @@ Serving = Callable[..., AbstractContextManager[str]]
 @contextmanager
 def _serving(locator: Locator, *, reopen: Callable[[Locator], Locator] | None = None, **settings: Any) -> Iterator[str]:
     listener = listen("127.0.0.1", 0)
-    app = create_app(Settings(**settings), locator, reopen)
+    # Off unless a test wants it: no other test should load the built-in Earth.
+    app = create_app(Settings(**{"registration": "off"} | settings), locator, reopen)
     server = make_server(app, Settings(**{"shutdown_timeout_s": 1} | settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
