@@ -225,3 +225,18 @@ def test_a_missing_key_is_asked_for_by_the_commands_own_option(
     monkeypatch.setattr("service.cli._locate_by_service", lambda *given: iter([{"error": problem}]))
     result = tilebeam("locate", photos[0], "--url", "http://127.0.0.1:1")
     assert (result.exit_code, "--api-key KEY or TILEBEAM_API_KEY" in result.stderr) == (1, True)
+
+
+def test_text_of_a_picture_of_no_place_has_no_coordinates(monkeypatch: pytest.MonkeyPatch, photos: list[Path]) -> None:
+    answer = {
+        "outcome": "elsewhere", "lat": 1.25, "lon": 2.5, "confidence": 0.2, "zoom": 4, "calibrated": True,
+        "levels": [{"zoom": 4, "quadkey": "1230", "confidence": 0.2}], "radius_km": {"50": None, "90": None},
+        "elsewhere": 0.71, "alternatives": [], "registration": None, "index": {"pictures": "above"},
+    }  # fmt: skip
+    monkeypatch.setattr("service.cli._locate_by_index", lambda *given: iter([answer]))
+    text = tilebeam("locate", photos[0], "--index", "any").stdout
+    assert "does not look like a picture of the Earth from above" in text
+    assert "1.25" not in text
+    answer |= {"outcome": "uncertain", "elsewhere": 0.3}
+    monkeypatch.setattr("service.cli._locate_by_index", lambda *given: iter([answer]))
+    assert "uncertain, perhaps 1.2500, 2.5000" in tilebeam("locate", photos[0], "--index", "any").stdout
