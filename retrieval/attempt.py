@@ -178,7 +178,7 @@ def hints_for(width_km: float | None, heading: float | None, size: tuple[int, in
 def turned_square(pixels: NDArray[np.uint8], heading: float) -> Image.Image:
     """The square with north up if the top of the picture points to `heading`, degrees clockwise of north.
 
-    Corners that the picture does not show are filled by its reflection.
+    Corners that the picture does not show repeat its edge.
     """
     quarter, rest = divmod(heading, 90.0)
     upright = np.rot90(pixels, -int(quarter)) if quarter else pixels  # clockwise
@@ -186,7 +186,7 @@ def turned_square(pixels: NDArray[np.uint8], heading: float) -> Image.Image:
         return Image.fromarray(np.ascontiguousarray(upright))
     edge = upright.shape[0]
     margin = math.ceil(edge * (math.sqrt(2) - 1) / 2) + 1
-    wide = Image.fromarray(np.pad(upright, ((margin, margin), (margin, margin), (0, 0)), mode="reflect"))
+    wide = Image.fromarray(np.pad(upright, ((margin, margin), (margin, margin), (0, 0)), mode="edge"))
     turned = wide.rotate(-rest, Image.Resampling.BILINEAR)
     return turned.crop((margin, margin, margin + edge, margin + edge))
 

@@ -1,0 +1,30 @@
+"""A picture's registration: its square turned upright, and what hints say of the square."""
+
+import numpy as np
+import pytest
+
+from retrieval.attempt import TURNS, hints_for, turned_square
+from retrieval.registration.geometry import Frame, pixel_centres
+from retrieval.registration.registration import Hints
+
+
+def drawn(heading: float, px: int = 128) -> np.ndarray:
+    """A smooth ground, (px, px, 3), as a picture whose top points to `heading`."""
+    lng, lat = Frame.upright(10, 20, 500, heading).ground(*pixel_centres(px))
+    red, green = 128 + 100 * np.sin(lng * 2.1), 128 + 100 * np.sin(lat * 1.7 + lng)
+    return np.stack([red, green, 0.5 * (red + green)], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("heading", [0.0, *TURNS])
+def test_turned_square_has_north_up(heading: float) -> None:
+    upright = np.asarray(turned_square(drawn(heading), heading), dtype=float)
+    middle = slice(40, 88)  # what every turn shows
+    assert upright.shape == (128, 128, 3)
+    assert np.abs(upright - drawn(0.0))[middle, middle].mean() < 4
+
+
+def test_hints_are_of_the_central_square() -> None:
+    assert hints_for(None, 30.0, (400, 200)) == Hints(heading=30.0)
+    assert hints_for(1000.0, None, (400, 200)) == Hints(width_km=500.0)
+    assert hints_for(1000.0, None, (200, 400)) == Hints(width_km=1000.0)
+    assert "the shorter edge would be 50 km" in str(hints_for(100.0, None, (400, 200)))
