@@ -93,6 +93,8 @@ export class BeamMap {
     if (!tileJson) return;
     this.base = new FetchedTiles({
       address: tileJson.tiles[0],
+      // A map that begins at a deep zoom is not drawn far above it: a view of the world would need thousands of its tiles.
+      minZoom: Math.max(0, tileJson.minzoom - 2),
       headers: this.headers, minNativeZoom: tileJson.minzoom, maxNativeZoom: tileJson.maxzoom, maxZoom: 24,
       attribution: escapeText(tileJson.attribution), keepBuffer: 3, updateWhenZooming: false,
     });

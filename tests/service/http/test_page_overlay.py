@@ -248,7 +248,8 @@ def test_slider_works_by_keyboard_and_words_say_how_the_picture_lies(look: Any) 
 
 
 def test_overlay_belongs_to_the_answer_of_its_picture(look: Any) -> None:
-    page = look(located(FRAMES["turned"]))
+    changes = located(FRAMES["turned"])
+    page = look(changes)
     drop(page, picture(), "a.png", "image/png")
     level(page, "answer")
     page.wait_for_selector("canvas.overlay")
@@ -257,11 +258,26 @@ def test_overlay_belongs_to_the_answer_of_its_picture(look: Any) -> None:
     assert page.locator("canvas.overlay, path.footprint").count() == 0
     page.keyboard.press("End")
     page.wait_for_selector("canvas.overlay")
-    page.unroute("**/locate?*")
+    changes.clear()
     drop(page, picture(), "b.png", "image/png")
     page.wait_for_selector("#fit", state="hidden")
     level(page, "answer")
     assert page.locator("canvas.overlay, path.footprint").count() == 0
+
+
+def test_view_of_the_world_asks_for_no_thousands_of_tiles(look: Any) -> None:
+    """The map begins at zoom 6, where the world is 4,096 tiles."""
+    page = look(located(FRAMES["turned"]))
+    tiles: list[str] = []
+    page.on("request", lambda request: tiles.append(request.url) if "/tiles/" in request.url else None)
+    drop(page, picture(), "a.png", "image/png")
+    level(page, "answer")
+    page.keyboard.press("Home")
+    level(page, "4")
+    page.keyboard.press("End")
+    page.wait_for_selector("canvas.overlay")
+    assert all_dots(page, 0)
+    assert 0 < len(tiles) < 500
 
 
 def test_footprint_is_drawn_without_a_line_at_the_date_line(look: Any) -> None:
@@ -322,14 +338,16 @@ def test_real_answer_of_a_real_service_is_laid_over_the_right_place(
     area = Area(bbox=(28, 24, 40, 33))
     build_index(BuildRequest(source="bluemarble", out=folder / "index", zooms=(4, 6, 8), area=area))
     data = relief(FRAMES["real"])
-    with serving(Locator.open(folder / "index"), tiles=str(draw_map(folder / "map"))) as site:
+    settings = {"tiles": str(draw_map(folder / "map")), "registration": "on"}
+    with serving(Locator.open(folder / "index"), **settings) as site:
         page = visit(site=site)
         for _ in range(120):  # the service loads its reference meanwhile, and says so
-            drop(page, data, "relief.png", "image/png")
-            page.wait_for_selector("#fit:not([hidden])")
-            if "still being loaded" not in page.inner_text("#fit-words"):
+            with page.expect_response("**/locate?*") as answered:
+                drop(page, data, "relief.png", "image/png")
+            if "still being loaded" not in answered.value.json().get("registration_reason", ""):
                 break
-            page.wait_for_timeout(1000)
+            page.wait_for_selector("text=still being loaded")
+            page.wait_for_timeout(500)
         page.wait_for_selector("canvas.overlay")
         assert "fits here" in page.inner_text("#fit-words")
         assert_dots_lie_on_the_maps(page, 12)
