@@ -19,7 +19,7 @@ __all__ = ["Footprint", "Gcps", "Heading", "RegistrationFiles", "WidthKm"]
 
 WidthKm = Annotated[
     float | None,
-    typer.Option(min=1, help="Width of the picture on the ground, within 10%.", show_default="200 to 1,100"),
+    typer.Option(min=1, help="Width of the picture on the ground, within 10%.", show_default="120 to 3,000"),
 ]
 Heading = Annotated[
     float | None,

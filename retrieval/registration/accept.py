@@ -15,6 +15,9 @@ __all__ = ["BUILT_IN", "Acceptance", "Features", "fit_acceptance"]
 
 Floats = NDArray[np.float64]
 
+LEAST_MARGIN = 0.03
+"""Right fits have more. With less, a logistic would take a high score for proof, which false places reach too."""
+
 
 @dataclass(frozen=True)
 class Features:
@@ -24,7 +27,8 @@ class Features:
     length of the picture's field. `log_confidence`: the retrieval's confidence of the place, natural logarithm; 0 where
     there is none. `log_jobs`: natural logarithm of how many cells were searched, each counted once for each turn; the
     lead of the best of few places says less than that of the best of many. `residual`: how far parts of the picture
-    still lie off the fit, as a share of the footprint's edge; a false fit holds only in places.
+    still lie off the fit, as a share of the footprint's edge; a false fit holds only in places. `log_edge`: natural
+    logarithm of the edge in km. `tilted`: 1 if the fit has tilt, whose freedom raises false scores, else 0.
     """
 
     score: float
@@ -33,28 +37,36 @@ class Features:
     log_confidence: float = 0.0
     log_jobs: float = 0.0
     residual: float = 0.0
+    log_edge: float = 6.2
+    tilted: float = 0.0
 
     def row(self) -> Floats:
-        """The terms of the logistic, (8,), the first being 1."""
+        """The terms of the logistic, (11,), the first being 1."""
         # Beyond these bounds a feature says no more, and must not outweigh the others.
         score, margin = np.clip(self.score, 0.0, 0.8), np.clip(self.margin, 0.0, 0.3)
-        energy, belief = np.clip(self.energy, 0.0, 3.0), np.clip(self.log_confidence, -12.0, 0.0)
-        jobs, residual = np.clip(self.log_jobs, 0.0, 14.0), np.clip(self.residual, 0.0, 0.12)
-        return np.array([1.0, score, margin, np.sqrt(margin), energy, belief, jobs, residual])
+        energy, log_energy = np.clip(self.energy, 0.0, 3.0), np.log(np.clip(self.energy, 0.05, 3.0))
+        belief, jobs = np.clip(self.log_confidence, -12.0, 0.0), np.clip(self.log_jobs, 0.0, 14.0)
+        residual, edge = np.clip(self.residual, 0.0, 0.12), np.clip(self.log_edge, 4.6, 8.1)
+        return np.array(
+            [1.0, score, margin, np.sqrt(margin), energy, log_energy, belief, jobs, residual, edge, self.tilted]
+        )
 
 
 @dataclass(frozen=True)
 class Acceptance:
     """The coefficients, and the probability from which a fit counts as accepted."""
 
-    intercept: float = -6.278
-    score: float = 8.393
-    margin: float = 20.376
-    root_margin: float = 14.567
-    energy: float = -1.724
-    log_confidence: float = 0.0
-    log_jobs: float = 0.0
-    residual: float = 0.0
+    intercept: float = 2.714
+    score: float = 5.194
+    margin: float = 9.057
+    root_margin: float = 7.999
+    energy: float = -3.766
+    log_energy: float = 4.155
+    log_confidence: float = 0.218
+    log_jobs: float = -0.666
+    residual: float = -55.577
+    log_edge: float = 1.12
+    tilted: float = -1.113
     threshold: float = 0.95
 
     @classmethod
@@ -70,29 +82,18 @@ class Acceptance:
         return {f.name: float(getattr(self, f.name)) for f in fields(self)}
 
     def probability(self, features: Features) -> float:
-        """The probability that the fit is at the right place."""
+        """The probability that the fit is at the right place; at most a half without a lead over another place."""
         logit = float(self._coefficients() @ features.row())
-        return float(1 / (1 + np.exp(-np.clip(logit, -40, 40))))
+        return float(1 / (1 + np.exp(-np.clip(logit, -40, 40 if features.margin >= LEAST_MARGIN else 0))))
 
     def _coefficients(self) -> Floats:
-        return np.array(
-            [
-                self.intercept,
-                self.score,
-                self.margin,
-                self.root_margin,
-                self.energy,
-                self.log_confidence,
-                self.log_jobs,
-                self.residual,
-            ]
-        )
+        values = [getattr(self, field.name) for field in fields(self)]
+        return np.array(values[:-1])  # the threshold is none
 
 
 BUILT_IN = Acceptance()
-"""Fitted on the built-in Earth's products and renditions of them, each left out of the reference, by
-`python -m benchmarks.registration --fit --count 5 --places 8 --px 24 --turns 30`. Retrieval's confidence has no weight
-there, as that benchmark's candidates do not come from a retrieval, and neither has the number of jobs.
+"""The built-in calibration's numbers, rounded: fitted on products and renditions of the Earth, each left out of the
+reference. docs/registration.md has the command.
 """
 
 

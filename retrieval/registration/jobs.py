@@ -55,7 +55,7 @@ class Hints:
 
     width_km: float | None = None
     heading: float | None = None
-    edges_km: tuple[float, float] = (200.0, 1100.0)
+    edges_km: tuple[float, float] = (120.0, 3000.0)
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,8 @@ class Search:
             max(near, default=_NO_BELIEF),
             float(np.log(max(1, self.job_count))),
             residual,
+            float(np.log(best.frame.edge_km)),
+            float(best.method == "homography"),
         )
 
 

@@ -13,6 +13,8 @@ from indexer.builtin.finish import last_logged
 from indexer.builtin.recipe import Recipe
 from indexer.cli.train import register
 from retrieval.encoders.open_clip import build_tower, builtin_directory
+from retrieval.index.calibration import Calibration
+from retrieval.registration.accept import BUILT_IN
 
 COMMITTED = builtin_directory() / "recipe.json"
 Change = Callable[[dict[str, Any]], object]
@@ -111,3 +113,11 @@ def test_truncated_log_lines_are_ignored(tmp_path: Path) -> None:
         ("maps", 4, 100),
         ("maps", 6, 100),
     ]
+
+
+def test_numbers_without_a_calibration_are_those_of_the_built_in_one() -> None:
+    fitted = Calibration.read(builtin_directory()).registration
+    assert fitted is not None
+    assert fitted.acceptance == pytest.approx(BUILT_IN.to_json(), abs=1e-3)
+    assert fitted.trust is not None
+    assert fitted.error_quantiles is not None

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieval.registration.accept import Acceptance, Features, fit_acceptance
+from retrieval.registration.accept import BUILT_IN, Acceptance, Features, fit_acceptance
 
 
 def examples(n: int, seed: int) -> tuple[list[Features], np.ndarray]:
@@ -31,9 +31,12 @@ def test_probability_grows_with_the_margin() -> None:
 
 
 def test_default_accepts_by_margin_not_by_score() -> None:
-    default = Acceptance()
-    assert default.probability(Features(0.75, 0.005, 1.0, -1.0)) < default.threshold
-    assert default.probability(Features(0.45, 0.2, 1.0, -6.0)) > default.threshold
+    assert BUILT_IN.probability(Features(0.75, 0.005, 1.0, -1.0, 8.0, 0.02)) < BUILT_IN.threshold
+    assert BUILT_IN.probability(Features(0.45, 0.2, 1.0, -6.0, 8.0, 0.02)) > BUILT_IN.threshold
+
+
+def test_without_another_place_nothing_is_accepted() -> None:
+    assert BUILT_IN.probability(Features(0.8, 0.0, 1.0, 0.0, 0.0, 0.0)) <= 0.5
 
 
 def test_json_round_trip_and_unknown_names() -> None:
@@ -46,7 +49,6 @@ def test_json_round_trip_and_unknown_names() -> None:
 
 
 def test_a_margin_over_many_places_counts_more_once_that_is_fitted() -> None:
-    assert Acceptance().log_jobs == 0
     rng = np.random.default_rng(0)
     jobs, margins = rng.uniform(0, 10, 800), rng.uniform(0, 0.3, 800)
     rows = [Features(0.4, float(m), 1.0, 0.0, float(j)) for m, j in zip(margins, jobs, strict=True)]
