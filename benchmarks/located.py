@@ -3,7 +3,8 @@
     python -m benchmarks.located --folder /tmp/located                        all sets and styles, 20 pictures each
     python -m benchmarks.located --folder /tmp/located --set turned --count 50
     python -m benchmarks.located --read records.json ...                      tables of records that were written before
-    python -m benchmarks.located --fit records.json ...                       coefficients of the acceptance
+    python -m benchmarks.located --fit fitting.json --read records.json       judge by numbers from other styles
+    python -m benchmarks.located --fit fitting.json --write indexer/builtin   the built-in calibration's numbers
 
 Retrieval is the built-in index's: the answer and 20 alternatives, then the best three places of the picture in each
 of 7 other turns. Widths, headings and places are unknown to it. Styles that are products as they are were seen by the
@@ -14,20 +15,22 @@ encoder in training, renditions were not; no style is in the reference that it i
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks.accuracy import built_in
 from benchmarks.support import located_tables
-from benchmarks.support.located_answers import answered
-from benchmarks.support.located_fit import acceptance_for, fitted
+from benchmarks.support.located_answers import Judge
+from benchmarks.support.located_fit import fitted, numbers_for
 from benchmarks.support.located_records import Record, read_records, write_records
 from benchmarks.support.located_road import Road
 from benchmarks.support.located_sets import NOWHERE, RENDITIONS, SETS, drawn, earth_of, styles_of
 from benchmarks.support.machine import describe, sentence
+from retrieval.index.calibration import Calibration
+from retrieval.index.evidence_numbers import RegistrationNumbers
 from retrieval.locator import Locator
-from retrieval.registration.accept import BUILT_IN
 from retrieval.registration.canvases import CanvasCache
 
 REPORT_SEED, FIT_SEED = 2, 1
@@ -45,7 +48,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep pictures and records there, and go on with them")
     parser.add_argument("--json", type=Path, help="write all records there")
     parser.add_argument("--read", type=Path, nargs="+", help="measure nothing, and print tables of these records")
-    parser.add_argument("--fit", type=Path, nargs="+", help="print coefficients fitted on these records")
+    parser.add_argument("--fit", type=Path, nargs="+", help="print numbers fitted on these records")
+    parser.add_argument("--write", type=Path, help="put the fitted numbers into this folder's calibration.json")
     arguments = parser.parse_args()
     fitting = [record for path in arguments.fit or () for record in read_records(path)]
     if arguments.read or arguments.fit:
@@ -53,10 +57,16 @@ def main() -> None:
     else:
         records = measured(arguments)
     if fitting:
-        print(f"Fitted on {len(fitting)} pictures:\n{json.dumps(fitted(fitting), indent=1)}\n")
+        numbers = fitted(fitting)
+        print(f"Fitted on {len(fitting)} pictures:\n{json.dumps(numbers, indent=1)}\n")
+        if arguments.write:
+            registration = RegistrationNumbers.from_json(numbers)
+            replace(Calibration.read(arguments.write), registration=registration).write(arguments.write)
     if records:
-        acceptance = acceptance_for(fitting) if fitting else lambda _: BUILT_IN
-        print(located_tables.markdown([answered(record, acceptance(record["style"])) for record in records]))
+        locator = Locator.open(built_in(), device="cpu")
+        own = locator.calibration.registration
+        judge, numbers_of = Judge(locator), numbers_for(fitting) if fitting else lambda _: own
+        print(located_tables.markdown([judge.answered(record, numbers_of(record["style"])) for record in records]))
     print(f"\n{sentence(describe())}")
     if arguments.json:
         write_records(arguments.json, records)
@@ -80,7 +90,7 @@ def measured(arguments: argparse.Namespace) -> list[Record]:
             cache = CanvasCache(earth, CACHE_BYTES)
         rows = measure(road, name, style, arguments, cache)
         records += rows
-        print(located_tables.line([answered(record, BUILT_IN) for record in rows]), file=sys.stderr, flush=True)
+        print(located_tables.line(rows), file=sys.stderr, flush=True)
     return records
 
 

@@ -1,12 +1,29 @@
-"""What a picture's answer is worth, from its record and the numbers to judge it with."""
+"""What a picture's answer is worth, from its record and the numbers of a calibration to judge it with.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+The answer is made again by the code that the product uses, from the stored embedding and the stored fits.
+"""
 
-from benchmarks.support.located_records import Record, accepted_stage, features_of, is_right
-from retrieval.registration.accept import Acceptance
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-__all__ = ["Answered", "answered"]
+import numpy as np
+
+from benchmarks.support.located_records import Record, accepted_stage, features_of, figures_of, is_right
+from retrieval.attempt import Attempt, Square
+from retrieval.index.evidence_numbers import RegistrationNumbers
+from retrieval.locator import Locator
+from retrieval.registrar import Registrar, acceptance_of
+from retrieval.registration.accept import Features
+from retrieval.registration.fields import Layer
+from retrieval.registration.geometry import Frame
+from retrieval.registration.result import Registration
+from retrieval.search.deadline import NO_DEADLINE
+from retrieval.search.query import LocateQuery
+
+__all__ = ["Answered", "Judge", "added_ms"]
+
+_SIZE = 256, 256
 
 
 @dataclass(frozen=True)
@@ -38,20 +55,47 @@ class Answered:
         return bool(self.record["has_place"] and self.radius_90_km is not None and self.km <= self.radius_90_km)
 
 
-def answered(record: Record, acceptance: Acceptance) -> Answered:
-    """Retrieval's answer, or the place of the first stage that is accepted."""
-    stage, last, retrieval = accepted_stage(record, acceptance), record["stages"][-1]["fit"], record["retrieval"]
-    return Answered(
-        record,
-        None if stage is None else stage["name"],
-        retrieval["km"] if stage is None else stage["fit"]["km"],
-        added_ms(record, stage),
-        0.0 if last is None else acceptance.probability(features_of(last)),
-        retrieval["levels"],
-        retrieval["elsewhere"],
-        retrieval["radius_90_km"],
-        "uncertain" if stage is None else "located",
-    )
+class _NoGround:
+    """The reference of a registrar that nothing is registered with."""
+
+    identity = "none"
+
+    def layers(self, lng: object, lat: object, pixel_km: float) -> list[Layer]:
+        """Never called."""
+        raise AssertionError
+
+
+class Judge:
+    """Makes answers from records with an open index."""
+
+    def __init__(self, locator: Locator) -> None:
+        self._locator, self._registrar = locator, Registrar(_NoGround())
+
+    def answered(self, record: Record, numbers: RegistrationNumbers | None) -> Answered:
+        """The answer as these numbers have it; None: as a calibration without any has it."""
+        plan = self._locator.plan(LocateQuery(register="off"))
+        calibration = replace(plan.calibration, registration=numbers)
+        plan, acceptance = replace(plan, calibration=calibration, register="on"), acceptance_of(calibration)
+        embedding = np.frombuffer(base64.b64decode(record["embedding"]), dtype=np.float32)
+        [(answer, descent)] = self._locator.searched(embedding[None], plan)
+        assert descent is not None
+        stage, last = accepted_stage(record, acceptance), record["stages"][-1]
+        square = Square(np.zeros((1, 1, 3), np.uint8), _SIZE, 1)
+        attempt = Attempt(self._locator, plan, square, answer, descent, self._registrar, NO_DEADLINE)
+        attempt.registration = _registration(stage or last, acceptance.probability, stage is not None)
+        answer, registration = attempt.answer()
+        figures = figures_of(answer.to_json(), record["truth"] if record["has_place"] else None)
+        return Answered(
+            record,
+            stage["name"] if stage is not None and registration.accepted else None,
+            figures["km"],
+            added_ms(record, stage),
+            0.0 if last["fit"] is None else acceptance.probability(features_of(last["fit"])),
+            figures["levels"],
+            figures["elsewhere"],
+            figures["radius_90_km"],
+            answer.outcome,
+        )
 
 
 def added_ms(record: Record, stage: Record | None) -> float:
@@ -62,3 +106,13 @@ def added_ms(record: Record, stage: Record | None) -> float:
         if stage is not None and each["name"] == stage["name"]:
             break
     return spent
+
+
+def _registration(stage: Record, probability: Callable[[Features], float], accepted: bool) -> Registration:
+    """The registration that a stage ended with."""
+    fit = stage["fit"]
+    if fit is None:
+        return Registration(_SIZE, reason="nothing fits")
+    frame = Frame.upright(fit["lng"], fit["lat"], fit["edge_km"], fit["heading"])
+    features = features_of(fit)
+    return Registration(_SIZE, accepted, probability(features), frame, features, fit["method"])

@@ -15,24 +15,24 @@ from PIL import Image
 
 from benchmarks.support.located_records import figures_of
 from benchmarks.support.located_sets import SETS, Drawn, Emptied, earth_of
+from retrieval.attempt import TURNS, turned_square
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.locator import Locator
 from retrieval.pictures.limits import PhotoLimits, View
 from retrieval.pictures.photo import Photo, read_photo
 from retrieval.pipeline import prepared, views_for
 from retrieval.registration.canvases import CanvasCache
-from retrieval.registration.registration import Candidate, Effort, Hints, Registration, Search
+from retrieval.registration.registration import Candidate, Effort, Registration, Search
 from retrieval.registration.search import distance_km
 from retrieval.search.query import LocateQuery
 
 __all__ = ["Road"]
 
-ALTERNATIVES, TURNS, PER_TURN = 20, 8, 3
+ALTERNATIVES, PER_TURN = 20, 3
 REACH_KM = 200.0
 """The place counts as among the candidates within this distance or half a footprint of one."""
 _SQUARE = View(512, Preprocess(512, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
 _LEAST_CONFIDENCE = 1e-6
-_ANY_WIDTH = Hints(edges_km=(120.0, 3000.0))
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Road:
     def _turned(self, square: Image.Image) -> tuple[list[float], list[dict[str, Any]]]:
         """The other turns' headings, and the answers for the picture in each, embedded in one batch."""
         plan, encoder = self.locator.plan(LocateQuery(alternatives=PER_TURN - 1)), self.locator.encoder
-        headings = [i * 360 / TURNS for i in range(1, TURNS)]
-        pixels = np.stack([encoder.prepare(turned(square, heading)) for heading in headings])
-        return headings, [each.to_json() for each in self.locator.answers(encoder.encode(pixels), plan)]
+        whole = np.asarray(square)
+        pixels = np.stack([encoder.prepare(turned_square(whole, heading)) for heading in TURNS])
+        return list(TURNS), [each.to_json() for each in self.locator.answers(encoder.encode(pixels), plan)]
 
     def _stages(
         self, picture: Drawn, photo: Photo, cache: CanvasCache, near: list[Candidate], turned: list[Candidate]
@@ -89,7 +89,7 @@ class Road:
             cache = Emptied(cache, picture.lng, picture.lat, 0.75 * picture.edge_km)
         watch, stages = Stopwatch(), list[dict[str, Any]]()
         watch.start()
-        search = Search(np.asarray(photo.images[-1]), cache, _ANY_WIDTH, self.effort)
+        search = Search(np.asarray(photo.images[-1]), cache, effort=self.effort)
 
         def add(name: str) -> None:
             result = search.result()
@@ -117,15 +117,6 @@ class Stopwatch:
         now = time.process_time()
         spent, self._started = (now - self._started) * 1000, now
         return round(spent, 2)
-
-
-def turned(image: Image.Image, heading: float) -> Image.Image:
-    """The largest square in the middle of a square picture that holds no corner once its top points to `heading`."""
-    across = abs(math.cos(math.radians(heading))) + abs(math.sin(math.radians(heading)))
-    edge = int(image.width / across)
-    whole = image.rotate(-heading, Image.Resampling.BILINEAR)
-    first = (image.width - edge) // 2
-    return whole.crop((first, first, first + edge, first + edge))
 
 
 def _candidate(place: dict[str, Any], heading: float | None = None) -> Candidate:

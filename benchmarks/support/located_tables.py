@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from benchmarks.registration import share
-from benchmarks.support.located_answers import Answered
-from benchmarks.support.located_records import FEATURES, has_answer, is_right
+from benchmarks.support.located_answers import Answered, added_ms
+from benchmarks.support.located_records import FEATURES, Record, accepted_stage, has_answer, is_right
 from indexer.evaluation.metrics import auroc, expected_calibration_error
 from indexer.evaluation.tables import markdown_table
+from retrieval.registration.accept import BUILT_IN
 
 __all__ = ["line", "markdown"]
 
@@ -24,13 +25,14 @@ def markdown(answers: Sequence[Answered]) -> str:
     return "\n\n".join(part for part in [*parts, _cost(answers), _verdicts(answers)] if part)
 
 
-def line(answers: Sequence[Answered]) -> str:
-    """A short account of one set and style, for the terminal."""
-    record, accepted = answers[0].record, [a for a in answers if a.stage is not None]
-    cpu = np.median([a.cpu_ms for a in answers])
+def line(records: Sequence[Record]) -> str:
+    """A short account of one set and style, for the terminal, as the built-in acceptance judges it."""
+    stages = [accepted_stage(record, BUILT_IN) for record in records]
+    accepted = [(r, stage["fit"]["km"]) for r, stage in zip(records, stages, strict=True) if stage is not None]
+    cpu = np.median([added_ms(record, stage) for record, stage in zip(records, stages, strict=True)])
     return (
-        f"{record['set']} {record['style']}: n {len(answers)}, best fit right {sum(map(_fits, answers))}, accepted "
-        f"{len(accepted)}, right among these {sum(a.is_right for a in accepted)}, CPU {cpu:.0f} ms"
+        f"{records[0]['set']} {records[0]['style']}: n {len(records)}, best fit right {sum(map(_fits, records))}, "
+        f"accepted {len(accepted)}, right among these {sum(is_right(*pair) for pair in accepted)}, CPU {cpu:.0f} ms"
     )
 
 
@@ -45,10 +47,10 @@ def grouped(answers: Iterable[Answered], with_styles: bool = True) -> dict[tuple
     return dict(sorted(groups.items(), key=lambda item: (order.index(item[0][0]), item[0][1] == "all")))
 
 
-def _fits(answer: Answered) -> bool:
+def _fits(record: Record) -> bool:
     """Whether the best fit of the last stage is right, accepted or not."""
-    fit = answer.record["stages"][-1]["fit"]
-    return fit is not None and is_right(answer.record, fit["km"])
+    fit = record["stages"][-1]["fit"]
+    return fit is not None and is_right(record, fit["km"])
 
 
 def _places(answers: Sequence[Answered]) -> str:
@@ -60,7 +62,7 @@ def _places(answers: Sequence[Answered]) -> str:
         km, accepted = np.array([a.km for a in group]), [a for a in group if a.stage is not None]
         cells = [name, style, str(n), *(f"{(alone < limit).mean():.2f}" for limit in WITHIN_KM)]
         cells += [f"{np.median(alone):.0f}", *(share(int((km < limit).sum()), n) for limit in WITHIN_KM)]
-        cells += [f"{np.median(km):.1f}", f"{np.mean([_fits(a) for a in group]):.2f}", share(len(accepted), n)]
+        cells += [f"{np.median(km):.1f}", f"{np.mean([_fits(a.record) for a in group]):.2f}", share(len(accepted), n)]
         rows.append([*cells, share(sum(a.is_right for a in accepted), len(accepted)) if accepted else ""])
     return markdown_table(head, rows) if rows else ""
 

@@ -1,19 +1,20 @@
-"""The road's benchmark: how pictures are turned, what is removed from a reference, and how records are judged."""
+"""The road's benchmark: what is removed from a reference, how records are judged, and what is fitted on them."""
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from benchmarks.support.located_answers import answered
-from benchmarks.support.located_fit import acceptance_for, error_quantiles, fitted_acceptance, fitted_trust
-from benchmarks.support.located_road import turned
+from benchmarks.support.located_answers import Answered, added_ms
+from benchmarks.support.located_fit import error_quantiles, fitted_acceptance, fitted_trust, numbers_for
+from benchmarks.support.located_records import accepted_stage, figures_of, is_right
 from benchmarks.support.located_sets import Emptied
 from benchmarks.support.located_tables import markdown
-from retrieval.registration.accept import Acceptance
+from retrieval.registration.accept import Acceptance, Features
 from retrieval.registration.canvases import CanvasCache, cells_near
 from retrieval.registration.fields import Layer
+from tile_cache.addressing import tile_at
 
 ACCEPTANCE = Acceptance()
 
@@ -43,30 +44,8 @@ def record(
     }
 
 
-def fit(margin: float, km: float) -> dict[str, float]:
-    return {
-        "score": 0.5,
-        "margin": margin,
-        "energy": 1.0,
-        "log_confidence": -3.0,
-        "log_jobs": 8.0,
-        "residual": 0.02,
-        "km": km,
-    } | {"edge_km": 400.0}
-
-
-def test_a_picture_whose_top_points_east_is_turned_until_north_is_up() -> None:
-    pixels = np.zeros((64, 64, 3), np.uint8)
-    pixels[:16] = 255  # the east
-    upright = np.asarray(turned(Image.fromarray(pixels), 90.0))
-    assert upright.shape == (64, 64, 3)
-    assert upright[8:-8, -8:].min() == 255
-    assert upright[:, :40].max() == 0
-
-
-@pytest.mark.parametrize("heading", [45.0, 100.0, 225.0])
-def test_turned_pictures_hold_no_corners(heading: float) -> None:
-    assert np.asarray(turned(Image.new("RGB", (128, 128), "white"), heading)).min() == 255
+def fit(margin: float, km: float) -> dict[str, Any]:
+    return asdict(Features(0.5, margin, 1.0, -3.0, 8.0, 0.02, 6.0)) | {"km": km, "edge_km": 400.0}
 
 
 def test_only_canvases_that_reach_the_removed_circle_are_drawn_anew() -> None:
@@ -77,18 +56,35 @@ def test_only_canvases_that_reach_the_removed_circle_are_drawn_anew() -> None:
     assert not np.allclose(emptied.canvas(near, 16).spectra, warm.canvas(near, 16).spectra)
 
 
-def test_the_first_accepted_stage_is_the_answer() -> None:
-    answer = answered(record(fit(0.0, 800.0), fit(0.3, 5.0), fit(0.3, 2.0)), ACCEPTANCE)
-    assert (answer.stage, answer.km, answer.cpu_ms, answer.is_right) == ("stage 1", 5.0, 20.0, True)
+def answered(each: dict[str, Any], **changes: Any) -> Answered:
+    retrieval = each["retrieval"]
+    figures = {name: retrieval[name] for name in ("km", "levels", "elsewhere", "radius_90_km")}
+    plain = {"stage": None, "cpu_ms": 10.0, "last_probability": 0.5, "outcome": "uncertain"}
+    return Answered(each, **(plain | figures | changes))
 
 
-def test_without_an_accepted_stage_the_answer_is_that_of_retrieval() -> None:
-    answer = answered(record(fit(0.0, 5.0), None), ACCEPTANCE)
-    assert (answer.stage, answer.km, answer.is_right, answer.is_inside) == (None, 900.0, False, True)
+def test_the_first_accepted_stage_counts() -> None:
+    each = record(fit(0.0, 800.0), fit(0.3, 5.0), fit(0.3, 2.0))
+    stage = accepted_stage(each, ACCEPTANCE)
+    assert stage is not None
+    assert stage["name"] == "stage 1"
+    assert added_ms(each, stage) == 20.0
+    assert accepted_stage(record(fit(0.0, 5.0), None), ACCEPTANCE) is None
 
 
 def test_no_place_is_right_once_it_is_removed() -> None:
-    assert not answered(record(fit(0.3, 5.0), name="removed"), ACCEPTANCE).is_right
+    assert is_right(record(), 5.0)
+    assert not is_right(record(name="removed"), 5.0)
+
+
+def test_an_answer_is_compared_with_the_truth_at_every_zoom() -> None:
+    tiles = [tile_at(8.0, 46.0, zoom) for zoom in (4, 6)]
+    levels = [{"zoom": t.z, "tile": {"x": t.x, "y": t.y}, "confidence": 0.5} for t in tiles]
+    answer = {"lon": 8.0, "lat": 46.0, "levels": levels, "elsewhere": 0.1, "radius_km": {"90": 300.0}}
+    figures = figures_of(answer, {"lng": 10.0, "lat": 46.0})
+    assert figures["levels"] == {"4": [0.5, True], "6": [0.5, tile_at(10.0, 46.0, 6) == tiles[1]]}
+    assert figures["km"] == pytest.approx(154.5, abs=0.5)
+    assert figures_of(answer, None)["levels"] == {"4": [0.5, False], "6": [0.5, False]}
 
 
 def examples(style: str, n: int = 30) -> list[dict[str, Any]]:
@@ -99,12 +95,14 @@ def examples(style: str, n: int = 30) -> list[dict[str, Any]]:
     return [*right, *wrong, *gone]
 
 
-def test_a_picture_is_judged_by_coefficients_from_other_styles() -> None:
+def test_a_picture_is_judged_by_numbers_from_other_styles() -> None:
     # Were its own style among the examples, the fit would learn from them that large margins are wrong.
-    own = [record(fit(0.3, 800.0)) for _ in range(400)]
-    acceptance = acceptance_for([*examples("etopo"), *examples("relief"), *examples("tinted"), *own])
-    assert answered(record(fit(0.3, 5.0)), acceptance("bmng")).stage == "stage 0"
-    assert answered(record(fit(0.3, 5.0)), acceptance("etopo")).stage is None
+    own = [record(fit(0.3, 800.0)) for _ in range(40)]
+    numbers = numbers_for([*examples("etopo"), *examples("relief"), *examples("tinted"), *own])
+    each = record(fit(0.3, 5.0))
+    others, mixed = (Acceptance.from_json(numbers(style).acceptance or {}) for style in ("bmng", "etopo"))
+    assert accepted_stage(each, others) is not None
+    assert accepted_stage(each, mixed) is None
 
 
 def test_the_threshold_rises_until_pictures_without_their_place_are_refused() -> None:
@@ -129,8 +127,9 @@ def test_error_quantiles_come_from_right_accepted_places() -> None:
 
 
 def test_tables_name_every_set() -> None:
-    records = [record(fit(0.3, 5.0)), record(fit(0.0, 5.0), name="removed"), record(None, name="nowhere")]
-    text = markdown([answered(each, ACCEPTANCE) for each in records])
+    right = answered(record(fit(0.3, 5.0)), stage="stage 0", km=5.0)
+    lost = [answered(record(fit(0.0, 5.0), name="removed")), answered(record(None, name="nowhere"))]
+    text = markdown([right, *lost])
     assert "| turned | bmng | 1 | 0.00 |" in text
     assert "| removed | all | 1 | 0.00" in text
     assert "| nowhere | all | 1 | 0.00" in text
