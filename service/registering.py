@@ -104,18 +104,20 @@ class Near:
 class ByIndex:
     """Around an index's answer and its alternatives. The index is opened for the first picture."""
 
+    _QUERY = LocateQuery(alternatives=_ALTERNATIVES, register="off")  # what it finds is registered here
+
     def __init__(self, open_index: Callable[[], Locator]) -> None:
         self._open = open_index
         self._locator: Locator | None = None
 
     def views(self) -> tuple[View, ...]:
         """Those of the index's encoders."""
-        return views_for(self._opened(), self._opened().plan(LocateQuery(alternatives=_ALTERNATIVES, register="off")))
+        return views_for(self._opened(), self._opened().plan(self._QUERY))
 
     def registered(self, square: Any, photo: Photo, cache: CanvasCache, hints: Hints, seconds: float) -> Registration:
         """Locate the picture as it lies, then search around the answer. Raises QueryError and what encoders raise."""
         deadline, locator = Deadline.after(seconds), self._opened()
-        plan = locator.plan(LocateQuery(alternatives=_ALTERNATIVES))
+        plan = locator.plan(self._QUERY)
         [answer] = locate([prepared(locator, plan, photo, time.perf_counter())])
         if isinstance(answer, Exception):
             raise answer

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,13 +230,16 @@ def test_a_missing_index_is_one_line(written: Path, tmp_path: Path) -> None:
     assert (done.exit_code, len(done.stderr.splitlines())) == (1, 1)
 
 
-def test_an_index_of_the_built_in_earth_gives_the_candidates(written: Path, engine_index: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("pictures", [None, "above"])
+def test_an_index_of_the_built_in_earth_gives_the_candidates(
+    written: Path, engine_index: Path, tmp_path: Path, pictures: Any
+) -> None:
     """The index's vectors are random, so only that places were compared is certain."""
     index = tmp_path / "index"
     shutil.copytree(engine_index, index)
     manifest = Manifest.read(index)
     source = {"identity": "bluemarble/test", "name": "bluemarble"}
-    write_json(index / "manifest.json", replace(manifest, source=source).to_json())
+    write_json(index / "manifest.json", replace(manifest, source=source, pictures=pictures).to_json())
     done = tilebeam(written / "italy.png", "--index", index, "--width-km", 1050, "--heading", 30, "--json")
     assert done.exit_code in (0, 3), done.stderr
     assert json.loads(done.stdout)["registration"]["width_km"] > 0
