@@ -36,6 +36,8 @@ _NEAR_TURN = 22.5 + 1e-6
 _LEAST_CONFIDENCE = 1e-6
 _REACH = 1.12
 """How far a footprint may be from a scale that is searched."""
+_LEAST_PX = 16
+"""Pixels of the search's templates: a smaller picture would be compared by what enlarging it has made up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,9 @@ class Attempt:
                 reason = f"the picture fits at a place, but {outside}"
                 registration = replace(registration, accepted=False, reason=reason)
         else:
+            if not registration.finished:
+                reason = f"{registration.reason}; the time was over before all places were searched"
+                registration = replace(registration, reason=reason)
             mixture = Mixture.doubted(self._descent, _trust(self._numbers, answer, registration))
             shares = radius_shares(plan, answer.calibrated)
             answer = mixed(answer, mixture, levels, plan.constraint, shares)
@@ -166,6 +171,8 @@ def _trust(numbers: RegistrationNumbers, answer: Answer, registration: Registrat
 
 def hints_for(width_km: float | None, heading: float | None, size: tuple[int, int]) -> Hints | str:
     """What is known of the central square of a picture of this size, or why it cannot be searched."""
+    if min(size) < _LEAST_PX:
+        return f"the picture has {size[0]} x {size[1]} pixels: both edges need at least {_LEAST_PX}"
     if width_km is None:
         return Hints(heading=heading)
     edge_km = width_km * min(size) / size[0]

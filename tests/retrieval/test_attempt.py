@@ -28,3 +28,8 @@ def test_hints_are_of_the_central_square() -> None:
     assert hints_for(1000.0, None, (400, 200)) == Hints(width_km=500.0)
     assert hints_for(1000.0, None, (200, 400)) == Hints(width_km=1000.0)
     assert "the shorter edge would be 50 km" in str(hints_for(100.0, None, (400, 200)))
+
+
+@pytest.mark.parametrize("size", [(2, 2), (400, 15), (1, 400)])
+def test_picture_with_fewer_pixels_than_a_template_is_not_searched(size: tuple[int, int]) -> None:
+    assert hints_for(None, None, size) == f"the picture has {size[0]} x {size[1]} pixels: both edges need at least 16"

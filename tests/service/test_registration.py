@@ -19,6 +19,7 @@ from indexer.build.request import BuildRequest
 from indexer.builtin.pictures import nowhere_pictures
 from retrieval.index.manifest import Manifest
 from retrieval.locator import Locator
+from retrieval.pipeline import locate_picture
 from retrieval.registration.geometry import Frame, pixel_centres
 from retrieval.registration.reference import BuiltinEarth
 from service.app import create_app
@@ -114,6 +115,19 @@ def test_hints_are_used_and_can_be_wrong(registering: str, relief: bytes) -> Non
 def test_picture_of_no_place_is_not_located(registering: str) -> None:
     for pixels in nowhere_pictures(4, SIZE, 3):
         assert located(registering, png(pixels))["outcome"] != "located"
+
+
+def test_picture_of_four_pixels_is_not_compared(registering: str) -> None:
+    pixels = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 9, 9]]], np.uint8)
+    answer = located(registering, png(pixels), register="on")
+    assert answer["outcome"] != "located"
+    assert "2 x 2 pixels" in answer["registration"]["reason"]
+
+
+def test_registration_that_ran_out_of_time_says_so(european: Locator, relief: bytes) -> None:
+    answer = locate_picture(european, relief, registration_s=0.001)
+    assert not answer["registration"]["accepted"]
+    assert answer["registration"]["reason"].endswith("the time was over before all places were searched")
 
 
 def test_place_outside_the_bbox_is_not_used(registering: str, relief: bytes) -> None:
