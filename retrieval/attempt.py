@@ -26,7 +26,7 @@ from retrieval.search.deadline import Deadline
 from retrieval.search.evidence import Mixture, Registered, mixed, outcome_of, why_outside
 from retrieval.search.plan import SearchPlan
 
-__all__ = ["TURNS", "Attempt", "Square", "hints_for", "turned_square"]
+__all__ = ["TURNS", "Attempt", "Square", "hints_for", "shrunk", "turned_square"]
 
 TURNS = (45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0)
 """Headings of the picture's top with which it is searched again, in degrees."""
@@ -180,6 +180,13 @@ def hints_for(width_km: float | None, heading: float | None, size: tuple[int, in
     if not low <= edge_km <= high:
         return f"the shorter edge would be {edge_km:,.0f} km, and {low:,.0f} to {high:,.0f} km can be searched"
     return Hints(width_km=edge_km, heading=heading)
+
+
+def shrunk(pixels: NDArray[np.uint8], edge: int) -> NDArray[np.uint8]:
+    """A square, (s, s, 3) uint8, with at most `edge` pixels an edge: turning a large one takes longer than encoding."""
+    if pixels.shape[0] <= edge:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((edge, edge), Image.Resampling.BOX))
 
 
 def turned_square(pixels: NDArray[np.uint8], heading: float) -> Image.Image:

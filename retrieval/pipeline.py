@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.attempt import Attempt, Square, turned_square
+from retrieval.attempt import Attempt, Square, shrunk, turned_square
 from retrieval.encoders.base import EncodesPhotos
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.errors import EncoderError, SearchTimeoutError
@@ -151,9 +151,11 @@ def turned_pictures(picture: DecodedPicture, turns: Sequence[float]) -> list[Dec
     """A picture's square, turned upright from each of these headings, to be searched without registration."""
     assert picture.square is not None
     plan = replace(picture.plan, register="on", trace=False)
-    turned = [turned_square(picture.square.pixels, turn) for turn in turns]
-    encoder = picture.locator.encoder
-    prior = plan.prior_encoder
+    encoder, prior = picture.locator.encoder, plan.prior_encoder
+    edges = [each.min_edge for each in (encoder, prior) if each is not None]
+    whole = picture.square.pixels
+    square = shrunk(whole, max(edge or whole.shape[0] for edge in edges))
+    turned = [turned_square(square, turn) for turn in turns]
     return [
         replace(
             picture,

@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.support.located_records import figures_of
 from benchmarks.support.located_sets import SETS, Drawn, Emptied, earth_of
-from retrieval.attempt import TURNS, turned_square
+from retrieval.attempt import TURNS, shrunk, turned_square
 from retrieval.encoders.preprocess import Preprocess
 from retrieval.locator import Locator
 from retrieval.pictures.limits import PhotoLimits, View
@@ -78,8 +78,8 @@ class Road:
     def _turned(self, square: Image.Image) -> tuple[list[float], list[dict[str, Any]]]:
         """The other turns' headings, and the answers for the picture in each, embedded in one batch."""
         plan, encoder = self.locator.plan(LocateQuery(alternatives=PER_TURN - 1)), self.locator.encoder
-        whole = np.asarray(square)
-        pixels = np.stack([encoder.prepare(turned_square(whole, heading)) for heading in TURNS])
+        small = shrunk(np.asarray(square), encoder.min_edge or square.width)
+        pixels = np.stack([encoder.prepare(turned_square(small, heading)) for heading in TURNS])
         return list(TURNS), [each.to_json() for each in self.locator.answers(encoder.encode(pixels), plan)]
 
     def _stages(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from retrieval.attempt import TURNS, hints_for, turned_square
+from retrieval.attempt import TURNS, hints_for, shrunk, turned_square
 from retrieval.registration.geometry import Frame, pixel_centres
 from retrieval.registration.registration import Hints
 
@@ -21,6 +21,14 @@ def test_turned_square_has_north_up(heading: float) -> None:
     middle = slice(40, 88)  # what every turn shows
     assert upright.shape == (128, 128, 3)
     assert np.abs(upright - drawn(0.0))[middle, middle].mean() < 4
+
+
+def test_a_shrunk_square_shows_the_same_when_turned() -> None:
+    large, small = drawn(225.0, 512), drawn(225.0, 128)
+    assert shrunk(small, 128) is small
+    assert np.abs(shrunk(large, 128).astype(float) - small).mean() < 2
+    upright = np.asarray(turned_square(shrunk(large, 128), 225.0), dtype=float)
+    assert np.abs(upright - drawn(0.0))[40:88, 40:88].mean() < 4
 
 
 def test_hints_are_of_the_central_square() -> None:
