@@ -80,8 +80,8 @@ def reference_of(manifest: Manifest | None, source: str | None, name: str = "the
         if manifest is None or _is_builtin(manifest):
             return BuiltinEarth()
         raise NoReferenceError(
-            f"{name} was built from {manifest.source.get('name', 'a source')}, which is not at hand: give the same "
-            "folder or .mbtiles file as --source"
+            f"{name} was built from {manifest.source.get('name', 'a source')}, which is not at hand: name the same "
+            "folder or .mbtiles file, to a service as TILEBEAM_TILES, to `tilebeam register` as --source"
         )
     opened = open_source(source)
     if isinstance(opened, XyzSource):

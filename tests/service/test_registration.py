@@ -2,7 +2,9 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from indexer.build.area import Area
 from indexer.build.build import build_index
 from indexer.build.request import BuildRequest
 from indexer.builtin.pictures import nowhere_pictures
+from retrieval.files import write_json
 from retrieval.index.manifest import Manifest
 from retrieval.locator import Locator
 from retrieval.pipeline import locate_picture
@@ -168,6 +171,19 @@ def test_registration_that_is_impossible_is_a_422_with_the_reason(
     assert "not taken from above" in refused(locator, registration="on")
     assert "switched registration off" in refused(european, registration="off")
     assert "scoring paper" in refused(european, registration="on", scoring="paper")
+
+
+def test_index_whose_source_is_not_at_hand_names_the_setting(
+    serving: Any, europe: Path, tmp_path: Path, make_picture: Callable[..., bytes]
+) -> None:
+    index = tmp_path / "index"
+    shutil.copytree(europe, index)
+    manifest = replace(Manifest.read(index), source={"identity": "abc", "name": "my maps"})
+    write_json(index / "manifest.json", manifest.to_json())
+    with serving(Locator.open(index, device="cpu"), registration="on") as url:
+        reason = located(url, make_picture())["registration_reason"]
+    assert "built from my maps, which is not at hand" in reason
+    assert "TILEBEAM_TILES" in reason
 
 
 @pytest.mark.parametrize(
