@@ -29,11 +29,13 @@ from retrieval.search.query import LocateQuery
 from service.client.files import checked_bytes
 from service.errors import DecoderEndedError, LocalFileError, OutOfMemoryError, problem_of
 
-__all__ = ["Anywhere", "ByIndex", "Near", "Registered", "register_files"]
+__all__ = ["CANVAS_BYTES", "Anywhere", "ByIndex", "Near", "Registered", "register_files"]
 
 _SIDE = 512
 _SQUARE = View(_SIDE, Preprocess(_SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)))
 """The central square is all that is compared; so a large picture never exists in memory as a whole."""
+CANVAS_BYTES = 450_000_000
+"""All land at all scales takes 391 MB. With less, each picture would draw anew what the one before it has drawn."""
 _ALTERNATIVES = 20
 _LEAST_CONFIDENCE = 1e-6
 
@@ -137,7 +139,7 @@ def register_files(
     photos: Sequence[Path], places: Places, reference: Reference, hints: Hints, seconds: float
 ) -> Iterator[Registered]:
     """Register each file within `seconds`; reading the reference is not counted. Raises what `places` raises."""
-    limits, cache = PhotoLimits(), CanvasCache(reference)
+    limits, cache = PhotoLimits(), CanvasCache(reference, CANVAS_BYTES)
     for path in photos:
         try:
             data = checked_bytes(path, limits.max_bytes + 1)

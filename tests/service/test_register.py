@@ -16,8 +16,11 @@ from typer.testing import CliRunner, Result
 
 from retrieval.files import write_json
 from retrieval.index.manifest import Manifest
+from retrieval.registration.canvases import draw
 from retrieval.registration.geometry import Frame, pixel_centres
+from retrieval.registration.jobs import NO_HINTS, WORLD, jobs_anywhere
 from retrieval.registration.reference import BuiltinEarth
+from service.registering import CANVAS_BYTES
 from tilebeam import app
 
 EARTH = BuiltinEarth()
@@ -243,3 +246,8 @@ def test_an_index_of_the_built_in_earth_gives_the_candidates(
     done = tilebeam(written / "italy.png", "--index", index, "--width-km", 1050, "--heading", 30, "--json")
     assert done.exit_code in (0, 3), done.stderr
     assert json.loads(done.stdout)["registration"]["width_km"] > 0
+
+
+def test_canvases_of_all_land_stay_in_memory_between_pictures() -> None:
+    jobs = jobs_anywhere(EARTH.has_ground, NO_HINTS, WORLD, 1.0)
+    assert len(jobs) * draw(EARTH, jobs[0][0], WORLD.px).nbytes < CANVAS_BYTES
