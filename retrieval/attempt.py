@@ -23,7 +23,7 @@ from retrieval.registration.registration import Candidate, Hints, Registration, 
 from retrieval.search.answer import Answer
 from retrieval.search.beam import Descent
 from retrieval.search.deadline import Deadline
-from retrieval.search.evidence import Mixture, Registered, mixed, outcome_of, why_outside
+from retrieval.search.evidence import Mixture, Registered, is_covered, mixed, outcome_of, why_outside
 from retrieval.search.plan import SearchPlan
 
 __all__ = ["TURNS", "Attempt", "Square", "hints_for", "shrunk", "turned_square"]
@@ -119,6 +119,9 @@ class Attempt:
             else:
                 reason = f"the picture fits at a place, but {outside}"
                 registration = replace(registration, accepted=False, reason=reason)
+                if not is_covered(frame.lng, frame.lat, levels):  # otherwise the caller knows better where it lies
+                    mixture = Mixture.uncovered(self._descent, registration.probability)
+                    answer = mixed(answer, mixture, levels, plan.constraint, radius_shares(plan, answer.calibrated))
         else:
             if not registration.finished:
                 reason = f"{registration.reason}; the time was over before all places were searched"

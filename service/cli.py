@@ -174,6 +174,8 @@ def locate(
         raise typer.BadParameter("is a setting of the service: `tilebeam serve --scoring`", param_hint="--scoring")
     if url is not None and method != "beam":
         raise typer.BadParameter("needs --index; a service always searches", param_hint="--method")
+    if register is False and (unused := _given(width_km=width_km, heading=heading, footprint=footprint, gcps=gcps)):
+        raise typer.BadParameter(f"registers nothing, but {unused} is given", param_hint="--no-register")
     options: dict[str, Any] = {"k": k, "alternatives": alternatives, "bbox": _bbox(bbox), "prior": prior}
     options |= {"register": {None: "auto", True: "on", False: "off"}[register]}
     options |= {"width_km": width_km, "heading": heading}
@@ -197,6 +199,11 @@ def locate(
         files.finish()
     if any(failed):
         raise typer.Exit(1)
+
+
+def _given(**options: object) -> str:
+    """The names of the options that have a value, as they are written."""
+    return " and ".join(f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None)
 
 
 def _locate_by_service(
@@ -310,6 +317,9 @@ def _print(photo: Path, outcome: dict[str, Any], as_json: bool) -> bool:
 def _sentence(photo: Path, answer: dict[str, Any]) -> str:
     name, outcome = printable(photo), answer.get("outcome", "located")  # an older service has none
     if outcome == "elsewhere" and _is_from_above(answer):
+        registration = answer.get("registration") or {}
+        if registration.get("probability", 0.0) > 0.5:  # of a place that is not covered
+            return f"{name}: None of the indexed tiles shows this place: {registration['reason']}"
         return (
             f"{name}: This does not look like a picture of the Earth from above; the index cannot place it "
             f"({_percent(answer['elsewhere'])} elsewhere)"

@@ -151,8 +151,8 @@ class Settings(BaseModel):
     tiles: str = _setting(
         "",
         "path",
-        "Map of the page: a tile cache or other .mbtiles file, a z/x/y folder, or `bluemarble`; "
-        "empty is the built-in Earth if the index was built from it.",
+        "Map of the page, and what pictures are registered with: a tile cache or other .mbtiles file, a z/x/y folder, "
+        "or `bluemarble`; empty is the built-in Earth if the index was built from it.",
         None,
     )
     scoring: Scoring = _setting(

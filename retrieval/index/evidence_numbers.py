@@ -13,6 +13,7 @@ from retrieval.errors import CalibrationError
 __all__ = ["DEFAULT_ERRORS", "OutcomeNumbers", "RegistrationNumbers", "TrustNumbers"]
 
 _MOST = 1e6
+_MOST_ERROR = 10.0
 _MAX_QUANTILES = 256
 _TYPICAL_SHARE = 0.0068
 
@@ -153,4 +154,6 @@ def _quantiles(data: Any) -> tuple[float, ...]:
     values = tuple(_number("an error quantile", value) for value in data)
     if any(b < a for a, b in zip((0.0, *values), values, strict=False)):
         raise CalibrationError(f"error_quantiles are {values!s:.60}: they must ascend from 0")
+    if values[-1] > _MOST_ERROR:
+        raise CalibrationError(f"error_quantiles end at {values[-1]:g}: at most {_MOST_ERROR} edges are expected")
     return values

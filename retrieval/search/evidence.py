@@ -24,7 +24,7 @@ from retrieval.search.query import Constraint
 from retrieval.sphere import EARTH_RADIUS_KM, distances_km, unit_vectors
 from tile_cache.addressing import MAX_LATITUDE, MAX_ZOOM, Tile, code_of_tile, codes_at, tile_of_code
 
-__all__ = ["Mixture", "Registered", "mixed", "outcome_of", "rows_at", "why_outside"]
+__all__ = ["Mixture", "Registered", "is_covered", "mixed", "outcome_of", "rows_at", "why_outside"]
 
 Floats = NDArray[np.float64]
 
@@ -77,6 +77,13 @@ class Mixture:
         even = (1 - trust) * max(0.0, 1 - descent.elsewhere)
         nothing = np.zeros(0, dtype=np.uint64), np.zeros((0, 3)), _NONE
         return cls(descent, trust, *nothing, even, descent.elsewhere)
+
+    @classmethod
+    def uncovered(cls, descent: Descent, probability: float) -> "Mixture":
+        """The posterior after a registration was accepted at a place that no tile of the index covers."""
+        nothing = np.zeros(0, dtype=np.uint64), np.zeros((0, 3)), _NONE
+        elsewhere = probability + (1 - probability) * descent.elsewhere
+        return cls(descent, 1 - probability, *nothing, 0.0, elsewhere)
 
     @property
     def is_unchanged(self) -> bool:
@@ -165,9 +172,14 @@ def outcome_of(answer: Answer, numbers: OutcomeNumbers, *, is_registered: bool, 
     return "located" if is_sure and is_narrow and not is_doubted else "uncertain"
 
 
+def is_covered(lng: float, lat: float, levels: Sequence[Level]) -> bool:
+    """Whether the index has a tile that holds a place, in degrees."""
+    return abs(lat) <= MAX_LATITUDE and bool(rows_at(levels, lng, lat))
+
+
 def why_outside(lng: float, lat: float, levels: Sequence[Level], constraint: Constraint | None) -> str | None:
     """Why a place cannot be an answer; None if it can."""
-    if abs(lat) > MAX_LATITUDE or not rows_at(levels, lng, lat):
+    if not is_covered(lng, lat, levels):
         return "it lies outside the index's coverage"
     bbox, region = (None, None) if constraint is None else (constraint.bbox, constraint.region)
     if bbox is not None and not bbox.contains(lng, lat):

@@ -117,6 +117,7 @@ def test_locate_with_url_prints_answers_of_service(url: str, photos: list[Path],
         (["--index", "y", "--bbox", "0,88,10,89"], "covers no tile"),
         (["--index", "y", "--within", __file__], "is not JSON"),
         (["--index", "y", "--scoring", "best"], "best"),
+        (["--index", "y", "--no-register", "--width-km", "300", "--gcps", "x.txt"], "--width-km and --gcps is given"),
     ],
 )
 def test_wrong_usage_exits_with_2(arguments: list[str], named: str, photos: list[Path]) -> None:

@@ -19,7 +19,8 @@ function km(value) {
 }
 
 // What is said of a picture that is nowhere in the covered area. `known`: the kind of picture of the index, or null.
-function unplaced(known) {
+function unplaced(known, registration) {
+  if (registration?.probability > 0.5) return `None of the indexed tiles shows this place: ${registration.reason}.`;
   if (known?.pictures !== "above") return "This picture looks like no place that this index covers; the index cannot place it.";
   return `This does not look like a picture of the Earth from above; ${known.isBuiltIn ? "the built-in" : "this"} index cannot place it.`;
 }
@@ -29,7 +30,7 @@ export function showAnswer(answer, truth, known, choose, visit) {
   const isElsewhere = answer.outcome === "elsewhere";
   $("answer").hidden = false;
   $("answer").dataset.outcome = answer.outcome ?? "unknown";
-  $("place").replaceChildren(...(isElsewhere ? [unplaced(known)] : heading(answer)));
+  $("place").replaceChildren(...(isElsewhere ? [unplaced(known, answer.registration)] : heading(answer)));
   $("within").textContent = isElsewhere ? `None of the covered tiles: ${percent(answer.elsewhere)}.` : within(answer) + (truth ? ` The sample is ${km(distanceKm(truth, answer))} away, at ✓.` : "");
   $("chart").replaceChildren(...answer.trace.map(({zoom}, i) => bar(
     answer.levels[i] ?? {zoom, lat: answer.lat, confidence: null}, () => choose(i))), elsewhereBar(answer));

@@ -44,6 +44,7 @@ def test_a_file_without_the_parts_has_the_same_id_as_before() -> None:
         ({"error_quantiles": [0.2, 0.1]}, "ascend"),
         ({"error_quantiles": [-0.1]}, "ascend"),
         ({"error_quantiles": [True]}, "True"),
+        ({"error_quantiles": [0.1, 1e5]}, "end at 100000"),
     ],
 )
 def test_wrong_numbers_are_named(part: dict, message: str) -> None:

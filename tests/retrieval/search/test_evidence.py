@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from retrieval.index.calibration import Calibration, ZoomNumbers
 from retrieval.index.evidence_numbers import DEFAULT_ERRORS, OutcomeNumbers
 from retrieval.locator import BBox, LocateQuery, Locator
-from retrieval.search.evidence import Mixture, Registered, mixed, outcome_of, rows_at, why_outside
+from retrieval.search.evidence import Mixture, Registered, is_covered, mixed, outcome_of, rows_at, why_outside
 from retrieval.search.points import spread_evenly
 from retrieval.sphere import great_circle_km
 from retrieval.testing.fake import FakePhotoEncoder, fake_pyramid, unit_rows, write_fake_index
@@ -142,6 +142,16 @@ def test_a_place_outside_is_named(locator):
     assert why_outside(0, 89, levels, None) == "it lies outside the index's coverage"
     other = LocateQuery(bbox=BBox(*((lng + 20, -60, lng + 40, 60) if lng < 100 else (-90, -60, -80, 60)))).constraint
     assert why_outside(lng, lat, levels, other) == "it lies outside the bbox"
+
+
+def test_a_place_that_no_tile_covers_is_elsewhere(locator):
+    answer, descent = searched(locator, 3)
+    levels = locator.index.levels
+    assert not is_covered(0, 89, levels)
+    after = mixed(answer, Mixture.uncovered(descent, 0.9), levels, None, (0.5, 0.9))
+    assert after.elsewhere == pytest.approx(0.9 + 0.1 * answer.elsewhere)
+    assert [b.confidence for b in after.levels] == pytest.approx([0.1 * a.confidence for a in answer.levels])
+    assert (after.radius_90_km, outcome_of(after, OutcomeNumbers(), is_registered=False)) == (None, "elsewhere")
 
 
 def test_even_mass_stays_inside_the_bbox(locator):
