@@ -8,6 +8,7 @@ transactions; `mbtiles` does.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,8 @@ def check_header(path: Path) -> None:
         head = read_regular(path, 99)
         size = path.stat().st_size
         for beside in (_log_of(path), path.with_name(path.name + "-shm"), path.with_name(path.name + "-journal")):
-            if beside.exists():  # SQLite opens these too, and would wait for a FIFO
-                open_regular(beside).close()
+            with suppress(FileNotFoundError):  # a process that wrote may have removed it a moment ago
+                open_regular(beside).close()  # SQLite opens these too, and would wait for a FIFO
     except IrregularFileError as exc:
         raise StoreError(f"{exc.filename} is not a regular file: give an .mbtiles file") from exc
     except OSError as exc:
@@ -106,10 +107,9 @@ def content_identity(path: Path) -> str:
                 for i in range(_BLOCKS):
                     file.seek(i * (size - _BLOCK) // (_BLOCKS - 1))
                     digest.update(file.read(_BLOCK))
-        if _log_of(path).exists():
-            with _log_of(path).open("rb") as log:
-                while block := log.read(_WHOLE_BELOW):
-                    digest.update(block)
+        with suppress(FileNotFoundError), _log_of(path).open("rb") as log:
+            while block := log.read(_WHOLE_BELOW):
+                digest.update(block)
     except OSError as exc:
         raise StoreError(f"{path} cannot be read ({exc.strerror}): check its permissions") from exc
     return f"mbtiles:{digest.hexdigest()}"
