@@ -33,8 +33,9 @@ _GROUP_S = 0.25
 """A group has as many pictures as the encoder processes in this time, so a new picture waits no longer than that."""
 _MIN_GROUP = 8
 """Groups may always have this many pictures: smaller ones lose the advantage of groups."""
-_BESIDE_SINGLE = 4
-"""Pictures of batches in a group, while single ones come: the next of these waits for the group to end."""
+_BESIDE_BATCH = 2
+"""Pictures in a group while single ones come and batches wait: each single one waits for the group that runs to end,
+and for its own. Batches then take some tenths longer."""
 _SINGLE_S = 1.0
 """Single pictures come as long as the last one was queued less than this ago."""
 
@@ -140,15 +141,10 @@ class ImageQueue:
         """Take the next pictures from the lanes, all of one index: a reload may have changed it in between.
 
         A picture with an expensive search is a group of its own, so that no other picture waits for it. While single
-        pictures come, groups have few pictures of batches.
+        pictures come and batches wait, groups are small.
         """
         group: list[_Queued] = []
-        single_comes, of_batches = time.monotonic() - self._last_single_s < _SINGLE_S, 0
         while (lane := self._next_lane()) and (not group or len(group) < self._group_limit(group[0])):
-            if lane is self._lanes["batch"]:
-                of_batches += 1
-                if single_comes and of_batches > _BESIDE_SINGLE:
-                    break
             item = lane.first()
             if group and (item.photo.locator is not group[0].photo.locator or item.photo.plan.is_expensive):
                 break
@@ -168,6 +164,8 @@ class ImageQueue:
     def _group_limit(self, item: _Queued) -> int:
         if item.photo.plan.is_expensive:
             return 1
+        if self._lanes["batch"] and time.monotonic() - self._last_single_s < _SINGLE_S:
+            return _BESIDE_BATCH
         size = item.photo.locator.encoder.batch_size
         return min(size, max(_MIN_GROUP, int(_GROUP_S / self.image_s))) if self.image_s else size
 
