@@ -1,7 +1,8 @@
 """The queue before the encoder. Groups form while the encoder is busy; a picture that finds it idle enters at once.
 
 Used on the event loop only. Groups run in one engine thread: PyTorch and FAISS spread each call over all cores
-themselves, so two calls at a time would only compete. It knows nothing of HTTP.
+themselves, so two calls at a time would only compete. Pictures with an expensive search have a thread and a lane of
+their own, one at a time, so that no other picture waits for them. It knows nothing of HTTP.
 """
 
 import asyncio
@@ -69,11 +70,13 @@ class ImageQueue:
         self._metrics = metrics
         self._on_outcomes = on_outcomes
         self._engine = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-engine")
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="tilebeam-expensive")
         self._search_timeout_s, self._watched = search_timeout_s, watched
         self._lanes: dict[Lane, TurnQueue[_Queued]] = {"single": TurnQueue(), "batch": TurnQueue()}
+        self._expensive: TurnQueue[_Queued] = TurnQueue()
         self._taken = 0
         self._last_single_s = -math.inf
-        self._busy = False
+        self._busy = self._is_aside_busy = False
         self._used_threads = available_threads()
         # A weak reference, so that an index is freed after it was replaced.
         self._tuned_locator: Callable[[], Locator | None] = lambda: None
@@ -88,18 +91,44 @@ class ImageQueue:
             self._last_single_s = time.monotonic()
         added = [_Queued(photo, caller, loop.create_future()) for photo in photos]
         for item in added:
-            self._lanes[lane].add(item, caller)
-            item.outcome.add_done_callback(partial(self._remove, item, lane))
+            queue = self._expensive if item.photo.plan.is_expensive else self._lanes[lane]
+            queue.add(item, caller)
+            item.outcome.add_done_callback(partial(self._remove, item, queue))
         self._start_group()
+        self._start_expensive()
         return [item.outcome for item in added]
 
     def close(self) -> None:
-        """Finish the running group, drop queued pictures, and stop the thread."""
-        self._busy = True
+        """Finish the running groups, drop queued pictures, and stop the threads."""
+        self._busy = self._is_aside_busy = True
         self._engine.shutdown(wait=True, cancel_futures=True)
+        self._aside.shutdown(wait=True, cancel_futures=True)
 
-    def _remove(self, item: _Queued, lane: Lane, outcome: "asyncio.Future[Outcome]") -> None:
-        self._lanes[lane].remove(item, item.caller)
+    def _remove(self, item: _Queued, queue: TurnQueue[_Queued], outcome: "asyncio.Future[Outcome]") -> None:
+        queue.remove(item, item.caller)
+
+    def _start_expensive(self) -> None:
+        """Give the thread beside the engine the next picture with an expensive search, if it is idle."""
+        while self._expensive and not self._is_aside_busy:
+            item = self._expensive.take()
+            if item.outcome.done():
+                continue
+            self._is_aside_busy = True
+            self._metrics.count_group([time.perf_counter() - item.since])
+            done = asyncio.get_running_loop().run_in_executor(self._aside, self._locate_aside, [item.photo])
+            done.add_done_callback(partial(self._finish_expensive, item))
+
+    def _locate_aside(self, pictures: list[DecodedPicture]) -> tuple[list[Outcome], float]:
+        """In the thread beside the engine: the outcome of one picture, on one core, as the engine goes on."""
+        started = time.perf_counter()
+        with self._watched(len(pictures)), limited_threads(1):
+            return locate(pictures, self._search_timeout_s), time.perf_counter() - started
+
+    def _finish_expensive(self, item: _Queued, done: "asyncio.Future[tuple[list[Outcome], float]]") -> None:
+        if not done.cancelled():
+            self._is_aside_busy = False
+            self._start_expensive()
+        self._deliver([item], done)
 
     def _start_group(self) -> None:
         """Give the engine the next group, if it is idle."""
@@ -140,13 +169,12 @@ class ImageQueue:
     def _next_group(self) -> list[_Queued]:
         """Take the next pictures from the lanes, all of one index: a reload may have changed it in between.
 
-        A picture with an expensive search is a group of its own, so that no other picture waits for it. While single
-        pictures come and batches wait, groups are small.
+        While single pictures come and batches wait, groups are small.
         """
         group: list[_Queued] = []
         while (lane := self._next_lane()) and (not group or len(group) < self._group_limit(group[0])):
             item = lane.first()
-            if group and (item.photo.locator is not group[0].photo.locator or item.photo.plan.is_expensive):
+            if group and item.photo.locator is not group[0].photo.locator:
                 break
             lane.take()
             if not item.outcome.done():
@@ -162,26 +190,29 @@ class ImageQueue:
         return preferred or other
 
     def _group_limit(self, item: _Queued) -> int:
-        if item.photo.plan.is_expensive:
-            return 1
         if self._lanes["batch"] and time.monotonic() - self._last_single_s < _SINGLE_S:
             return _BESIDE_BATCH
         size = item.photo.locator.encoder.batch_size
         return min(size, max(_MIN_GROUP, int(_GROUP_S / self.image_s))) if self.image_s else size
 
     def _finish_group(self, group: list[_Queued], done: "asyncio.Future[tuple[list[Outcome], float]]") -> None:
+        if not done.cancelled():
+            if done.exception() is None:
+                image_s = done.result()[1]
+                self.image_s = 0.8 * self.image_s + 0.2 * image_s if self.image_s else image_s
+            self._busy = False
+            self._start_group()  # before anything else, so that the encoder does not wait
+        self._deliver(group, done)
+
+    def _deliver(self, group: list[_Queued], done: "asyncio.Future[tuple[list[Outcome], float]]") -> None:
+        """Give each picture of a group that ended its outcome."""
         if done.cancelled():  # by `close`
             outcomes: list[Outcome] = [NotReadyError("the service is stopping") for _ in group]
         else:
             if (error := done.exception()) is None:
-                outcomes, image_s = done.result()
-                outcomes = [_as_too_slow(o) if isinstance(o, SearchTimeoutError) else o for o in outcomes]
-                if not group[0].photo.plan.is_expensive:  # otherwise the next groups would be small without a reason
-                    self.image_s = 0.8 * self.image_s + 0.2 * image_s if self.image_s else image_s
+                outcomes = [_as_too_slow(o) if isinstance(o, SearchTimeoutError) else o for o in done.result()[0]]
             else:  # a failure of the engine itself: answer with it, so that no request waits forever
                 outcomes = [_as_exception(error) for _ in group]
-            self._busy = False
-            self._start_group()  # before anything else, so that the encoder does not wait
             self._on_outcomes(outcomes)
         for item, outcome in zip(group, outcomes, strict=True):
             if not item.outcome.done():

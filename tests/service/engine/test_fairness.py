@@ -4,8 +4,10 @@ import asyncio
 import json
 import math
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -322,6 +324,30 @@ def test_expensive_search_is_a_group_of_its_own(serving: Any, stepped: Any, make
     square = Region.of_geojson('{"type":"Polygon","coordinates":[[[0,0],[9,0],[9,9],[0,0]]]}')
     assert not locator_plan(stepped, LocateQuery(within=square)).is_expensive
     assert locator_plan(stepped, LocateQuery(within=square, k=1024)).is_expensive
+
+
+def test_expensive_search_holds_up_no_other_picture(serving: Any, stepped: Any, make_picture: Picture) -> None:
+    encoder, original = stepped.encoder, stepped.encoder.encode
+    begun, held = threading.Event(), threading.Event()
+
+    def encode(batch: Any) -> Any:
+        if threading.current_thread().name.startswith("tilebeam-expensive"):
+            begun.set()
+            assert held.wait(30)
+        return original(batch)
+
+    encoder.encode = encode
+    with serving(stepped) as url, ThreadPoolExecutor(1) as pool, httpx.Client(base_url=url, timeout=60) as http:
+        encoder.steps.release(1000)
+        try:
+            params, data = {"within": star(450, 0, 0), "k": 1024}, make_picture(1)
+            expensive = pool.submit(httpx.post, f"{url}/locate", params=params, files={"image": data}, timeout=60)
+            assert begun.wait(30)
+            assert http.post("/locate", files={"image": data}).status_code == 200
+            assert not expensive.done()
+        finally:
+            held.set()
+        assert expensive.result().status_code == 200
 
 
 def locator_plan(locator: Locator, query: LocateQuery) -> Any:
