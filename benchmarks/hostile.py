@@ -278,7 +278,7 @@ def _attacks(server: Server, keys: Sequence[str], options: argparse.Namespace, t
         limits = ("--max-time", str(options.seconds), "-n", "10000")
         yield "schemathesis", lambda: _schemathesis(url, keys[0], options.seed, *limits), frozenset({"exit code 0"})
     callers = [{"Authorization": f"Bearer {key}"} for key in keys]
-    yield "pictures of 1x1", lambda: attack(url, _lasting(seconds / 4), 1, callers).outcomes(), None
+    yield "pictures of 1x1", lambda: attack(url, _lasting(max(2.0, seconds / 4)), 1, callers).outcomes(), None
     pictures, shares = mutations(options.seed, options.images), 4 if options.images >= 400 else 1
     count = -(-options.images // shares)
     for number in range(shares):
