@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -9,7 +10,8 @@ def children() -> set[int]:
     """The decoding processes of this process that still run."""
     pids: set[int] = set()
     for task in Path("/proc/self/task").iterdir():
-        pids |= {int(pid) for pid in (task / "children").read_text().split()}
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended since
+            pids |= {int(pid) for pid in (task / "children").read_text().split()}
     return {pid for pid in pids if b"retrieval.decoding.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()}
 
 
