@@ -22,9 +22,7 @@ import argparse
 import itertools
 import json
 import math
-import re
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -32,32 +30,31 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from os import environ, nice
+from os import nice
 from pathlib import Path
 from typing import Any
 
 import httpx
 
 from benchmarks.support import machine
+from benchmarks.support.api_fuzzing import schemathesis
 from benchmarks.support.bombs import bombs
 from benchmarks.support.memory import Peak, limited
 from benchmarks.support.mutations import Hostile, mutations, originals, tiny
 from benchmarks.support.observer import Observer
 from benchmarks.support.promises import MEMORY_BYTES, Phase, broken_promises, row, table
-from benchmarks.support.server import ROOT, Server, built_index, started
+from benchmarks.support.server import Server, built_index, started
 from benchmarks.support.trickles import ATTACKS
 from benchmarks.support.validity import Watch
 from service.access.keys import add_key
 
-__all__ = ["Tally", "attack", "reference", "same", "schemathesis"]
+__all__ = ["Tally", "attack", "reference", "same"]
 
 _BATCH = 40
 _ROUTES = ("form", "raw", "batch")
 _ALLOWED = (200, 400, 413, 415, 503)
 """What a bomb may be answered."""
 _PROBLEM = "urn:tilebeam:problem:"
-_SLOW = ("--suppress-health-check", "too_slow")
-"""Pictures take a busy machine long to generate, which is no fault of the service."""
 _QUIET_S = 10.0
 _TRIES = 5
 """How often a picture is sent again that was answered with 503."""
@@ -192,26 +189,6 @@ def same(first: Any, second: Any) -> bool:
         case float(), float():
             return math.isclose(first, second, rel_tol=2e-4, abs_tol=2e-4)
     return bool(first == second)
-
-
-def schemathesis(url: str, key: str | None, seed: int, *more: str) -> tuple[int, str]:
-    """Run schemathesis on the service's own description; return its exit code and output. `more`: its options."""
-    # A schema cannot describe a valid picture or box: bytes that match the schema may still get a 400.
-    orderly = _tried(url, key, seed, "examples,coverage", "positive_data_acceptance")
-    # It also counts those of its mutated forms as invalid that a mutation made valid again.
-    random = _tried(url, key, seed, "fuzzing", "positive_data_acceptance,negative_data_rejection", *more, *_SLOW)
-    return max(orderly[0], random[0]), orderly[1] + random[1]
-
-
-def _tried(url: str, key: str | None, seed: int, phases: str, without: str, *more: str) -> tuple[int, str]:
-    command = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/openapi.json", "--no-color"]
-    command += [] if key is None else ["--header", f"Authorization: Bearer {key}"]
-    command += ["--exclude-checks", without, "--phases", phases]
-    command += ["--seed", str(seed), "--continue-on-failure", "--generation-database", "none", *more]
-    hooks = {"SCHEMATHESIS_HOOKS": "benchmarks.support.hostile_hooks", "PYTHONPATH": str(ROOT)}
-    with tempfile.TemporaryDirectory() as name:  # schemathesis writes files into its working directory
-        done = subprocess.run(command, cwd=name, env={**environ, **hooks}, capture_output=True, text=True)
-    return done.returncode, re.sub(r"curl .*", "curl ...", done.stdout + done.stderr)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from retrieval.registration.geometry import Frame, ground, pixel_centres
 from retrieval.registration.jobs import Effort, Job
 from retrieval.registration.reference import Reference
 from retrieval.registration.refine import Fit
+from retrieval.registration.registration import distinct_fits
 from retrieval.registration.result import Registration
 from retrieval.registration.search import distance_km
 from retrieval.registration.templates import CANVAS_EDGES, Query, Templates, disc
@@ -36,7 +37,7 @@ _SAME_PLACE, _SAME_TURN, _SAME_SCALE = 0.25, 25.0, 1.4
 _COARSE_PX, _FINE_PX, _MARGIN = 32, 64, 12
 _STEPS, _DRAWINGS = 5, 2
 _SMALL_PX = 0.02
-_NO_EDGES, _TILT_GAIN, _SAME_FIT = 1e-3, 0.02, 0.5
+_NO_EDGES, _TILT_GAIN = 1e-3, 0.02
 
 
 class Hypothesis(NamedTuple):
@@ -127,18 +128,6 @@ def fits_of(query: Query, reference: Reference, hypotheses: Sequence[Hypothesis]
     for i, fit in enumerate(fits[: effort.tilted]):
         fits[i] = with_tilt(query, reference, fit)
     return distinct_fits(fits)
-
-
-def distinct_fits(fits: Sequence[Fit]) -> list[Fit]:
-    """Best first; of several that show the same place, the best."""
-    chosen: list[Fit] = []
-    for fit in sorted(fits, key=lambda f: -f.score):
-        if all(
-            distance_km(fit.frame, other.frame) > _SAME_FIT * max(fit.frame.edge_km, other.frame.edge_km)
-            for other in chosen
-        ):
-            chosen.append(fit)
-    return chosen
 
 
 def with_tilt(query: Query, reference: Reference, fit: Fit) -> Fit:

@@ -6,7 +6,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from benchmarks.hostile import attack, reference, schemathesis
+from benchmarks.hostile import attack, reference
+from benchmarks.support.api_fuzzing import schemathesis
 from benchmarks.support.mutations import Hostile, mutations, originals, tiny
 from benchmarks.support.picture_parts import resized, split
 
